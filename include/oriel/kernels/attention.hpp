@@ -1,0 +1,75 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Grouped-query attention over paged KV: full or sliding-window, with or without sinks, for any
+/// number of query rows per sequence. Prefill with a cached prefix, decode (1 row), verification of
+/// drafts (2 to 8 rows) and heal are the same arithmetic with other row counts (docs/arithmetic.md),
+/// so one entry serves them all: a row's bits do not depend on how rows were grouped.
+#pragma once
+
+#include <oriel/core/executor.hpp>
+#include <oriel/core/result.hpp>
+#include <oriel/kernels/isa.hpp>
+#include <oriel/kernels/paged_kv.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace oriel {
+
+/// What one attention layer looks like. Counts, not bytes.
+struct attention_shape {
+  std::uint32_t q_heads;
+  std::uint32_t kv_heads;       ///< divides q_heads; q_heads / kv_heads <= 16
+  std::uint32_t head_dim_qk;    ///< 1 to 256
+  std::uint32_t head_dim_vo;    ///< 1 to 256; may differ from head_dim_qk
+  std::uint32_t page_size;      ///< tokens; a multiple of kv_tile_tokens
+  std::uint32_t window_tokens;  ///< keys a query sees, itself included; 0 = all (full attention)
+  dtype kv;                     ///< bf16 or f32: storage of K and V
+};
+
+/// Arguments of one call. rows = sum of sequences[i].rows, in the order of `sequences`.
+struct attention_args {
+  float* out;                                  ///< [rows, q_heads, head_dim_vo]
+  const float* q;                              ///< [rows, q_heads, head_dim_qk], rope applied
+  kv_layer_view kv;                            ///< K and V of all positions up to each row's own
+  std::span<const paged_sequence> sequences;   ///< [batch]
+  const float* sinks;                          ///< [q_heads] raw logits, or null: no sink
+  float scale;                                 ///< usually 1 / sqrt(head_dim_qk)
+};
+
+namespace reference {
+
+/// The formula of model.md section 2, in double precision over the stored (rounded) K and V.
+/// O(rows * keys * q_heads * (head_dim_qk + head_dim_vo)). Written to be read.
+void attention(const attention_shape& shape, const attention_args& args);
+
+}  // namespace reference
+
+namespace host {
+
+/// A decided launch. Plain data.
+struct attention_plan {
+  attention_shape shape;
+  isa path;
+  std::size_t workspace_bytes;  ///< what run_attention needs, for the planned concurrency
+};
+
+/// Chooses the path. Pure arithmetic, no allocation. O(1).
+/// @returns errc::unsupported_shape for a shape outside the ranges above or a path this CPU lacks.
+[[nodiscard]] result<attention_plan> plan_attention(const attention_shape& shape,
+                                                    std::uint32_t rows_max,
+                                                    std::uint32_t concurrency,
+                                                    isa path = best_isa()) noexcept;
+
+/// Computes attention for all rows. Neither allocates nor throws. Bytes of KV beyond a row's own
+/// position are never used, whatever they hold.
+/// @pre workspace.size() >= plan.workspace_bytes, 64-byte aligned
+void run_attention(const attention_plan& plan,
+                   const attention_args& args,
+                   std::span<std::byte> workspace,
+                   executor_ref executor) noexcept;
+
+}  // namespace host
+}  // namespace oriel

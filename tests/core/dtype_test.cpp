@@ -12,8 +12,8 @@ using oriel::e4m3;
 
 TEST_CASE("bf16 rounds to nearest, ties to even") {
   CHECK(oriel::round_to_bf16(1.0f) == 1.0f);
-  CHECK(oriel::round_to_bf16(1.0f + 0x1p-8f) == 1.0f);             // tie, even below
-  CHECK(oriel::round_to_bf16(1.0f + 0x3p-8f) == 1.0f + 0x1p-6f);   // tie, even above
+  CHECK(oriel::round_to_bf16(1.0f + 0x1p-8f) == 1.0f);            // tie, even below
+  CHECK(oriel::round_to_bf16(1.0f + 0x3p-8f) == 1.0f + 0x1p-6f);  // tie, even above
   CHECK(oriel::round_to_bf16(1.0f + 0x1.1p-8f) == 1.0f + 0x1p-7f);
   CHECK(std::isinf(oriel::round_to_bf16(std::numeric_limits<float>::max())));
   CHECK(std::isnan(oriel::round_to_bf16(std::numeric_limits<float>::quiet_NaN())));

@@ -5,10 +5,11 @@
 #pragma once
 
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
+
+#include <unistd.h>
 
 /// True if `f` raised SIGABRT. `f` runs in a forked child, so nothing it does is seen here.
 template <class F>

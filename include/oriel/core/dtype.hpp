@@ -45,7 +45,9 @@ enum class bf16 : std::uint16_t {};
 }
 
 /// `x` rounded to bf16 and widened again.
-[[nodiscard]] constexpr float round_to_bf16(float x) noexcept { return to_float(to_bf16(x)); }
+[[nodiscard]] constexpr float round_to_bf16(float x) noexcept {
+  return to_float(to_bf16(x));
+}
 
 /// An e4m3 bit pattern (OCP 8-bit floating point specification, E4M3: max 448, S.1111.111 = NaN).
 enum class e4m3 : std::uint8_t {};
@@ -53,7 +55,8 @@ enum class e4m3 : std::uint8_t {};
 /// Exact.
 [[nodiscard]] constexpr float to_float(e4m3 x) noexcept {
   const auto bits = static_cast<std::uint32_t>(x);
-  const std::uint32_t sign = (bits & 0x80u) << 24, exponent = (bits >> 3) & 15u, mantissa = bits & 7u;
+  const std::uint32_t sign = (bits & 0x80u) << 24, exponent = (bits >> 3) & 15u,
+                      mantissa = bits & 7u;
   if (exponent == 15u && mantissa == 7u) {
     return std::bit_cast<float>(sign | 0x7FC0'0000u);
   }

@@ -46,8 +46,8 @@ static_assert(executor<serial_executor>);
 class executor_ref {
  public:
   template <executor E>
-    requires(!std::same_as<std::remove_cv_t<E>, executor_ref>)
-  executor_ref(E& e) noexcept  // NOLINT: implicit by design
+  requires(!std::same_as<std::remove_cv_t<E>, executor_ref>) executor_ref(E& e)
+  noexcept  // NOLINT: implicit by design
       : object_(&e),
         concurrency_(e.concurrency()),
         run_([](void* object, std::uint32_t tasks, task_function f, void* context) {

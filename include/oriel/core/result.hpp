@@ -13,7 +13,8 @@
 
 namespace oriel {
 
-/// Outcomes a correct caller must be ready for. Broken preconditions are not here: see ORIEL_EXPECTS.
+/// Outcomes a correct caller must be ready for. Broken preconditions are not here: see
+/// ORIEL_EXPECTS.
 enum class errc : std::uint8_t {
   out_of_pages,       ///< A pool cannot serve the request now; evict, preempt or wait.
   request_too_large,  ///< No pool of this size could ever serve the request.

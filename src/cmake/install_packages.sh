@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs what is missing of Oriel's Debian packages. Usage: install_packages.sh build|test
+# build: what the library, the engine and `oriel` need.  test: that, and what the tests need.
+set -euo pipefail
+build=(g++ cmake ninja-build pkg-config libfmt-dev libsimdjson-dev nlohmann-json3-dev libcli11-dev
+       libpcre2-dev libutf8proc-dev libdnnl-dev)
+test=(catch2 librapidcheck-dev libbenchmark-dev clang-format clang-tidy python3 git)
+case "${1:-}" in
+  build) wanted=("${build[@]}") ;;
+  test) wanted=("${build[@]}" "${test[@]}") ;;
+  *) echo "usage: $0 build|test" >&2; exit 2 ;;
+esac
+command -v dpkg-query > /dev/null || { echo "not a Debian system: install yourself: ${wanted[*]}" >&2; exit 0; }
+missing=()
+for package in "${wanted[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo > /dev/null || { echo "run as root, or install: ${missing[*]}" >&2; exit 1; }
+  sudo=(sudo)
+fi
+echo "installing: ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+"${sudo[@]}" apt-get update -qq >&2
+"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2

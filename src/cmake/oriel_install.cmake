@@ -1,0 +1,32 @@
+# What `cmake --install` lays down: headers, the library, CMake and pkg-config files, the laws.
+include(CMakePackageConfigHelpers)
+set(ORIEL_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/oriel)
+
+if(ORIEL_USES_ONEDNN)
+  set(ORIEL_PC_PRIVATE " -ldnnl")
+else()
+  set(ORIEL_USES_ONEDNN OFF)
+endif()
+
+install(TARGETS oriel EXPORT oriel-targets FILE_SET HEADERS
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(EXPORT oriel-targets NAMESPACE oriel:: DESTINATION ${ORIEL_CMAKE_DIR})
+configure_package_config_file(src/cmake/oriel-config.cmake.in ${PROJECT_BINARY_DIR}/oriel-config.cmake
+                              INSTALL_DESTINATION ${ORIEL_CMAKE_DIR})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/oriel-config-version.cmake
+                                 COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/oriel-config.cmake ${PROJECT_BINARY_DIR}/oriel-config-version.cmake
+        DESTINATION ${ORIEL_CMAKE_DIR})
+
+# Relocatable: the prefix is found from where the .pc file lies.
+file(RELATIVE_PATH ORIEL_PC_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
+configure_file(src/cmake/oriel.pc.in ${PROJECT_BINARY_DIR}/oriel.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/oriel.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+# The laws of the concepts, to be run on models of one's own: #include <oriel/conformance/...>.
+install(DIRECTORY tests/conformance/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/oriel/conformance
+        FILES_MATCHING PATTERN "*.hpp")
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/oriel)
+if(TARGET oriel_cli)
+  install(TARGETS oriel_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()

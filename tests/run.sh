@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Builds and runs every test. Usage: tests/run.sh [--long] [stage...]
+# Stages, all by default and in this order: lint release package asan tsan cuda.
+# --long adds the soaks. Without a CUDA toolkit the cuda stage says so and passes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+stages=()
+for argument in "$@"; do
+  case "$argument" in
+    --long) export ORIEL_TEST_LONG=1 ;;
+    lint|release|package|asan|tsan|cuda) stages+=("$argument") ;;
+    *) echo "usage: $0 [--long] [lint|release|package|asan|tsan|cuda ...]" >&2; exit 2 ;;
+  esac
+done
+[ ${#stages[@]} -gt 0 ] || stages=(lint release package asan tsan cuda)
+
+./src/cmake/install_packages.sh test
+jobs=$(nproc)
+export ORIEL_TRACES=${ORIEL_TRACES:-$PWD/../shared/traces}
+
+build_and_test() {  # build_and_test <preset> [ctest argument...]
+  local preset=$1; shift
+  cmake --preset "$preset" > /dev/null
+  cmake --build --preset "$preset" -j "$jobs"
+  ctest --preset "$preset" -j "$jobs" "$@"
+}
+
+stage_lint() { ./tests/lint/lint.sh; }
+stage_release() {
+  build_and_test cpu
+  cmake --build --preset cpu -j "$jobs" --target all_verify_interface_header_sets
+}
+stage_package() { ./tests/package/run.sh; }
+stage_asan() { ORIEL_TEST_SCALE=0.1 build_and_test asan; }
+stage_tsan() {  # What has threads: the pool, the kernels that use it, the engine.
+  cmake --preset tsan > /dev/null
+  cmake --build --preset tsan -j "$jobs" --target test.core
+  ctest --preset tsan -j 1 -R '^test\.core:'
+}
+stage_cuda() { ./tests/package/cuda.sh; }
+
+for stage in "${stages[@]}"; do
+  echo "== $stage"
+  begin=$SECONDS
+  "stage_$stage"
+  echo "== $stage: $((SECONDS - begin)) s"
+done

@@ -1,0 +1,68 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Root-mean-square normalisation of rows, optionally with the residual addition before it:
+///
+///     h   = add ? round(x + add) : x                     (kept in `sum`)
+///     out = round(weight * round(h / sqrt(mean(h^2) + eps)))
+///
+/// `round` is to the activation dtype; f32 rounds nothing. The mean is in f32, over 64 fixed lanes
+/// and one fixed tree, without fused multiply-add: a row's bits are the same on every path, for
+/// every number of rows and threads.
+#pragma once
+
+#include <oriel/core/dtype.hpp>
+#include <oriel/core/executor.hpp>
+#include <oriel/core/result.hpp>
+#include <oriel/kernels/isa.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace oriel {
+
+/// One norm layer.
+struct rms_norm_shape {
+  std::uint32_t width;  ///< elements of a row
+  float eps;            ///< >= 0
+  dtype activation;     ///< f32 or bf16: where values are rounded
+};
+
+/// Arguments of one call. Rows may overlap only when out == x with equal strides.
+struct rms_norm_args {
+  float* out;              ///< [rows, width]
+  std::size_t out_stride;  ///< elements from one row of out to the next
+  const float* x;          ///< [rows, width]
+  std::size_t x_stride;    ///< elements from one row of x to the next
+  const float* weight;     ///< [width]
+  std::uint32_t rows;
+  const float* add = nullptr;  ///< [rows, width], stride x_stride: added to x first; or null
+  float* sum = nullptr;  ///< [rows, width], stride x_stride: x + add; may be x; needed with add
+};
+
+namespace reference {
+
+/// The formula above with the mean in double precision. O(rows * width).
+void rms_norm(const rms_norm_shape& shape, const rms_norm_args& args);
+
+}  // namespace reference
+
+namespace host {
+
+/// A decided launch. Plain data.
+struct rms_norm_plan {
+  rms_norm_shape shape;
+  isa path;
+};
+
+/// @returns errc::unsupported_shape when width is 0, activation is e4m3, or the CPU lacks `path`.
+[[nodiscard]] result<rms_norm_plan> plan_rms_norm(const rms_norm_shape& shape,
+                                                  isa path = best_isa()) noexcept;
+
+/// Needs no workspace. O(rows * width).
+void run_rms_norm(const rms_norm_plan& plan,
+                  const rms_norm_args& args,
+                  executor_ref executor) noexcept;
+
+}  // namespace host
+}  // namespace oriel

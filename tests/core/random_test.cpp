@@ -21,7 +21,7 @@ TEST_CASE("philox4x32 gives the published answers") {
         words{0xd16c'fe09, 0x94fd'cceb, 0x5001'e420, 0x2412'6ea1});
 }
 
-TEST_CASE("unit floats lie in [0, 1)") {
+TEST_CASE("unit floats are at least 0 and below 1") {
   CHECK(oriel::to_unit_float(0) == 0.0f);
   CHECK(oriel::to_unit_float(0xffff'ffff) == 1.0f - 0x1p-24f);
   CHECK(oriel::to_unit_float(0x8000'0000) == 0.5f);

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import MiMoV2FlashConfig, MiMoV2FlashForCausalLM
 from transformers.utils import logging
 
-from oracle import oracle
+from oracle import load_weights, oracle
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -128,12 +128,54 @@ def mistakes(model):
     return wrong
 
 
-def check_sensitive(name, model, ids, want):
-    """Asserts that every mistake of `mistakes` moves the logits; returns the least of them for the table."""
-    moved = {what: row_error(wrong.forward(ids).logits, want).max().item() for what, wrong in mistakes(model).items()}
+def mtp_mistakes(model, ids):
+    """Name -> draft logits with one thing wrong in the MTP layers."""
+    hidden = model.forward(ids).hidden
+    replace = dataclasses.replace
+    layer = model.geometry.mtp_layer
+    swapped = _edited(model)
+    for name, tensor in model.weights.items():
+        if name.endswith("eh_proj.weight"):
+            swapped.weights[name] = torch.cat(tensor.chunk(2, -1)[::-1], -1)
+    wrong = {
+        "eh_proj halves swapped": swapped,
+        "MTP sink dropped": _edited(model, mtp_layer=replace(layer, has_sink=False)),
+        "MTP window - 1": _edited(model, mtp_layer=replace(layer, window_tokens=layer.window_tokens - 1)),
+        "MTP window + 1": _edited(model, mtp_layer=replace(layer, window_tokens=layer.window_tokens + 1)),
+        "MTP theta": _edited(model, mtp_layer=replace(layer, rope_theta=model.geometry.layers[0].rope_theta)),
+        "MTP value scale dropped": _edited(model, value_scale=1.0),
+    }
+    drafts = {what: other.mtp(ids, hidden) for what, other in wrong.items()}
+    drafts["hidden after the final norm"] = model.mtp(ids, model._norm(hidden, "model.norm.weight"))
+    drafts["hidden of the next row"] = model.mtp(ids, hidden.roll(-1, 0))
+    drafts["token of this row"] = model.mtp(ids.roll(1), hidden)
+    return drafts
+
+
+def qkv_mistakes(directory, model):
+    """Name -> the model with its fused projections read in a wrong way that the shapes allow."""
+    wrong = {}
+    if model.geometry.fused_qkv:
+        try:
+            other = _edited(model)
+            other.weights = load_weights(directory, dataclasses.replace(model.geometry, qkv_shards=1))
+            wrong["read as one shard"] = other
+        except AssertionError:
+            pass  # the scale grids contradict it
+    if "quantization_config" in model.config:
+        other = _edited(model)
+        other.weights = load_weights(directory, model.geometry, lambda scale: scale.flip(0, 1))
+        wrong["scales in another order"] = other
+    return wrong
+
+
+def check_sensitive(name, logits, want):
+    """Asserts that every mistake moves the logits ({what: logits}); returns the least of them for the report."""
+    moved = {what: row_error(wrong, want).max().item() for what, wrong in logits.items()}
     for what, error in moved.items():
         assert error > SENSITIVITY, f"{name}: '{what}' moves the logits by {error:.1e} only"
-    return min(moved, key=moved.get), min(moved.values())
+    least = min(moved, key=moved.get)
+    return f"least of {len(moved)} mistakes '{least}' moves {moved[least]:.2f}"
 
 
 def check_oracle(name, model, ids, want):
@@ -215,13 +257,38 @@ def finish_native(directory, seed, tokens, dtype):
     ids = choose_prompt(model, seed, tokens, MARGIN_BF16 if bf16 else MARGIN_F32)
     logits = run_native(directory, ids, torch.float32)
     check_oracle(directory.name, model, ids, logits)
-    least, moved = check_sensitive(directory.name, model, ids, logits)
+    wrong = {what: other.forward(ids).logits for what, other in mistakes(model).items()}
+    note = check_sensitive(directory.name, wrong, logits)
     golden = {"logits": logits}
-    note = f"least mistake '{least}' moves {moved:.2f}"
     if bf16:
-        golden = {"logits": logits, "logits_f32": logits.clone(), "logits_framework_bf16": run_native(directory, ids, dtype)}
-        error = row_error(golden["logits_framework_bf16"], logits)
-        assert error.max() < 0.1, f"{directory.name}: bf16 of the framework is off by {error.max():.1e}"
-        note += f", framework bf16 error {error.max():.1e} (mean {error.mean():.1e})"
+        note += add_bf16(golden, run_native(directory, ids, dtype))
     save_golden(directory, "transformers mimo_v2_flash", ids, golden)
     return note
+
+
+def finish_oracle(directory, seed, tokens, dtype):
+    """As finish_native, for a checkpoint that only the oracle can run; MTP layers give `mtp_logits`."""
+    model = oracle(directory)
+    bf16 = dtype == torch.bfloat16
+    ids = choose_prompt(model, seed, tokens, MARGIN_BF16 if bf16 else MARGIN_F32)
+    run = model.forward(ids)
+    check_oracle(directory.name, model, ids, run.logits)
+    wrong = {**mistakes(model), **qkv_mistakes(directory, model)}
+    wrong = {what: other.forward(ids).logits for what, other in wrong.items()}
+    note = check_sensitive(directory.name, wrong, run.logits)
+    golden = {"logits": run.logits}
+    if model.mtp_layers:
+        golden["mtp_logits"] = model.mtp(ids, run.hidden)
+        note += "; MTP: " + check_sensitive(directory.name, mtp_mistakes(model, ids), golden["mtp_logits"])
+    if bf16:
+        note += add_bf16(golden, model.forward(ids, dtype).logits.float())
+    save_golden(directory, "tests/golden/oracle.py", ids, golden)
+    return note
+
+
+def add_bf16(golden, logits):
+    """Adds the logits of a bf16 run; returns the report of its error against f32."""
+    golden["logits_f32"], golden["logits_framework_bf16"] = golden["logits"].clone(), logits
+    error = row_error(logits, golden["logits"])
+    assert error.max() < 0.1, f"a bf16 run is off by {error.max():.1e}: a routing choice changed"
+    return f"; bf16 run off by {error.max():.1e} (mean {error.mean():.1e})"

@@ -152,13 +152,13 @@ def split_qkv(weight, scale, layer, shards):
     return [torch.cat(pieces) for pieces in zip(*parts)]
 
 
-def load_weights(directory, geometry):
+def load_weights(directory, geometry, edit_scale=lambda scale: scale):
     """Every tensor under its released, split, per-expert name, dequantised; dtypes as stored (FP8 becomes bf16)."""
     tensors = {}
     for path in sorted(pathlib.Path(directory).glob("*.safetensors")):
         if path.name != "golden.safetensors":
             tensors.update(load_file(path))
-    scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith(".weight_scale_inv")}
+    scales = {name: edit_scale(tensors.pop(name)) for name in list(tensors) if name.endswith(".weight_scale_inv")}
     weights = {}
     for name, tensor in tensors.items():
         scale = scales.pop(name + "_scale_inv", None)

@@ -34,7 +34,8 @@ std::vector<std::uint32_t> preferred_experts(const moe_route_shape& shape,
     std::vector<float> members(choice.begin() + g * per_group,
                                choice.begin() + (g + 1) * per_group);
     std::sort(members.begin(), members.end(), std::greater<>{});
-    group_score[g] = members.size() > 1 ? members[0] + members[1] : members[0];
+    const float sum = members.size() > 1 ? members[0] + members[1] : members[0];
+    group_score[g] = std::isnan(sum) ? lowest : sum;
   }
   std::vector<std::uint32_t> kept = by_value(group_score);
   kept.resize(shape.kept_groups);

@@ -34,9 +34,9 @@ struct moe_gemm_shape {
   std::uint32_t hidden;  ///< elements of an input and an output row
   std::uint32_t inter;   ///< elements between gate_up and down
   std::uint32_t experts;
-  std::uint32_t top_k;  ///< experts per token
-  dtype weights;        ///< f32 or bf16, as in gemm_shape
-  dtype activation;     ///< f32 or bf16: where swiglu rounds
+  std::uint32_t top_k;             ///< experts per token
+  dtype weights = dtype::bf16;     ///< f32 or bf16, as in gemm_shape
+  dtype activation = dtype::bf16;  ///< f32 or bf16: where swiglu rounds
 };
 
 /// Arguments of one call.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Oriel authors
 # SPDX-License-Identifier: Apache-2.0
-"""What make_golden.py and random_checkpoint.py share: seeded weights, prompts, transformers runs, checks, files."""
+"""What make_golden and random_checkpoint share: weights, prompts, runs, checks, files."""
 
 import dataclasses
 import json
@@ -22,22 +22,22 @@ logging.disable_progress_bar()
 torch.set_num_threads(1)  # sums in one order
 torch.set_grad_enabled(False)
 
-ORACLE_TOLERANCE = 1e-5  # largest difference of oracle and transformers in a row, against the row's largest logit
+ORACLE_TOLERANCE = 1e-5  # row error of the oracle against transformers
 SENSITIVITY = 1e-2  # a mistake in one part of the model must move some row by more than this
 MARGIN_F32 = 1e-3  # routing gap that f32 arithmetic in any order cannot cross
 MARGIN_BF16 = 2e-2  # the same for bf16
 
 
-# Weights ---------------------------------------------------------------------------------------------------------------
+# Weights ------------------------------------------------------------------------------------------
 
 
 def random_tensor(seed, name, shape, window_tokens):
-    """Values of one tensor, a function of the arguments alone. Scaled so that sinks, bias and router all matter."""
+    """A function of the arguments alone, scaled so that sinks, bias and router all matter."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
     noise = torch.randn(shape, generator=generator)
     if name.endswith(("norm.weight", "layernorm.weight")):
         return 1.0 + 0.2 * noise
-    if name.endswith(("sinks", "attention_sink_bias")):  # comparable to the sum over the window's keys
+    if name.endswith(("sinks", "attention_sink_bias")):  # comparable to a sum over the window
         return math.log(window_tokens) + 1.5 * noise
     if name.endswith("e_score_correction_bias"):
         return 0.25 * noise
@@ -51,7 +51,7 @@ def random_tensor(seed, name, shape, window_tokens):
     return noise * gain / math.sqrt(shape[-1])
 
 
-# Prompts and checks ----------------------------------------------------------------------------------------------------
+# Prompts and checks -------------------------------------------------------------------------------
 
 
 def row_error(got, want):
@@ -60,7 +60,7 @@ def row_error(got, want):
 
 
 def choose_prompt(model, seed, tokens, margin):
-    """Random ids; a token whose routing is closer than `margin` to a tie is drawn again, from left to right."""
+    """Random ids; from left to right, a token routed within `margin` of a tie is drawn again."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/prompt".encode()))
 
     def draw():
@@ -100,7 +100,8 @@ def mistakes(model):
         return change
 
     def other_theta(layer):
-        return replace(layer, rope_theta=theta.get(layer.window_tokens is not None, layer.rope_theta))
+        other = theta.get(layer.window_tokens is not None, layer.rope_theta)
+        return replace(layer, rope_theta=other)
 
     def other_rotary(layer):
         return replace(layer, rotary_dim=(layer.rotary_dim + 1) // 2 - 1)
@@ -123,7 +124,7 @@ def mistakes(model):
                 wrong["bias dropped"].weights[name] = torch.zeros_like(tensor)
         if geometry.routed_scale != 1.0:
             wrong["routed scale dropped"] = _edited(model, routed_scale=1.0)
-        if geometry.groups > 1:
+        if geometry.groups_per_token < geometry.groups:
             wrong["groups ignored"] = _edited(model, groups=1)
     return wrong
 
@@ -133,16 +134,21 @@ def mtp_mistakes(model, ids):
     hidden = model.forward(ids).hidden
     replace = dataclasses.replace
     layer = model.geometry.mtp_layer
+    window, full_theta = layer.window_tokens, model.geometry.layers[0].rope_theta
+
+    def changed(**changes):
+        return _edited(model, mtp_layer=replace(layer, **changes))
+
     swapped = _edited(model)
     for name, tensor in model.weights.items():
         if name.endswith("eh_proj.weight"):
             swapped.weights[name] = torch.cat(tensor.chunk(2, -1)[::-1], -1)
     wrong = {
         "eh_proj halves swapped": swapped,
-        "MTP sink dropped": _edited(model, mtp_layer=replace(layer, has_sink=False)),
-        "MTP window - 1": _edited(model, mtp_layer=replace(layer, window_tokens=layer.window_tokens - 1)),
-        "MTP window + 1": _edited(model, mtp_layer=replace(layer, window_tokens=layer.window_tokens + 1)),
-        "MTP theta": _edited(model, mtp_layer=replace(layer, rope_theta=model.geometry.layers[0].rope_theta)),
+        "MTP sink dropped": changed(has_sink=False),
+        "MTP window - 1": changed(window_tokens=window - 1),
+        "MTP window + 1": changed(window_tokens=window + 1),
+        "MTP theta": changed(rope_theta=full_theta),
         "MTP value scale dropped": _edited(model, value_scale=1.0),
     }
     drafts = {what: other.mtp(ids, hidden) for what, other in wrong.items()}
@@ -158,7 +164,9 @@ def qkv_mistakes(directory, model):
     if model.geometry.fused_qkv:
         try:
             other = _edited(model)
-            other.weights = load_weights(directory, dataclasses.replace(model.geometry, qkv_shards=1))
+            other.weights = load_weights(
+                directory, dataclasses.replace(model.geometry, qkv_shards=1)
+            )
             wrong["read as one shard"] = other
         except AssertionError:
             pass  # the scale grids contradict it
@@ -170,7 +178,7 @@ def qkv_mistakes(directory, model):
 
 
 def check_sensitive(name, logits, want):
-    """Asserts that every mistake moves the logits ({what: logits}); returns the least of them for the report."""
+    """Asserts that every mistake of {what: logits} moves them; returns a line on the least."""
     moved = {what: row_error(wrong, want).max().item() for what, wrong in logits.items()}
     for what, error in moved.items():
         assert error > SENSITIVITY, f"{name}: '{what}' moves the logits by {error:.1e} only"
@@ -179,20 +187,24 @@ def check_sensitive(name, logits, want):
 
 
 def check_oracle(name, model, ids, want):
-    """Asserts that the oracle gives these f32 logits, in f32 and (so that they are well conditioned) in f64."""
+    """Asserts that the oracle gives these f32 logits in f32 and (well conditioned) in f64."""
     for dtype in (torch.float32, torch.float64):
         error = row_error(model.forward(ids, dtype).logits, want).max().item()
         assert error <= ORACLE_TOLERANCE, f"{name}: the oracle in {dtype} is off by {error:.1e}"
 
 
-# transformers ----------------------------------------------------------------------------------------------------------
+# transformers -------------------------------------------------------------------------------------
 
 
 def native_config(**keys):
-    """A config of transformers' `mimo_v2_flash`; `rope` is {kind: (theta, partial_rotary_factor)}."""
+    """A config for transformers; `rope` is {kind: (theta, partial_rotary_factor)}."""
     rope = keys.pop("rope")
     parameters = {
-        kind + "_attention": {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": factor}
+        kind + "_attention": {
+            "rope_type": "default",
+            "rope_theta": theta,
+            "partial_rotary_factor": factor,
+        }
         for kind, (theta, factor) in rope.items()
     }
     kinds = {"F": "full_attention", "S": "sliding_attention"}
@@ -212,7 +224,9 @@ def save_native(directory, seed, config, dtype, **save_options):
         value = random_tensor(seed, name, parameter.shape, config.sliding_window)
         parameter.data = value.to(dtype)
     for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):  # stays float32 in every checkpoint of the family
+        if name.endswith(
+            "e_score_correction_bias"
+        ):  # stays float32 in every checkpoint of the family
             buffer.copy_(random_tensor(seed, name, buffer.shape, config.sliding_window))
     model.save_pretrained(directory, **save_options)
     (directory / "generation_config.json").unlink(missing_ok=True)
@@ -220,18 +234,21 @@ def save_native(directory, seed, config, dtype, **save_options):
 
 
 def run_native(directory, ids, dtype):
-    """Logits [T, vocab] of transformers' model as read back from the directory, eager attention and experts."""
+    """Logits [T, vocab] of transformers' model read back from the directory, all eager."""
     model = MiMoV2FlashForCausalLM.from_pretrained(
         directory, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
     )
     return model.eval()(ids[None]).logits[0].float()
 
 
-# Files -----------------------------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------
 
 
 def save_golden(directory, source, ids, tensors):
-    tensors = {"ids": ids.to(torch.int32), **{name: tensor.contiguous() for name, tensor in tensors.items()}}
+    tensors = {
+        "ids": ids.to(torch.int32),
+        **{name: tensor.contiguous() for name, tensor in tensors.items()},
+    }
     save_file(tensors, directory / "golden.safetensors", metadata={"source": source})
     publish(directory)
 
@@ -251,7 +268,7 @@ def size_bytes(directory):
 
 
 def finish_native(directory, seed, tokens, dtype):
-    """Prompt, logits and all checks for a checkpoint that transformers can run; returns the line of the report."""
+    """Prompt, logits and checks for a checkpoint that transformers runs; returns a report."""
     model = oracle(directory)
     bf16 = dtype == torch.bfloat16
     ids = choose_prompt(model, seed, tokens, MARGIN_BF16 if bf16 else MARGIN_F32)
@@ -267,7 +284,7 @@ def finish_native(directory, seed, tokens, dtype):
 
 
 def finish_oracle(directory, seed, tokens, dtype):
-    """As finish_native, for a checkpoint that only the oracle can run; MTP layers give `mtp_logits`."""
+    """As finish_native, where only the oracle can run; MTP layers give `mtp_logits`."""
     model = oracle(directory)
     bf16 = dtype == torch.bfloat16
     ids = choose_prompt(model, seed, tokens, MARGIN_BF16 if bf16 else MARGIN_F32)
@@ -279,7 +296,9 @@ def finish_oracle(directory, seed, tokens, dtype):
     golden = {"logits": run.logits}
     if model.mtp_layers:
         golden["mtp_logits"] = model.mtp(ids, run.hidden)
-        note += "; MTP: " + check_sensitive(directory.name, mtp_mistakes(model, ids), golden["mtp_logits"])
+        note += "; MTP: " + check_sensitive(
+            directory.name, mtp_mistakes(model, ids), golden["mtp_logits"]
+        )
     if bf16:
         note += add_bf16(golden, model.forward(ids, dtype).logits.float())
     save_golden(directory, "tests/golden/oracle.py", ids, golden)

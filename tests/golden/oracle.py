@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plain PyTorch forward pass of the MiMo-V2 family, written to be read.
 
-It reads a checkpoint directory (config.json plus safetensors) in the released form or in the form that transformers
-writes, and computes what transformers' `mimo_v2_flash` computes plus what that model cannot express: equal KV heads in
-both layer kinds, the fused QKV shard layout, FP8 block scales, MTP layers. It shares no code with transformers;
-make_golden.py holds it to transformers' logits on the common subset before it trusts it with the rest.
+It reads a checkpoint directory (config.json plus safetensors) in the released form or in the form
+that transformers writes, and computes what transformers' `mimo_v2_flash` computes plus what that
+model cannot express: equal KV heads in both layer kinds, the fused QKV shard layout, FP8 block
+scales, MTP layers. It shares no code with transformers; make_golden.py holds it to transformers'
+logits on the common subset before it trusts it with the rest.
 
 Requires torch and safetensors.
 
-Every product runs in one dtype (float32, bfloat16 or float64), as a framework would run it; norms and routing run in at
-least float32, rotary angles always in float32.
+Every product runs in one dtype (float32, bfloat16 or float64), as a framework would run it; norms
+and routing run in at least float32, rotary angles always in float32.
 """
 
 import dataclasses
@@ -116,19 +117,23 @@ def _released_layer(config, is_window, is_moe):
         v_dim=config[prefix + "v_head_dim"],
         rotary_dim=int(qk_dim * config["partial_rotary_factor"]),
         rope_theta=config[prefix + "rope_theta"],
-        has_sink=config["add_swa_attention_sink_bias" if is_window else "add_full_attention_sink_bias"],
+        has_sink=config[
+            "add_swa_attention_sink_bias" if is_window else "add_full_attention_sink_bias"
+        ],
         is_moe=is_moe,
     )
 
 
-# Weights ---------------------------------------------------------------------------------------------------------------
+# Weights ------------------------------------------------------------------------------------------
 
 
 def dequantize(weight, scale):
     """e4m3 [rows, cols] times f32 [ceil(rows / 128), ceil(cols / 128)], rounded once to bf16."""
     rows, cols = weight.shape
     assert scale.shape == (math.ceil(rows / SCALE_BLOCK), math.ceil(cols / SCALE_BLOCK))
-    wide = scale.repeat_interleave(SCALE_BLOCK, 0)[:rows].repeat_interleave(SCALE_BLOCK, 1)[:, :cols]
+    wide = scale.repeat_interleave(SCALE_BLOCK, 0)[:rows].repeat_interleave(SCALE_BLOCK, 1)[
+        :, :cols
+    ]
     return (weight.float() * wide).to(torch.bfloat16)
 
 
@@ -144,6 +149,7 @@ def split_qkv(weight, scale, layer, shards):
     rows = shard_rows(layer, shards)
     tiles = math.ceil(sum(rows) / SCALE_BLOCK)
     assert weight.shape[0] == shards * sum(rows)
+    assert scale is None or scale.shape[0] == shards * tiles
     parts = []
     for index, shard in enumerate(weight.split(sum(rows))):
         if scale is not None:
@@ -153,24 +159,35 @@ def split_qkv(weight, scale, layer, shards):
 
 
 def load_weights(directory, geometry, edit_scale=lambda scale: scale):
-    """Every tensor under its released, split, per-expert name, dequantised; dtypes as stored (FP8 becomes bf16)."""
+    """Every tensor under its released, split, per-expert name; FP8 becomes bf16."""
     tensors = {}
     for path in sorted(pathlib.Path(directory).glob("*.safetensors")):
         if path.name != "golden.safetensors":
             tensors.update(load_file(path))
-    scales = {name: edit_scale(tensors.pop(name)) for name in list(tensors) if name.endswith(".weight_scale_inv")}
+    scales = {
+        name: edit_scale(tensors.pop(name))
+        for name in list(tensors)
+        if name.endswith(".weight_scale_inv")
+    }
     weights = {}
     for name, tensor in tensors.items():
         scale = scales.pop(name + "_scale_inv", None)
         stem = name.rpartition(".self_attn.qkv_proj.weight")[0]
         if stem:
-            layer = geometry.mtp_layer if ".mtp." in name else geometry.layers[int(stem.rpartition(".")[2])]
+            layer = (
+                geometry.mtp_layer
+                if ".mtp." in name
+                else geometry.layers[int(stem.rpartition(".")[2])]
+            )
             for letter, part in zip("qkv", split_qkv(tensor, scale, layer, geometry.qkv_shards)):
                 weights[f"{stem}.self_attn.{letter}_proj.weight"] = part
         elif name.endswith("experts.gate_up_proj"):
             stem = name.removesuffix("gate_up_proj")
             for expert, both in enumerate(tensor):
-                weights[f"{stem}{expert}.gate_proj.weight"], weights[f"{stem}{expert}.up_proj.weight"] = both.chunk(2)
+                (
+                    weights[f"{stem}{expert}.gate_proj.weight"],
+                    weights[f"{stem}{expert}.up_proj.weight"],
+                ) = both.chunk(2)
         elif name.endswith("experts.down_proj"):
             for expert, down in enumerate(tensor):
                 weights[f"{name.removesuffix('down_proj')}{expert}.down_proj.weight"] = down
@@ -181,18 +198,20 @@ def load_weights(directory, geometry, edit_scale=lambda scale: scale):
     return weights
 
 
-# Forward ---------------------------------------------------------------------------------------------------------------
+# Forward ------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class trace:
     logits: torch.Tensor  # [T, vocab]
     hidden: torch.Tensor  # [T, hidden], the residual stream before the final norm
-    margin: torch.Tensor  # [T], smallest gap between a routing choice and the best one left out, over layers
+    margin: (
+        torch.Tensor
+    )  # [T], smallest gap between a routing choice and the best one left out, over layers
 
 
 class oracle:
-    """One checkpoint, ready to run. `geometry` and `weights` may be edited between runs to see what matters."""
+    """One checkpoint, ready to run. `geometry` and `weights` may be edited between runs."""
 
     def __init__(self, directory):
         self.config = json.loads((pathlib.Path(directory) / "config.json").read_text())
@@ -207,7 +226,9 @@ class oracle:
         margins = [torch.full((len(ids),), math.inf)]
         for index, layer in enumerate(self.geometry.layers):
             stem = f"model.layers.{index}."
-            x = x + self._attention(self._norm(x, stem + "input_layernorm.weight"), stem + "self_attn.", layer)
+            x = x + self._attention(
+                self._norm(x, stem + "input_layernorm.weight"), stem + "self_attn.", layer
+            )
             y = self._norm(x, stem + "post_attention_layernorm.weight")
             if layer.is_moe:
                 y, margin = self._moe(y, stem + "mlp.")
@@ -221,21 +242,28 @@ class oracle:
     def mtp(self, ids, hidden):
         """Draft logits [S, T - S, vocab] of S MTP layers over a whole prompt.
 
-        Head s at row p sees the main model's hidden[p] (before the final norm) and token ids[p + 1 + s], at position
-        p, and predicts token p + 2 + s. It attends over its own earlier rows. Rows end where the last head runs out of
-        tokens: p + S <= T - 1.
+        Head s at row p sees the main model's hidden[p] (before the final norm) and token ids[p + 1
+        + s], at position p, and predicts token p + 2 + s. It attends over its own earlier rows.
+        Rows end where the last head runs out of tokens: p + S <= T - 1.
         """
         heads, rows = self.mtp_layers, len(ids) - self.mtp_layers
         drafts = []
         for head in range(heads):
             stem = f"model.mtp.layers.{head}."
-            token = self._weight("model.embed_tokens.weight", hidden.dtype)[ids[1 + head : 1 + head + rows]]
-            both = [self._norm(token, stem + "enorm.weight"), self._norm(hidden[:rows], stem + "hnorm.weight")]
+            token = self._weight("model.embed_tokens.weight", hidden.dtype)[
+                ids[1 + head : 1 + head + rows]
+            ]
+            both = [
+                self._norm(token, stem + "enorm.weight"),
+                self._norm(hidden[:rows], stem + "hnorm.weight"),
+            ]
             x = self._linear(torch.cat(both, -1), stem + "eh_proj.weight")
             y = self._norm(x, stem + "input_layernorm.weight")
             x = x + self._attention(y, stem + "self_attn.", self.geometry.mtp_layer)
             x = x + self._swiglu(self._norm(x, stem + "pre_mlp_layernorm.weight"), stem + "mlp.")
-            drafts.append(self._linear(self._norm(x, stem + "final_layernorm.weight"), "lm_head.weight"))
+            drafts.append(
+                self._linear(self._norm(x, stem + "final_layernorm.weight"), "lm_head.weight")
+            )
         return torch.stack(drafts)
 
     def _weight(self, name, dtype):
@@ -251,7 +279,9 @@ class oracle:
 
     def _swiglu(self, x, stem):
         gate = torch.nn.functional.silu(self._linear(x, stem + "gate_proj.weight"))
-        return self._linear(gate * self._linear(x, stem + "up_proj.weight"), stem + "down_proj.weight")
+        return self._linear(
+            gate * self._linear(x, stem + "up_proj.weight"), stem + "down_proj.weight"
+        )
 
     def _attention(self, x, stem, layer):
         count = len(x)
@@ -281,7 +311,9 @@ class oracle:
     def _moe(self, x, stem):
         geometry, wide = self.geometry, _wide(x.dtype)
         score = torch.sigmoid(self._linear(x.to(wide), stem + "gate.weight"))
-        choice = score + self._weight(stem + "gate.e_score_correction_bias", wide)  # chooses, never weighs
+        choice = score + self._weight(
+            stem + "gate.e_score_correction_bias", wide
+        )  # chooses, never weighs
         margin = torch.full((len(x),), math.inf, dtype=wide)
         if geometry.groups > 1:
             grouped = choice.view(len(x), geometry.groups, -1)
@@ -319,11 +351,13 @@ def _top(score, count):
 
 
 def _rotate(x, layer):
-    """RoPE on the first 2 ceil(d / 2) dims of x [T, heads, dim]; dim j pairs with j + ceil(d / 2)."""
+    """RoPE on the first 2 ceil(d / 2) dims of x [T, heads, dim]; j pairs with j + ceil(d / 2)."""
     pairs = (layer.rotary_dim + 1) // 2
     if pairs == 0:
         return x
-    frequency = layer.rope_theta ** -(2.0 * torch.arange(pairs, dtype=torch.float32) / layer.rotary_dim)
+    frequency = layer.rope_theta ** -(
+        2.0 * torch.arange(pairs, dtype=torch.float32) / layer.rotary_dim
+    )
     angle = torch.arange(len(x), dtype=torch.float32)[:, None, None] * frequency
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]

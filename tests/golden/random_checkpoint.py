@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The Oriel authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writes one more golden fixture of a random legal shape, written and run by transformers: material for fuzzing.
+"""Writes one more golden fixture, of a random legal shape, by transformers: material for fuzzing.
 
     python random_checkpoint.py --seed N DIR
 
-The same requirements, files and checks as make_golden.py. Not run in CI. DIR must not exist. A seed whose model does
-not notice some mistake, or whose prompt cannot avoid routing ties, fails with a message: take another.
+The same requirements, files and checks as make_golden.py. Not run in CI. DIR must not exist. A seed
+whose model does not notice some mistake, or whose prompt cannot avoid routing ties, fails with a
+message: take another.
 """
 
 import argparse
@@ -24,7 +25,8 @@ def random_shape(draw):
     attention[draw.randrange(layers)] = "S"
     kv_heads = draw.choice((1, 2, 3, 4))
     group = draw.choice((2, 4, 6, 8, 16))  # of full attention; half of it in window layers
-    qk_dim, theta = draw.randint(6, 32), (draw.choice((1e4, 1e5, 5e6, 1e7)), draw.choice((100.0, 1e3, 1e4)))
+    qk_dim = draw.randint(6, 32)
+    theta = (draw.choice((1e4, 1e5, 5e6, 1e7)), draw.choice((100.0, 1e3, 1e4)))
     factor = [draw.choice((0.25, 0.334, 0.5, 0.75, 1.0, draw.uniform(0.2, 1.0))) for _ in range(2)]
     factor = [max(value, 2.01 / qk_dim) for value in factor]  # one pair at least
     factor = [value if int(qk_dim * value) < qk_dim or qk_dim % 2 == 0 else 0.5 for value in factor]
@@ -59,7 +61,9 @@ def random_shape(draw):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("directory", type=pathlib.Path)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Oriel authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writes random checkpoints in the released form: its config keys, tensor names, fused QKV, FP8 and MTP layers."""
+"""Random checkpoints in the released form: config keys, names, fused QKV, FP8, MTP layers."""
 
 import math
 import zlib
@@ -12,11 +12,11 @@ from golden_tools import publish, random_tensor, save_json
 from oracle import SCALE_BLOCK, read_geometry, shard_rows
 
 E4M3_MAX = 448.0
-QUANTISED = ("qkv_proj", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")  # never o_proj
+QUANTISED = ("qkv_proj", "gate_proj", "up_proj", "down_proj")  # o_proj stays bf16
 
 
 def released_config(attention, ffn, **keys):
-    """Config with the released keys. `attention` is F or S per layer, `ffn` D or M; SWA sizes default to those of GA."""
+    """Released keys. `attention` is F or S per layer, `ffn` D or M; SWA sizes default to GA's."""
     config = {
         "architectures": ["MiMoV2FlashForCausalLM"],
         "model_type": "mimo_v2_flash",
@@ -117,7 +117,10 @@ def fuse_qkv(weights, config):
             continue
         layer = geometry.mtp_layer if ".mtp." in name else geometry.layers[int(name.split(".")[2])]
         rows = shard_rows(layer, geometry.qkv_shards)
-        parts = [fused.pop(f"{stem}{letter}_proj.weight").split(count) for letter, count in zip("qkv", rows)]
+        parts = [
+            fused.pop(f"{stem}{letter}_proj.weight").split(count)
+            for letter, count in zip("qkv", rows)
+        ]
         fused[stem + "qkv_proj.weight"] = torch.cat([torch.cat(shard) for shard in zip(*parts)])
     return fused
 
@@ -125,8 +128,9 @@ def fuse_qkv(weights, config):
 def quantize(weights, config, seed):
     """FP8 with 128 x 128 block scales; the shards of a fused projection have a grid each.
 
-    Random weights would give nearly equal scales everywhere, and a reader that mixes them up would pass. So the scales
-    are multiplied by 1/2, 1 or 2 afterwards: the weights are what the file says, not what they were drawn as.
+    Random weights would give nearly equal scales everywhere, and a reader that mixes them up would
+    pass. So the scales are multiplied by 1/2, 1 or 2 afterwards: the weights are what the file
+    says, not what they were drawn as.
     """
     shards = read_geometry(config).qkv_shards
     out = {}
@@ -150,14 +154,17 @@ def _quantize_grid(weight):
     scales = torch.empty(math.ceil(rows / SCALE_BLOCK), math.ceil(cols / SCALE_BLOCK))
     for i in range(scales.shape[0]):
         for j in range(scales.shape[1]):
-            block = (slice(i * SCALE_BLOCK, (i + 1) * SCALE_BLOCK), slice(j * SCALE_BLOCK, (j + 1) * SCALE_BLOCK))
+            block = (
+                slice(i * SCALE_BLOCK, (i + 1) * SCALE_BLOCK),
+                slice(j * SCALE_BLOCK, (j + 1) * SCALE_BLOCK),
+            )
             scales[i, j] = weight[block].abs().max() / E4M3_MAX
             values[block] = (weight[block] / scales[i, j]).to(torch.float8_e4m3fn)
     return values, scales
 
 
 def write_checkpoint(directory, config, weights, split_files=False):
-    """config.json and one file, or (as released) MTP layers in a file of their own and an index over both."""
+    """config.json and one file, or (as released) MTP layers in their own file and an index."""
     save_json(directory / "config.json", config)
     files = {"model.safetensors": weights}
     if split_files:

@@ -1,0 +1,40 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <engine/checkpoint.hpp>
+#include <engine/error.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace oriel::engine {
+namespace {
+
+void add_mtp_blocks(model_config& config, const safetensors_store& tensors) {
+  const std::uint32_t blocks = count_mtp_blocks(tensors);
+  if (blocks != 0 && !config.mtp_block) {
+    throw error("model.mtp.layers.*: MTP blocks are window layers, but config.json has none");
+  }
+  if (blocks != 0) {
+    config.geometry.mtp_layers.assign(blocks, *config.mtp_block);
+  }
+}
+
+}  // namespace
+
+checkpoint open_checkpoint(const std::filesystem::path& directory,
+                           const checkpoint_options& options) {
+  checkpoint opened{read_config(directory / "config.json", options.config), {}, {}, {}};
+  const std::filesystem::path generation = directory / "generation_config.json";
+  std::error_code ignored;
+  if (std::filesystem::exists(generation, ignored)) {
+    add_generation_config(opened.config, generation, options.config);
+  }
+  opened.tensors = safetensors_store::open(directory, options.tensors);
+  add_mtp_blocks(opened.config, opened.tensors);
+  opened.layout = plan_layout(opened.config, opened.tensors, options.qkv_shards);
+  opened.warnings = opened.layout.warnings;
+  return opened;
+}
+
+}  // namespace oriel::engine

@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Packs matrices that arrive in runs of plain rows. Shared by the loader and by random weights,
+/// which differ in where rows come from alone.
+///
+/// A source is a callable `source(sink)` that calls `sink(rows, first_row, row_count)` for runs of
+/// plain row-major rows until the matrix is complete.
+#pragma once
+
+#include <oriel/kernels/gemm.hpp>
+#include <oriel/kernels/moe_gemm.hpp>
+#include <oriel/model/geometry.hpp>
+
+#include <engine/error.hpp>
+#include <engine/weights.hpp>
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <utility>
+
+namespace oriel::engine {
+
+struct weights_packing {
+  dtype compute;
+  isa path;
+  host::gemm_backend backend;
+
+  /// A matrix [n, k] of `compute`, or of `type`.
+  template <class Source>
+  [[nodiscard]] packed_matrix matrix(std::uint32_t n, std::uint32_t k, Source&& source) const {
+    return matrix(n, k, compute, std::forward<Source>(source));
+  }
+  template <class Source>
+  [[nodiscard]] packed_matrix matrix(std::uint32_t n,
+                                     std::uint32_t k,
+                                     dtype type,
+                                     Source&& source) const {
+    const gemm_shape shape{.n = n, .k = k, .weights = type};
+    const auto plan = host::plan_gemm(shape, 1, 1, path, backend);
+    if (!plan) {
+      throw_unplanned(shape);
+    }
+    packed_matrix packed{shape, aligned_bytes(plan->packed_bytes)};
+    source([&](const void* rows, std::uint32_t first, std::uint32_t count) {
+      host::pack_gemm_weights(*plan, rows, first, count, packed.bytes.data());
+    });
+    return packed;
+  }
+
+  /// All experts of a layer. `gate_up(e)` and `down(e)` are the sources of expert e.
+  template <class GateUp, class Down>
+  void experts(std::uint32_t hidden,
+               const ffn_geometry& ffn,
+               moe_weights& out,
+               GateUp&& gate_up,
+               Down&& down) const {
+    const moe_gemm_shape shape{.hidden = hidden,
+                               .inter = ffn.intermediate,
+                               .experts = ffn.experts,
+                               .top_k = ffn.top_k,
+                               .weights = compute,
+                               .activation = compute};
+    out.gate_up_shape = {.n = 2 * ffn.intermediate, .k = hidden, .weights = compute};
+    out.down_shape = {.n = hidden, .k = ffn.intermediate, .weights = compute};
+    const auto plan = host::plan_moe_gemm(shape, 1, 1, path, backend);
+    if (!plan) {
+      throw_unplanned(out.gate_up_shape);
+    }
+    out.gate_up_stride_bytes = stride_of(plan->gate_up_bytes);
+    out.down_stride_bytes = stride_of(plan->down_bytes);
+    out.gate_up = aligned_bytes(out.gate_up_stride_bytes * ffn.experts);
+    out.down = aligned_bytes(out.down_stride_bytes * ffn.experts);
+    for (std::uint32_t e = 0; e < ffn.experts; ++e) {
+      std::byte* const gate_up_at = out.gate_up.data() + e * out.gate_up_stride_bytes;
+      std::byte* const down_at = out.down.data() + e * out.down_stride_bytes;
+      gate_up(e)([&](const void* rows, std::uint32_t first, std::uint32_t count) {
+        host::pack_moe_gate_up(*plan, rows, first, count, gate_up_at);
+      });
+      down(e)([&](const void* rows, std::uint32_t first, std::uint32_t count) {
+        host::pack_moe_down(*plan, rows, first, count, down_at);
+      });
+    }
+  }
+
+ private:
+  [[nodiscard]] static std::size_t stride_of(std::size_t size_bytes) noexcept {
+    return (size_bytes + aligned_bytes::alignment - 1) / aligned_bytes::alignment *
+           aligned_bytes::alignment;
+  }
+
+  [[noreturn]] void throw_unplanned(const gemm_shape& shape) const {
+    throw error(fmt::format("no {} kernel multiplies a {} matrix [{}, {}]",
+                            name_of(path),
+                            name_of(shape.weights),
+                            shape.n,
+                            shape.k));
+  }
+};
+
+}  // namespace oriel::engine

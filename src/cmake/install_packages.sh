@@ -4,7 +4,7 @@
 set -euo pipefail
 build=(g++ cmake ninja-build pkg-config libfmt-dev libsimdjson-dev nlohmann-json3-dev libcli11-dev
        libpcre2-dev libutf8proc-dev libdnnl-dev)
-test=(catch2 librapidcheck-dev libbenchmark-dev clang-format clang-tidy python3 git)
+test=(catch2 librapidcheck-dev libbenchmark-dev clang-format clang-tidy python3 python3-venv git)
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   test) wanted=("${build[@]}" "${test[@]}") ;;

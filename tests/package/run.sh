@@ -35,14 +35,24 @@ g++ -std=c++20 tests/package/consumer.cpp $(pkg-config --cflags --libs --static 
 "$work/pc_consumer"
 ok pkg-config
 
-if command -v conan > /dev/null; then
-  CONAN_HOME=$work/conan conan profile detect > /dev/null 2>&1
-  printf '[platform_requires]\nfmt/9.1.0\n' >> "$work/conan/profiles/default"
-  CONAN_HOME=$work/conan conan create . --no-remote -s compiler.cppstd=20 > "$work/log" 2>&1 \
-    || { tail -40 "$work/log" >&2; echo "package: conan failed" >&2; exit 1; }
-  ok "conan create"
+# Conan is a tool: from PATH, or from PyPI into a virtual environment of our own.
+conan=$(command -v conan || true)
+if [ -z "$conan" ] && [ -x build/tools/bin/conan ]; then conan=$source/build/tools/bin/conan; fi
+if [ -z "$conan" ] && python3 -m venv build/tools > "$work/log" 2>&1 \
+    && build/tools/bin/pip -q install 'conan>=2,<3' >> "$work/log" 2>&1; then
+  conan=$source/build/tools/bin/conan
+fi
+if [ -n "$conan" ]; then
+  export CONAN_HOME=$work/conan
+  "$conan" profile detect > "$work/log" 2>&1
+  for program in False True; do
+    "$conan" create . --no-remote -pr tests/package/conan/profile -s compiler.cppstd=20 \
+      -o "oriel/*:program=$program" > "$work/log" 2>&1 \
+      || { tail -40 "$work/log" >&2; echo "package: conan create (program=$program) failed" >&2; exit 1; }
+    ok "conan create (program=$program)"
+  done
 else
-  echo "package: conan: skipped (no conan on PATH)"
+  echo "package: conan: skipped (neither on PATH nor to be had from PyPI)"
 fi
 "$source/tests/package/vcpkg.sh" "$work" && passed=$((passed + 1))
 echo "$passed passed, 0 failed"

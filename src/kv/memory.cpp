@@ -35,6 +35,10 @@ void give_back_mapped(std::byte* base, std::size_t size_bytes) noexcept {
   ::munmap(base, size_bytes);
 }
 
+void give_back_huge(std::byte* base, std::size_t size_bytes) noexcept {
+  ::munmap(base, round_up(size_bytes, huge_page_memory::huge_page_bytes));
+}
+
 /// A private mapping without swap accounting, or null with errno set.
 std::byte* map(std::size_t bytes, int protection) noexcept {
   void* base =
@@ -93,7 +97,7 @@ result<huge_page_memory> huge_page_memory::reserve(std::size_t bytes) noexcept {
   if (after != 0) {
     ::munmap(start + before + size, after);
   }
-  huge_page_memory memory{start + before, size, size, give_back_mapped};
+  huge_page_memory memory{start + before, bytes, bytes, give_back_huge};
   memory.is_advised_ = ::madvise(start + before, size, MADV_HUGEPAGE) == 0;
   return memory;
 }

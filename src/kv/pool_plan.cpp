@@ -16,10 +16,12 @@ constexpr failure invalid(const char* detail) noexcept {
 
 /// Far above any real layer, far below where a product of three could overflow.
 constexpr std::uint32_t count_max = 1u << 20;
+constexpr std::uint32_t tokens_max = 1u << 24;  // of a window, of a step
 
 bool is_storable(const kv_layer_shape& l) noexcept {
   const auto in_range = [](std::uint32_t n) { return n > 0 && n <= count_max; };
-  return in_range(l.kv_heads) && in_range(l.head_dim_qk) && in_range(l.head_dim_vo);
+  return in_range(l.kv_heads) && in_range(l.head_dim_qk) && in_range(l.head_dim_vo) &&
+         l.window_tokens <= tokens_max;
 }
 
 /// floor(a * b / c) without a wider type, for a * (b mod c) within 64 bits.
@@ -32,10 +34,10 @@ std::uint64_t scaled(std::uint64_t a, std::uint64_t b, std::uint64_t c) noexcept
 result<pool_plan> pool_plan::make(std::span<const kv_layer_shape> layers,
                                   const pool_options& options) {
   if (layers.empty() || !std::all_of(layers.begin(), layers.end(), is_storable)) {
-    return invalid("a layer that stores no KV, or no layer");
+    return invalid("no layer, or a layer whose heads, widths or window are out of range");
   }
   if (options.page_size == 0 || options.page_size > count_max || options.step_tokens == 0 ||
-      options.slack_pages > count_max) {
+      options.step_tokens > tokens_max || options.slack_pages > count_max) {
     return invalid("page_size, step_tokens or slack_pages out of range");
   }
   std::vector<std::uint32_t> windows{0};  // [pools] window_tokens; 0 = full

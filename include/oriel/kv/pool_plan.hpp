@@ -57,8 +57,9 @@ struct pool_sizes {
 /// same window_tokens share a pool, whatever their heads and widths.
 class pool_plan {
  public:
-  /// @returns errc::invalid_argument if there is no layer, a layer stores nothing, page_size or
-  ///          step_tokens is 0, or a page would not fit the address space
+  /// @returns errc::invalid_argument if there is no layer, a count is 0 where that makes no sense
+  ///          or beyond any real model (2^20; 2^24 tokens of a window or a step), or a page would
+  ///          not fit the address space
   /// @throws  std::bad_alloc
   [[nodiscard]] static result<pool_plan> make(std::span<const kv_layer_shape> layers,
                                               const pool_options& options);

@@ -3,8 +3,9 @@
 /// @file
 /// Grouped-query attention over paged KV: full or sliding-window, with or without sinks, for any
 /// number of query rows per sequence. Prefill with a cached prefix, decode (1 row), verification of
-/// drafts (2 to 8 rows) and heal are the same arithmetic with other row counts (docs/arithmetic.md),
-/// so one entry serves them all: a row's bits do not depend on how rows were grouped.
+/// drafts (2 to 8 rows) and heal are the same arithmetic with other row counts
+/// (docs/arithmetic.md), so one entry serves them all: a row's bits do not depend on how rows were
+/// grouped.
 #pragma once
 
 #include <oriel/core/executor.hpp>
@@ -31,12 +32,12 @@ struct attention_shape {
 
 /// Arguments of one call. rows = sum of sequences[i].rows, in the order of `sequences`.
 struct attention_args {
-  float* out;                                  ///< [rows, q_heads, head_dim_vo]
-  const float* q;                              ///< [rows, q_heads, head_dim_qk], rope applied
-  kv_layer_view kv;                            ///< K and V of all positions up to each row's own
-  std::span<const paged_sequence> sequences;   ///< [batch]
-  const float* sinks;                          ///< [q_heads] raw logits, or null: no sink
-  float scale;                                 ///< usually 1 / sqrt(head_dim_qk)
+  float* out;                                 ///< [rows, q_heads, head_dim_vo]
+  const float* q;                             ///< [rows, q_heads, head_dim_qk], rope applied
+  kv_layer_view kv;                           ///< K and V of all positions up to each row's own
+  std::span<const paged_sequence> sequences;  ///< [batch]
+  const float* sinks;                         ///< [q_heads] raw logits, or null: no sink
+  float scale;                                ///< usually 1 / sqrt(head_dim_qk)
 };
 
 namespace reference {
@@ -53,10 +54,12 @@ namespace host {
 struct attention_plan {
   attention_shape shape;
   isa path;
-  std::size_t workspace_bytes;  ///< what run_attention needs, for the planned concurrency
+  std::uint32_t rows_max;       ///< rows of one call, all sequences together
+  std::uint32_t concurrency;    ///< of the executor, at most
+  std::size_t workspace_bytes;  ///< what run_attention needs for them, whatever the context
 };
 
-/// Chooses the path. Pure arithmetic, no allocation. O(1).
+/// Chooses the path and sizes the workspace. Pure arithmetic, no allocation. O(1).
 /// @returns errc::unsupported_shape for a shape outside the ranges above or a path this CPU lacks.
 [[nodiscard]] result<attention_plan> plan_attention(const attention_shape& shape,
                                                     std::uint32_t rows_max,
@@ -64,8 +67,15 @@ struct attention_plan {
                                                     isa path = best_isa()) noexcept;
 
 /// Computes attention for all rows. Neither allocates nor throws. Bytes of KV beyond a row's own
-/// position are never used, whatever they hold.
-/// @pre workspace.size() >= plan.workspace_bytes, 64-byte aligned
+/// position, or before its window, are never used, whatever they hold; pages that hold no key of
+/// any row are not touched, so their table entries may be null_page.
+///
+/// A row's bits (memcmp) depend on its query, the keys it sees and their positions, the sink, the
+/// shape but its page size, and the path: not on other rows, chunking, pages, rings or threads.
+/// O(rows * keys seen * q_heads * (head_dim_qk + head_dim_vo)); K and V are read once per block of
+/// up to 64 rows (tokens x query heads of a KV head).
+/// @pre workspace.size() >= plan.workspace_bytes, 64-byte aligned; args.scale > 0;
+///      rows <= plan.rows_max; executor.concurrency() <= plan.concurrency
 void run_attention(const attention_plan& plan,
                    const attention_args& args,
                    std::span<std::byte> workspace,

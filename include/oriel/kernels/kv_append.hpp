@@ -25,8 +25,17 @@ struct kv_append_args {
   std::span<const paged_sequence> sequences;
 };
 
+namespace reference {
+
+/// Element by element, by the layout's definition. Written to be read.
+void kv_append(const attention_shape& shape, const kv_append_args& args);
+
+}  // namespace reference
+
 namespace host {
 
+/// Writes all rows, and the zero that pads an odd head_dim_qk in bf16. Every path writes the same
+/// bytes: a product and a rounding have one correct result.
 /// O(rows * kv_heads * (head_dim_qk + head_dim_vo)). Rows of one page may be written in any order
 /// and by any chunking; the bytes are the same.
 void run_kv_append(const attention_shape& shape,

@@ -1,0 +1,13 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include "detail/attention_body.hpp"
+#include "detail/lanes_scalar.hpp"
+
+namespace oriel::host::detail {
+
+attention_steps attention_steps_scalar(dtype kv) noexcept {
+  return kv == dtype::f32 ? attention_body<unit_f32<lanes_scalar>>::steps()
+                          : attention_body<unit_bf16_wide<lanes_scalar>>::steps();
+}
+
+}  // namespace oriel::host::detail

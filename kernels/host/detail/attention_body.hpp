@@ -1,0 +1,484 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Attention of one block over one split, written once for all paths over a unit
+/// (attention_unit.hpp) and its lanes.
+///
+///     scores   S[row][key]  = sum over dims d ascending of q[row][d] * k[key][d]      lanes = keys
+///     softmax  P[row][key]  = 2^(S * c - max), c = scale * log2(e), masked keys = 0
+///     values   O[row][dim]  = sum over keys ascending of P[row][key] * v[key][dim]    lanes = dims
+///
+/// Each element of S and O is one chain of steps in a fixed order, kept in one register lane: the
+/// shape of register tiles (rows x columns) changes speed, never bits. A score lane of a masked key
+/// may hold anything and is replaced before use; a masked key of V is never multiplied.
+#pragma once
+
+#include "attention_task.hpp"
+#include "attention_unit.hpp"
+
+#include <oriel/kernels/dispatch.hpp>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+namespace oriel::host::detail {
+
+template <class Unit>
+class attention_body {
+  using lanes = typename Unit::lanes;
+  using vec = typename lanes::vec;
+
+  static constexpr std::uint32_t width = lanes::width;
+  static constexpr std::uint32_t vectors_per_tile = kv_tile_tokens / width;
+  static constexpr std::uint32_t units_per_tile = kv_tile_tokens / Unit::elements;
+  /// Keys whose K (V) is reused from the first cache by all rows of a block.
+  static constexpr std::uint32_t k_run_tokens = 64;
+  static constexpr std::uint32_t v_run_tokens = 128;
+
+  template <std::uint32_t Rows>
+  static constexpr std::uint32_t columns_max = std::min(8u, lanes::accumulators_max / Rows);
+
+  /// Where a split's tiles lie; null where no row of the block looks.
+  struct tile_table {
+    const std::byte* k[split_tiles];
+    const std::byte* v[split_tiles];
+  };
+
+ public:
+  static attention_steps steps() noexcept { return {pack_queries, begin, split, fold, finish}; }
+
+ private:
+  /// Calls f(first_row, integral_constant rows) for register tiles that cover [first, first + n).
+  template <class F>
+  static void for_row_tiles(std::uint32_t first, std::uint32_t n, F&& f) {
+    while (n > 0) {
+      const std::uint32_t rows = std::min(lanes::rows_max,
+                                          n >= 8   ? 8u
+                                          : n >= 4 ? 4u
+                                          : n >= 2 ? 2u
+                                                   : 1u);
+      if constexpr (lanes::rows_max >= 8) {
+        dispatch_static<8, 4, 2, 1>(rows, [&](auto r) { f(first, r); });
+      } else {
+        dispatch_static<4, 2, 1>(rows, [&](auto r) { f(first, r); });
+      }
+      first += rows;
+      n -= rows;
+    }
+  }
+
+  static std::uint32_t position_of(const attention_block& b, std::uint32_t row) {
+    return b.first_position + row / b.group;
+  }
+
+  static std::uint32_t units_of(const attention_shape& s) {
+    return (s.head_dim_qk + Unit::elements - 1) / Unit::elements;
+  }
+
+  // --- queries ------------------------------------------------------------------------------
+
+  /// A register tile of queries is [unit][row][word], so that its broadcasts read ahead.
+  static void pack_queries(const attention_block& b, const attention_scratch& s) noexcept {
+    const std::uint32_t dims = b.shape->head_dim_qk;
+    const std::size_t token_stride = std::size_t{b.shape->q_heads} * dims;
+    for_row_tiles(0, b.rows(), [&](std::uint32_t first, auto rows) {
+      float* tile = s.queries + first * query_stride(*b.shape);
+      for (std::uint32_t r = 0; r < rows; ++r) {
+        const std::uint32_t row = first + r;
+        const float* q = b.q + row / b.group * token_stride + std::size_t{row % b.group} * dims;
+        float* words = tile + std::size_t{r} * Unit::words;
+        for (std::uint32_t d = 0; d < dims; d += Unit::elements, words += rows * Unit::words) {
+          Unit::pack(words, q + d, dims - d);
+        }
+      }
+    });
+  }
+
+  // --- scores -------------------------------------------------------------------------------
+
+  /// Scores of `Rows` rows and `Columns` vectors of keys, from vector `column` of the split.
+  template <std::uint32_t Rows, std::uint32_t Columns>
+  static void score_tile(const float* q,
+                         std::uint32_t units,
+                         const tile_table& tiles,
+                         std::uint32_t column,
+                         float* scores) {
+    const std::byte* k[Columns];
+    vec acc[Rows][Columns];
+    for (std::uint32_t c = 0; c < Columns; ++c) {
+      const std::uint32_t v = column + c;
+      k[c] = tiles.k[v / vectors_per_tile] + v % vectors_per_tile * (width * 4);
+      for (std::uint32_t r = 0; r < Rows; ++r) {
+        acc[r][c] = lanes::set1(0.0f);
+      }
+    }
+    for (std::uint32_t u = 0; u < units; ++u) {
+      typename Unit::loaded x[Columns];
+#pragma GCC unroll 8
+      for (std::uint32_t c = 0; c < Columns; ++c) {
+        x[c] = Unit::load(k[c] + std::size_t{u} * (kv_tile_tokens * 4));
+      }
+#pragma GCC unroll 8
+      for (std::uint32_t r = 0; r < Rows; ++r, q += Unit::words) {
+        const auto y = Unit::broadcast(q);
+#pragma GCC unroll 8
+        for (std::uint32_t c = 0; c < Columns; ++c) {
+          acc[r][c] = Unit::step(acc[r][c], x[c], y);
+        }
+      }
+    }
+    for (std::uint32_t r = 0; r < Rows; ++r) {
+      for (std::uint32_t c = 0; c < Columns; ++c) {
+        lanes::store(scores + r * score_stride + std::size_t{column + c} * width, acc[r][c]);
+      }
+    }
+  }
+
+  /// Vectors [column, last) of keys, in tiles of at most `Columns`.
+  template <std::uint32_t Rows, std::uint32_t Columns>
+  static void score_columns(const float* q,
+                            std::uint32_t units,
+                            const tile_table& tiles,
+                            std::uint32_t column,
+                            std::uint32_t last,
+                            float* scores) {
+    for (; column + Columns <= last; column += Columns) {
+      score_tile<Rows, Columns>(q, units, tiles, column, scores);
+    }
+    if constexpr (Columns > 1) {
+      score_columns<Rows, Columns / 2>(q, units, tiles, column, last, scores);
+    }
+  }
+
+  static void compute_scores(const attention_block& b,
+                             std::uint32_t split,
+                             const attention_scratch& s,
+                             const tile_table& tiles) {
+    constexpr std::uint32_t run = k_run_tokens / width;
+    const std::uint32_t units = units_of(*b.shape);
+    const std::uint32_t last_position = b.first_position + b.tokens - 1;
+    const std::uint32_t first = keys_in_split(*b.shape, b.first_position, split).first / width;
+    const std::uint32_t last = keys_in_split(*b.shape, last_position, split).last;
+    for (std::uint32_t begin = first / run * run; begin * width < last; begin += run) {
+      for_row_tiles(0, b.rows(), [&](std::uint32_t row, auto rows) {
+        const key_range low = keys_in_split(*b.shape, position_of(b, row), split);
+        const key_range high = keys_in_split(*b.shape, position_of(b, row + rows - 1), split);
+        score_columns<rows(), columns_max<rows()>>(
+            s.queries + row * query_stride(*b.shape),
+            units,
+            tiles,
+            std::max(begin, low.first / width),
+            std::min(begin + run, (high.last + width - 1) / width),
+            s.scores + row * score_stride);
+      });
+    }
+  }
+
+  // --- softmax ------------------------------------------------------------------------------
+
+  /// 2^x for x <= 0 and a little above; 0 below -126.5. Relative error below 2e-7; 2^0 is 1.
+  static vec exp2(vec x) {
+    constexpr float to_whole = 0x1.8p23f;     // Adding it leaves no bits for a fraction.
+    x = lanes::max(lanes::set1(-127.0f), x);  // In this order a NaN stays.
+    const vec biased = lanes::add(x, lanes::set1(to_whole));
+    const vec f = lanes::sub(x, lanes::sub(biased, lanes::set1(to_whole)));  // In [-0.5, 0.5].
+    vec p = lanes::set1(0x1.5bba14p-10f);
+    for (const float c : {0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f, 1.0f}) {
+      p = lanes::fma(p, f, lanes::set1(c));
+    }
+    return lanes::mul(p, lanes::power_of_two(biased));
+  }
+
+  /// Turns scores into probabilities in place, zero for the masked keys of the vectors it touches.
+  static void softmax_row(float* row, key_range keys, float scale, float* max_out, float* sum_out) {
+    constexpr float lowest = -std::numeric_limits<float>::infinity();
+    const std::uint32_t first = keys.first / width, last = (keys.last + width - 1) / width;
+    const auto mask = [&](std::uint32_t v) {
+      const std::uint32_t base = v * width;
+      const vec x = lanes::load(row + base);
+      const std::uint32_t from = keys.first > base ? keys.first - base : 0u;
+      lanes::store(row + base, lanes::keep(x, from, std::min(keys.last - base, width), lowest));
+    };
+    mask(first);
+    mask(last - 1);
+    vec largest = lanes::set1(lowest);
+    for (std::uint32_t v = first; v < last; ++v) {
+      largest = lanes::max(largest, lanes::load(row + std::size_t{v} * width));
+    }
+    const float max = lanes::reduce_max(largest) * scale;
+    vec sum = lanes::set1(0.0f);
+    for (std::uint32_t v = first; v < last; ++v) {
+      const vec x = lanes::load(row + std::size_t{v} * width);
+      const vec p = exp2(lanes::fma(x, lanes::set1(scale), lanes::set1(-max)));
+      sum = lanes::add(sum, p);
+      Unit::store(row, v, p);
+    }
+    *max_out = max;
+    *sum_out = lanes::reduce_add(sum);
+  }
+
+  // --- values -------------------------------------------------------------------------------
+
+  /// Adds the keys of units [first, last) of a split to some rows of O.
+  struct value_run {
+    const float* p;                 ///< probabilities of row 0
+    float* out;                     ///< O of row 0
+    std::size_t out_stride;         ///< floats
+    const std::byte* const* tiles;  ///< V tiles of the split
+    std::uint32_t dims;
+    std::uint32_t first;
+    std::uint32_t last;
+    std::uint32_t mask;  ///< keys of each unit that count
+  };
+
+  /// `Whole`: all lanes of all columns are dims, and all keys count.
+  template <std::uint32_t Rows, std::uint32_t Columns, bool Whole>
+  static void value_tile(const value_run& run, std::uint32_t column) {
+    const std::uint32_t last_lanes = std::min(width, run.dims - (column + Columns - 1) * width);
+    const std::size_t line_bytes = std::size_t{run.dims} * 4;
+    float* out = run.out + std::size_t{column} * width;
+    vec acc[Rows][Columns];
+    for (std::uint32_t r = 0; r < Rows; ++r) {
+      for (std::uint32_t c = 0; c < Columns; ++c) {
+        acc[r][c] = lanes::load(out + r * run.out_stride + c * width);
+      }
+    }
+    for (std::uint32_t u = run.first; u < run.last;) {
+      const std::uint32_t tile = u / units_per_tile;
+      const std::uint32_t tile_end = std::min(run.last, (tile + 1) * units_per_tile);
+      const std::byte* v = run.tiles[tile] + u % units_per_tile * line_bytes + column * (width * 4);
+      for (; u < tile_end; ++u, v += line_bytes) {
+        typename Unit::loaded x[Columns];
+#pragma GCC unroll 8
+        for (std::uint32_t c = 0; c < Columns; ++c) {
+          if constexpr (Whole) {
+            x[c] = Unit::load(v + c * (width * 4));
+          } else {
+            x[c] = Unit::load_first(
+                v + c * (width * 4), c + 1 < Columns ? width : last_lanes, run.mask);
+          }
+        }
+#pragma GCC unroll 8
+        for (std::uint32_t r = 0; r < Rows; ++r) {
+          const auto y = Unit::broadcast(run.p + r * score_stride + u * Unit::words);
+#pragma GCC unroll 8
+          for (std::uint32_t c = 0; c < Columns; ++c) {
+            acc[r][c] = Unit::step(acc[r][c], x[c], y);
+          }
+        }
+      }
+    }
+    for (std::uint32_t r = 0; r < Rows; ++r) {
+      for (std::uint32_t c = 0; c < Columns; ++c) {
+        lanes::store(out + r * run.out_stride + c * width, acc[r][c]);
+      }
+    }
+  }
+
+  template <std::uint32_t Rows, std::uint32_t Columns>
+  static void value_columns(const value_run& run, std::uint32_t column) {
+    const std::uint32_t columns = (run.dims + width - 1) / width;
+    for (; column + Columns <= columns; column += Columns) {
+      if (run.mask == both_keys && (column + Columns) * width <= run.dims) {
+        value_tile<Rows, Columns, true>(run, column);
+      } else {
+        value_tile<Rows, Columns, false>(run, column);
+      }
+    }
+    if constexpr (Columns > 1) {
+      value_columns<Rows, Columns / 2>(run, column);
+    }
+  }
+
+  /// Rows [row, row + n): units [first, last), of which the keys in `mask` count.
+  static void add_units(value_run run,
+                        std::uint32_t row,
+                        std::uint32_t n,
+                        std::uint32_t first,
+                        std::uint32_t last,
+                        std::uint32_t mask) {
+    if (first >= last) {
+      return;
+    }
+    run.first = first;
+    run.last = last;
+    run.mask = mask;
+    for_row_tiles(row, n, [&](std::uint32_t r, auto rows) {
+      value_run tile = run;
+      tile.p += r * score_stride;
+      tile.out += r * run.out_stride;
+      value_columns<rows(), columns_max<rows()>>(tile, 0);
+    });
+  }
+
+  /// Rows [row, row + n) of one token: all units with keys in [from, to), halves masked.
+  static void add_keys(const value_run& run,
+                       std::uint32_t row,
+                       std::uint32_t n,
+                       std::uint32_t from,
+                       std::uint32_t to) {
+    constexpr std::uint32_t e = Unit::elements;
+    if (from >= to) {
+      return;
+    }
+    const std::uint32_t first = (from + e - 1) / e, last = to / e;
+    if (first * e != from) {
+      add_units(run, row, n, first - 1, first, odd_key);
+    }
+    add_units(run, row, n, first, last, both_keys);
+    if (last * e != to) {
+      add_units(run, row, n, last, last + 1, even_key);
+    }
+  }
+
+  /// Rows [row, row + n) of a register tile: keys of `split` within `run_keys`. The keys that all
+  /// its tokens see are added together; what comes before and after, token by token.
+  static void add_values(const attention_block& b,
+                         std::uint32_t split,
+                         const value_run& run,
+                         key_range run_keys,
+                         std::uint32_t row,
+                         std::uint32_t n) {
+    constexpr std::uint32_t e = Unit::elements;
+    const auto clipped = [&](std::uint32_t r) {
+      const key_range keys = keys_in_split(*b.shape, position_of(b, r), split);
+      return key_range{std::max(keys.first, run_keys.first), std::min(keys.last, run_keys.last)};
+    };
+    const auto for_each_token = [&](auto&& f) {
+      for (std::uint32_t r = row; r < row + n;) {
+        const std::uint32_t end = std::min(row + n, (r / b.group + 1) * b.group);
+        f(r, end - r, clipped(r));
+        r = end;
+      }
+    };
+    const std::uint32_t first = (clipped(row + n - 1).first + e - 1) / e * e;
+    const std::uint32_t last = clipped(row).last / e * e;
+    if (first >= last) {
+      for_each_token([&](std::uint32_t r, std::uint32_t rows, key_range keys) {
+        add_keys(run, r, rows, keys.first, keys.last);
+      });
+      return;
+    }
+    for_each_token([&](std::uint32_t r, std::uint32_t rows, key_range keys) {
+      add_keys(run, r, rows, keys.first, first);
+    });
+    add_units(run, row, n, first / e, last / e, both_keys);
+    for_each_token([&](std::uint32_t r, std::uint32_t rows, key_range keys) {
+      add_keys(run, r, rows, last, keys.last);
+    });
+  }
+
+  static void compute_values(const attention_block& b,
+                             std::uint32_t split,
+                             const attention_scratch& s,
+                             const tile_table& tiles,
+                             const attention_rows& partial) {
+    const std::uint32_t last_position = b.first_position + b.tokens - 1;
+    const std::uint32_t first = keys_in_split(*b.shape, b.first_position, split).first;
+    const std::uint32_t last = keys_in_split(*b.shape, last_position, split).last;
+    const value_run run{.p = s.scores,
+                        .out = partial.out,
+                        .out_stride = out_stride(*b.shape),
+                        .tiles = tiles.v,
+                        .dims = b.shape->head_dim_vo,
+                        .first = 0,
+                        .last = 0,
+                        .mask = both_keys};
+    std::fill_n(partial.out, b.rows() * run.out_stride, 0.0f);
+    for (std::uint32_t key = first / v_run_tokens * v_run_tokens; key < last; key += v_run_tokens) {
+      for (std::uint32_t row = 0; row < b.rows(); row += lanes::rows_max) {
+        const std::uint32_t n = std::min(lanes::rows_max, b.rows() - row);
+        add_values(b, split, run, {key, key + v_run_tokens}, row, n);
+      }
+    }
+  }
+
+  // --- steps --------------------------------------------------------------------------------
+
+  static tile_table find_tiles(const attention_block& b, std::uint32_t split) {
+    const attention_shape& s = *b.shape;
+    const std::uint32_t tiles_per_page = s.page_size / kv_tile_tokens;
+    const std::size_t k_tile_bytes = k_bytes_per_page(kv_tile_tokens, 1, s.head_dim_qk, s.kv);
+    const std::size_t v_tile_bytes = v_bytes_per_page(kv_tile_tokens, 1, s.head_dim_vo, s.kv);
+    const std::uint32_t first = keys_in_split(s, b.first_position, split).first;
+    const std::uint32_t last = keys_in_split(s, b.first_position + b.tokens - 1, split).last;
+    tile_table table{};
+    for (std::uint32_t t = first / kv_tile_tokens; t * kv_tile_tokens < last; ++t) {
+      const std::uint32_t tile = split * split_tiles + t;
+      const std::size_t page = page_at(*b.sequence, tile / tiles_per_page) * b.page_stride_bytes;
+      table.k[t] = b.k + page + tile % tiles_per_page * k_tile_bytes;
+      table.v[t] = b.v + page + tile % tiles_per_page * v_tile_bytes;
+    }
+    return table;
+  }
+
+  static void split(const attention_block& b,
+                    std::uint32_t index,
+                    const attention_scratch& s,
+                    const attention_rows& partial) noexcept {
+    const tile_table tiles = find_tiles(b, index);
+    compute_scores(b, index, s, tiles);
+    for (std::uint32_t row = 0; row < b.rows(); ++row) {
+      const key_range keys = keys_in_split(*b.shape, position_of(b, row), index);
+      if (keys.first < keys.last) {
+        softmax_row(s.scores + row * score_stride,
+                    keys,
+                    b.scale_log2e,
+                    partial.max + row,
+                    partial.sum + row);
+      }
+    }
+    compute_values(b, index, s, tiles, partial);
+  }
+
+  static void begin(const attention_block& b, const attention_rows& state) noexcept {
+    constexpr float log2e = 0x1.715476p0f;
+    for (std::uint32_t row = 0; row < b.rows(); ++row) {
+      state.max[row] =
+          b.sinks ? b.sinks[row % b.group] * log2e : -std::numeric_limits<float>::infinity();
+      state.sum[row] = b.sinks ? 1.0f : 0.0f;
+    }
+    std::fill_n(state.out, b.rows() * out_stride(*b.shape), 0.0f);
+  }
+
+  static void fold(const attention_block& b,
+                   std::uint32_t split,
+                   const attention_rows& partial,
+                   const attention_rows& state) noexcept {
+    const std::size_t stride = out_stride(*b.shape);
+    for (std::uint32_t row = 0; row < b.rows(); ++row) {
+      const key_range keys = keys_in_split(*b.shape, position_of(b, row), split);
+      if (keys.first >= keys.last) {
+        continue;
+      }
+      const float max = std::max(state.max[row], partial.max[row]);
+      const vec old_scale = exp2(lanes::set1(state.max[row] - max));
+      const vec new_scale = exp2(lanes::set1(partial.max[row] - max));
+      const auto add = [&](float* x, const float* y, std::uint32_t n) {
+        const vec scaled = lanes::mul(lanes::load_first(y, n), new_scale);
+        lanes::store_first(x, lanes::fma(lanes::load_first(x, n), old_scale, scaled), n);
+      };
+      add(state.sum + row, partial.sum + row, 1);
+      for (std::size_t d = 0; d < stride; d += width) {
+        add(state.out + row * stride + d, partial.out + row * stride + d, width);
+      }
+      state.max[row] = max;
+    }
+  }
+
+  static void finish(const attention_block& b, const attention_rows& state) noexcept {
+    const std::uint32_t dims = b.shape->head_dim_vo;
+    const std::size_t token_stride = std::size_t{b.shape->q_heads} * dims;
+    for (std::uint32_t row = 0; row < b.rows(); ++row) {
+      const vec sum = lanes::set1(state.sum[row]);
+      const float* o = state.out + row * out_stride(*b.shape);
+      float* out = b.out + row / b.group * token_stride + std::size_t{row % b.group} * dims;
+      for (std::uint32_t d = 0; d < dims; d += width) {
+        lanes::store_first(out + d, lanes::div(lanes::load(o + d), sum), std::min(width, dims - d));
+      }
+    }
+  }
+};
+
+}  // namespace oriel::host::detail

@@ -17,8 +17,8 @@
 namespace oriel::engine {
 
 struct checkpoint_options {
-  config_limits config;
-  safetensors_limits tensors;
+  config_limits config = {};
+  safetensors_limits tensors = {};
   std::optional<std::uint32_t> qkv_shards;  ///< of a fused QKV, when shapes do not tell
 };
 

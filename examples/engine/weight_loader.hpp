@@ -21,8 +21,9 @@ namespace oriel::engine {
 struct load_options {
   isa path = best_isa();
   host::gemm_backend backend = host::gemm_backend::automatic;
-  std::optional<dtype> compute;  ///< f32 or bf16; none: f32 for f32 checkpoints, else bf16
-  std::function<void(const load_progress&)> progress;  ///< called after each few MiB; may be empty
+  std::optional<dtype> compute = {};  ///< f32 or bf16; none: f32 for f32 checkpoints, else bf16
+  std::function<void(const load_progress&)> progress =
+      {};  ///< called after each few MiB; may be empty
 };
 
 /// Reads, converts and packs every matrix, tensor by tensor. Peak resident memory is the packed

@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/request/request.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <cstring>
+#include <limits>
+
+using oriel::errc;
+using oriel::request;
+using oriel::request_limits;
+using oriel::sampling_options;
+using oriel::token_id;
+
+namespace {
+
+constexpr float quiet_nan = std::numeric_limits<float>::quiet_NaN();
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+bool names(const oriel::status& s, const char* word) {
+  return !s && s.error().code == errc::invalid_argument &&
+         std::strstr(s.error().detail, word) != nullptr;
+}
+
+request good_request() {
+  request r;
+  r.prompt = {token_id{1}, token_id{2}};
+  r.max_new_tokens = 10;
+  r.stop = {.tokens = {token_id{0}}, .strings = {"\n\n"}};
+  return r;
+}
+
+constexpr request_limits limits{.vocabulary = 100, .max_context_tokens = 12};
+
+}  // namespace
+
+TEST_CASE("sampling options are checked by name") {
+  CHECK(oriel::check(sampling_options{}));
+  CHECK(oriel::check({.temperature = 0.0f, .top_k = 1u << 31, .top_p = 1e-30f, .min_p = 1.0f}));
+  for (const float bad : {-0.1f, infinity, -infinity, quiet_nan}) {
+    CHECK(names(oriel::check({.temperature = bad}), "temperature"));
+  }
+  for (const float bad : {0.0f, -1.0f, 1.01f, quiet_nan}) {
+    CHECK(names(oriel::check({.top_p = bad}), "top_p"));
+  }
+  for (const float bad : {-0.1f, 1.01f, quiet_nan}) {
+    CHECK(names(oriel::check({.min_p = bad}), "min_p"));
+  }
+}
+
+TEST_CASE("the kernel sees the options as they are") {
+  const oriel::sample_filters f =
+      oriel::filters_of({.temperature = 0.5f, .top_k = 3, .top_p = 0.9f, .min_p = 0.1f, .seed = 7});
+  CHECK(f.temperature == 0.5f);
+  CHECK(f.top_k == 3);
+  CHECK(f.top_p == 0.9f);
+  CHECK(f.min_p == 0.1f);
+}
+
+TEST_CASE("a request within its limits passes, at the edge too") {
+  CHECK(oriel::check(good_request(), limits));
+}
+
+TEST_CASE("a request beyond the context is too large, without overflow") {
+  request r = good_request();
+  r.max_new_tokens = 11;
+  CHECK(oriel::check(r, limits).error().code == errc::request_too_large);
+  r.max_new_tokens = UINT32_MAX;
+  CHECK(oriel::check(r, limits).error().code == errc::request_too_large);
+}
+
+TEST_CASE("what is wrong with a request is named") {
+  const auto wrong = [](auto change) {
+    request r = good_request();
+    change(r);
+    return oriel::check(r, limits);
+  };
+  CHECK(names(wrong([](request& r) { r.prompt.clear(); }), "empty"));
+  CHECK(names(wrong([](request& r) { r.prompt[1] = token_id{100}; }), "vocabulary"));
+  CHECK(names(wrong([](request& r) { r.stop.strings.push_back(""); }), "stop string"));
+  CHECK(names(wrong([](request& r) { r.stop.strings[0].assign(2'000, 'x'); }), "too long"));
+  CHECK(names(wrong([](request& r) { r.stop.strings.assign(17, "x"); }), "too many"));
+  CHECK(names(wrong([](request& r) { r.stop.tokens.assign(65, token_id{1}); }), "too many"));
+  CHECK(names(wrong([](request& r) { r.sampling.top_p = 2.0f; }), "top_p"));
+}
+
+TEST_CASE("finish reasons have names") {
+  CHECK(std::strcmp(name_of(oriel::finish_reason::stop), "stop") == 0);
+  CHECK(std::strcmp(name_of(oriel::finish_reason::length), "length") == 0);
+  CHECK(std::strcmp(name_of(oriel::finish_reason::cancelled), "cancelled") == 0);
+  CHECK(std::strcmp(name_of(oriel::finish_reason::none), "none") == 0);
+}

@@ -1,0 +1,19 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// How much a random test does: the environment variable ORIEL_TEST_SCALE is a factor on its
+/// number of operations (1 if not set; tests/run.sh takes a tenth under sanitizers).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+
+/// `operations` times the scale, at least 1.
+inline std::uint64_t scaled(std::uint64_t operations) {
+  const char* text = std::getenv("ORIEL_TEST_SCALE");
+  const double scale = text != nullptr ? std::atof(text) : 1.0;
+  return std::max<std::uint64_t>(
+      1,
+      static_cast<std::uint64_t>(static_cast<double>(operations) * std::clamp(scale, 0.0, 100.0)));
+}

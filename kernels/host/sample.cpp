@@ -17,8 +17,6 @@ namespace {
 using detail::sample_block;
 
 constexpr std::uint32_t vocabulary_max = 1u << 19;  ///< mass_of: sums stay below 2^63
-constexpr std::uint32_t bucket_count = 1'024;       ///< of the histogram that top_p falls back to
-constexpr float buckets_per_unit = 16.0f;           ///< of (largest - logit) / temperature
 constexpr float lowest = -std::numeric_limits<float>::infinity();
 
 constexpr std::uint32_t blocks_of(std::uint32_t vocabulary) noexcept {
@@ -38,7 +36,45 @@ std::uint32_t id_of(token_key key) noexcept {
   return ~static_cast<std::uint32_t>(key);
 }
 
-/// One row on its way through the filters. Filters shorten `keys_`, the list of kept tokens.
+/// A candidate for a prefix of given mass.
+struct keyed_mass {
+  token_key key;
+  std::uint64_t mass;
+
+  friend bool operator>(const keyed_mass& a, const keyed_mass& b) noexcept { return a.key > b.key; }
+};
+
+/// The last token of the fewest first ones that hold `target` together. Halves the candidates until
+/// few are left: O(candidates), and they are never sorted as a whole. @pre all together hold
+/// `target`
+token_key last_of_mass(std::span<keyed_mass> candidates, std::uint64_t target) noexcept {
+  while (candidates.size() > 16) {
+    const std::size_t half = candidates.size() / 2;
+    std::nth_element(candidates.begin(),
+                     candidates.begin() + static_cast<std::ptrdiff_t>(half),
+                     candidates.end(),
+                     std::greater<>{});
+    std::uint64_t mass = 0;
+    for (const keyed_mass& c : candidates.first(half)) {
+      mass += c.mass;
+    }
+    if (mass >= target) {
+      candidates = candidates.first(half);
+    } else {
+      target -= mass;
+      candidates = candidates.subspan(half);
+    }
+  }
+  std::sort(candidates.begin(), candidates.end(), std::greater<>{});
+  std::size_t last = 0;
+  for (std::uint64_t mass = candidates[0].mass; mass < target; mass += candidates[last].mass) {
+    ++last;
+  }
+  return candidates[last].key;
+}
+
+/// One row on its way through the filters. Filters shorten `keys_`, the kept tokens by ascending
+/// id.
 class row_filter {
  public:
   row_filter(const sample_plan& plan,
@@ -53,10 +89,10 @@ class row_filter {
     detail::workspace_cutter cutter(workspace);
     maxima_ = cutter.take<float>(blocks_of(vocabulary_));
     selection_ = cutter.take<float>(blocks_of(vocabulary_));
-    histogram_ = cutter.take<std::uint64_t>(bucket_count);
     weights_ = cutter.take<float>(vocabulary_);
     ids_ = cutter.take<std::uint32_t>(vocabulary_);
-    keys_ = cutter.take<token_key>(vocabulary_).data();
+    keys_ = cutter.take<token_key>(vocabulary_);
+    candidates_ = cutter.take<keyed_mass>(vocabulary_);
   }
 
   token_distribution operator()() noexcept {
@@ -104,21 +140,45 @@ class row_filter {
     }
   }
 
-  /// Keeps the `count` first tokens, in no order. The count-th largest block maximum is a bound
-  /// that none of them is below, because `count` blocks hold a token at least as large.
+  /// Drops the kept tokens after `last`.
+  void cut_after(token_key last) noexcept {
+    const auto end = keys_.begin() + kept_;
+    const auto cut = std::remove_if(keys_.begin(), end, [last](token_key k) { return k < last; });
+    kept_ = static_cast<std::uint32_t>(cut - keys_.begin());
+  }
+
+  /// A logit that none of the `count` first tokens is below: the count-th largest block maximum,
+  /// because `count` blocks hold a token at least as large.
+  float bound_of_first(std::uint32_t count) noexcept {
+    if (count > maxima_.size()) {
+      return lowest;
+    }
+    std::copy(maxima_.begin(), maxima_.end(), selection_.begin());
+    const auto nth = selection_.begin() + (count - 1);
+    std::nth_element(selection_.begin(), nth, selection_.end(), std::greater<>{});
+    return *nth;
+  }
+
   void keep_first(std::uint32_t count) noexcept {
-    float bound = lowest;
-    if (count <= maxima_.size()) {
-      std::copy(maxima_.begin(), maxima_.end(), selection_.begin());
-      const auto nth = selection_.begin() + (count - 1);
-      std::nth_element(selection_.begin(), nth, selection_.end(), std::greater<>{});
-      bound = *nth;
-    }
-    keep_from(bound);
+    keep_from(bound_of_first(count));
     if (kept_ > count) {
-      std::nth_element(keys_, keys_ + (count - 1), keys_ + kept_, std::greater<>{});
-      kept_ = count;
+      const auto candidates = candidates_.first(kept_);
+      fill_candidates([](std::uint32_t) { return 0.0f; });
+      const auto last = candidates.begin() + (count - 1);
+      std::nth_element(candidates.begin(), last, candidates.end(), std::greater<>{});
+      cut_after(last->key);
     }
+  }
+
+  /// Makes the kept tokens candidates; number i has weight `weight(i)`. @returns their mass
+  template <class F>
+  std::uint64_t fill_candidates(F&& weight) noexcept {
+    std::uint64_t total = 0;
+    for (std::uint32_t i = 0; i < kept_; ++i) {
+      candidates_[i] = {.key = keys_[i], .mass = mass_of(weight(i))};
+      total += candidates_[i].mass;
+    }
+    return total;
   }
 
   /// The mass that a top_p prefix of tokens with this total must reach.
@@ -126,75 +186,24 @@ class row_filter {
     return static_cast<std::uint64_t>(double{filters_.top_p} * static_cast<double>(total));
   }
 
-  /// Shortens the sorted list to the fewest first tokens with `target` mass, where token number i
-  /// has `weight(i)`. @returns false if all together have less
-  template <class F>
-  bool cut_at_mass(std::uint64_t target, F&& weight) noexcept {
-    std::uint64_t mass = 0;
-    for (std::uint32_t i = 0; i < kept_; ++i) {
-      mass += mass_of(weight(i));
-      if (mass >= target) {
-        kept_ = i + 1;
-        return true;
-      }
-    }
-    return false;
-  }
-
-  void sort_kept() noexcept { std::sort(keys_, keys_ + kept_, std::greater<>{}); }
-
   void keep_top_p_of_kept() noexcept {
-    sort_kept();
-    const std::uint64_t total = weigh_kept([this](std::uint32_t i) { return id_of(keys_[i]); });
-    cut_at_mass(top_p_target(total), [this](std::uint32_t i) { return weights_[i]; });
+    weigh_kept();
+    const std::uint64_t total = fill_candidates([this](std::uint32_t i) { return weights_[i]; });
+    cut_after(last_of_mass(candidates_.first(kept_), top_p_target(total)));
   }
 
+  /// Looks for the mass among few tokens first: they hold it in most rows of a language model.
   void keep_top_p_of_all() noexcept {
     const std::uint64_t target = top_p_target(weigh_all());
-    const auto weight = [this](std::uint32_t i) { return weights_[id_of(keys_[i])]; };
-    keep_first(256);  // Enough for most rows of a language model.
-    sort_kept();
-    if (cut_at_mass(target, weight)) {
-      return;
-    }
-    // A flat row: find the bucket of logits in which the mass is reached, and sort that one alone.
-    std::uint64_t before = 0;
-    const std::uint32_t bucket = bucket_at_mass(target, before);
-    kept_ = 0;
-    for (std::uint32_t id = 0; id < vocabulary_; ++id) {
-      if (logits_[id] > lowest && bucket_of(logits_[id]) == bucket) {
-        keys_[kept_++] = key_of(logits_[id], id);
+    for (const std::uint32_t count : {64u, 1'024u, vocabulary_}) {
+      keep_from(bound_of_first(count));
+      const std::uint64_t mass =
+          fill_candidates([this](std::uint32_t i) { return weights_[id_of(keys_[i])]; });
+      if (mass >= target) {
+        break;
       }
     }
-    sort_kept();
-    cut_at_mass(target - before, weight);
-    const token_key last = keys_[kept_ - 1];
-    keep_from(logits_[id_of(last)]);
-    kept_ = static_cast<std::uint32_t>(
-        std::remove_if(keys_, keys_ + kept_, [last](token_key key) { return key < last; }) - keys_);
-  }
-
-  /// Buckets never decrease as logits fall. @pre logit is a number above -infinity
-  [[nodiscard]] std::uint32_t bucket_of(float logit) const noexcept {
-    const float below = logit == largest_ ? 0.0f : (largest_ - logit) * inverse_temperature_;
-    const float bucket = below * buckets_per_unit;
-    return bucket < bucket_count - 1 ? static_cast<std::uint32_t>(bucket) : bucket_count - 1;
-  }
-
-  /// The bucket in which the mass of the first tokens reaches `target`; `before` gets the mass of
-  /// the buckets before it. @pre weights_ holds all weights
-  std::uint32_t bucket_at_mass(std::uint64_t target, std::uint64_t& before) noexcept {
-    std::fill(histogram_.begin(), histogram_.end(), 0u);
-    for (std::uint32_t id = 0; id < vocabulary_; ++id) {
-      if (logits_[id] > lowest) {
-        histogram_[bucket_of(logits_[id])] += mass_of(weights_[id]);
-      }
-    }
-    std::uint32_t bucket = 0;
-    for (before = 0; before + histogram_[bucket] < target; ++bucket) {
-      before += histogram_[bucket];
-    }
-    return bucket;
+    cut_after(last_of_mass(candidates_.first(kept_), target));
   }
 
   /// A logit that no token with weight >= min_p is below: their logarithm, and a margin for the
@@ -205,24 +214,19 @@ class row_filter {
     return std::nextafter(static_cast<float>(bound), lowest);
   }
 
-  /// weights_[i] = weight of token `id(i)`, for the kept ones. @returns their mass
-  template <class F>
-  std::uint64_t weigh_kept(F&& id) noexcept {
+  /// weights_[i] = weight of kept token i. @returns their mass
+  std::uint64_t weigh_kept() noexcept {
     for (std::uint32_t i = 0; i < kept_; ++i) {
-      weights_[i] = logits_[id(i)];
+      weights_[i] = logits_[id_of(keys_[i])];
     }
     return kernels_.weigh(weights_.data(), kept_, largest_, inverse_temperature_, weights_.data());
   }
 
   token_distribution distribution_of_kept() noexcept {
+    std::uint64_t total = weigh_kept();
     for (std::uint32_t i = 0; i < kept_; ++i) {
       ids_[i] = id_of(keys_[i]);
     }
-    const auto ids = ids_.first(kept_);
-    if (!std::is_sorted(ids.begin(), ids.end())) {
-      std::sort(ids.begin(), ids.end());
-    }
-    std::uint64_t total = weigh_kept([this](std::uint32_t i) { return ids_[i]; });
     if (filters_.min_p > 0.0f) {
       total = drop_below_min_p();
     }
@@ -249,10 +253,10 @@ class row_filter {
   float largest_ = lowest;
   std::span<float> maxima_;     ///< of blocks of logits
   std::span<float> selection_;  ///< scratch of the same length
-  std::span<std::uint64_t> histogram_;
   std::span<float> weights_;
   std::span<std::uint32_t> ids_;
-  token_key* keys_ = nullptr;
+  std::span<token_key> keys_;         ///< the first kept_ are kept
+  std::span<keyed_mass> candidates_;  ///< scratch
   std::uint32_t kept_ = 0;
 };
 
@@ -282,8 +286,8 @@ result<sample_plan> plan_sample(std::uint32_t vocabulary,
   const std::size_t n = vocabulary;
   const std::size_t filter_bytes =
       2 * detail::whole_lines(blocks_of(vocabulary) * sizeof(float)) +
-      bucket_count * sizeof(std::uint64_t) + detail::whole_lines(n * sizeof(float)) +
-      detail::whole_lines(n * sizeof(std::uint32_t)) + detail::whole_lines(n * sizeof(token_key));
+      detail::whole_lines(n * sizeof(float)) + detail::whole_lines(n * sizeof(std::uint32_t)) +
+      detail::whole_lines(n * sizeof(token_key)) + detail::whole_lines(n * sizeof(keyed_mass));
   return sample_plan{.vocabulary = vocabulary,
                      .concurrency = concurrency,
                      .path = path,

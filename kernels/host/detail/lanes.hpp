@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Sixteen f32 lanes that the compiler maps to one AVX-512 register, two AVX ones or four SSE ones.
-/// Only additions, multiplications, divisions, comparisons and bit operations, never fused, so the
-/// bits are the same whichever it is.
+/// Vectors of f32 lanes as wide as the unit's registers: 16 with AVX-512, 8 with AVX, else 4.
+/// Only additions, multiplications, divisions, comparisons and bit operations, never fused, so a
+/// lane's bits do not depend on the width; sums over lanes are the callers' to fix (see
+/// sum_of_lanes).
 ///
 /// Everything is in an unnamed namespace on purpose: this header is compiled once per instruction
 /// set, and a function shared between those units would be one the linker chose.
@@ -12,23 +13,28 @@
 #include <cstddef>
 #include <cstdint>
 
-// Vectors wider than the unit's registers change the calling convention; everything here is
-// inlined.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 namespace {
 namespace lanes {
 
 #define ORIEL_INLINE [[maybe_unused]] [[gnu::always_inline]] inline
 
+#if defined(__AVX512F__)
 inline constexpr std::uint32_t width = 16;
+#elif defined(__AVX__)
+inline constexpr std::uint32_t width = 8;
+#else
+inline constexpr std::uint32_t width = 4;
+#endif
 
-using f32 = float __attribute__((vector_size(64)));
-using i32 = std::int32_t __attribute__((vector_size(64)));
-using u32 = std::uint32_t __attribute__((vector_size(64)));
-using f32x8 = float __attribute__((vector_size(32)));
-using f64x8 = double __attribute__((vector_size(64)));
-using u64x8 = std::uint64_t __attribute__((vector_size(64)));
+/// Lanes of a sum whose order is fixed, whatever the width: element i belongs to lane i % 64.
+inline constexpr std::uint32_t sum_lanes = 64;
+
+using f32 = float __attribute__((vector_size(4 * width)));
+using i32 = std::int32_t __attribute__((vector_size(4 * width)));
+using u32 = std::uint32_t __attribute__((vector_size(4 * width)));
+using f32_half = float __attribute__((vector_size(2 * width)));
+using f64_half = double __attribute__((vector_size(4 * width)));
+using u64_half = std::uint64_t __attribute__((vector_size(4 * width)));
 
 inline constexpr float infinity = __builtin_inff();
 
@@ -46,7 +52,7 @@ ORIEL_INLINE void store(float* p, f32 v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-/// The first n < 16 lanes from memory, the others `fill`.
+/// The first n < width lanes from memory, the others `fill`.
 ORIEL_INLINE f32 load_first(const float* p, std::uint32_t n, float fill) {
   f32 v = splat(fill);
   __builtin_memcpy(&v, p, n * sizeof(float));
@@ -69,8 +75,8 @@ ORIEL_INLINE f32 floats_of(u32 b) {
   return v;
 }
 
-/// Calls `f(offset, lanes)` for each sixteen of n elements; lanes < 16 in the last call only. `f`
-/// must be inlined.
+/// Calls `f(offset, lanes)` for each `width` of n elements; lanes < width in the last call only.
+/// `f` must be inlined.
 template <class F>
 ORIEL_INLINE void for_lanes(std::uint32_t n, F&& f) {
   std::uint32_t i = 0;
@@ -82,7 +88,7 @@ ORIEL_INLINE void for_lanes(std::uint32_t n, F&& f) {
   }
 }
 
-/// As load_first, but `lanes` may be 16 (the usual case, and then one plain load).
+/// As load_first, but `lanes` may be `width` (the usual case, and then one plain load).
 ORIEL_INLINE f32 load_lanes(const float* p, std::uint32_t lanes, float fill = 0.0f) {
   return lanes == width ? load(p) : load_first(p, lanes, fill);
 }
@@ -144,16 +150,14 @@ ORIEL_INLINE f32 sigmoid(f32 x) {
   return 1.0f / (1.0f + exp(-x));
 }
 
-/// Sum of the lanes by halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-ORIEL_INLINE float sum(f32 v) {
-  float lane[width];
-  __builtin_memcpy(lane, &v, sizeof lane);
-  for (std::uint32_t half = width / 2; half != 0; half /= 2) {
+/// Sum of sum_lanes partial sums by halves: 32 + 32, 16 + 16, ... Overwrites them.
+ORIEL_INLINE float sum_of_lanes(float* partial) {
+  for (std::uint32_t half = sum_lanes / 2; half != 0; half /= 2) {
     for (std::uint32_t i = 0; i < half; ++i) {
-      lane[i] += lane[i + half];
+      partial[i] += partial[i + half];
     }
   }
-  return lane[0];
+  return partial[0];
 }
 
 /// The largest lane; lanes are not NaN.

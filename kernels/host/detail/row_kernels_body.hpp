@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The row kernels, written once over sixteen lanes; included by one unit per instruction set.
+/// The row kernels, written once over lanes; included by one unit per instruction set.
 #pragma once
 
 #include "lanes.hpp"
@@ -27,10 +27,11 @@ ORIEL_INLINE const float* add_residual(const rms_norm_row& row) {
 
 /// Sum of squares: element i belongs to lane i % 64; the lanes are added as one fixed tree.
 ORIEL_INLINE float sum_of_squares(const float* x, std::uint32_t width) {
-  lanes::f32 partial[4] = {};
+  constexpr std::uint32_t vectors = lanes::sum_lanes / lanes::width;
+  lanes::f32 partial[vectors] = {};
   std::uint32_t i = 0;
-  for (; i + 4 * lanes::width <= width; i += 4 * lanes::width) {
-    for (std::uint32_t j = 0; j < 4; ++j) {
+  for (; i + lanes::sum_lanes <= width; i += lanes::sum_lanes) {
+    for (std::uint32_t j = 0; j < vectors; ++j) {
       const lanes::f32 v = lanes::load(x + i + j * lanes::width);
       partial[j] += v * v;
     }
@@ -40,7 +41,9 @@ ORIEL_INLINE float sum_of_squares(const float* x, std::uint32_t width) {
     const lanes::f32 v = lanes::load_lanes(x + i, left < lanes::width ? left : lanes::width);
     partial[j] += v * v;
   }
-  return lanes::sum((partial[0] + partial[1]) + (partial[2] + partial[3]));
+  float sums[lanes::sum_lanes];
+  __builtin_memcpy(sums, partial, sizeof sums);
+  return lanes::sum_of_lanes(sums);
 }
 
 template <bool Bf16>
@@ -174,7 +177,10 @@ ORIEL_INLINE void drop_groups(const moe_route_shape& shape, routing& r) {
 /// The largest choice, the lowest index among equals.
 ORIEL_INLINE std::uint32_t best_expert(const std::int32_t* choice, std::uint32_t experts) {
   lanes::i32 best = lanes::i32{} + taken, index = lanes::i32{} + INT32_MAX;
-  lanes::i32 at = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  lanes::i32 at;
+  for (std::uint32_t lane = 0; lane < lanes::width; ++lane) {
+    at[lane] = static_cast<std::int32_t>(lane);
+  }
   for (std::uint32_t i = 0; i < experts; i += lanes::width) {
     lanes::i32 c;
     __builtin_memcpy(&c, choice + i, sizeof c);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The sampling passes, written once over sixteen lanes; included by one unit per instruction set.
+/// The sampling passes, written once over lanes; included by one unit per instruction set.
 #pragma once
 
 #include "lanes.hpp"
@@ -11,23 +11,23 @@ namespace {
 
 using oriel::detail::sample_block;
 
-/// Sum over the lanes of mass_of, in eight partial sums: integers, so their order is free.
-ORIEL_INLINE lanes::u64x8 mass_of_lanes(lanes::f32 weights) {
-  lanes::f32x8 half[2];
+/// mass_of each lane, added pairwise: integers, so the order of a sum is free.
+ORIEL_INLINE lanes::u64_half mass_of_lanes(lanes::f32 weights) {
+  lanes::f32_half half[2];
   __builtin_memcpy(half, &weights, sizeof weights);
-  lanes::u64x8 sum = {};
-  for (const lanes::f32x8 h : half) {
-    const lanes::f64x8 shifted = __builtin_convertvector(h, lanes::f64x8) + 256.0;
-    lanes::u64x8 b;
+  lanes::u64_half sum = {};
+  for (const lanes::f32_half h : half) {
+    const lanes::f64_half shifted = __builtin_convertvector(h, lanes::f64_half) + 256.0;
+    lanes::u64_half b;
     __builtin_memcpy(&b, &shifted, sizeof b);
     sum += b - 0x4070'0000'0000'0000u;  // The bits of 256.0.
   }
   return sum;
 }
 
-ORIEL_INLINE std::uint64_t sum_of(lanes::u64x8 v) {
+ORIEL_INLINE std::uint64_t sum_of(lanes::u64_half v) {
   std::uint64_t sum = 0;
-  for (int lane = 0; lane < 8; ++lane) {
+  for (std::uint32_t lane = 0; lane < lanes::width / 2; ++lane) {
     sum += v[lane];
   }
   return sum;
@@ -54,7 +54,7 @@ std::uint64_t weigh(const float* logits,
                     float largest,
                     float inverse_temperature,
                     float* weights) {
-  lanes::u64x8 mass = {};
+  lanes::u64_half mass = {};
   lanes::for_lanes(n, [&](std::uint32_t i, std::uint32_t count) {
     const lanes::f32 v = lanes::load_lanes(logits + i, count, -lanes::infinity);
     // The comparison first: infinity - infinity, and 0 * infinity at a tiny temperature, are NaN.
@@ -68,7 +68,7 @@ std::uint64_t weigh(const float* logits,
 }
 
 std::uint64_t mass(const float* weights, std::uint32_t n) {
-  lanes::u64x8 sum = {};
+  lanes::u64_half sum = {};
   lanes::for_lanes(n, [&](std::uint32_t i, std::uint32_t count) {
     sum += mass_of_lanes(lanes::load_lanes(weights + i, count));
   });

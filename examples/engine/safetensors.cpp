@@ -276,6 +276,15 @@ void safetensors_store::add_indexed(const fs::path& directory,
   }
 }
 
+safetensors_store safetensors_store::open_file(const fs::path& file,
+                                               const safetensors_limits& limits) {
+  safetensors_store store;
+  store.directory_ = file.parent_path();
+  store.add_file(file, limits);
+  store.sort_and_check_names();
+  return store;
+}
+
 safetensors_store safetensors_store::open(const fs::path& directory,
                                           const safetensors_limits& limits) {
   safetensors_store store;

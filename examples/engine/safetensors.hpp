@@ -53,6 +53,11 @@ class safetensors_store {
   [[nodiscard]] static safetensors_store open(const std::filesystem::path& directory,
                                               const safetensors_limits& limits = {});
 
+  /// Opens one file, whatever its name.
+  /// @throws error
+  [[nodiscard]] static safetensors_store open_file(const std::filesystem::path& file,
+                                                   const safetensors_limits& limits = {});
+
   [[nodiscard]] const std::filesystem::path& directory() const noexcept { return directory_; }
   /// Sorted by name.
   [[nodiscard]] std::span<const tensor_entry> entries() const noexcept { return entries_; }

@@ -241,14 +241,15 @@ class attention_run {
     const block_origin origin = workspace_.origins[item % blocks_];
     const paged_sequence& sequence = args_.sequences[origin.sequence];
     const std::uint32_t kv_head = item / blocks_, group = s.q_heads / s.kv_heads;
-    const std::size_t q_head = std::size_t{origin.row} * s.q_heads + kv_head * group;
+    const std::size_t first_head = std::size_t{kv_head} * group;
     return {.shape = &s,
             .sequence = &sequence,
             .k = args_.kv.k + kv_head * k_bytes_per_page(s.page_size, 1, s.head_dim_qk, s.kv),
             .v = args_.kv.v + kv_head * v_bytes_per_page(s.page_size, 1, s.head_dim_vo, s.kv),
             .page_stride_bytes = args_.kv.page_stride_bytes,
-            .q = args_.q + q_head * s.head_dim_qk,
-            .out = args_.out + q_head * s.head_dim_vo,
+            .q = args_.q + std::size_t{origin.row} * args_.q_stride + first_head * s.head_dim_qk,
+            .q_stride = args_.q_stride,
+            .out = args_.out + (std::size_t{origin.row} * s.q_heads + first_head) * s.head_dim_vo,
             .sinks = args_.sinks != nullptr ? args_.sinks + kv_head * group : nullptr,
             .scale_log2e = args_.scale * 0x1.715476p0f,
             .first_position = sequence.first_position + origin.token,
@@ -309,6 +310,7 @@ void run_attention(const attention_plan& plan,
   ORIEL_EXPECTS(workspace.size() >= plan.workspace_bytes);
   ORIEL_EXPECTS(reinterpret_cast<std::uintptr_t>(workspace.data()) % 64 == 0);
   ORIEL_EXPECTS(executor.concurrency() <= plan.concurrency && args.scale > 0.0f);
+  ORIEL_EXPECTS(args.q_stride >= std::size_t{plan.shape.q_heads} * plan.shape.head_dim_qk);
   const attention_workspace pieces(plan.shape, plan.rows_max, plan.concurrency, workspace.data());
   const attention_run run(plan, args, pieces);
   if (executor.concurrency() > 1 && run.items() < 4 * executor.concurrency()) {

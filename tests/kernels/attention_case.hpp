@@ -170,8 +170,7 @@ class attention_bench {
                             const std::vector<float>& sinks,
                             bool round_q = false) const {
     return call(chunks, sinks, [&](attention_args args, std::uint32_t rows) {
-      std::vector<float> q(args.q,
-                           args.q + std::size_t{rows} * shape_.q_heads * shape_.head_dim_qk);
+      std::vector<float> q(args.q, args.q + rows * args.q_stride);
       if (round_q) {
         std::transform(q.begin(), q.end(), q.begin(), round_to_bf16);
       }
@@ -200,18 +199,23 @@ class attention_bench {
                           const std::vector<float>& sinks,
                           F&& f) const {
     const std::size_t q_row = std::size_t{shape_.q_heads} * shape_.head_dim_qk;
+    const std::size_t q_stride = q_row + 3;  // As when k and v heads follow in the same row.
     std::vector<paged_sequence> sequences;
     std::vector<float> q;
     std::uint32_t rows = 0;
     for (const chunk& c : chunks) {
       sequences.push_back(sequence_of(c));
-      const auto first = c.tokens->q.begin() + static_cast<std::ptrdiff_t>(c.first * q_row);
-      q.insert(q.end(), first, first + static_cast<std::ptrdiff_t>(c.rows * q_row));
+      for (std::uint32_t r = 0; r < c.rows; ++r) {
+        const float* row = c.tokens->q.data() + (c.first + r) * q_row;
+        q.insert(q.end(), row, row + q_row);
+        q.insert(q.end(), q_stride - q_row, std::numeric_limits<float>::quiet_NaN());
+      }
       rows += c.rows;
     }
     std::vector<float> out(std::size_t{rows} * shape_.q_heads * shape_.head_dim_vo, -1e30f);
     f(attention_args{.out = out.data(),
                      .q = q.data(),
+                     .q_stride = q_stride,
                      .kv = view(),
                      .sequences = sequences,
                      .sinks = sinks.empty() ? nullptr : sinks.data(),

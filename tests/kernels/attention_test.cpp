@@ -324,6 +324,7 @@ TEST_CASE("shapes outside the documented ranges are refused, empty batches are n
   serial_executor serial;
   attention_args args{};
   args.scale = 1.0f;
+  args.q_stride = std::size_t{good.q_heads} * good.head_dim_qk;
   host::run_attention(*plan, args, workspace.span(), serial);
   const paged_sequence one{nullptr, 0, 0, 1};
   args.sequences = {&one, 1};

@@ -32,9 +32,10 @@ struct attention_shape {
 
 /// Arguments of one call. rows = sum of sequences[i].rows, in the order of `sequences`.
 struct attention_args {
-  float* out;                                 ///< [rows, q_heads, head_dim_vo]
-  const float* q;                             ///< [rows, q_heads, head_dim_qk], rope applied
-  kv_layer_view kv;                           ///< K and V of all positions up to each row's own
+  float* out;            ///< [rows, q_heads, head_dim_vo]
+  const float* q;        ///< [rows] rows of [q_heads, head_dim_qk], rope applied
+  std::size_t q_stride;  ///< elements from one row of q to the next
+  kv_layer_view kv;      ///< K and V of all positions up to each row's own
   std::span<const paged_sequence> sequences;  ///< [batch]
   const float* sinks;                         ///< [q_heads] raw logits, or null: no sink
   float scale;                                ///< usually 1 / sqrt(head_dim_qk)

@@ -81,12 +81,11 @@ class attention_body {
   /// A register tile of queries is [unit][row][word], so that its broadcasts read ahead.
   static void pack_queries(const attention_block& b, const attention_scratch& s) noexcept {
     const std::uint32_t dims = b.shape->head_dim_qk;
-    const std::size_t token_stride = std::size_t{b.shape->q_heads} * dims;
     for_row_tiles(0, b.rows(), [&](std::uint32_t first, auto rows) {
       float* tile = s.queries + first * query_stride(*b.shape);
       for (std::uint32_t r = 0; r < rows; ++r) {
         const std::uint32_t row = first + r;
-        const float* q = b.q + row / b.group * token_stride + std::size_t{row % b.group} * dims;
+        const float* q = b.q + row / b.group * b.q_stride + std::size_t{row % b.group} * dims;
         float* words = tile + std::size_t{r} * Unit::words;
         for (std::uint32_t d = 0; d < dims; d += Unit::elements, words += rows * Unit::words) {
           Unit::pack(words, q + d, dims - d);

@@ -35,6 +35,7 @@ struct attention_block {
   const std::byte* v;  ///< V of this KV head in page 0
   std::size_t page_stride_bytes;
   const float* q;                ///< of row 0
+  std::size_t q_stride;          ///< elements from one token's queries to the next
   float* out;                    ///< of row 0
   const float* sinks;            ///< [group], or null
   float scale_log2e;             ///< attention_args::scale * log2(e): scores are powers of two

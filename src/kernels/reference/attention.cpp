@@ -64,7 +64,7 @@ void attention(const attention_shape& shape, const attention_args& args) {
                sequence,
                r,
                head,
-               args.q + index * shape.head_dim_qk,
+               args.q + row * args.q_stride + std::size_t{head} * shape.head_dim_qk,
                args.out + index * shape.head_dim_vo);
       }
     }

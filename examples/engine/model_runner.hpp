@@ -1,0 +1,157 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `model_runner`: the forward pass of the MiMo-V2 family on the host, made of Oriel's kernels over
+/// Oriel's pools. It knows layers and rows; requests, scheduling and sampling are the engine's.
+#pragma once
+
+#include <oriel/core/executor.hpp>
+#include <oriel/core/ids.hpp>
+#include <oriel/kernels/attention.hpp>
+#include <oriel/kernels/embed.hpp>
+#include <oriel/kernels/gemm.hpp>
+#include <oriel/kernels/kv_append.hpp>
+#include <oriel/kernels/moe_gemm.hpp>
+#include <oriel/kernels/moe_route.hpp>
+#include <oriel/kernels/paged_kv.hpp>
+#include <oriel/kernels/rms_norm.hpp>
+#include <oriel/kernels/rope.hpp>
+#include <oriel/kernels/swiglu.hpp>
+#include <oriel/kv/block_table.hpp>
+#include <oriel/kv/dual_pool.hpp>
+#include <oriel/model/geometry.hpp>
+
+#include <engine/aligned_bytes.hpp>
+#include <engine/weights.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace oriel::engine {
+
+/// The rows of one sequence in one forward pass: token positions
+/// [first_position, first_position + tokens.size()).
+struct step_rows {
+  std::span<const token_id> tokens;
+  std::uint32_t first_position = 0;
+  std::span<const block_table_view> tables;  ///< [pools]: by pool_id
+  std::uint32_t logit_rows = 0;              ///< the last so many rows get logits
+};
+
+/// Sizes that a runner is built for. Memory follows from them: about rows_max * (hidden + widest
+/// projection + 2 * intermediate) * 4 bytes, and logit_rows_max * vocabulary * 4.
+struct runner_limits {
+  std::uint32_t rows_max = 512;      ///< rows (tokens) of one forward pass
+  std::uint32_t logit_rows_max = 8;  ///< rows with logits in one pass
+  std::uint32_t sequences_max = 8;   ///< sequences in one pass
+  std::uint32_t context_tokens = 0;  ///< positions that will be used
+};
+
+/// Runs forward passes. Thread safety: none; one thread owns it, the executor's threads help.
+/// Memory: everything is taken in the constructor.
+class model_runner {
+ public:
+  /// @param layers_kv  one for each layer of the model, then one for each MTP layer in use
+  /// @throws engine::error when a kernel does not fit the geometry, std::bad_alloc
+  model_runner(const model_geometry& model,
+               const model_weights& weights,
+               std::span<const pool_layer> layers_kv,
+               std::uint32_t page_size,
+               dtype kv,
+               const runner_limits& limits,
+               executor_ref executor);
+
+  /// Computes the rows of `batch`, writes their KV, and returns the logits of the rows that asked
+  /// for them: [sum of logit_rows, vocabulary], in the order of `batch`. Valid until the next call.
+  /// @pre rows, logit rows and sequences are within the limits; every page of the rows is reserved
+  std::span<const float> forward(std::span<const step_rows> batch);
+
+  /// Runs MTP block `head` on the hidden states (before the final norm) of the last `forward`,
+  /// whose batch this one must match row by row: the tokens of row p are those at position p + 1 +
+  /// head. Writes the block's KV at the same positions and returns logits as `forward` does: row p
+  /// predicts the token at p + 2 + head (model.md section 4, the paper's reading: every head sees
+  /// the main model's hidden state).
+  /// @pre head < the MTP blocks that layers_kv described
+  std::span<const float> forward_mtp(std::uint32_t head, std::span<const step_rows> batch);
+
+  [[nodiscard]] const runner_limits& limits() const noexcept { return limits_; }
+  /// Bytes of activations and scratch.
+  [[nodiscard]] std::uint64_t workspace_bytes() const noexcept;
+
+ private:
+  struct attention_plans {
+    host::gemm_plan qkv, o;
+    std::size_t rope;  // index in rope_
+    host::attention_plan attention;
+  };
+  struct rope_kind {
+    host::rope_plan plan;
+    std::vector<float> table;  // of the running batch's positions
+  };
+  struct ffn_plans {
+    host::gemm_plan gate_up, down;  // dense
+    host::swiglu_plan swiglu;
+    host::gemm_plan router;  // MoE
+    host::moe_route_plan route;
+    host::moe_gemm_plan experts;
+    std::vector<const std::byte*> gate_up_of, down_of;  // [experts] packed
+  };
+  struct layer_plans {
+    attention_plans attention;
+    ffn_plans ffn;
+  };
+
+  void plan_layer(const layer_geometry& layer, const layer_weights& weights);
+  std::size_t rope_index(const attention_geometry& a);
+  void take_memory();
+  void start_batch(std::span<const step_rows> batch);
+  void run_layer(std::size_t index, const layer_weights& weights, float* x);
+  void norm(const std::vector<float>& weight,
+            const float* x,
+            float* out,
+            std::size_t out_stride,
+            std::uint32_t rows);
+  void run_attention_block(std::size_t index, const layer_weights& weights, float* x);
+  void run_dense_ffn(const ffn_plans& plans, const dense_ffn_weights& weights, float* x);
+  void run_moe_ffn(const ffn_plans& plans, const moe_weights& weights, float* x);
+  void plan_ffn(const layer_geometry& layer, const layer_weights& weights, ffn_plans& plans);
+  std::span<const float> run_head(std::span<const step_rows> batch,
+                                  const float* x,
+                                  const std::vector<float>& final_norm);
+  void gemm(const host::gemm_plan& plan,
+            const packed_matrix& weights,
+            const float* x,
+            float* out,
+            std::uint32_t rows,
+            bool accumulate);
+
+  const model_geometry& model_;
+  const model_weights& weights_;
+  std::vector<pool_layer> layers_kv_;
+  std::uint32_t page_size_;
+  dtype kv_;
+  runner_limits limits_;
+  executor_ref executor_;
+
+  std::vector<layer_geometry> layers_;  // the model's, then the MTP blocks in use
+  std::vector<layer_plans> plans_;      // [layers_]
+  std::vector<rope_kind> rope_;
+  std::vector<host::gemm_plan> eh_proj_;  // [MTP blocks in use]
+  host::embed_plan embed_{};
+  host::rms_norm_plan norm_{};
+  host::gemm_plan lm_head_{};
+
+  // Activations, f32: hidden states (the residual stream), normed rows, and one projection each.
+  aligned_bytes hidden_, normed_, qkv_, heads_, gate_up_, ffn_out_, router_, logits_, workspace_;
+  aligned_bytes mtp_hidden_, mtp_input_;  // [rows, hidden], [rows, 2 * hidden]
+  std::vector<std::uint32_t> expert_ids_;
+  std::vector<float> expert_weights_;
+  std::vector<std::vector<paged_sequence>> tables_;  // [table][sequence] of the running batch
+  std::vector<token_id> tokens_;
+  std::vector<std::uint32_t> positions_;
+  std::uint32_t rows_ = 0;
+};
+
+}  // namespace oriel::engine

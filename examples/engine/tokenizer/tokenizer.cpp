@@ -98,11 +98,13 @@ tokenizer::state::state(tokenizer_file&& f) : file(std::move(f)), model(file.voc
         continue;
       }
       if (token.normalized) {
-        normalized_tokens.insert(file.nfc ? to_nfc(token.content) : token.content, token);
+        const std::string content = file.nfc ? to_nfc(token.content) : token.content;
+        normalized_tokens.insert(content, token);
+        add_decoded(token.id, content);
       } else {
         raw_tokens.insert(token.content, token);
+        add_decoded(token.id, token.content);
       }
-      add_decoded(token.id, token.content);
       special[token.id] = token.special;
     }
   }

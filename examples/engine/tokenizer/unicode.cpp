@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/output/utf8_assembler.hpp>
 
 #include <engine/tokenizer/unicode.hpp>
 #include <fmt/format.h>
@@ -57,12 +58,20 @@ constexpr range spaces[] = {{0x09, 0x0D},
                             {0x205F, 0x205F},
                             {0x3000, 0x3000}};
 
-// Marks and digits of Unicode 15 and 16 that are \w: NEWER_WORDS
-constexpr range newer_words[] = {{0x10D40, 0x10D49}};
+// Marks and digits of Unicode 15 and 16, which are \w too.
+constexpr range newer_words[] = {
+    {0x0897, 0x0897},   {0x0CF3, 0x0CF3},   {0x0ECE, 0x0ECE},   {0x10D40, 0x10D49},
+    {0x10D69, 0x10D6D}, {0x10EFC, 0x10EFF}, {0x11241, 0x11241}, {0x113B8, 0x113C0},
+    {0x113C2, 0x113C2}, {0x113C5, 0x113C5}, {0x113C7, 0x113CA}, {0x113CC, 0x113D0},
+    {0x113D2, 0x113D2}, {0x113E1, 0x113E2}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9},
+    {0x11F00, 0x11F01}, {0x11F03, 0x11F03}, {0x11F34, 0x11F3A}, {0x11F3E, 0x11F42},
+    {0x11F50, 0x11F5A}, {0x13440, 0x13440}, {0x13447, 0x13455}, {0x1611E, 0x16139},
+    {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9}, {0x1E08F, 0x1E08F}, {0x1E4EC, 0x1E4F9},
+    {0x1E5EE, 0x1E5EF}, {0x1E5F1, 0x1E5FA}};
 
-// Other_Alphabetic that no general category tells: circled and squared letters.
-constexpr range alphabetic_symbols[] = {
-    {0x24B6, 0x24E9}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
+// \w that no general category tells: join controls, circled and squared letters.
+constexpr range word_symbols[] = {
+    {0x200C, 0x200D}, {0x24B6, 0x24E9}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
 
 // Combining marks and compositions younger than Unicode 9: inert for NFC.
 constexpr range newer_than_nfc[] = {
@@ -146,7 +155,7 @@ char_classes::char_classes() : bits_(new std::uint8_t[table_end]) {
   add(newer_letters, class_letter | class_word);
   add(newer_numbers, class_number);
   add(newer_words, class_word);
-  add(alphabetic_symbols, class_word);
+  add(word_symbols, class_word);
   add(spaces, class_space);
   bits_['\n'] |= class_newline;
   bits_['\r'] |= class_newline;
@@ -193,8 +202,10 @@ const char_classes& char_classes::get() {
 
 std::string newer_characters(char_class kind) {
   std::string members;
-  const std::span<const range> ranges =
-      kind == class_letter ? std::span<const range>(newer_letters) : newer_numbers;
+  const std::span<const range> ranges = kind == class_letter ? std::span<const range>(newer_letters)
+                                        : kind == class_number
+                                            ? std::span<const range>(newer_numbers)
+                                            : newer_words;
   for (const range& r : ranges) {
     fmt::format_to(std::back_inserter(members),
                    "\\x{{{:x}}}-\\x{{{:x}}}",
@@ -229,34 +240,6 @@ bool is_valid_utf8(std::string_view bytes) noexcept {
 
 namespace {
 
-// How many bytes at the start of `s` are one character (valid), or else the maximal part of one
-// that counts as one replacement (at least 1).
-struct utf8_part {
-  std::size_t length_bytes;
-  bool valid;
-};
-
-utf8_part first_part(std::string_view s) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(s[i]); };
-  const unsigned char first = byte(0);
-  if (first < 0x80) {
-    return {1, true};
-  }
-  if (first < 0xC2 || first > 0xF4) {
-    return {1, false};
-  }
-  const std::size_t length = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
-  // The second byte's range is narrower after E0, ED, F0 and F4: no overlong forms, no surrogates.
-  const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-  const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-  for (std::size_t i = 1; i < length; ++i) {
-    if (i >= s.size() || byte(i) < (i == 1 ? low : 0x80) || byte(i) > (i == 1 ? high : 0xBF)) {
-      return {i, false};
-    }
-  }
-  return {length, true};
-}
-
 // The NFC of one stretch: at most one safe character, then unsafe ones.
 void append_nfc_stretch(std::string& out,
                         std::string_view stretch,
@@ -288,15 +271,9 @@ void append_nfc_stretch(std::string& out,
 std::string replace_invalid_utf8(std::string_view bytes) {
   std::string out;
   out.reserve(bytes.size() + 16);
-  for (std::size_t at = 0; at < bytes.size();) {
-    const utf8_part part = first_part(bytes.substr(at));
-    if (part.valid) {
-      out.append(bytes.substr(at, part.length_bytes));
-    } else {
-      out.append("\xEF\xBF\xBD");
-    }
-    at += part.length_bytes;
-  }
+  utf8_assembler assembler;
+  assembler.push(bytes, out);
+  assembler.flush(out);
   return out;
 }
 

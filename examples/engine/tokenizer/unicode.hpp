@@ -52,8 +52,9 @@ class char_classes {
   std::unique_ptr<std::uint8_t[]> bits_;
 };
 
-/// Letters (class_letter) or numbers (class_number) that Unicode gained in versions 15 and 16, as
-/// members of a PCRE2 character class: "\x{1c89}-\x{1c8a}...".
+/// What Unicode gained in versions 15 and 16, as members of a PCRE2 character class
+/// ("\x{1c89}-\x{1c8a}..."): letters (class_letter), numbers (class_number), or marks and digits
+/// (class_word).
 [[nodiscard]] std::string newer_characters(char_class kind);
 
 /// One decoded character.

@@ -90,7 +90,6 @@ class translator {
   }
 
   void escape() {
-    constexpr std::string_view word = R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\p{Alphabetic})";
     if (at_ + 1 >= in_.size()) {
       refuse("a lone backslash");
     }
@@ -100,12 +99,12 @@ class translator {
       case 'S':
         return put_set(R"(\P{White_Space})", 2);
       case 'w':
-        return put_set(word, 2);
+        return put_set(word(), 2);
       case 'W':
         if (in_class_) {
           refuse("\\W within [...]");
         }
-        return put_set("^" + std::string(word), 2);
+        return put_set(std::string("^").append(word()), 2);
       case 'p':
         return property();
       case 'b':
@@ -116,8 +115,14 @@ class translator {
       case 'X':
         return refuse(in_.substr(at_, 2));
       default:
-        return copy(2);
+        return copy(next_is_braced() ? in_.find('}', at_) - at_ + 1 : 2);
     }
+  }
+
+  // \w as Oniguruma has it: superscripts and fractions of Latin-1 belong to it.
+  static std::string word() {
+    return R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\p{Alphabetic}\xB2\xB3\xB9\xBC-\xBE)" +
+           newer_characters(class_letter) + newer_characters(class_word);
   }
 
   // \p{L} and \p{N} gain the characters that PCRE2's Unicode does not have yet.
@@ -127,8 +132,13 @@ class translator {
     } else if (next_is(R"(\p{N})")) {
       put_set(R"(\p{N})" + newer_characters(class_number), 5);
     } else {
-      copy(2);
+      copy(next_is_braced() ? in_.find('}', at_) - at_ + 1 : 2);
     }
+  }
+
+  // \p{...}, \P{...}, \x{...}: the braces belong to the escape.
+  [[nodiscard]] bool next_is_braced() const {
+    return at_ + 2 < in_.size() && in_[at_ + 2] == '{' && in_.find('}', at_) != in_.npos;
   }
 
   void class_member(char c) {

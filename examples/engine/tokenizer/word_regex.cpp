@@ -20,6 +20,7 @@ namespace {
 // an answer within seconds on a bad one.
 constexpr std::uint32_t match_limit = 50'000'000;
 constexpr std::uint32_t heap_limit_kib = 256u << 10;
+constexpr std::size_t jit_stack_bytes = std::size_t{64} << 10;
 constexpr std::size_t jit_stack_bytes_max = std::size_t{8} << 20;
 
 struct code_deleter {
@@ -247,21 +248,24 @@ class match_run {
         where_(where),
         text_(text),
         data_(pcre2_match_data_create(1, nullptr)),
-        context_(pcre2_match_context_create(nullptr)),
-        stack_(pcre2_jit_stack_create(32u << 10, jit_stack_bytes_max, nullptr)) {
+        context_(pcre2_match_context_create(nullptr)) {
     if (data_ == nullptr || context_ == nullptr) {
       throw std::bad_alloc();
     }
     pcre2_set_match_limit(context_.get(), match_limit);
     pcre2_set_heap_limit(context_.get(), heap_limit_kib);
-    if (stack_ != nullptr) {
-      pcre2_jit_stack_assign(context_.get(), nullptr, stack_.get());
-    }
   }
 
   // Finds the first match at or behind `from`; false if there is none.
   bool find(std::size_t from) {
     int found = match(from, PCRE2_NO_UTF_CHECK);
+    if (found == PCRE2_ERROR_JIT_STACKLIMIT && stack_ == nullptr) {  // 32 KiB were not enough.
+      stack_.reset(pcre2_jit_stack_create(jit_stack_bytes, jit_stack_bytes_max, nullptr));
+      if (stack_ != nullptr) {
+        pcre2_jit_stack_assign(context_.get(), nullptr, stack_.get());
+        found = match(from, PCRE2_NO_UTF_CHECK);
+      }
+    }
     if (found == PCRE2_ERROR_JIT_STACKLIMIT) {  // The interpreter works on the heap.
       found = match(from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);
     }

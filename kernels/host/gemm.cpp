@@ -76,21 +76,30 @@ struct slice {
   }
 
   // Blocks [block, block_end) times panels [panel, panel_end). Panels go round in the outer loop:
-  // each is read once from memory while the blocks of x stay in the cache.
+  // each is read once from memory while the blocks of x stay in the cache, and each block fetches
+  // its share of the next panel.
   void multiply(std::uint32_t block,
                 std::uint32_t block_end,
                 std::uint32_t panel,
                 std::uint32_t panel_end) const noexcept {
-    const std::uint32_t together = block_end - block == 1 ? panel_end - panel : 1;
+    const std::uint32_t count = block_end - block;
+    const std::uint32_t together = count == 1 ? panel_end - panel : 1;
+    const auto chunks = static_cast<std::uint32_t>(row_lanes / chunk_lanes);
+    const auto next_lines =
+        count == 1 ? 0 : static_cast<std::uint32_t>(divide_up(panel_bytes, 64 * chunks * count));
     for (; panel < panel_end; panel += together) {
       const std::uint32_t column = panel * kernel.panel_width;
-      for (std::uint32_t b = block; b < block_end; ++b) {
+      const std::byte* weights = args.weights + panel * panel_bytes;
+      const std::byte* next = weights + panel_bytes;
+      for (std::uint32_t b = block; b < block_end; ++b, next += 64 * chunks * next_lines) {
         const std::uint32_t begin = block_begin(b);
         kernel.multiply(
             {.x = x + begin * row_lanes,
-             .panel = args.weights + panel * panel_bytes,
+             .panel = weights,
              .out = args.out + std::size_t{first_row + begin} * args.out_stride + column,
              .out_stride = args.out_stride,
+             .next = next,
+             .next_lines = next_lines,
              .rows = block_begin(b + 1) - begin,
              .columns = std::min(together * kernel.panel_width, plan.shape.n - column),
              .steps = steps,

@@ -12,7 +12,6 @@ struct avx2_base {
   using vec = __m256;
   static constexpr std::uint32_t width = 8;
   static constexpr std::uint32_t panel_vectors = 2;
-  static constexpr std::uint32_t panels_few_rows = 1;
 
   static vec zero() noexcept { return _mm256_setzero_ps(); }
   static vec load(const float* from) noexcept { return _mm256_loadu_ps(from); }
@@ -25,7 +24,9 @@ struct avx2_base {
 
 struct avx2_f32 : avx2_base {
   static constexpr std::uint32_t rows_max = 6;
-  static constexpr std::uint32_t panels_one_row = 4;
+  static constexpr std::size_t panels_together(std::size_t rows) noexcept {
+    return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+  }
   static constexpr std::uint32_t k_per_step = 1;
   static constexpr std::uint32_t x_lanes_per_step = 1;
   using weights = __m256;
@@ -43,7 +44,9 @@ struct avx2_f32 : avx2_base {
 
 struct avx2_bf16 : avx2_base {
   static constexpr std::uint32_t rows_max = 4;
-  static constexpr std::uint32_t panels_one_row = 2;
+  static constexpr std::size_t panels_together(std::size_t rows) noexcept {
+    return rows == 1 ? 4 : rows == 2 ? 2 : 1;
+  }
   static constexpr std::uint32_t k_per_step = 2;
   static constexpr std::uint32_t x_lanes_per_step = 2;
   struct weights {

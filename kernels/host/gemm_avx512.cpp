@@ -8,6 +8,9 @@ namespace {
 
 struct avx512_f32 : avx512_base {
   static constexpr std::uint32_t rows_max = 14;  // 28 accumulators, two weights, one x.
+  static constexpr std::size_t panels_together(std::size_t rows) noexcept {
+    return rows <= 2 ? 4 : rows <= 6 ? 2 : 1;
+  }
   static constexpr std::uint32_t k_per_step = 1;
   static constexpr std::uint32_t x_lanes_per_step = 1;
   using weights = __m512;
@@ -24,6 +27,9 @@ struct avx512_f32 : avx512_base {
 struct avx512_bf16 : avx512_base {
   static constexpr std::uint32_t rows_max =
       12;  // 24 accumulators, four half-pairs of weights, two of x.
+  static constexpr std::size_t panels_together(std::size_t rows) noexcept {
+    return rows <= 2 ? 4 : rows <= 5 ? 2 : 1;
+  }
   static constexpr std::uint32_t k_per_step = 2;
   static constexpr std::uint32_t x_lanes_per_step = 2;
   struct weights {

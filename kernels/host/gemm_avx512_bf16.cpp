@@ -8,6 +8,9 @@ namespace {
 
 struct avx512_dot : avx512_base {
   static constexpr std::uint32_t rows_max = 14;
+  static constexpr std::size_t panels_together(std::size_t rows) noexcept {
+    return rows <= 2 ? 4 : rows <= 6 ? 2 : 1;
+  }
   static constexpr std::uint32_t k_per_step = 2;
   static constexpr std::uint32_t x_lanes_per_step = 1;
   using weights = __m512i;

@@ -15,8 +15,7 @@ struct scalar_base {
   static constexpr std::uint32_t width = 4;
   static constexpr std::uint32_t panel_vectors = 2;
   static constexpr std::uint32_t rows_max = 4;
-  static constexpr std::uint32_t panels_one_row = 1;
-  static constexpr std::uint32_t panels_few_rows = 1;
+  static constexpr std::size_t panels_together(std::size_t) noexcept { return 1; }
 
   static vec zero() noexcept { return {}; }
   static vec load(const float* from) noexcept { return {{from[0], from[1], from[2], from[3]}}; }

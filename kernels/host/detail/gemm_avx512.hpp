@@ -15,8 +15,6 @@ struct avx512_base {
   using vec = __m512;
   static constexpr std::uint32_t width = 16;
   static constexpr std::uint32_t panel_vectors = 2;
-  static constexpr std::uint32_t panels_one_row = 4;
-  static constexpr std::uint32_t panels_few_rows = 2;
 
   static vec zero() noexcept { return _mm512_setzero_ps(); }
   static vec load(const float* from) noexcept { return _mm512_loadu_ps(from); }

@@ -29,13 +29,15 @@ inline constexpr std::uint32_t chunk_lanes = 16;  ///< One cache line.
 
 /// One block of rows times one or more neighbouring panels.
 struct gemm_tile {
-  const std::uint32_t* x;  ///< packed block, [chunks, rows, 16]
-  const std::byte* panel;  ///< first packed panel
-  float* out;              ///< [rows, columns]
-  std::size_t out_stride;  ///< elements
-  std::uint32_t rows;      ///< 1..rows_max
-  std::uint32_t columns;   ///< output features: all of the panels' or fewer in the last one
-  std::uint32_t steps;     ///< depth in weight lanes
+  const std::uint32_t* x;    ///< packed block, [chunks, rows, 16]
+  const std::byte* panel;    ///< first packed panel
+  float* out;                ///< [rows, columns]
+  std::size_t out_stride;    ///< elements
+  const std::byte* next;     ///< weights that are needed soon, to be brought into the L2 cache
+  std::uint32_t next_lines;  ///< cache lines of `next` for each chunk of x
+  std::uint32_t rows;        ///< 1..rows_max
+  std::uint32_t columns;     ///< output features: all of the panels' or fewer in the last one
+  std::uint32_t steps;       ///< depth in weight lanes
   bool accumulate;
 };
 

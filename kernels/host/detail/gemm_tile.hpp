@@ -9,7 +9,7 @@
 ///   weights             one step of `width` output features; load_weights(const std::byte*)
 ///   operand             one step of one row of x, in all lanes; broadcast(const std::uint32_t*)
 ///   mac(acc, x, w)      the arithmetic of one step
-///   panel_vectors, rows_max, k_per_step, x_lanes_per_step
+///   panel_vectors, rows_max, k_per_step, x_lanes_per_step, panels_together(rows)
 ///   pack_lanes(const float* x, std::uint32_t* lanes)   one full chunk of x
 #pragma once
 
@@ -20,8 +20,9 @@
 
 namespace oriel::host::detail {
 
-// Weights are streamed front to back; this far ahead the hardware's own prefetcher is overtaken.
-inline constexpr std::size_t prefetch_bytes = 2048;
+// Bytes of weights in flight between memory and the multiply-adds: latency times bandwidth, and
+// some.
+inline constexpr std::size_t stream_bytes = 8192;
 
 /// Rows * Panels * T::panel_vectors accumulators stay in registers from the first step to the last.
 template <class T, std::size_t Rows, std::size_t Panels>
@@ -46,40 +47,72 @@ struct tile_product {
   [[gnu::always_inline]] void step(const std::uint32_t* x,
                                    const std::byte* w,
                                    std::size_t panel_bytes) noexcept {
-    typename T::weights weights[vectors];
-#pragma GCC unroll 16
-    for (std::size_t v = 0; v < vectors; ++v) {
+    const auto load = [&](std::size_t v) {
       const std::byte* panel = w + v / T::panel_vectors * panel_bytes;
-      weights[v] =
-          T::load_weights(panel + (v % T::panel_vectors) * T::width * sizeof(std::uint32_t));
-    }
+      return T::load_weights(panel + v % T::panel_vectors * T::width * sizeof(std::uint32_t));
+    };
+    // The smaller operand waits in registers, the other passes by.
+    if constexpr (Rows < vectors) {
+      typename T::operand operands[Rows];
 #pragma GCC unroll 16
-    for (std::size_t r = 0; r < Rows; ++r) {
-      const typename T::operand operand = T::broadcast(x + r * chunk_lanes);
+      for (std::size_t r = 0; r < Rows; ++r) {
+        operands[r] = T::broadcast(x + r * chunk_lanes);
+      }
 #pragma GCC unroll 16
       for (std::size_t v = 0; v < vectors; ++v) {
-        acc[r][v] = T::mac(acc[r][v], operand, weights[v]);
+        const typename T::weights weights = load(v);
+#pragma GCC unroll 16
+        for (std::size_t r = 0; r < Rows; ++r) {
+          acc[r][v] = T::mac(acc[r][v], operands[r], weights);
+        }
+      }
+    } else {
+      typename T::weights weights[vectors];
+#pragma GCC unroll 16
+      for (std::size_t v = 0; v < vectors; ++v) {
+        weights[v] = load(v);
+      }
+#pragma GCC unroll 16
+      for (std::size_t r = 0; r < Rows; ++r) {
+        const typename T::operand operand = T::broadcast(x + r * chunk_lanes);
+#pragma GCC unroll 16
+        for (std::size_t v = 0; v < vectors; ++v) {
+          acc[r][v] = T::mac(acc[r][v], operand, weights[v]);
+        }
+      }
+    }
+  }
+
+  // Asks for one step of each panel, to be there `stream_bytes` later.
+  [[gnu::always_inline]] static void prefetch_step(const std::byte* ahead,
+                                                   std::size_t panel_bytes) noexcept {
+#pragma GCC unroll 4
+    for (std::size_t p = 0; p < Panels; ++p) {
+#pragma GCC unroll 4
+      for (std::size_t line = 0; line < step_bytes; line += 64) {
+        __builtin_prefetch(ahead + p * panel_bytes + line);
       }
     }
   }
 
   [[gnu::always_inline]] void multiply(const gemm_tile& tile) noexcept {
+    constexpr std::uint32_t ahead_steps = stream_bytes / (Panels * step_bytes);
     const std::size_t panel_bytes = tile.steps * step_bytes;
     const std::uint32_t* x = tile.x;
     const std::byte* w = tile.panel;
+    const std::byte* next = tile.next;
     for (std::uint32_t left = tile.steps; left > 0;) {
       const std::uint32_t steps = left < chunk_steps ? left : chunk_steps;
+      // What follows the end of a panel is the next one; of several, the next after all of them.
+      const std::size_t wrap = left <= ahead_steps ? (Panels - 1) * panel_bytes : 0;
+      const std::byte* ahead = w + ahead_steps * step_bytes + wrap;
       for (std::uint32_t s = 0; s < steps; ++s) {
-#pragma GCC unroll 4
-        for (std::size_t p = 0; p < Panels; ++p) {
-          const std::byte* ahead = w + p * panel_bytes + prefetch_bytes;
-#pragma GCC unroll 4
-          for (std::size_t line = 0; line < step_bytes; line += 64) {
-            __builtin_prefetch(ahead + line);
-          }
-        }
+        prefetch_step(ahead + s * step_bytes, panel_bytes);
         step(x + s * T::x_lanes_per_step, w, panel_bytes);
         w += step_bytes;
+      }
+      for (std::uint32_t line = 0; line < tile.next_lines; ++line, next += 64) {
+        __builtin_prefetch(next, 0, 2);  // To the L2 cache.
       }
       x += Rows * chunk_lanes;
       left -= steps;
@@ -102,6 +135,11 @@ struct tile_product {
     constexpr std::size_t columns = Panels * panel_width;
     tile_product product;
     product.clear();
+    for (std::size_t r = 0; r < Rows; ++r) {  // The out rows lie far apart: ask for them now.
+      for (std::size_t line = 0; line < columns; line += 16) {
+        __builtin_prefetch(tile.out + r * tile.out_stride + line, 1);
+      }
+    }
     product.multiply(tile);
     if (tile.columns == columns) {
       product.store(tile.out, tile.out_stride, tile.accumulate);
@@ -119,14 +157,12 @@ struct tile_product {
   }
 };
 
-/// One panel at a time where there are many rows; several for few rows, so that there are enough
-/// independent accumulators to hide the latency of a multiply-add.
+/// One panel at a time where there are many rows; several for few rows: enough independent
+/// accumulators to hide the latency of a multiply-add, and several streams from memory.
 template <class T, std::size_t Rows>
 void multiply_rows(const gemm_tile& tile) noexcept {
   constexpr std::size_t panel_width = T::panel_vectors * T::width;
-  constexpr std::size_t together = Rows == 1   ? T::panels_one_row
-                                   : Rows <= 3 ? T::panels_few_rows
-                                               : 1;
+  constexpr std::size_t together = T::panels_together(Rows);
   const std::size_t panel_bytes = tile.steps * tile_product<T, Rows, 1>::step_bytes;
   gemm_tile part = tile;
   for (std::uint32_t left = tile.columns; left > 0;) {

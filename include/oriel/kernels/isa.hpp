@@ -17,11 +17,13 @@ enum class isa : std::uint8_t {
   avx512_bf16,  ///< avx512 + the bf16 dot product (vdpbf16ps).
 };
 
-/// The best path that this CPU and operating system support. Cached after the first call.
+/// The path that is fastest on this CPU. Not always the last one it supports: Intel's cores with
+/// AMX run vdpbf16ps at half the rate of f32 multiply-adds, so their best path is avx512, which
+/// widens bf16. Decided by what CPUID says, never by a measurement: a machine keeps its arithmetic.
 [[nodiscard]] isa best_isa() noexcept;
 
-/// True if `path` runs on this CPU.
-[[nodiscard]] inline bool is_supported(isa path) noexcept { return path <= best_isa(); }
+/// True if this CPU has the instructions of `path` and the operating system saves their registers.
+[[nodiscard]] bool is_supported(isa path) noexcept;
 
 /// "scalar", "avx2", "avx512", "avx512_bf16".
 [[nodiscard]] constexpr const char* name_of(isa path) noexcept {

@@ -10,13 +10,31 @@
 namespace oriel::engine {
 namespace {
 
-void add_mtp_blocks(model_config& config, const safetensors_store& tensors) {
+/// config.json has no key for the width of a block's FFN; its gate says it.
+void set_mtp_width(layer_geometry& block,
+                   std::uint32_t index,
+                   const safetensors_store& tensors,
+                   const config_limits& limits) {
+  const tensor_entry* gate =
+      tensors.find(fmt::format("model.mtp.layers.{}.mlp.gate_proj.weight", index));
+  if (gate != nullptr && gate->shape.size() == 2 && gate->shape[0] != 0 &&
+      gate->shape[0] <= limits.intermediate) {
+    block.ffn.intermediate = static_cast<std::uint32_t>(gate->shape[0]);
+  }
+}
+
+void add_mtp_blocks(model_config& config,
+                    const safetensors_store& tensors,
+                    const config_limits& limits) {
   const std::uint32_t blocks = count_mtp_blocks(tensors);
   if (blocks != 0 && !config.mtp_block) {
     throw error("model.mtp.layers.*: MTP blocks are window layers, but config.json has none");
   }
   if (blocks != 0) {
     config.geometry.mtp_layers.assign(blocks, *config.mtp_block);
+    for (std::uint32_t i = 0; i < blocks; ++i) {
+      set_mtp_width(config.geometry.mtp_layers[i], i, tensors, limits);
+    }
   }
 }
 
@@ -31,7 +49,7 @@ checkpoint open_checkpoint(const std::filesystem::path& directory,
     add_generation_config(opened.config, generation, options.config);
   }
   opened.tensors = safetensors_store::open(directory, options.tensors);
-  add_mtp_blocks(opened.config, opened.tensors);
+  add_mtp_blocks(opened.config, opened.tensors, options.config);
   opened.layout = plan_layout(opened.config, opened.tensors, options.qkv_shards);
   opened.warnings = opened.layout.warnings;
   return opened;

@@ -7,39 +7,24 @@
 
 namespace oriel {
 
-const char* name_of(finish_reason reason) noexcept {
-  switch (reason) {
-    case finish_reason::none:
-      return "none";
-    case finish_reason::stop:
-      return "stop";
-    case finish_reason::length:
-      return "length";
-    case finish_reason::interrupted:
-      return "interrupted";
-  }
-  return "unknown";
-}
-
-token_stream::token_stream(const stop_conditions& conditions)
-    : stop_tokens_(conditions.tokens.begin(), conditions.tokens.end()),
-      max_tokens_(conditions.max_tokens) {
+token_stream::token_stream(const stop_conditions& stop, std::uint32_t max_tokens)
+    : stop_tokens_(stop.tokens), max_tokens_(max_tokens) {
   ORIEL_EXPECTS(max_tokens_ >= 1);
-  for (const std::string_view string : conditions.strings) {
+  for (const std::string& string : stop.strings) {
     if (string.empty()) {
       continue;
     }
     // In the form the text has. That also keeps held back text from splitting a character.
-    stop_string& stop = stops_.emplace_back();
+    stop_string& found = stops_.emplace_back();
     utf8_assembler assembler;
-    assembler.push(string, stop.text);
-    assembler.flush(stop.text);
-    stop.fallback.assign(stop.text.size() + 1, 0);
-    for (std::size_t i = 1; i < stop.text.size(); ++i) {
-      advance(stop, stop.text[i]);
-      stop.fallback[i + 1] = stop.matched;
+    assembler.push(string, found.text);
+    assembler.flush(found.text);
+    found.fallback.assign(found.text.size() + 1, 0);
+    for (std::size_t i = 1; i < found.text.size(); ++i) {
+      advance(found, found.text[i]);
+      found.fallback[i + 1] = found.matched;
     }
-    stop.matched = 0;
+    found.matched = 0;
   }
 }
 

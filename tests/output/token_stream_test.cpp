@@ -63,7 +63,7 @@ bool is_whole_utf8(std::string_view text) {
 answer stream(std::string_view bytes,
               const std::vector<std::string_view>& stops,
               std::mt19937& random) {
-  token_stream out(stop_conditions{.strings = stops});
+  token_stream out({.tokens = {}, .strings = {stops.begin(), stops.end()}});
   std::string text;
   std::uint32_t tokens = 0;
   while (!bytes.empty() && out.finished() == finish_reason::none) {
@@ -102,12 +102,12 @@ TEST_CASE("a character is held back until it is complete") {
   CHECK(out.push(plain, "\x80!") == "\U0001F600!");
   CHECK(out.push(plain, "\xE2\x82") == "");
   CHECK(out.finish() == "\uFFFD");
-  CHECK(out.finished() == finish_reason::interrupted);
+  CHECK(out.finished() == finish_reason::cancelled);
 }
 
 TEST_CASE("text that may become a stop string is held back") {
   const std::array stops{"</end>"sv, "\n\n"sv};
-  token_stream out(stop_conditions{.strings = stops});
+  token_stream out({.tokens = {}, .strings = {stops.begin(), stops.end()}});
   CHECK(out.push(plain, "x</e") == "x");
   CHECK(out.push(plain, "nt>") == "</ent>");
   CHECK(out.push(plain, "\n") == "");
@@ -119,44 +119,44 @@ TEST_CASE("text that may become a stop string is held back") {
 
 TEST_CASE("what was held back comes out when the answer ends otherwise") {
   const std::array stops{"</end>"sv};
-  const std::array tokens{end_of_turn};
-  const stop_conditions conditions{.strings = stops, .tokens = tokens, .max_tokens = 2};
+  const stop_conditions conditions{.tokens = {end_of_turn},
+                                   .strings = {stops.begin(), stops.end()}};
   SECTION("a stop token") {
-    token_stream out(conditions);
+    token_stream out(conditions, 2);
     CHECK(out.push(plain, "x</e") == "x");
     CHECK(out.push(end_of_turn, "<|im_end|>") == "</e");
     CHECK(out.finished() == finish_reason::stop);
     CHECK(out.token_count() == 2);
   }
   SECTION("max_tokens") {
-    token_stream out(conditions);
+    token_stream out(conditions, 2);
     CHECK(out.push(plain, "x</e") == "x");
     CHECK(out.push(plain, "\xC3") == "</e\uFFFD");
     CHECK(out.finished() == finish_reason::length);
   }
   SECTION("a stop string in the last token wins over max_tokens") {
-    token_stream out(conditions);
+    token_stream out(conditions, 2);
     CHECK(out.push(plain, "x</e") == "x");
     CHECK(out.push(plain, "nd>") == "");
     CHECK(out.finished() == finish_reason::stop);
   }
   SECTION("the caller") {
-    token_stream out(conditions);
+    token_stream out(conditions, 2);
     CHECK(out.push(plain, "x</e") == "x");
     CHECK(out.finish() == "</e");
-    CHECK(out.finished() == finish_reason::interrupted);
+    CHECK(out.finished() == finish_reason::cancelled);
   }
 }
 
 TEST_CASE("of several stop strings the first complete one counts, then the longest") {
   const std::array stops{"bc"sv, "abcd"sv, "abc"sv, ""sv};
-  token_stream out(stop_conditions{.strings = stops});
+  token_stream out({.tokens = {}, .strings = {stops.begin(), stops.end()}});
   CHECK(out.push(plain, "xabcd") == "x");
 }
 
 TEST_CASE("a stop string that is not UTF-8 matches the text it would show as") {
   const std::array stops{"\x82\xAC"sv};
-  token_stream out(stop_conditions{.strings = stops});
+  token_stream out({.tokens = {}, .strings = {stops.begin(), stops.end()}});
   CHECK(out.push(plain, "\u20AC") == "\u20AC");
   CHECK(out.push(plain, "\xFF\xFFz") == "");
   CHECK(out.finished() == finish_reason::stop);
@@ -164,7 +164,7 @@ TEST_CASE("a stop string that is not UTF-8 matches the text it would show as") {
 
 TEST_CASE("a finished stream takes no token") {
   CHECK(aborts([] {
-    token_stream out(stop_conditions{.max_tokens = 1});
+    token_stream out({}, 1);
     (void)out.push(plain, "a");
     (void)out.push(plain, "b");
   }));

@@ -6,33 +6,15 @@
 
 #include <oriel/core/ids.hpp>
 #include <oriel/output/utf8_assembler.hpp>
+#include <oriel/request/stop_conditions.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace oriel {
-
-/// Why an answer ended.
-enum class finish_reason : std::uint8_t {
-  none,         ///< it goes on
-  stop,         ///< a stop string or a stop token came
-  length,       ///< max_tokens tokens came
-  interrupted,  ///< the caller ended it: Ctrl-C, a client that left, the context limit
-};
-
-/// "none", "stop", "length", "interrupted".
-[[nodiscard]] const char* name_of(finish_reason reason) noexcept;
-
-/// When an answer ends. Copied by the stream.
-struct stop_conditions {
-  std::span<const std::string_view> strings = {};  ///< empty ones are ignored
-  std::span<const token_id> tokens = {};           ///< end of turn, end of text
-  std::uint32_t max_tokens = 0xFFFF'FFFFu;         ///< at least 1
-};
 
 /// Follows one answer token by token.
 ///
@@ -46,7 +28,9 @@ struct stop_conditions {
 /// stop string plus one token.
 class token_stream {
  public:
-  explicit token_stream(const stop_conditions& conditions = {});
+  /// @param stop  copied; empty strings are ignored
+  /// @pre max_tokens >= 1
+  explicit token_stream(const stop_conditions& stop = {}, std::uint32_t max_tokens = 0xFFFF'FFFFu);
 
   /// Takes the next token. A stop token's bytes are no text.
   /// O(bytes x stop strings), amortised.
@@ -56,7 +40,7 @@ class token_stream {
 
   /// Ends the answer here, for `reason`. Does nothing if it has ended already.
   /// @returns the text that was held back; it lives until the next call
-  [[nodiscard]] std::string_view finish(finish_reason reason = finish_reason::interrupted);
+  [[nodiscard]] std::string_view finish(finish_reason reason = finish_reason::cancelled);
 
   [[nodiscard]] finish_reason finished() const noexcept { return reason_; }
 

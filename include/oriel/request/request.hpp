@@ -7,34 +7,12 @@
 #include <oriel/core/ids.hpp>
 #include <oriel/core/result.hpp>
 #include <oriel/request/sampling_options.hpp>
+#include <oriel/request/stop_conditions.hpp>
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 namespace oriel {
-
-/// When to stop before max_new_tokens.
-struct stop_conditions {
-  std::vector<token_id> tokens;      ///< end tokens; the one that ends is not part of the output
-  std::vector<std::string> strings;  ///< UTF-8; the output is cut where the first one begins
-};
-
-/// Why a sequence ended.
-enum class finish_reason : std::uint8_t {
-  none,       ///< still running
-  stop,       ///< a stop token or string
-  length,     ///< max_new_tokens, or the context limit
-  cancelled,  ///< by the client
-};
-
-/// "none", "stop", "length", "cancelled".
-[[nodiscard]] constexpr const char* name_of(finish_reason r) noexcept {
-  return r == finish_reason::stop     ? "stop"
-         : r == finish_reason::length ? "length"
-         : r == finish_reason::none   ? "none"
-                                      : "cancelled";
-}
 
 /// What a client asked for. Owns its tokens; does not change while it is served.
 struct request {

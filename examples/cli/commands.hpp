@@ -1,0 +1,52 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The commands of the program `oriel`, one function each. A command throws engine::error for what
+/// the user can mend (exit 1) and returns the exit code otherwise.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace oriel::cli {
+
+/// Exit codes (docs/cli.md).
+inline constexpr int exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted = 130;
+
+/// Options of `oriel run`.
+struct run_options {
+  std::string model_dir;              ///< -m; empty: the nano model
+  std::optional<std::string> prompt;  ///< -p
+  std::string prompt_file;            ///< -f; "-" is standard input
+  std::uint32_t new_tokens = 128;     ///< -n
+  std::uint32_t context_tokens = 0;   ///< -c; 0: what the model allows, at most 4,096
+  std::uint32_t threads = 0;          ///< -t; 0: all cores
+  std::uint64_t seed = 0;             ///< -s
+  float temperature = 0.7f;
+  std::uint32_t top_k = 40;
+  float top_p = 0.95f;
+  float min_p = 0.0f;
+  std::vector<std::string> stop;  ///< --stop, repeatable
+  bool chat = false;
+  bool json = false;
+  std::uint32_t chunk_tokens = 512;  ///< --chunk
+  std::uint32_t page_tokens = 16;    ///< --page
+  std::optional<std::uint32_t> qkv_shards;
+};
+
+/// Options of `oriel inspect`.
+struct inspect_options {
+  std::string model_dir;
+  std::string preset;
+  std::uint64_t context_tokens = 131'072;
+  double budget_gib = 80.0;
+  std::uint32_t page_tokens = 16;
+  bool json = false;
+};
+
+int run(const run_options& options);
+int inspect(const inspect_options& options);
+
+}  // namespace oriel::cli

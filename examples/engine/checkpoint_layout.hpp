@@ -12,6 +12,8 @@
 ///     ranges of the matrix:      Q_0 Q_1 K_0 K_1 V_0 V_1
 #pragma once
 
+#include <oriel/kernels/quantize.hpp>
+
 #include <engine/config_json.hpp>
 #include <engine/safetensors.hpp>
 
@@ -22,9 +24,6 @@
 #include <vector>
 
 namespace oriel::engine {
-
-/// Side of a square block of weights that shares one scale (model.md section 5).
-inline constexpr std::uint32_t scale_block = 128;
 
 /// Rows [first_row, first_row + rows) of a tensor seen as [*, columns].
 struct row_range {

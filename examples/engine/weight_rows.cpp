@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/kernels/quantize.hpp>
+
 #include <engine/weight_rows.hpp>
 
-#include <array>
 #include <cstring>
 
 namespace oriel::engine {
@@ -29,34 +30,6 @@ void widen(const std::byte* from, std::size_t count, std::byte* to) noexcept {
   for (std::size_t i = 0; i < count; ++i) {
     const float x = to_float(load<bf16>(from + 2 * i));
     std::memcpy(to + 4 * i, &x, sizeof x);
-  }
-}
-
-std::array<float, 256> all_e4m3() noexcept {
-  std::array<float, 256> values{};
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = to_float(static_cast<e4m3>(i));
-  }
-  return values;
-}
-
-/// One row: each run of 128 columns has its scale. The product is exact in f32 up to one rounding,
-/// and bf16 is then rounded from it.
-void dequantize_row(const std::byte* from,
-                    const std::byte* scales,
-                    std::uint32_t columns,
-                    dtype to,
-                    std::byte* out) noexcept {
-  static const std::array<float, 256> values = all_e4m3();
-  for (std::uint32_t c = 0; c < columns; ++c) {
-    const float scale = load<float>(scales + std::size_t{c / scale_block} * sizeof(float));
-    const bf16 x = to_bf16(values[static_cast<std::size_t>(from[c])] * scale);
-    if (to == dtype::bf16) {
-      std::memcpy(out + 2 * std::size_t{c}, &x, sizeof x);
-    } else {
-      const float wide = to_float(x);
-      std::memcpy(out + 4 * std::size_t{c}, &wide, sizeof wide);
-    }
   }
 }
 
@@ -87,6 +60,9 @@ const void* weight_rows::read(const row_range& range,
   const std::byte* const from = stored(range, first, count).data();
   const std::size_t elements = std::size_t{count} * range.columns;
   const dtype type = *range.weight->type;
+  if (type == dtype::e4m3) {
+    return dequantised(range, first, count, to);
+  }
   if (type == to && is_aligned(from, size_bytes(type))) {
     return from;
   }
@@ -95,20 +71,37 @@ const void* weight_rows::read(const row_range& range,
     std::memcpy(run_.data(), from, run_.size());
   } else if (type == dtype::f32) {
     round_to_bf16(from, elements, run_.data());
-  } else if (type == dtype::bf16) {
-    widen(from, elements, run_.data());
   } else {
-    const std::byte* const scales = tensors_.bytes(*range.scale).data();
-    const std::size_t scale_row_bytes = range.scale->shape[1] * sizeof(float);
-    for (std::uint32_t r = 0; r < count; ++r) {
-      const std::uint64_t grid_row = range.first_row + first + r - range.grid_first_row;
-      dequantize_row(from + std::size_t{r} * range.columns,
-                     scales + (range.grid_scale_row + grid_row / scale_block) * scale_row_bytes,
-                     range.columns,
-                     to,
-                     run_.data() + std::size_t{r} * range.columns * size_bytes(to));
-    }
+    widen(from, elements, run_.data());
   }
+  return run_.data();
+}
+
+const void* weight_rows::dequantised(const row_range& range,
+                                     std::uint32_t first,
+                                     std::uint32_t count,
+                                     dtype to) {
+  if (grid_of_ != range.scale) {  // Copied, since nothing aligns it in the file.
+    grid_ = vector_of(*range.scale);
+    grid_of_ = range.scale;
+  }
+  const std::uint64_t scale_columns = range.scale->shape[1];
+  const std::size_t elements = std::size_t{count} * range.columns;
+  const block_scaled_rows rows{
+      .values = reinterpret_cast<const e4m3*>(stored(range, first, count).data()),
+      .value_stride = range.columns,
+      .scales = grid_.data() + range.grid_scale_row * scale_columns,
+      .scale_stride = scale_columns,
+      .grid_row = static_cast<std::uint32_t>(range.first_row + first - range.grid_first_row),
+      .rows = count,
+      .columns = range.columns};
+  dequantised_.resize(elements);
+  host::dequantize_block_scaled(rows, dequantised_.data(), range.columns);
+  if (to == dtype::bf16) {
+    return dequantised_.data();
+  }
+  run_.resize(elements * size_bytes(to));
+  widen(reinterpret_cast<const std::byte*>(dequantised_.data()), elements, run_.data());
   return run_.data();
 }
 
@@ -121,21 +114,25 @@ void weight_rows::release(const row_range& range, std::uint32_t first, std::uint
   }
 }
 
-std::vector<float> weight_rows::vector(const tensor_entry* entry) {
-  if (entry == nullptr) {
-    return {};
-  }
-  const std::span<const std::byte> from = tensors_.bytes(*entry);
-  std::vector<float> values(entry->shape[0]);
+std::vector<float> weight_rows::vector_of(const tensor_entry& entry) const {
+  const std::span<const std::byte> from = tensors_.bytes(entry);
+  std::vector<float> values(from.size() / size_bytes(*entry.type));
   auto* const to = reinterpret_cast<std::byte*>(values.data());
-  if (*entry->type == dtype::f32) {
+  if (*entry.type == dtype::f32) {
     std::memcpy(to, from.data(), from.size());
   } else {
     widen(from.data(), values.size(), to);
   }
-  tensors_.drop(*entry, from);
-  progress_.done_bytes += from.size();
+  tensors_.drop(entry, from);
   return values;
+}
+
+std::vector<float> weight_rows::vector(const tensor_entry* entry) {
+  if (entry == nullptr) {
+    return {};
+  }
+  progress_.done_bytes += entry->size_bytes;
+  return vector_of(*entry);
 }
 
 }  // namespace oriel::engine

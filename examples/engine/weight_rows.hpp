@@ -55,6 +55,11 @@ class weight_rows {
   static std::uint32_t run_rows(const row_range& range, dtype to) noexcept;
   /// Rows [first, first + count) of the range; valid until the next call.
   const void* read(const row_range& range, std::uint32_t first, std::uint32_t count, dtype to);
+  const void* dequantised(const row_range& range,
+                          std::uint32_t first,
+                          std::uint32_t count,
+                          dtype to);
+  std::vector<float> vector_of(const tensor_entry& entry) const;
   void release(const row_range& range, std::uint32_t first, std::uint32_t count);
   std::span<const std::byte> stored(const row_range& range,
                                     std::uint32_t first,
@@ -64,6 +69,9 @@ class weight_rows {
   std::function<void(const load_progress&)> report_;
   load_progress progress_;
   std::vector<std::byte> run_;  ///< converted rows
+  std::vector<bf16> dequantised_;
+  std::vector<float> grid_;  ///< the scales of `grid_of_`
+  const tensor_entry* grid_of_ = nullptr;
 };
 
 }  // namespace oriel::engine

@@ -39,7 +39,8 @@ struct dense_ffn_weights {
   packed_matrix down;     ///< [hidden, intermediate]
 };
 
-/// Expert e's packed matrices start at `e * stride` of `gate_up` and `down`.
+/// Expert e's matrices, as pack_moe_gate_up and pack_moe_down pack them, start at `e * stride` of
+/// `gate_up` and `down`.
 struct moe_weights {
   packed_matrix router;                ///< f32, [experts, hidden]
   std::vector<float> correction_bias;  ///< [experts]

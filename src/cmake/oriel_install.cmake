@@ -18,10 +18,21 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/oriel-config-version.cmak
 install(FILES ${PROJECT_BINARY_DIR}/oriel-config.cmake ${PROJECT_BINARY_DIR}/oriel-config-version.cmake
         DESTINATION ${ORIEL_CMAKE_DIR})
 
+# An export set of its own: who links oriel::oriel alone never needs the CUDA toolkit.
+if(ORIEL_CUDA)
+  install(TARGETS oriel_cuda EXPORT oriel-cuda-targets
+          ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT oriel-cuda-targets NAMESPACE oriel:: DESTINATION ${ORIEL_CMAKE_DIR})
+endif()
+
 # Relocatable: the prefix is found from where the .pc file lies.
 file(RELATIVE_PATH ORIEL_PC_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 configure_file(src/cmake/oriel.pc.in ${PROJECT_BINARY_DIR}/oriel.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/oriel.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+if(ORIEL_CUDA)
+  configure_file(src/cmake/oriel-cuda.pc.in ${PROJECT_BINARY_DIR}/oriel-cuda.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/oriel-cuda.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endif()
 
 # The laws of the concepts, to be run on models of one's own: #include <oriel/conformance/...>.
 install(DIRECTORY tests/conformance/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/oriel/conformance
@@ -29,4 +40,6 @@ install(DIRECTORY tests/conformance/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/ori
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/oriel)
 if(TARGET oriel_cli)
   install(TARGETS oriel_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(DIRECTORY examples/models/nano/ DESTINATION ${CMAKE_INSTALL_DATADIR}/oriel/models/nano
+          FILES_MATCHING PATTERN "*.json" PATTERN "*.safetensors" PATTERN "README.md")
 endif()

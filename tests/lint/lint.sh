@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# What a machine can see in the sources: format, include directions, leftovers.
+# What a machine can see in the sources: format, include directions, leftovers, clang-tidy.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 git ls-files -- '*.hpp' '*.cpp' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
 python3 tests/lint/include_directions.py
+python3 tests/lint/readme_example.py
 if git grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -- . ':!tests/lint'; then
   echo "unfinished work is marked above: finish it or delete the mark" >&2
   exit 1
 fi
+./tests/lint/tidy.sh
 echo "lint: clean"

@@ -6,11 +6,15 @@
 #pragma once
 
 #include <oriel/core/executor.hpp>
+#include <oriel/core/result.hpp>
 #include <oriel/kernels/attention.hpp>
 #include <oriel/kernels/paged_kv.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
+
+struct CUstream_st;  // cudaStream_t is a pointer to it; no CUDA header is needed to name one.
 
 namespace oriel {
 
@@ -43,4 +47,27 @@ void run_kv_append(const attention_shape& shape,
                    executor_ref executor) noexcept;
 
 }  // namespace host
+
+namespace cuda {
+
+/// A decided launch. Plain data.
+struct kv_append_plan {
+  attention_shape shape;
+  std::uint32_t row_blocks;  ///< groups of 16 rows; fixes the grid
+};
+
+/// Pure host arithmetic; needs no device. O(1).
+/// @returns errc::unsupported_shape for another KV dtype, page size or number of heads
+[[nodiscard]] result<kv_append_plan> plan_kv_append(const attention_shape& shape,
+                                                    std::uint32_t rows_max) noexcept;
+
+/// Enqueues the append of at most rows_max rows: the bytes that host::run_kv_append writes. Every
+/// pointer in `args` is device memory, also what `sequences` and its `pages` point to; they are
+/// read when the kernel runs, so that one captured graph serves changing lengths and tables.
+/// @returns errc::device_failure
+status run_kv_append(const kv_append_plan& plan,
+                     const kv_append_args& args,
+                     CUstream_st* stream) noexcept;
+
+}  // namespace cuda
 }  // namespace oriel

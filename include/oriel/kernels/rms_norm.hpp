@@ -19,6 +19,8 @@
 #include <cstddef>
 #include <cstdint>
 
+struct CUstream_st;  // cudaStream_t is a pointer to it; no CUDA header is needed to name one.
+
 namespace oriel {
 
 /// One norm layer.
@@ -65,4 +67,24 @@ void run_rms_norm(const rms_norm_plan& plan,
                   executor_ref executor) noexcept;
 
 }  // namespace host
+
+namespace cuda {
+
+/// A decided launch. Plain data.
+struct rms_norm_plan {
+  rms_norm_shape shape;
+  std::uint32_t rows_per_block;
+};
+
+/// Pure host arithmetic; needs no device. O(1).
+/// @returns errc::unsupported_shape when width is 0 or activation is e4m3.
+[[nodiscard]] result<rms_norm_plan> plan_rms_norm(const rms_norm_shape& shape) noexcept;
+
+/// Enqueues the rows; every pointer in `args` is device memory. The same bits as the host's.
+/// @returns errc::device_failure
+status run_rms_norm(const rms_norm_plan& plan,
+                    const rms_norm_args& args,
+                    CUstream_st* stream) noexcept;
+
+}  // namespace cuda
 }  // namespace oriel

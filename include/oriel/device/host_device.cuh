@@ -1,0 +1,12 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `ORIEL_HOST_DEVICE`: marks a function that runs on the host and on a CUDA device. A plain C++
+/// compiler sees nothing, so that what a kernel's thread does is tested without a device.
+#pragma once
+
+#ifdef __CUDACC__
+#define ORIEL_HOST_DEVICE __host__ __device__
+#else
+#define ORIEL_HOST_DEVICE
+#endif

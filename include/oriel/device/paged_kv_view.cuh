@@ -1,0 +1,100 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `paged_kv_view`: one layer's KV pages as a thread of a kernel sees them, element by element. The
+/// layout is that of kernels/paged_kv.hpp, on a device as on the host: pages are copied, never
+/// converted. Units that include this need nvcc's --expt-relaxed-constexpr.
+#pragma once
+
+#include <oriel/device/host_device.cuh>
+#include <oriel/kernels/reference/kv_element.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace oriel {
+
+/// Where K and V of one token lie. `Kv` is the storage type: f32 or bf16.
+template <dtype Kv>
+class paged_kv_view {
+ public:
+  static_assert(Kv == dtype::f32 || Kv == dtype::bf16);
+  using element = std::conditional_t<Kv == dtype::bf16, bf16, float>;
+
+  /// @pre shape.kv == Kv
+  ORIEL_HOST_DEVICE paged_kv_view(const attention_shape& shape, const kv_layer_view& kv)
+      : kv_(kv),
+        page_size_(shape.page_size),
+        head_dim_vo_(shape.head_dim_vo),
+        k_tile_bytes_(k_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_qk, Kv)),
+        v_tile_bytes_(v_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_vo, Kv)) {}
+
+  /// Byte offset from the layer's K in page 0 to element (position, head, dim).
+  /// @pre dim < stored_dims(head_dim_qk)
+  [[nodiscard]] ORIEL_HOST_DEVICE std::size_t k_offset_bytes(const paged_sequence& sequence,
+                                                             std::uint32_t position,
+                                                             std::uint32_t head,
+                                                             std::uint32_t dim) const {
+    return tile_offset_bytes(sequence, position, head, k_tile_bytes_) +
+           reference::index_in_k_tile(Kv, position % kv_tile_tokens, dim) * sizeof(element);
+  }
+
+  /// As k_offset_bytes, for V. @pre dim < head_dim_vo
+  [[nodiscard]] ORIEL_HOST_DEVICE std::size_t v_offset_bytes(const paged_sequence& sequence,
+                                                             std::uint32_t position,
+                                                             std::uint32_t head,
+                                                             std::uint32_t dim) const {
+    const std::uint32_t key = position % kv_tile_tokens;
+    return tile_offset_bytes(sequence, position, head, v_tile_bytes_) +
+           reference::index_in_v_tile(Kv, head_dim_vo_, key, dim) * sizeof(element);
+  }
+
+  /// The element itself.
+  [[nodiscard]] ORIEL_HOST_DEVICE element& k(const paged_sequence& sequence,
+                                             std::uint32_t position,
+                                             std::uint32_t head,
+                                             std::uint32_t dim) const {
+    return *reinterpret_cast<element*>(kv_.k + k_offset_bytes(sequence, position, head, dim));
+  }
+  [[nodiscard]] ORIEL_HOST_DEVICE element& v(const paged_sequence& sequence,
+                                             std::uint32_t position,
+                                             std::uint32_t head,
+                                             std::uint32_t dim) const {
+    return *reinterpret_cast<element*>(kv_.v + v_offset_bytes(sequence, position, head, dim));
+  }
+
+  /// Dims a K head takes in memory: an odd head_dim_qk is padded with one zero in bf16.
+  [[nodiscard]] ORIEL_HOST_DEVICE static std::uint32_t stored_dims(std::uint32_t head_dim_qk) {
+    return Kv == dtype::bf16 ? (head_dim_qk + 1) / 2 * 2 : head_dim_qk;
+  }
+
+  /// `value`, rounded to the storage type.
+  [[nodiscard]] ORIEL_HOST_DEVICE static element stored(float value) {
+    if constexpr (Kv == dtype::bf16) {
+      return to_bf16(value);
+    } else {
+      return value;
+    }
+  }
+
+ private:
+  // Pages hold [kv_heads][page_size / 16] tiles.
+  [[nodiscard]] ORIEL_HOST_DEVICE std::size_t tile_offset_bytes(const paged_sequence& sequence,
+                                                                std::uint32_t position,
+                                                                std::uint32_t head,
+                                                                std::size_t tile_bytes) const {
+    const std::size_t page = page_at(sequence, position / page_size_);
+    const std::uint32_t tile = position % page_size_ / kv_tile_tokens;
+    const std::size_t tiles_per_head = page_size_ / kv_tile_tokens;
+    return page * kv_.page_stride_bytes + (head * tiles_per_head + tile) * tile_bytes;
+  }
+
+  kv_layer_view kv_;
+  std::uint32_t page_size_;
+  std::uint32_t head_dim_vo_;
+  std::size_t k_tile_bytes_;  // of one head's 16 tokens
+  std::size_t v_tile_bytes_;
+};
+
+}  // namespace oriel

@@ -1,0 +1,25 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// Catch2's main for tests that need a device. Without one the exit code is 77, which CTest reports
+// as "skipped", test by test.
+#define CATCH_CONFIG_RUNNER
+#include <cuda_runtime_api.h>
+
+#include <catch2/catch.hpp>
+
+#include <cstdio>
+#include <string_view>
+
+int main(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]).starts_with("--list")) {
+      return Catch::Session().run(argc, argv);
+    }
+  }
+  int devices = 0;
+  if (const cudaError_t e = cudaGetDeviceCount(&devices); e != cudaSuccess || devices == 0) {
+    std::printf("skipped: no CUDA device (%s)\n", cudaGetErrorString(e));
+    return 77;
+  }
+  return Catch::Session().run(argc, argv);
+}

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Compiles the CUDA kernels for sm_90a, with no device needed: every unit of kernels/cuda, and one
+# unit that includes every public header. Fails on a register spill, on warning C7508 (setmaxnreg
+# ignored) and on a unit that takes over 15 CPU seconds. Without nvcc it says so and passes.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+nvcc=${CUDACXX:-$(command -v nvcc || true)}
+[ -n "$nvcc" ] || nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
+[ -x "$nvcc" ] || { echo "cuda: skipped (no nvcc)"; exit 0; }
+cpu_seconds_max=15
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+export CUDACXX=$nvcc
+cmake --preset cuda > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+
+flags=(-std=c++20 --expt-relaxed-constexpr -fmad=false -gencode "arch=compute_90a,code=sm_90a"
+       -Iinclude -Ibuild/cuda/include -Ikernels -Xptxas=-v)
+compile() {  # compile <unit> <name>: judges ptxas' report and the time
+  local log=$work/$2.log seconds
+  local TIMEFORMAT='%U %S'
+  seconds=$( { time "$nvcc" "${flags[@]}" -c "$1" -o "$work/$2.o" > "$log" 2>&1; } 2>&1 ) \
+    || { cat "$log" >&2; echo "cuda: $1 does not compile" >&2; exit 1; }
+  seconds=$(awk '{ printf "%.1f", $1 + $2 }' <<< "$seconds")
+  if grep -E '[1-9][0-9]* bytes spill|C7508' "$log" >&2; then
+    echo "cuda: $1 spills registers, or its setmaxnreg is ignored" >&2
+    exit 1
+  fi
+  if awk "BEGIN { exit !($seconds > $cpu_seconds_max) }"; then
+    echo "cuda: $1 took $seconds CPU seconds; $cpu_seconds_max are allowed" >&2
+    exit 1
+  fi
+  echo "cuda: $2: $seconds CPU s, no spills"
+}
+
+for unit in kernels/cuda/*.cu; do
+  compile "$unit" "$(basename "$unit" .cu)"
+done
+# A .cu of a user's engine may include any public header.
+(cd include && find oriel \( -name '*.hpp' -o -name '*.cuh' \) | sort | sed 's/.*/#include <&>/') > "$work/headers.cu"
+compile "$work/headers.cu" "all public headers"
+
+# The library and the tests link; without a device every test is reported as skipped.
+cmake --build --preset cuda --target test.cuda > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+ctest --preset cuda --no-tests=error > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+grep -E 'tests passed|Skipped' "$work/log" || true

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs Oriel into an empty folder, moves it, and uses it as its users do: find_package,
-# add_subdirectory, pkg-config, a C++23 program, Conan and vcpkg where they are there.
+# add_subdirectory, pkg-config, a C++23 program, the program oriel, Conan and vcpkg. What is built
+# here is built without optimisation: only that it fits together is tested.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source=$PWD
@@ -9,31 +10,72 @@ trap 'rm -rf "$work"' EXIT
 passed=0
 
 ok() { echo "package: $1: ok"; passed=$((passed + 1)); }
+quietly() { "$@" > "$work/log" 2>&1 || { tail -60 "$work/log" >&2; echo "package: failed: $*" >&2; exit 1; }; }
 build_consumer() {  # build_consumer <name> [cmake argument...]
   local name=$1; shift
-  cmake -G Ninja -S "tests/package/$name" -B "$work/$name" -DCMAKE_BUILD_TYPE=Release "$@" > "$work/log" 2>&1 \
-    && cmake --build "$work/$name" --target consumer >> "$work/log" 2>&1 \
-    && "$work/$name/consumer" || { cat "$work/log" >&2; echo "package: $name failed" >&2; exit 1; }
+  quietly cmake -G Ninja -S "tests/package/$name" -B "$work/$name" "$@"
+  quietly cmake --build "$work/$name" --target consumer
+  "$work/$name/consumer"
   ok "$name"
 }
+refuses() {  # refuses <words of the message> [cmake argument...]
+  local words=$1; shift
+  if cmake -G Ninja -S tests/package/cuda -B "$work/refused" "$@" > "$work/log" 2>&1 \
+      || ! tr -s '\n ' ' ' < "$work/log" | grep -q "$words"; then
+    tail -30 "$work/log" >&2
+    echo "package: component cuda: expected an error that says: $words" >&2
+    exit 1
+  fi
+  rm -rf "$work/refused"
+  ok "component cuda refused: $words"
+}
 
-# The library alone: neither examples nor tests may be needed to package it.
-cmake -G Ninja -S . -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DORIEL_TESTS=OFF -DORIEL_EXAMPLES=OFF \
-  -DCMAKE_INSTALL_PREFIX="$work/first" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
-cmake --build "$work/build" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
-cmake --install "$work/build" > "$work/log"
+# The library alone: neither examples nor tests may be needed to package it. With oriel::cuda where
+# there is a toolkit, and its consumers must then not notice.
+nvcc=${CUDACXX:-$(command -v nvcc || true)}
+[ -n "$nvcc" ] || nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
+cuda=OFF
+if [ -x "$nvcc" ]; then cuda=ON; fi
+quietly cmake -G Ninja -S . -B "$work/build" -DORIEL_TESTS=OFF -DORIEL_EXAMPLES=OFF -DORIEL_CUDA=$cuda \
+  -DCMAKE_INSTALL_PREFIX="$work/first"
+quietly cmake --build "$work/build"
+quietly cmake --install "$work/build"
 mv "$work/first" "$work/moved"  # An install is relocatable.
 ok install
 
-build_consumer find_package -DCMAKE_PREFIX_PATH="$work/moved"
-build_consumer cxx23 -DCMAKE_PREFIX_PATH="$work/moved"
+host_only=(-DCMAKE_PREFIX_PATH="$work/moved" -DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON)
+build_consumer find_package "${host_only[@]}"
+build_consumer cxx23 "${host_only[@]}"
 build_consumer add_subdirectory
+if [ $cuda = ON ]; then
+  build_consumer cuda -DCMAKE_PREFIX_PATH="$work/moved"
+  refuses "needs the CUDA toolkit" "${host_only[@]}"
+else
+  refuses "built without its component cuda" "${host_only[@]}"
+fi
 
-export PKG_CONFIG_PATH=$(dirname "$(find "$work/moved" -name oriel.pc)")
+PKG_CONFIG_PATH=$(dirname "$(find "$work/moved" -name oriel.pc)")
+export PKG_CONFIG_PATH
 # shellcheck disable=SC2046
 g++ -std=c++20 tests/package/consumer.cpp $(pkg-config --cflags --libs --static oriel) -o "$work/pc_consumer"
 "$work/pc_consumer"
+if [ $cuda = ON ]; then
+  # shellcheck disable=SC2046
+  g++ -std=c++20 tests/package/cuda/consumer.cpp $(pkg-config --cflags --libs --static oriel-cuda) -o "$work/pc_cuda"
+  LD_LIBRARY_PATH=$(pkg-config --variable=cuda_libdir oriel-cuda) "$work/pc_cuda"
+fi
 ok pkg-config
+
+# The full build's install: the program, and the model it takes when no other is named.
+if [ -d examples/cli ]; then
+  quietly cmake --preset cpu
+  quietly cmake --build --preset cpu -j "$(nproc)"
+  quietly cmake --install build/cpu --prefix "$work/program"
+  mv "$work/program" "$work/program-moved"
+  (cd "$work" && quietly program-moved/bin/oriel inspect --preset mimo-v2-flash)
+  (cd "$work" && quietly program-moved/bin/oriel run -n 4 --temp 0)
+  ok "program, moved away from its build"
+fi
 
 # Conan is a tool: from PATH, or from PyPI into a virtual environment of our own.
 conan=$(command -v conan || true)
@@ -44,15 +86,17 @@ if [ -z "$conan" ] && python3 -m venv build/tools > "$work/log" 2>&1 \
 fi
 if [ -n "$conan" ]; then
   export CONAN_HOME=$work/conan
-  "$conan" profile detect > "$work/log" 2>&1
-  for program in False True; do
-    "$conan" create . --no-remote -pr tests/package/conan/profile -s compiler.cppstd=20 \
-      -o "oriel/*:program=$program" > "$work/log" 2>&1 \
-      || { tail -40 "$work/log" >&2; echo "package: conan create (program=$program) failed" >&2; exit 1; }
+  quietly "$conan" profile detect
+  programs=(False)
+  if [ -d examples/cli ]; then programs+=(True); fi
+  for program in "${programs[@]}"; do
+    quietly "$conan" create . --no-remote -pr tests/package/conan/profile -s compiler.cppstd=20 \
+      -s build_type=Debug -c tools.cmake.cmake_layout:test_folder=\$TMP -o "oriel/*:program=$program"
     ok "conan create (program=$program)"
   done
 else
   echo "package: conan: skipped (neither on PATH nor to be had from PyPI)"
 fi
-"$source/tests/package/vcpkg.sh" "$work" && passed=$((passed + 1))
+"$source/tests/package/vcpkg.sh" "$work"
+passed=$((passed + 1))
 echo "$passed passed, 0 failed"

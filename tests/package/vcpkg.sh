@@ -19,7 +19,7 @@ fi
 for file in share/oriel/oriel-config.cmake share/oriel/copyright share/oriel/usage include/oriel/core/result.hpp; do
   [ -f "$prefix/$file" ] || { echo "package: vcpkg: $file is missing" >&2; exit 1; }
 done
-cmake -G Ninja -S tests/package/find_package -B "$work/vcpkg-consumer" -DCMAKE_BUILD_TYPE=Release \
+cmake -G Ninja -S tests/package/find_package -B "$work/vcpkg-consumer" \
   -Doriel_DIR="$prefix/share/oriel" > "$work/log" 2>&1 \
   && cmake --build "$work/vcpkg-consumer" >> "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 "$work/vcpkg-consumer/consumer"

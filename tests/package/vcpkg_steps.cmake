@@ -10,7 +10,7 @@ endfunction()
 function(vcpkg_cmake_configure)
   cmake_parse_arguments(ARG "" "SOURCE_PATH" "OPTIONS" ${ARGN})
   run("${CMAKE_COMMAND}" -G Ninja -S "${ARG_SOURCE_PATH}" -B "${WORK_DIR}/build"
-      -DCMAKE_BUILD_TYPE=Release "-DCMAKE_INSTALL_PREFIX=${CURRENT_PACKAGES_DIR}"
+      "-DCMAKE_INSTALL_PREFIX=${CURRENT_PACKAGES_DIR}"
       -DCMAKE_INSTALL_LIBDIR=lib ${ARG_OPTIONS})
 endfunction()
 

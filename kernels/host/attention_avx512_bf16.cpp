@@ -36,8 +36,7 @@ struct unit_bf16_dot {
 }  // namespace
 
 attention_steps attention_steps_avx512_bf16(dtype kv) noexcept {
-  return kv == dtype::f32 ? attention_body<unit_f32<lanes_avx512>>::steps()
-                          : attention_body<unit_bf16_dot>::steps();
+  return kv == dtype::bf16 ? attention_body<unit_bf16_dot>::steps() : attention_steps_avx512(kv);
 }
 
 }  // namespace oriel::host::detail

@@ -32,17 +32,21 @@ class attention_body {
   static constexpr std::uint32_t width = lanes::width;
   static constexpr std::uint32_t vectors_per_tile = kv_tile_tokens / width;
   static constexpr std::uint32_t units_per_tile = kv_tile_tokens / Unit::elements;
-  /// Keys whose K (V) is reused from the first cache by all rows of a block.
-  static constexpr std::uint32_t k_run_tokens = 64;
-  static constexpr std::uint32_t v_run_tokens = 128;
+  /// Keys whose K, then V, is reused from the first cache by all rows of a block.
+  static constexpr std::uint32_t run_tokens = 64;
+  /// Tiles between the one being multiplied and the one being fetched.
+  static constexpr std::uint32_t tiles_ahead = run_tokens / kv_tile_tokens;
 
   template <std::uint32_t Rows>
   static constexpr std::uint32_t columns_max = std::min(8u, lanes::accumulators_max / Rows);
 
-  /// Where a split's tiles lie; null where no row of the block looks.
+  /// Where a split's tiles lie; null where no row of the block looks. `k_ahead[t]` is what to fetch
+  /// while k[t] is multiplied: K tiles further on, then V, then K of the next split.
   struct tile_table {
     const std::byte* k[split_tiles];
     const std::byte* v[split_tiles];
+    const std::byte* k_ahead[split_tiles];
+    const std::byte* v_ahead[split_tiles];
   };
 
  public:
@@ -102,12 +106,16 @@ class attention_body {
                          std::uint32_t units,
                          const tile_table& tiles,
                          std::uint32_t column,
+                         bool fetch,
                          float* scores) {
     const std::byte* k[Columns];
+    const std::byte* ahead[Columns];
     vec acc[Rows][Columns];
     for (std::uint32_t c = 0; c < Columns; ++c) {
       const std::uint32_t v = column + c;
-      k[c] = tiles.k[v / vectors_per_tile] + v % vectors_per_tile * (width * 4);
+      const std::uint32_t tile = v / vectors_per_tile, offset = v % vectors_per_tile * (width * 4);
+      k[c] = tiles.k[tile] + offset;
+      ahead[c] = (fetch ? tiles.k_ahead[tile] : tiles.k[tile]) + offset;
       for (std::uint32_t r = 0; r < Rows; ++r) {
         acc[r][c] = lanes::set1(0.0f);
       }
@@ -117,6 +125,7 @@ class attention_body {
 #pragma GCC unroll 8
       for (std::uint32_t c = 0; c < Columns; ++c) {
         x[c] = Unit::load(k[c] + std::size_t{u} * (kv_tile_tokens * 4));
+        __builtin_prefetch(ahead[c] + std::size_t{u} * (kv_tile_tokens * 4));
       }
 #pragma GCC unroll 8
       for (std::uint32_t r = 0; r < Rows; ++r, q += Unit::words) {
@@ -141,12 +150,13 @@ class attention_body {
                             const tile_table& tiles,
                             std::uint32_t column,
                             std::uint32_t last,
+                            bool fetch,
                             float* scores) {
     for (; column + Columns <= last; column += Columns) {
-      score_tile<Rows, Columns>(q, units, tiles, column, scores);
+      score_tile<Rows, Columns>(q, units, tiles, column, fetch, scores);
     }
     if constexpr (Columns > 1) {
-      score_columns<Rows, Columns / 2>(q, units, tiles, column, last, scores);
+      score_columns<Rows, Columns / 2>(q, units, tiles, column, last, fetch, scores);
     }
   }
 
@@ -154,7 +164,7 @@ class attention_body {
                              std::uint32_t split,
                              const attention_scratch& s,
                              const tile_table& tiles) {
-    constexpr std::uint32_t run = k_run_tokens / width;
+    constexpr std::uint32_t run = run_tokens / width;
     const std::uint32_t units = units_of(*b.shape);
     const std::uint32_t last_position = b.first_position + b.tokens - 1;
     const std::uint32_t first = keys_in_split(*b.shape, b.first_position, split).first / width;
@@ -169,6 +179,7 @@ class attention_body {
             tiles,
             std::max(begin, low.first / width),
             std::min(begin + run, (high.last + width - 1) / width),
+            row == 0,
             s.scores + row * score_stride);
       });
     }
@@ -225,6 +236,7 @@ class attention_body {
     float* out;                     ///< O of row 0
     std::size_t out_stride;         ///< floats
     const std::byte* const* tiles;  ///< V tiles of the split
+    const std::byte* const* ahead;  ///< per V tile, what to fetch meanwhile
     std::uint32_t dims;
     std::uint32_t first;
     std::uint32_t last;
@@ -246,11 +258,14 @@ class attention_body {
     for (std::uint32_t u = run.first; u < run.last;) {
       const std::uint32_t tile = u / units_per_tile;
       const std::uint32_t tile_end = std::min(run.last, (tile + 1) * units_per_tile);
-      const std::byte* v = run.tiles[tile] + u % units_per_tile * line_bytes + column * (width * 4);
-      for (; u < tile_end; ++u, v += line_bytes) {
+      const std::size_t offset = u % units_per_tile * line_bytes + column * (width * 4);
+      const std::byte* v = run.tiles[tile] + offset;
+      const std::byte* ahead = run.ahead[tile] + offset;
+      for (; u < tile_end; ++u, v += line_bytes, ahead += line_bytes) {
         typename Unit::loaded x[Columns];
 #pragma GCC unroll 8
         for (std::uint32_t c = 0; c < Columns; ++c) {
+          __builtin_prefetch(ahead + c * (width * 4));
           if constexpr (Whole) {
             x[c] = Unit::load(v + c * (width * 4));
           } else {
@@ -307,6 +322,7 @@ class attention_body {
       value_run tile = run;
       tile.p += r * score_stride;
       tile.out += r * run.out_stride;
+      tile.ahead = r == 0 ? run.ahead : run.tiles;
       value_columns<rows(), columns_max<rows()>>(tile, 0);
     });
   }
@@ -380,15 +396,16 @@ class attention_body {
                         .out = partial.out,
                         .out_stride = out_stride(*b.shape),
                         .tiles = tiles.v,
+                        .ahead = tiles.v_ahead,
                         .dims = b.shape->head_dim_vo,
                         .first = 0,
                         .last = 0,
                         .mask = both_keys};
     std::fill_n(partial.out, b.rows() * run.out_stride, 0.0f);
-    for (std::uint32_t key = first / v_run_tokens * v_run_tokens; key < last; key += v_run_tokens) {
+    for (std::uint32_t key = first / run_tokens * run_tokens; key < last; key += run_tokens) {
       for (std::uint32_t row = 0; row < b.rows(); row += lanes::rows_max) {
         const std::uint32_t n = std::min(lanes::rows_max, b.rows() - row);
-        add_values(b, split, run, {key, key + v_run_tokens}, row, n);
+        add_values(b, split, run, {key, key + run_tokens}, row, n);
       }
     }
   }
@@ -400,14 +417,26 @@ class attention_body {
     const std::uint32_t tiles_per_page = s.page_size / kv_tile_tokens;
     const std::size_t k_tile_bytes = k_bytes_per_page(kv_tile_tokens, 1, s.head_dim_qk, s.kv);
     const std::size_t v_tile_bytes = v_bytes_per_page(kv_tile_tokens, 1, s.head_dim_vo, s.kv);
-    const std::uint32_t first = keys_in_split(s, b.first_position, split).first;
-    const std::uint32_t last = keys_in_split(s, b.first_position + b.tokens - 1, split).last;
+    const std::uint32_t end = (b.first_position + b.tokens - 1) / kv_tile_tokens + 1;
+    const std::uint32_t first =
+        std::max(first_key(s, b.first_position) / kv_tile_tokens, split * split_tiles);
+    const std::uint32_t last = std::min(end, (split + 1) * split_tiles);
+    const auto k_tile = [&](std::uint32_t t) {
+      const std::size_t page = page_at(*b.sequence, t / tiles_per_page) * b.page_stride_bytes;
+      return b.k + page + t % tiles_per_page * k_tile_bytes;
+    };
+    const auto v_tile = [&](std::uint32_t t) {
+      const std::size_t page = page_at(*b.sequence, t / tiles_per_page) * b.page_stride_bytes;
+      return b.v + page + t % tiles_per_page * v_tile_bytes;
+    };
     tile_table table{};
-    for (std::uint32_t t = first / kv_tile_tokens; t * kv_tile_tokens < last; ++t) {
-      const std::uint32_t tile = split * split_tiles + t;
-      const std::size_t page = page_at(*b.sequence, tile / tiles_per_page) * b.page_stride_bytes;
-      table.k[t] = b.k + page + tile % tiles_per_page * k_tile_bytes;
-      table.v[t] = b.v + page + tile % tiles_per_page * v_tile_bytes;
+    for (std::uint32_t t = first; t < last; ++t) {
+      const std::uint32_t i = t % split_tiles, ahead = t + tiles_ahead;
+      table.k[i] = k_tile(t);
+      table.v[i] = v_tile(t);
+      table.k_ahead[i] =
+          ahead < last ? k_tile(ahead) : v_tile(std::min(ahead - last + first, last - 1));
+      table.v_ahead[i] = ahead < last ? v_tile(ahead) : k_tile(std::min(ahead, end - 1));
     }
     return table;
   }

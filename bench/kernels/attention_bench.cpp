@@ -4,7 +4,7 @@
 // Why:  it is most of a long context's time. Goals: decode of group 16 at >= 0.45 of the bf16 peak,
 //       decode of group 8 at >= 0.75 of read bandwidth, causal prefill at >= 0.55 of the bf16 peak.
 //
-// Peak (a register-only loop of vdpbf16ps, or of f32 fma where the path multiplies so) and read
+// The multiply rate (vdpbf16ps, or f32 multiply-adds where the path widens bf16) and the read
 // bandwidth are measured between iterations, so that a neighbour's load hits all alike. Counters
 // are medians of thread time: GF, of_peak, GB_s, of_read. FLOPs and bytes are those of the keys
 // that rows see.
@@ -13,6 +13,7 @@
 #include <oriel/kernels/attention.hpp>
 
 #include <benchmark/benchmark.h>
+#include <engine/machine_peaks.hpp>
 
 #include <algorithm>
 #include <cstdlib>
@@ -20,8 +21,6 @@
 #include <ctime>
 #include <memory>
 #include <vector>
-
-#include <immintrin.h>
 
 namespace {
 
@@ -42,87 +41,6 @@ double seconds_of(auto&& f) {
 double median(std::vector<double> x) {
   std::nth_element(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(x.size() / 2), x.end());
   return x[x.size() / 2];
-}
-
-/// FLOPs of 200,000 rounds of twelve independent chains of one instruction.
-constexpr double rounds = 200'000;
-
-__attribute__((target("avx512f,avx512bf16"))) void spin_bf16_dot() {
-  __m512 a[12];
-  for (int i = 0; i < 12; ++i) {  // Different, or the compiler makes them one.
-    a[i] = _mm512_set1_ps(static_cast<float>(i));
-  }
-  const auto x = (__m512bh)_mm512_set1_epi32(0x3F80'3F80);
-  for (int i = 0; i < static_cast<int>(rounds); ++i) {
-#pragma GCC unroll 12
-    for (auto& acc : a) {
-      acc = _mm512_dpbf16_ps(acc, x, x);
-    }
-  }
-  for (auto& acc : a) {
-    benchmark::DoNotOptimize(acc);
-  }
-}
-
-__attribute__((target("avx512f"))) void spin_f32_fma_512() {
-  __m512 a[12];
-  for (int i = 0; i < 12; ++i) {  // Different, or the compiler makes them one.
-    a[i] = _mm512_set1_ps(static_cast<float>(i));
-  }
-  const __m512 x = _mm512_set1_ps(1.0f);
-  for (int i = 0; i < static_cast<int>(rounds); ++i) {
-#pragma GCC unroll 12
-    for (auto& acc : a) {
-      acc = _mm512_fmadd_ps(x, x, acc);
-    }
-  }
-  for (auto& acc : a) {
-    benchmark::DoNotOptimize(acc);
-  }
-}
-
-__attribute__((target("avx2,fma"))) void spin_f32_fma_256() {
-  __m256 a[12];
-  for (int i = 0; i < 12; ++i) {  // Different, or the compiler makes them one.
-    a[i] = _mm256_set1_ps(static_cast<float>(i));
-  }
-  const __m256 x = _mm256_set1_ps(1.0f);
-  for (int i = 0; i < static_cast<int>(rounds); ++i) {
-#pragma GCC unroll 12
-    for (auto& acc : a) {
-      acc = _mm256_fmadd_ps(x, x, acc);
-    }
-  }
-  for (auto& acc : a) {
-    benchmark::DoNotOptimize(acc);
-  }
-}
-
-/// FLOP/s of the multiply instruction that `path` uses for `kv`; 0 where there is no fused one.
-double measured_peak(isa path, dtype kv) {
-  if (path == isa::avx512_bf16 && kv == dtype::bf16) {
-    return rounds * 12 * 64 / seconds_of(spin_bf16_dot);
-  }
-  if (path >= isa::avx512) {
-    return rounds * 12 * 32 / seconds_of(spin_f32_fma_512);
-  }
-  return path == isa::avx2 ? rounds * 12 * 16 / seconds_of(spin_f32_fma_256) : 0.0;
-}
-
-/// Reads `bytes` once, in four streams: the fastest of the loops tried. @pre a multiple of 1024
-__attribute__((target("avx2"))) std::uint64_t read_all(const std::byte* p, std::size_t bytes) {
-  __m256i sum[4] = {};
-  const std::size_t quarter = bytes / 4;
-  for (std::size_t i = 0; i < quarter; i += 64) {
-    for (std::size_t j = 0; j < 4; ++j) {
-      const auto* line = reinterpret_cast<const __m256i*>(p + j * quarter + i);
-      sum[j] = _mm256_add_epi64(sum[j], _mm256_load_si256(line));
-      sum[j] = _mm256_add_epi64(sum[j], _mm256_load_si256(line + 1));
-    }
-  }
-  const __m256i all =
-      _mm256_add_epi64(_mm256_add_epi64(sum[0], sum[1]), _mm256_add_epi64(sum[2], sum[3]));
-  return static_cast<std::uint64_t>(_mm256_extract_epi64(all, 0));
 }
 
 struct free_bytes {
@@ -181,8 +99,13 @@ class layer_set {
 
   [[nodiscard]] attention_args args(std::size_t iteration) {
     std::byte* layer = pool_.get() + iteration % scenario_.layers * layer_bytes_;
-    return {
-        out_.data(), q_.data(), {layer, layer + k_bytes_, page_bytes_}, sequences_, nullptr, 0.07f};
+    return {.out = out_.data(),
+            .q = q_.data(),
+            .q_stride = std::size_t{shape.q_heads} * 192,
+            .kv = {layer, layer + k_bytes_, page_bytes_},
+            .sequences = sequences_,
+            .sinks = nullptr,
+            .scale = 0.07f};
   }
 
   /// Pairs of (row, key seen), all sequences.
@@ -224,10 +147,9 @@ void attention(benchmark::State& state, scenario s) {
   serial_executor serial;
   const auto plan = host::plan_attention(layers.shape, s.batch * s.rows, 1, path);
   const byte_array workspace = allocate(plan->workspace_bytes);
-  constexpr std::size_t cold_bytes = std::size_t{512} << 20, read_bytes = std::size_t{16} << 20;
-  const byte_array cold = allocate(cold_bytes);
-  std::memset(cold.get(), 1, cold_bytes);
-
+  engine::read_bandwidth_probe memory;
+  const auto multiply =
+      s.kv == dtype::bf16 ? engine::multiply_kind::bf16 : engine::multiply_kind::f32;
   std::vector<double> gflops, of_peak, gbytes, of_read;
   std::size_t iteration = 0;
   for (auto _ : state) {
@@ -236,13 +158,15 @@ void attention(benchmark::State& state, scenario s) {
       host::run_attention(*plan, args, {workspace.get(), plan->workspace_bytes}, serial);
     });
     state.SetIterationTime(seconds);
-    const std::byte* part = cold.get() + iteration * read_bytes % cold_bytes;
-    const double read = static_cast<double>(read_bytes) /
-                        seconds_of([&] { benchmark::DoNotOptimize(read_all(part, read_bytes)); });
+    double read_bytes = 0, multiplied = 0;
+    const double read_seconds =
+        seconds_of([&] { read_bytes = static_cast<double>(memory.read_once(serial, 1.0 / 64)); });
+    const double multiply_seconds =
+        seconds_of([&] { multiplied = engine::multiply_once(multiply, path); });
     gflops.push_back(layers.flops() / seconds * 1e-9);
-    of_peak.push_back(layers.flops() / seconds / measured_peak(path, s.kv));
+    of_peak.push_back(layers.flops() / seconds * multiply_seconds / multiplied);
     gbytes.push_back(layers.bytes() / seconds * 1e-9);
-    of_read.push_back(layers.bytes() / seconds / read);
+    of_read.push_back(layers.bytes() / seconds * read_seconds / read_bytes);
     ++iteration;
   }
   state.SetLabel(name_of(path));
@@ -257,7 +181,7 @@ void attention(benchmark::State& state, scenario s) {
       ->ArgName("isa")                                      \
       ->DenseRange(0, 3)                                    \
       ->UseManualTime()                                     \
-      ->MinTime(1.0)                                        \
+      ->MinTime(0.2)                                        \
       ->Unit(benchmark::kMillisecond)
 
 //                                             batch context rows kv_heads group window layers

@@ -77,6 +77,7 @@ std::vector<float> run(std::uint32_t pages, bool ring, std::uint32_t chunk) {
     host::run_attention(*plan,
                         {.out = out.data() + first * out_row,
                          .q = q.data() + first * q_row,
+                         .q_stride = q_row,
                          .kv = kv,
                          .sequences = {&sequence, 1},
                          .sinks = nullptr,

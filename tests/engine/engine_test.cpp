@@ -1,0 +1,240 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// The engine on the nano model: what a request gets must not depend on what else is served.
+#include <oriel/core/thread_pool.hpp>
+
+#include <catch2/catch.hpp>
+#include <engine/checkpoint.hpp>
+#include <engine/engine.hpp>
+#include <engine/error.hpp>
+#include <engine/tokenizer/tokenizer.hpp>
+#include <engine/weight_loader.hpp>
+
+#include <filesystem>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+using namespace oriel;
+using namespace oriel::engine;
+
+namespace {
+
+/// The nano model, loaded once.
+struct nano_model {
+  std::filesystem::path folder =
+      std::filesystem::path{ORIEL_TEST_DIR} / ".." / "examples" / "models" / "nano";
+  checkpoint opened = open_checkpoint(folder);
+  model_weights weights = load_weights(opened);
+  tokenizer tokens = tokenizer::load((folder / "tokenizer.json").string());
+};
+
+const nano_model& nano() {
+  static const nano_model model;
+  return model;
+}
+
+struct answer {
+  std::vector<token_id> tokens;
+  std::string text;
+  finish_reason finish = finish_reason::none;
+
+  friend bool operator==(const answer&, const answer&) = default;
+};
+
+request make_request(std::uint64_t id, const std::string& prompt, std::uint32_t new_tokens) {
+  request r;
+  r.id = request_id{id};
+  r.prompt = nano().tokens.encode(prompt);
+  r.max_new_tokens = new_tokens;
+  r.sampling = {
+      .temperature = 0.8f, .top_k = 20, .top_p = 0.9f, .min_p = 0.01f, .seed = 7 * id + 1};
+  r.stop.tokens = nano().opened.config.eos_tokens;
+  return r;
+}
+
+/// Twelve requests of many lengths, greedy and sampled, some with stop strings.
+std::vector<request> mixed_requests() {
+  const std::string code =
+      "import os\nimport sys\n\n\nclass Queue:\n    def __init__(self):\n        self.items = "
+      "[]\n\n"
+      "    def push(self, item):\n        self.items.append(item)\n\n    def pop(self):\n";
+  std::vector<request> requests;
+  for (std::uint64_t i = 0; i < 12; ++i) {
+    const std::size_t length = 5 + i * i * 2 % code.size();
+    requests.push_back(
+        make_request(i, code.substr(0, length), 3 + static_cast<std::uint32_t>(5 * i)));
+    if (i % 3 == 0) {
+      requests.back().sampling.temperature = 0;
+    }
+    if (i % 4 == 1) {
+      requests.back().stop.strings = {"\n\n", "return"};
+    }
+  }
+  return requests;
+}
+
+void take(std::map<request_id, answer>& answers, const event& happened) {
+  answer& a = answers[happened.id];
+  REQUIRE(a.finish == finish_reason::none);  // Nothing comes after the last event.
+  if (happened.token) {
+    a.tokens.push_back(*happened.token);
+  }
+  a.text += happened.text;
+  a.finish = happened.finish;
+}
+
+std::map<request_id, answer> serve(const std::vector<request>& requests,
+                                   const engine_options& options,
+                                   std::uint32_t thread_count = 1) {
+  thread_pool threads{thread_count};
+  engine::engine engine{
+      nano().opened.config.geometry, nano().weights, nano().tokens, options, threads};
+  std::map<request_id, answer> answers;
+  for (const request& r : requests) {
+    REQUIRE(engine.submit(r));
+  }
+  while (!engine.idle()) {
+    for (const event& happened : engine.step()) {
+      take(answers, happened);
+    }
+  }
+  CHECK(engine.usage().bytes == 0);  // Every page came back.
+  return answers;
+}
+
+}  // namespace
+
+TEST_CASE("a request's tokens do not depend on batch, chunk, page or threads") {
+  const std::vector<request> requests = mixed_requests();
+  std::map<request_id, answer> alone;
+  for (const request& r : requests) {
+    alone.merge(serve({r}, {.context_tokens = 512}));
+  }
+  REQUIRE(alone.size() == requests.size());
+  for (const auto& [id, a] : alone) {
+    CHECK(a.finish != finish_reason::none);
+  }
+  CHECK(serve(requests, {.sequences_max = 12, .context_tokens = 512}) == alone);
+  CHECK(serve(requests, {.chunk_tokens = 5, .sequences_max = 5, .context_tokens = 512}) == alone);
+  CHECK(serve(requests,
+              {.page_tokens = 64, .chunk_tokens = 33, .sequences_max = 3, .context_tokens = 256},
+              2) == alone);
+  // A pool that holds two of them: the others wait, none is lost.
+  CHECK(serve(requests,
+              {.chunk_tokens = 64, .sequences_max = 8, .context_tokens = 256, .kv_tokens = 256}) ==
+        alone);
+}
+
+TEST_CASE("a stop string ends the text before it, whatever tokens it is made of") {
+  request r = make_request(1, "def main():\n", 64);
+  r.sampling.temperature = 0;
+  const std::string text = serve({r}, {.context_tokens = 512}).at(request_id{1}).text;
+  REQUIRE(text.size() > 12);
+  for (const std::size_t begin : {std::size_t{3}, text.size() / 2, text.size() - 6}) {
+    const std::string stop = text.substr(begin, 5);
+    r.stop.strings = {stop};
+    const answer a = serve({r}, {.context_tokens = 512}).at(request_id{1});
+    CHECK(a.text == text.substr(0, text.find(stop)));
+    CHECK(a.finish == finish_reason::stop);
+  }
+}
+
+TEST_CASE("cancelling frees the pages, gives the held back text, and leaves the others alone") {
+  const std::vector<request> requests = mixed_requests();
+  const std::map<request_id, answer> whole =
+      serve(requests, {.sequences_max = 4, .context_tokens = 512});
+  thread_pool threads{1};
+  engine::engine engine{nano().opened.config.geometry,
+                        nano().weights,
+                        nano().tokens,
+                        {.sequences_max = 4, .context_tokens = 512},
+                        threads};
+  for (const request& r : requests) {
+    REQUIRE(engine.submit(r));
+  }
+  std::mt19937 random{11};
+  std::map<request_id, answer> answers;
+  std::vector<request_id> cancelled;
+  for (int step = 0; !engine.idle(); ++step) {
+    for (const event& happened : engine.step()) {
+      take(answers, happened);
+    }
+    const request_id id{random() % 12};
+    if (step % 9 == 4 && answers[id].finish == finish_reason::none) {
+      const std::optional<event> last = engine.cancel(id);
+      REQUIRE(last.has_value());
+      take(answers, *last);
+      CHECK(last->finish == finish_reason::cancelled);
+      cancelled.push_back(id);
+      CHECK_FALSE(engine.cancel(id).has_value());
+    }
+  }
+  REQUIRE(cancelled.size() >= 2);
+  CHECK(engine.usage().bytes == 0);
+  for (const auto& [id, a] : answers) {
+    if (a.finish != finish_reason::cancelled) {
+      CHECK(a == whole.at(id));
+    } else {
+      CHECK(whole.at(id).text.starts_with(a.text));
+    }
+  }
+}
+
+TEST_CASE("a request that cannot be served is refused with a reason, and nothing else happens") {
+  thread_pool threads{1};
+  engine::engine engine{nano().opened.config.geometry,
+                        nano().weights,
+                        nano().tokens,
+                        {.context_tokens = 64},
+                        threads};
+  request too_long = make_request(1, "x = 1\n", 64);
+  CHECK(engine.submit(too_long).error().code == errc::request_too_large);
+  request empty = make_request(2, "", 4);
+  CHECK(engine.submit(empty).error().code == errc::invalid_argument);
+  request foreign = make_request(3, "x", 4);
+  foreign.prompt.push_back(token_id{1u << 30});
+  CHECK(engine.submit(foreign).error().code == errc::invalid_argument);
+  CHECK(engine.idle());
+  CHECK(engine.step().empty());
+
+  const auto& model = nano().opened.config.geometry;
+  const auto make = [&](const engine_options& o) {
+    engine::engine e{model, nano().weights, nano().tokens, o, threads};
+  };
+  CHECK_THROWS_AS(make({.page_tokens = 24}), error);
+  CHECK_THROWS_AS(make({.chunk_tokens = 0}), error);
+  CHECK_THROWS_AS(make({.chunk_tokens = 2, .sequences_max = 3}), error);
+  CHECK_THROWS_AS(make({.context_tokens = model.context_tokens + 1}), error);
+}
+
+TEST_CASE("windows hold a bounded number of bytes while a sequence grows") {
+  thread_pool threads{1};
+  const auto& model = nano().opened.config.geometry;
+  engine::engine engine{
+      model, nano().weights, nano().tokens, {.chunk_tokens = 64, .context_tokens = 1024}, threads};
+  request r = make_request(1, std::string(400, 'x') + "\n", 400);
+  r.stop = {};
+  REQUIRE(engine.submit(r));
+  std::uint64_t window_bytes_max = 0;
+  std::uint64_t full_row_bytes = 0, row_bytes = 0;
+  for (const layer_geometry& layer : model.layers) {
+    const auto bytes = kv_bytes_per_token(layer.attention, nano().weights.compute);
+    row_bytes += bytes;
+    full_row_bytes += layer.attention.kind == attention_kind::full ? bytes : 0;
+  }
+  while (!engine.idle()) {
+    (void)engine.step();
+    const kv_usage usage = engine.usage();
+    if (usage.bytes == 0) {
+      break;
+    }
+    const std::uint64_t length = usage.uniform_bytes / row_bytes;
+    const std::uint64_t full_bytes = (length + 15) / 16 * 16 * full_row_bytes;
+    window_bytes_max = std::max(window_bytes_max, usage.bytes - full_bytes);
+  }
+  // Window 32, chunk 64, pages of 16: ceil(31 / 16) + 1 + slack 1 + 4 pages.
+  CHECK(window_bytes_max <= 8 * 16 * (row_bytes - full_row_bytes));
+  CHECK(window_bytes_max > 0);
+}

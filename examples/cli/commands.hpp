@@ -46,7 +46,21 @@ struct inspect_options {
   bool json = false;
 };
 
+/// Options of `oriel bench`.
+struct bench_options {
+  std::string model_dir;
+  std::string random_preset;
+  std::uint32_t prompt_tokens = 512;
+  std::uint32_t new_tokens = 128;
+  std::uint32_t repetitions = 5;
+  std::uint32_t threads = 1;
+  std::uint32_t chunk_tokens = 512;
+  std::uint64_t seed = 1;
+  std::string format = "md";  ///< md, csv, json
+};
+
 int run(const run_options& options);
 int inspect(const inspect_options& options);
+int bench(const bench_options& options);
 
 }  // namespace oriel::cli

@@ -71,6 +71,28 @@ CLI::App* add_inspect(CLI::App& app, inspect_options& o) {
   return command;
 }
 
+CLI::App* add_bench(CLI::App& app, bench_options& o) {
+  CLI::App* command = app.add_subcommand("bench", "prefill and decode speed beside the machine's");
+  auto* random = command->add_option(
+      "--random", o.random_preset, "random weights of a preset, e.g. bench-0.4b");
+  command->add_option("-m,--model", o.model_dir, "checkpoint folder [nano]")->excludes(random);
+  command->add_option("-p,--prompt-tokens", o.prompt_tokens, "tokens to prefill")
+      ->capture_default_str();
+  command->add_option("-n,--new-tokens", o.new_tokens, "tokens to decode")->capture_default_str();
+  command->add_option("-r,--repetitions", o.repetitions, "repetitions")
+      ->check(CLI::Range(1u, 1'000u))
+      ->capture_default_str();
+  command->add_option("-t,--threads", o.threads, "threads")->capture_default_str();
+  command->add_option("--chunk", o.chunk_tokens, "tokens computed in one step")
+      ->check(CLI::Range(1u, 65'536u))
+      ->capture_default_str();
+  command->add_option("-s,--seed", o.seed, "seed of weights and prompt")->capture_default_str();
+  command->add_option("-o,--output", o.format, "md, csv or json")
+      ->check(CLI::IsMember({"md", "csv", "json"}))
+      ->capture_default_str();
+  return command;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -79,15 +101,20 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   run_options run_o;
   inspect_options inspect_o;
+  bench_options bench_o;
   CLI::App* run_command = add_run(app, run_o);
-  add_inspect(app, inspect_o);
+  CLI::App* inspect_command = add_inspect(app, inspect_o);
+  add_bench(app, bench_o);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? exit_ok : exit_usage;
   }
   try {
-    return run_command->parsed() ? run(run_o) : inspect(inspect_o);
+    if (run_command->parsed()) {
+      return run(run_o);
+    }
+    return inspect_command->parsed() ? inspect(inspect_o) : bench(bench_o);
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "oriel: out of memory: lower -c, or take a smaller model\n");
   } catch (const std::exception& e) {

@@ -1,0 +1,302 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// `oriel bench`: speed of prefill (pp) and decode (tg), beside what the machine can do.
+#include "commands.hpp"
+#include "support.hpp"
+
+#include <oriel/core/random.hpp>
+#include <oriel/core/thread_pool.hpp>
+#include <oriel/kv/dual_pool.hpp>
+#include <oriel/model/cost.hpp>
+#include <oriel/model/presets.hpp>
+
+#include <engine/error.hpp>
+#include <engine/machine_peaks.hpp>
+#include <engine/model_runner.hpp>
+#include <engine/weight_loader.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+namespace oriel::cli {
+namespace {
+
+/// One line of the table: `pp512` or `tg128`.
+struct bench_row {
+  std::string test;
+  std::uint32_t tokens;
+  double bytes_per_token;  ///< of weights and K and V, read (tg) or read at least once (pp)
+  double work;             ///< bytes (tg) or floating-point operations (pp) of one repetition
+  std::vector<double> seconds{};  ///< of each repetition
+  std::vector<double> limits{};   ///< bytes or operations per second, measured beside each
+};
+
+struct statistics {
+  double mean, deviation;  ///< of tokens per second
+  double limit_fraction;   ///< median over the repetitions
+};
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return values[values.size() / 2];
+}
+
+statistics summarize(const bench_row& row) {
+  statistics s{};
+  std::vector<double> fractions;
+  for (std::size_t i = 0; i < row.seconds.size(); ++i) {
+    s.mean += row.tokens / row.seconds[i];
+    fractions.push_back(row.work / row.seconds[i] / row.limits[i]);
+  }
+  s.mean /= static_cast<double>(row.seconds.size());
+  for (const double seconds : row.seconds) {
+    s.deviation += std::pow(row.tokens / seconds - s.mean, 2);
+  }
+  s.deviation = std::sqrt(s.deviation / static_cast<double>(row.seconds.size()));
+  s.limit_fraction = median(std::move(fractions));
+  return s;
+}
+
+/// A model and one sequence to run it on.
+class bench_model {
+ public:
+  bench_model(const model_geometry& model,
+              const engine::model_weights& weights,
+              const bench_options& o,
+              thread_pool& threads)
+      : options_(o),
+        tokens_(random_tokens(model, o)),
+        pools_(make_pools(model, weights.compute, o)),
+        runner_(model,
+                weights,
+                homes(),
+                pools_.plan().options().page_size,
+                weights.compute,
+                {.rows_max = o.chunk_tokens,
+                 .logit_rows_max = 1,
+                 .sequences_max = 1,
+                 .context_tokens = o.prompt_tokens + o.new_tokens},
+                threads) {}
+
+  [[nodiscard]] const bench_options& options() const noexcept { return options_; }
+
+  /// Seconds to prefill the prompt, and seconds to decode the new tokens after it.
+  std::pair<double, double> run() {
+    auto admitted = pools_.try_admit(
+        {.tokens_now = 0, .tokens_max = options_.prompt_tokens + options_.new_tokens});
+    auto sequence = std::move(*admitted);
+    const auto begin = std::chrono::steady_clock::now();
+    while (sequence.length() < options_.prompt_tokens) {
+      step(sequence, std::min(options_.chunk_tokens, options_.prompt_tokens - sequence.length()));
+    }
+    const auto prefilled = std::chrono::steady_clock::now();
+    for (std::uint32_t i = 0; i < options_.new_tokens; ++i) {
+      step(sequence, 1);
+    }
+    const auto end = std::chrono::steady_clock::now();
+    return {std::chrono::duration<double>(prefilled - begin).count(),
+            std::chrono::duration<double>(end - prefilled).count()};
+  }
+
+ private:
+  static std::vector<token_id> random_tokens(const model_geometry& model, const bench_options& o) {
+    std::vector<token_id> tokens(o.prompt_tokens + o.new_tokens);
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      const auto words = philox4x32({static_cast<std::uint32_t>(i), 0, 0, 0},
+                                    {static_cast<std::uint32_t>(o.seed), 0});
+      tokens[i] = token_id{words[0] % model.vocabulary};
+    }
+    return tokens;
+  }
+
+  static dual_pool<> make_pools(const model_geometry& model, dtype kv, const bench_options& o) {
+    const auto plan = pool_plan::make(kv_shapes_of(model.layers, kv),
+                                      {.page_size = 16, .step_tokens = o.chunk_tokens});
+    if (!plan) {
+      throw engine::error(fmt::format("the KV pools do not fit: {}", plan.error().detail));
+    }
+    pool_sizes sizes;
+    for (std::uint32_t pool = 0; pool < plan->pools(); ++pool) {
+      sizes.pages.push_back(
+          std::max(1u, plan->pages_for(pool_id{pool}, o.prompt_tokens + o.new_tokens)));
+    }
+    auto pools = dual_pool<>::make(*plan, sizes);
+    if (!pools) {
+      throw engine::error(fmt::format("no memory for the KV pools: {}", pools.error().detail));
+    }
+    return std::move(*pools);
+  }
+
+  [[nodiscard]] std::vector<pool_layer> homes() const {
+    std::vector<pool_layer> homes;
+    for (std::uint32_t l = 0; l < pools_.plan().layers(); ++l) {
+      homes.push_back(pools_.layer(l));
+    }
+    return homes;
+  }
+
+  void step(dual_pool<>::sequence_type& sequence, std::uint32_t rows) {
+    if (!sequence.reserve(rows)) {
+      throw engine::error("the bench's own pools are too small");
+    }
+    std::vector<block_table_view> tables;
+    for (std::uint32_t pool = 0; pool < pools_.plan().pools(); ++pool) {
+      tables.push_back(sequence.table(pool_id{pool}));
+    }
+    const engine::step_rows step{.tokens = std::span(tokens_).subspan(sequence.length(), rows),
+                                 .first_position = sequence.length(),
+                                 .tables = tables,
+                                 .logit_rows = 1};
+    (void)runner_.forward({&step, 1});
+    sequence.commit(rows);
+  }
+
+  const bench_options& options_;
+  std::vector<token_id> tokens_;
+  dual_pool<> pools_;
+  engine::model_runner runner_;
+};
+
+/// The two rows, with what one repetition of each moves and computes.
+std::pair<bench_row, bench_row> make_rows(const model_geometry& model,
+                                          dtype compute,
+                                          const bench_options& o) {
+  const std::uint32_t prompt = o.prompt_tokens, decoded = o.new_tokens;
+  const double head_flops = 2.0 * model.hidden * model.vocabulary;
+  double flops = 0, kv_bytes = 0;
+  for (std::uint32_t p = 0; p < prompt; ++p) {
+    flops += static_cast<double>(flops_per_token(model, p)) - head_flops;
+  }
+  flops += head_flops * ((prompt + o.chunk_tokens - 1) / o.chunk_tokens);  // A chunk's last row alone.
+  for (std::uint32_t p = prompt; p < prompt + decoded; ++p) {
+    kv_bytes += static_cast<double>(kv_bytes_read_per_token(model, p, compute));
+  }
+  const auto weight_bytes = static_cast<double>(weight_bytes_per_token(model, compute));
+  const double tg_bytes = weight_bytes + kv_bytes / std::max(1u, decoded);
+  return {{.test = fmt::format("pp{}", prompt),
+           .tokens = prompt,
+           .bytes_per_token = weight_bytes / std::min(prompt, o.chunk_tokens),
+           .work = flops},
+          {.test = fmt::format("tg{}", decoded),
+           .tokens = decoded,
+           .bytes_per_token = tg_bytes,
+           .work = tg_bytes * decoded}};
+}
+
+/// Runs the repetitions; the machine's limits are taken before and after each.
+void measure(
+    bench_model& model, bench_row& pp, bench_row& tg, thread_pool& threads, dtype compute) {
+  const auto kind =
+      compute == dtype::bf16 ? engine::multiply_kind::bf16 : engine::multiply_kind::f32;
+  engine::read_bandwidth_probe memory;
+  const auto limits = [&] {
+    return std::pair{engine::measure_multiply_rate(kind, best_isa()) * threads.concurrency(),
+                     memory.measure(threads, 0.25)};
+  };
+  (void)model.run();  // Warm: page faults of the pools, frequency.
+  for (std::uint32_t r = 0; r < model.options().repetitions; ++r) {
+    const auto [multiply_before, read_before] = limits();
+    const auto [prefill_seconds, decode_seconds] = model.run();
+    const auto [multiply_after, read_after] = limits();
+    pp.seconds.push_back(prefill_seconds);
+    pp.limits.push_back((multiply_before + multiply_after) / 2);
+    tg.seconds.push_back(decode_seconds);
+    tg.limits.push_back((read_before + read_after) / 2);
+  }
+}
+
+void print_rows(const std::string& model, const bench_options& o, std::span<const bench_row> rows) {
+  if (o.format == "csv") {
+    fmt::print("model,threads,test,tokens_per_s,deviation,bytes_per_token,limit_fraction\n");
+  } else if (o.format == "md") {
+    fmt::print(
+        "| model | threads | test | tokens/s | MB/token | of limit |\n|---|---|---|---|---|---|\n");
+  }
+  nlohmann::ordered_json objects = nlohmann::ordered_json::array();
+  for (const bench_row& row : rows) {
+    const statistics s = summarize(row);
+    if (o.format == "csv") {
+      fmt::print("{},{},{},{:.3f},{:.3f},{:.0f},{:.4f}\n",
+                 model,
+                 o.threads,
+                 row.test,
+                 s.mean,
+                 s.deviation,
+                 row.bytes_per_token,
+                 s.limit_fraction);
+    } else if (o.format == "md") {
+      fmt::print("| {} | {} | {} | {:.2f} ± {:.2f} | {:.2f} | {:.2f} |\n",
+                 model,
+                 o.threads,
+                 row.test,
+                 s.mean,
+                 s.deviation,
+                 row.bytes_per_token / 1e6,
+                 s.limit_fraction);
+    } else {
+      objects.push_back({{"model", model},
+                         {"threads", o.threads},
+                         {"test", row.test},
+                         {"repetitions", row.seconds.size()},
+                         {"tokens_per_s", s.mean},
+                         {"tokens_per_s_deviation", s.deviation},
+                         {"bytes_per_token", row.bytes_per_token},
+                         {"limit_per_s", median(row.limits)},
+                         {"limit_fraction", s.limit_fraction}});
+    }
+  }
+  if (o.format == "json") {
+    fmt::print("{}\n", objects.dump(2));
+  } else if (o.format == "md") {
+    fmt::print(
+        "\nLimits, measured around each repetition: {:.0f} GFLOP/s of multiply-adds on registers "
+        "(pp), {:.1f} GB/s of reads (tg). Path: {}.\n",
+        median(rows[0].limits) / 1e9,
+        median(rows[1].limits) / 1e9,
+        name_of(best_isa()));
+  }
+}
+
+}  // namespace
+
+int bench(const bench_options& o) {
+  if (o.prompt_tokens == 0 || o.new_tokens == 0) {
+    throw engine::error("-p and -n must be at least 1");
+  }
+  std::optional<engine::checkpoint> opened;
+  std::optional<model_geometry> random;
+  if (!o.random_preset.empty()) {
+    random = preset(o.random_preset);
+    if (!random) {
+      throw engine::error(fmt::format("no preset '{}': the known ones are {}",
+                                      o.random_preset,
+                                      fmt::join(preset_names(), ", ")));
+    }
+  } else {
+    opened.emplace(open_model(model_folder(o.model_dir)));
+  }
+  const model_geometry& model = random ? *random : opened->config.geometry;
+  const std::uint64_t tokens = std::uint64_t{o.prompt_tokens} + o.new_tokens;
+  if (tokens > model.context_tokens) {
+    throw engine::error(fmt::format(
+        "-p + -n is {} tokens, the context of {} is {}", tokens, model.name, model.context_tokens));
+  }
+  const engine::model_weights weights =
+      random ? engine::random_weights(model, dtype::bf16, o.seed) : load_with_progress(*opened);
+  thread_pool threads{thread_count(o.threads)};
+  bench_model bench{model, weights, o, threads};
+  auto [pp, tg] = make_rows(model, weights.compute, o);
+  measure(bench, pp, tg, threads, weights.compute);
+  print_rows(model.name, o, std::array{pp, tg});
+  return exit_ok;
+}
+
+}  // namespace oriel::cli

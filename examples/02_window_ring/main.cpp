@@ -15,7 +15,7 @@ using ring = oriel::window_ring<allocator>;
 
 /// One line: which page every entry of the ring holds, and which logical pages are live.
 void show(const char* what, const ring& r, const allocator& pages) {
-  std::printf("%-18s  length %2u  live logical pages [%u, %2u)  ring of pages [",
+  std::printf("%-8s  length %2u  live logical pages [%u, %2u)  ring of pages [",
               what,
               r.length(),
               r.first_page(),
@@ -53,20 +53,20 @@ int main() {
   }
   show("admitted", r, pages);
   for (int i = 0; i < 5; ++i) {
-    step(r, 4);
-    show("a step of 4 tokens", r, pages);
+    step(r, i == 0 ? 3 : 4);
+    show("a step", r, pages);
   }
 
   // So far pages that left the window were reused where they stood. Now a prefix tree takes a
-  // reference to logical page 4 (tokens 16..19), which is whole.
-  const oriel::page_handle published = r.share(4);
+  // reference to logical page 3 (tokens 12..15), which is whole.
+  const oriel::page_handle published = r.share(3);
   std::printf("\npage %u is published\n\n", to_index(published.id));
 
   // When the published page slides out it leaves by reference, its bytes as they are; the ring
   // takes another page when it needs one.
   for (int i = 0; i < 5; ++i) {
     step(r, 4);
-    show("a step of 4 tokens", r, pages);
+    show("a step", r, pages);
   }
 
   r.release();

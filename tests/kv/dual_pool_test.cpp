@@ -220,34 +220,40 @@ TEST_CASE("rejected rows are rolled back, the table never shrinks") {
 }
 
 TEST_CASE("memory that cannot be committed takes nothing from any pool") {
-  using pools_type = oriel::dual_pool<scarce_memory>;
-  for (std::size_t allowed = 0;; allowed += 4'096) {
-    auto pools = make_pools<scarce_memory>(32, 32, 32);
-    scarce_memory::allowed_bytes = allowed;
-    oriel::result<pools_type::sequence_type> sequence =
-        pools.try_admit({.tokens_now = 100, .tokens_max = 200});
-    if (sequence) {
-      CHECK(used(pools) == counts{7, 7, 7});
-      CHECK(allowed >= pools.used_bytes());
-      // Growing meets the same refusal.
-      scarce_memory::allowed_bytes = pools.plan().layout(full_pool).page_bytes();
-      for (int i = 0; i < 3; ++i) {
-        step(*sequence, 32);
-      }
-      const oriel::status no = sequence->reserve(32);
-      REQUIRE_FALSE(no);
-      CHECK(no.error().code == errc::out_of_memory);
-      CHECK(no.error().native == ENOMEM);
-      CHECK(used(pools) == counts{7, 7, 7});
-      CHECK(sequence->ring(0).held_pages() == 7);
-      scarce_memory::allowed_bytes = 1'000'000;
-      CHECK(sequence->reserve(32));
-      break;
-    }
+  auto pools = make_pools<scarce_memory>(32, 32, 32);
+  scarce_memory::allowed_bytes = 0;
+  auto sequence = pools.try_admit({.tokens_now = 100, .tokens_max = 200});
+  int refusals = 0;
+  for (; !sequence; ++refusals) {
     REQUIRE(sequence.error().code == errc::out_of_memory);
     REQUIRE(sequence.error().native == ENOMEM);
     REQUIRE(used(pools) == counts{0, 0, 0});
+    scarce_memory::allowed_bytes += 8'192;
+    sequence = pools.try_admit({.tokens_now = 100, .tokens_max = 200});
   }
+  CHECK(refusals > 10);  // Every pool refused some of them.
+  CHECK(used(pools) == counts{7, 7, 7});
+  for (std::uint32_t j = 0; j < 7; ++j) {  // The refusals left no trace in the order either.
+    CHECK(sequence->full_table().pages[j] == j);
+    CHECK(sequence->ring_table(0).pages[j] == j);
+  }
+
+  // Growing meets the same refusal. The full pool has its page, the windows live on what they have;
+  // the ring of window 100 is where the bytes are missing.
+  for (int i = 0; i < 3; ++i) {
+    step(*sequence, 32);
+  }
+  scarce_memory::allowed_bytes = pools.plan().layout(full_pool).page_bytes();
+  const oriel::status no = sequence->reserve(32);
+  REQUIRE_FALSE(no);
+  CHECK(no.error().code == errc::out_of_memory);
+  CHECK(no.error().native == ENOMEM);
+  CHECK(used(pools) == counts{7, 7, 7});
+  CHECK(sequence->full_table().pages.size() == 7);
+  CHECK(sequence->ring(1).held_pages() == 7);
+  scarce_memory::allowed_bytes = 1'000'000;
+  CHECK(sequence->reserve(32));
+  CHECK(used(pools) == counts{8, 7, 8});
 }
 
 TEST_CASE("pools that do not fit the address space are refused before anything is taken") {

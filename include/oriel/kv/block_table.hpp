@@ -44,8 +44,7 @@ struct block_table_view {
 class block_table {
  public:
   /// @throws std::bad_alloc
-  explicit block_table(std::uint32_t capacity_pages)
-      : handles_(capacity_pages), ids_(capacity_pages) {}
+  explicit block_table(std::uint32_t capacity_pages);
 
   [[nodiscard]] std::uint32_t capacity_pages() const noexcept {
     return static_cast<std::uint32_t>(ids_.size());
@@ -58,28 +57,19 @@ class block_table {
     return handles_[logical];
   }
   [[nodiscard]] std::span<const page_handle> handles() const noexcept {
-    return std::span(handles_).first(size_pages_);
+    return {handles_.data(), size_pages_};
   }
-  [[nodiscard]] block_table_view view() const noexcept {
-    return {std::span(ids_).first(size_pages_), 0};
-  }
+  [[nodiscard]] block_table_view view() const noexcept { return {{ids_.data(), size_pages_}, 0}; }
 
   /// Adds logical pages at the end. O(pages.size()).
   /// @pre size_pages() + pages.size() <= capacity_pages()
-  void append(std::span<const page_handle> pages) noexcept {
-    ORIEL_EXPECTS(pages.size() <= capacity_pages() - size_pages_);
-    for (const page_handle page : pages) {
-      handles_[size_pages_] = page;
-      ids_[size_pages_] = to_index(page.id);
-      ++size_pages_;
-    }
-  }
+  void append(std::span<const page_handle> pages) noexcept;
 
   /// The next `count` entries, to be filled by an allocator and then taken in by
   /// `append_tail(count)`, which saves a copy. @pre count <= capacity_pages() - size_pages()
   [[nodiscard]] std::span<page_handle> tail(std::uint32_t count) noexcept {
     ORIEL_EXPECTS(count <= capacity_pages() - size_pages_);
-    return std::span(handles_).subspan(size_pages_, count);
+    return {handles_.data() + size_pages_, count};
   }
   /// Takes in what was written to `tail(count)`. O(count).
   void append_tail(std::uint32_t count) noexcept { append(tail(count)); }

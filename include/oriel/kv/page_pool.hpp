@@ -13,7 +13,6 @@
 #include <oriel/kv/page_layout.hpp>
 #include <oriel/kv/paged_allocator.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -79,7 +78,7 @@ class page_pool {
       }
       return false;
     }
-    high_water_ = std::max(high_water_, used());
+    high_water_ = high_water_ < used() ? used() : high_water_;
     return true;
   }
 
@@ -120,7 +119,8 @@ class page_pool {
   [[nodiscard]] bool commit(std::span<const page_handle> pages) noexcept {
     std::size_t end_page = 0;
     for (const page_handle page : pages) {
-      end_page = std::max(end_page, std::size_t{to_index(page.id)} + 1);
+      const std::size_t end = std::size_t{to_index(page.id)} + 1;
+      end_page = end_page < end ? end : end_page;
     }
     if (const status done = memory_.commit(end_page * layout_.page_bytes()); !done) {
       refusal_ = done.error();

@@ -170,8 +170,10 @@ class sequence_kv {
         for (std::uint32_t filled = kind; filled-- > 0;) {
           rings_[filled].undo_fill();
         }
-        pools_[0].release(full_.handles().subspan(had));
-        full_.truncate(had);
+        while (full_.size_pages() > had) {  // Backwards: the free pages keep their order.
+          pools_[0].release(full_[full_.size_pages() - 1]);
+          full_.truncate(full_.size_pages() - 1);
+        }
         return pools_[kind + 1].refusal();
       }
     }

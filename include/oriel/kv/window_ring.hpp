@@ -32,7 +32,6 @@
 #include <oriel/kv/page_allocator.hpp>
 #include <oriel/kv/ring_geometry.hpp>
 
-#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <span>
@@ -109,7 +108,8 @@ class window_ring {
 
   /// Pages that `try_fill(tokens)` would take from the allocator. O(1).
   [[nodiscard]] std::uint32_t missing_pages(std::uint32_t tokens) const noexcept {
-    const std::uint32_t wanted = std::min(geometry_.ceil_pages(tokens), first_ + ring_pages());
+    const std::uint32_t pages = geometry_.ceil_pages(tokens), most = first_ + ring_pages();
+    const std::uint32_t wanted = pages < most ? pages : most;
     return wanted > filled_ ? wanted - filled_ : 0;
   }
 
@@ -124,7 +124,7 @@ class window_ring {
     }
     while (missing != 0) {  // The empty entries are one run, or two where it wraps.
       const std::uint32_t at = entry(filled_);
-      const std::uint32_t run = std::min(missing, ring_pages() - at);
+      const std::uint32_t run = missing < ring_pages() - at ? missing : ring_pages() - at;
       const std::span pages = std::span(handles_).subspan(at, run);
       if (!allocator_->try_allocate(pages)) {
         undo_fill();
@@ -153,7 +153,7 @@ class window_ring {
     if (!try_fill(length_ + rows)) {
       return false;
     }
-    end_ = std::max(end_, end);
+    end_ = end_ < end ? end : end_;
     return true;
   }
 
@@ -203,7 +203,7 @@ class window_ring {
   /// Returns spares until `filled_page()` is at most `filled` (or no spare is left): after a
   /// prefill, whose steps are longer than a decode's. O(pages returned).
   void give_back_spares(std::uint32_t filled) noexcept {
-    while (filled_ > std::max(end_, filled)) {
+    while (filled_ > end_ && filled_ > filled) {
       --filled_;
       drop(filled_);
     }

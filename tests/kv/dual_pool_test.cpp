@@ -256,6 +256,24 @@ TEST_CASE("memory that cannot be committed takes nothing from any pool") {
   CHECK(used(pools) == counts{8, 7, 8});
 }
 
+TEST_CASE("a step that one pool cannot back is undone in the pools before it") {
+  auto pools = make_pools<scarce_memory>(32, 32, 32);
+  auto sequence = pools.try_admit({.tokens_now = 0, .tokens_max = 200});
+  REQUIRE(sequence);
+  scarce_memory::allowed_bytes = 0;
+  int refusals = 0;
+  while (!sequence->reserve(32)) {
+    ++refusals;
+    REQUIRE(used(pools) == counts{0, 0, 0});
+    REQUIRE(sequence->full_table().pages.empty());
+    REQUIRE(sequence->ring(0).held_pages() == 0);
+    REQUIRE(sequence->ring(1).held_pages() == 0);
+    scarce_memory::allowed_bytes += 1'024;
+  }
+  CHECK(refusals > 3);
+  CHECK(used(pools) == counts{2, 2, 2});
+}
+
 TEST_CASE("pools that do not fit the address space are refused before anything is taken") {
   const std::vector wide{oriel::kv_layer_shape{1u << 10, 1u << 10, 1u << 10}};
   auto plan = oriel::pool_plan::make(wide, {});

@@ -41,7 +41,8 @@ token_id token_at(const token_distribution& d, std::uint64_t mass) noexcept {
     }
     mass -= own;
   }
-  ORIEL_EXPECTS(!"a token_distribution's total is the sum of its masses");
+  constexpr bool total_is_sum_of_masses = false;
+  ORIEL_EXPECTS(total_is_sum_of_masses);
   return token_id{0};
 }
 

@@ -63,5 +63,6 @@ inline std::vector<float> poisoned_floats(std::size_t count) {
 
 /// Equal bit by bit.
 inline bool same_bits(std::span<const float> a, std::span<const float> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size_bytes()) == 0);
 }

@@ -109,6 +109,7 @@ std::optional<event> engine::cancel(request_id id) {
   const auto queued = std::ranges::find(queued_, id, &request::id);
   if (queued != queued_.end()) {
     queued_.erase(queued);
+    metrics_.requests_cancelled.add();
     return last;
   }
   const auto running =
@@ -119,6 +120,7 @@ std::optional<event> engine::cancel(request_id id) {
   last.text = running->stream.finish(finish_reason::cancelled);
   promised_pages_ -= running->promised_pages;
   running_.erase(running);
+  metrics_.requests_cancelled.add();
   return last;
 }
 
@@ -199,9 +201,16 @@ void engine::compute() {
                      .logit_rows = first + s.rows == s.tokens.size() ? 1u : 0u});
     batch_.push_back(&s);
   }
-  if (!rows_.empty()) {
-    logits_ = runner_.forward(rows_);
+  if (rows_.empty()) {
+    return;
   }
+  logits_ = runner_.forward(rows_);
+  std::uint64_t computed = 0;
+  for (const step_rows& s : rows_) {
+    computed += s.tokens.size();
+  }
+  metrics_.steps.add();
+  metrics_.rows_per_step.add(computed);
 }
 
 /// Commits the computed rows, samples the sequences that reached their end, and tells what they
@@ -210,6 +219,8 @@ void engine::emit() {
   sampled_rows_.clear();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
     sequence& s = *batch_[i];
+    const std::size_t prompt = s.asked.prompt.size(), first = s.kv.length();
+    metrics_.prompt_tokens.add(std::min<std::size_t>(prompt - std::min(prompt, first), s.rows));
     s.kv.commit(s.rows);
     if (rows_[i].logit_rows != 0) {
       sampled_rows_.push_back({.options = &s.asked.sampling, .position = s.tokens.size()});
@@ -227,6 +238,9 @@ void engine::emit() {
     const token_id token = sampled_[next++].id;
     s.tokens.push_back(token);
     std::string text{s.stream.push(token, tokenizer_.bytes_of(token))};
+    metrics_.output_tokens.add();
+    metrics_.requests_stopped.add(s.stream.finished() == finish_reason::stop);
+    metrics_.requests_cut.add(s.stream.finished() == finish_reason::length);
     events_.push_back(
         {.id = s.asked.id, .token = token, .text = std::move(text), .finish = s.stream.finished()});
   }

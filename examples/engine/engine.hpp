@@ -13,6 +13,8 @@
 
 #include <oriel/core/executor.hpp>
 #include <oriel/kv/dual_pool.hpp>
+#include <oriel/metrics/counter.hpp>
+#include <oriel/metrics/histogram.hpp>
 #include <oriel/model/geometry.hpp>
 #include <oriel/output/sampler.hpp>
 #include <oriel/output/token_stream.hpp>
@@ -58,6 +60,17 @@ struct kv_usage {
       0;  ///< what these sequences' rows take if every layer keeps them all
 };
 
+/// What the engine has done so far.
+struct engine_metrics {
+  counter steps;             ///< forward passes
+  counter prompt_tokens;     ///< rows computed for prompts
+  counter output_tokens;     ///< tokens chosen
+  counter requests_stopped;  ///< ended by a stop token or string
+  counter requests_cut;      ///< ended by their number of tokens
+  counter requests_cancelled;
+  histogram rows_per_step;
+};
+
 /// First come, first served: running sequences decode first, the rest of the token budget goes to
 /// prompts in their order of arrival, in chunks. A sequence is admitted when its longest form fits
 /// beside what the running ones were promised, so none is ever preempted.
@@ -86,6 +99,7 @@ class engine {
   /// Nothing queued, nothing running.
   [[nodiscard]] bool idle() const noexcept { return queued_.empty() && running_.empty(); }
   [[nodiscard]] kv_usage usage() const noexcept;
+  [[nodiscard]] const engine_metrics& metrics() const noexcept { return metrics_; }
   [[nodiscard]] const engine_options& options() const noexcept { return options_; }
 
  private:
@@ -119,6 +133,7 @@ class engine {
   std::list<sequence> running_;  // in order of arrival
   std::uint64_t promised_pages_ = 0;
   std::vector<event> events_;
+  engine_metrics metrics_;
 
   // The running step, [sequences with rows]; kept to reuse their memory.
   std::vector<sequence*> batch_;

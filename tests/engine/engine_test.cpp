@@ -101,6 +101,18 @@ std::map<request_id, answer> serve(const std::vector<request>& requests,
     }
   }
   CHECK(engine.usage().bytes == 0);  // Every page came back.
+  std::uint64_t prompt = 0, output = 0;
+  for (const request& r : requests) {
+    prompt += r.prompt.size();
+    output += answers[r.id].tokens.size();
+  }
+  const engine_metrics& m = engine.metrics();
+  CHECK(m.prompt_tokens.value() == prompt);
+  CHECK(m.output_tokens.value() == output);
+  CHECK(m.requests_stopped.value() + m.requests_cut.value() == requests.size());
+  CHECK(m.rows_per_step.count() == m.steps.value());
+  CHECK(m.rows_per_step.sum() == prompt + output - requests.size());
+  CHECK(m.rows_per_step.percentile(1.0) <= options.chunk_tokens * 33 / 32);
   return answers;
 }
 

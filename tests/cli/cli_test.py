@@ -1,0 +1,256 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Oriel authors
+# SPDX-License-Identifier: Apache-2.0
+"""The program `oriel` as a user meets it: outputs, exit codes, and what it says about bad input.
+
+    python3 cli_test.py PATH_TO_ORIEL
+"""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ORIEL = sys.argv.pop(1) if len(sys.argv) > 1 else "oriel"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NANO = ROOT / "examples" / "models" / "nano"
+GOLDEN = ROOT / "tests" / "golden"
+SCALE = float(os.environ.get("ORIEL_TEST_SCALE", "1"))
+
+
+def run(*arguments, stdin=None):
+    return subprocess.run([ORIEL, *map(str, arguments)], input=stdin, capture_output=True, timeout=300)
+
+
+def run_json(*arguments):
+    done = run("run", "--json", *arguments)
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+class Run(unittest.TestCase):
+    def test_no_arguments_writes_text_and_says_what_the_kv_took(self):
+        done = run("run")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(b"class FileReader", done.stdout)
+        for word in (b"tokens/s", b"KV in use", b"uniform cache"):
+            self.assertIn(word, done.stderr)
+
+    def test_json_has_the_promised_keys(self):
+        answer = run_json("-p", "def main():", "-n", 32, "--temp", 0)
+        self.assertEqual(
+            list(answer),
+            ["text", "tokens", "prompt_tokens", "completion_tokens", "finish_reason", "prefill_ms", "decode_ms",
+             "kv_bytes", "kv_bytes_uniform"])
+        self.assertEqual(len(answer["tokens"]), answer["completion_tokens"])
+        self.assertGreater(answer["kv_bytes"], 0)
+        self.assertGreater(answer["kv_bytes_uniform"], 0)
+
+    def test_tokens_do_not_depend_on_threads_chunks_or_pages(self):
+        prompt = ["-p", "import os\n\nclass Stack:\n    def push(self, item):\n", "-n", 48]
+        for sampling in (["--temp", 0], ["--temp", 0.9, "-s", 5]):
+            first = run_json(*prompt, *sampling, "-t", 1)["tokens"]
+            for other in (["-t", 2], ["--chunk", 1], ["--chunk", 5], ["--page", 64], ["-c", 256]):
+                self.assertEqual(run_json(*prompt, *sampling, *other)["tokens"], first, other)
+
+    def test_seeds_matter_only_with_a_temperature(self):
+        tokens = [run_json("-p", "def ", "-n", 24, "--temp", t, "-s", s)["tokens"] for t in (0, 1) for s in (1, 2)]
+        self.assertEqual(tokens[0], tokens[1])
+        self.assertNotEqual(tokens[2], tokens[3])
+
+    def test_prompt_from_file_and_standard_input(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "prompt.py"
+            path.write_text("import sys\n")
+            arguments = ["run", "--json", "-n", "8", "--temp", "0"]
+            from_file = json.loads(run(*arguments, "-f", path).stdout)
+            from_stdin = json.loads(run(*arguments, "-f", "-", stdin=b"import sys\n").stdout)
+            from_text = json.loads(run(*arguments, "-p", "import sys\n").stdout)
+        self.assertEqual(from_file["tokens"], from_text["tokens"])
+        self.assertEqual(from_stdin["tokens"], from_text["tokens"])
+
+    def test_stop_string_ends_the_text_before_it(self):
+        whole = run_json("-p", "def main():\n", "-n", 40, "--temp", 0)["text"]
+        stop = whole[len(whole) // 2:][:4]
+        stopped = run_json("-p", "def main():\n", "-n", 40, "--temp", 0, "--stop", stop)
+        self.assertEqual(stopped["text"], whole[:whole.index(stop)])
+        self.assertEqual(stopped["finish_reason"], "stop")
+
+    def test_chat_and_a_full_context_end_well(self):
+        self.assertGreater(run_json("-p", "hello", "--chat", "-n", 4)["prompt_tokens"], 4)
+        answer = run_json("-p", "x = 1\n" * 5, "-c", 48, "-n", 1000, "--temp", 1)
+        self.assertLessEqual(answer["prompt_tokens"] + answer["completion_tokens"], 48)
+
+    def test_ctrl_c_ends_with_130_and_what_was_produced(self):
+        arguments = [ORIEL, "run", "-p", "x = [", "-n", "3500", "--temp", "1.5", "--top-k", "0", "--top-p", "1", "-t", "1"]
+        child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        seen = child.stdout.read(40)  # It is generating now.
+        child.send_signal(signal.SIGINT)
+        rest, log = child.communicate(timeout=60)
+        self.assertEqual(child.returncode, 130)
+        self.assertGreaterEqual(len(seen + rest), 40)
+        self.assertIn(b"cancelled", log)
+        (seen + rest).decode()  # Whole characters only.
+
+
+    @unittest.skipIf(SCALE < 1, "a sanitizer's memory is not ours")
+    def test_peak_memory_is_weights_pools_and_at_most_100_mib(self):
+        pools = json.loads(run("inspect", "-m", NANO, "--context", 4096, "--json").stdout)["kv_bytes_allocated"]
+        weights = sum(file.stat().st_size for file in NANO.glob("*.safetensors"))
+        child = subprocess.Popen([ORIEL, "run", "-p", "x = 1\n" * 600, "-n", "64", "--json"], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(child.returncode, 0)
+        self.assertLessEqual(used.ru_maxrss * 1024, weights + pools + 100 * 2**20)
+
+
+class Usage(unittest.TestCase):
+    def fails(self, code, *arguments, says):
+        done = run(*arguments)
+        message = done.stderr.decode() + done.stdout.decode()
+        self.assertEqual(done.returncode, code, message)
+        self.assertIn(says, message)
+
+    def test_wrong_usage_is_2(self):
+        self.fails(2, says="subcommand")
+        self.fails(2, "run", "--nonsense", says="nonsense")
+        self.fails(2, "run", "-n", "many", says="-n")
+        self.fails(2, "run", "--top-p", "2", says="--top-p")
+        self.fails(2, "run", "-p", "a", "-f", "b", says="excludes")
+        self.fails(2, "inspect", "--budget-gib", "-1", says="--budget-gib")
+
+    def test_help_and_version_are_0(self):
+        for arguments in (["--help"], ["--version"], ["run", "--help"]):
+            self.assertEqual(run(*arguments).returncode, 0)
+
+    def test_what_the_user_can_mend_is_1_and_named(self):
+        self.fails(1, "run", "-m", "/nowhere", says="/nowhere")
+        self.fails(1, "run", "-f", "/nowhere.txt", says="/nowhere.txt")
+        self.fails(1, "run", "-f", "/", says="folder")
+        self.fails(1, "run", "-p", "", says="empty")
+        self.fails(1, "run", "-p", "x " * 500, "-c", "64", says="context limit is 64")
+        self.fails(1, "run", "-c", "99999999", says="-c")
+        self.fails(1, "run", "-n", "0", says="-n 0")
+        self.fails(1, "run", "--page", "24", says="24")
+        self.fails(1, "inspect", "--preset", "gpt-5", says="mimo-v2.5-pro")
+        self.fails(1, "bench", "--random", "nothing", says="bench-0.4b")
+        self.fails(1, "bench", "-p", "0", says="-p")
+
+
+class Inspect(unittest.TestCase):
+    def inspect(self, *arguments):
+        done = run("inspect", "--json", *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)
+
+    def test_published_figures(self):
+        gib = 2.0**30
+        pro = self.inspect("--preset", "mimo-v2.5-pro", "--context", 131072)
+        self.assertAlmostEqual(pro["kv_bytes"] / gib, 6.29, delta=0.005)
+        self.assertAlmostEqual(pro["kv_bytes_uniform"] / gib, 43.75, delta=0.005)
+        self.assertEqual((pro["full_layers"], pro["window_layers"]), (10, 60))
+        flash = self.inspect("--preset", "mimo-v2-flash", "--context", 131072)
+        self.assertAlmostEqual(flash["kv_bytes"] / gib, 2.84, delta=0.005)
+        self.assertAlmostEqual(flash["kv_bytes_uniform"] / gib, 27.2, delta=0.05)
+        self.assertAlmostEqual(flash["window_bytes_per_sequence"] / 2**20, 24.4, delta=0.05)
+
+    def test_dual_pools_hold_five_times_the_sequences(self):
+        pro = self.inspect("--preset", "mimo-v2.5-pro", "--context", 65536, "--budget-gib", 80)
+        self.assertGreaterEqual(pro["sequences_dual"], 5 * pro["sequences_uniform"])
+        self.assertGreater(pro["sequences_uniform"], 0)
+        self.assertLessEqual(pro["sequences_dual"] * pro["kv_bytes_allocated"], 80 * 2**30)
+        self.assertGreaterEqual(pro["kv_bytes_allocated"], pro["kv_bytes"])
+
+    def test_a_checkpoint_and_every_preset(self):
+        nano = self.inspect("-m", NANO, "--context", 1024, "--budget-gib", 0.1)
+        self.assertGreater(nano["sequences_dual"], nano["sequences_uniform"])
+        for name in ("mimo-v2.5", "gpt-oss-20b", "gpt-oss-120b", "gemma-3-27b", "bench-0.4b", "bench-0.4b-moe"):
+            self.assertGreater(self.inspect("--preset", name)["kv_bytes"], 0)
+
+    def test_the_table_reads(self):
+        done = run("inspect", "--preset", "mimo-v2.5-pro")
+        self.assertIn(b"6.29 GiB", done.stdout)
+        self.assertIn(b"43.75 GiB", done.stdout)
+
+
+class BadModels(unittest.TestCase):
+    """Whatever is done to a model's files: exit 1 with a message, or the same answer; never a crash."""
+
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        for file in NANO.iterdir():
+            if file.suffix in (".json", ".safetensors"):
+                shutil.copy(file, self.folder)
+        self.random = random.Random(20261120)
+
+    def ends_well(self, what):
+        done = run("run", "-m", self.folder, "-p", "a", "-n", "2", "--json", "--temp", "0")
+        self.assertIn(done.returncode, (0, 1), f"{what}: {done.stderr.decode()[-2000:]}")
+        if done.returncode == 1:
+            self.assertTrue(done.stderr.startswith(b"oriel: "), f"{what}: {done.stderr!r}")
+        return done
+
+    def test_truncated_weights(self):
+        path = self.folder / "model.safetensors"
+        whole = path.stat().st_size
+        for _ in range(max(5, int(200 * SCALE))):
+            size = self.random.randrange(whole)
+            shutil.copy(NANO / "model.safetensors", path)
+            os.truncate(path, size)
+            done = self.ends_well(f"truncated to {size} bytes")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(b"model.safetensors", done.stderr)
+
+    def test_flipped_header_bytes(self):
+        path = self.folder / "model.safetensors"
+        original = (NANO / "model.safetensors").read_bytes()
+        header = 8 + int.from_bytes(original[:8], "little")
+        for _ in range(max(5, int(60 * SCALE))):
+            position = self.random.randrange(header)
+            changed = bytearray(original)
+            changed[position] ^= 1 << self.random.randrange(8)
+            path.write_bytes(changed)
+            self.ends_well(f"bit flipped in byte {position}")
+
+    def test_broken_json_files(self):
+        for name in ("config.json", "tokenizer.json", "model.safetensors.index.json", "generation_config.json"):
+            if not (self.folder / name).exists():
+                continue
+            original = (NANO / name).read_bytes()
+            for _ in range(max(3, int(20 * SCALE))):
+                (self.folder / name).write_bytes(original[:self.random.randrange(len(original))])
+                self.ends_well(f"{name} truncated")
+                changed = bytearray(original)
+                changed[self.random.randrange(len(changed))] ^= 1 << self.random.randrange(8)
+                (self.folder / name).write_bytes(changed)
+                self.ends_well(f"{name} flipped")
+            (self.folder / name).write_bytes(original)
+
+    def test_wrong_config_values_are_named(self):
+        original = json.loads((NANO / "config.json").read_text())
+        for key, value in (("model_type", "llama"), ("num_hidden_layers", 7), ("hidden_size", 0), ("head_dim", 10**9),
+                           ("vocab_size", 5), ("hidden_act", "gelu"), ("num_attention_heads", "eight")):
+            (self.folder / "config.json").write_text(json.dumps({**original, key: value}))
+            done = self.ends_well(f"{key} = {value}")
+            self.assertEqual(done.returncode, 1, key)
+        (self.folder / "config.json").unlink()
+        self.assertEqual(self.ends_well("no config").returncode, 1)
+
+    def test_missing_files_are_named(self):
+        for name in ("tokenizer.json", "model.safetensors"):
+            (self.folder / name).unlink()
+            done = self.ends_well(f"no {name}")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(name.encode(), done.stderr)
+            shutil.copy(NANO / name, self.folder)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

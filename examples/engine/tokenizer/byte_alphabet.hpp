@@ -6,8 +6,6 @@
 /// U+00AE..U+00FF stand for themselves, the other 68 bytes for U+0100.. in order.
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>

@@ -21,10 +21,10 @@ using json_object = simdjson::dom::object;
 // A place in the file, for messages only: "tokenizer.json: model.merges[12]".
 class place {
  public:
-  explicit place(std::string_view file) : text_(fmt::format("{}: ", file)), is_root_(true) {}
+  explicit place(std::string_view file) : text_(fmt::format("{}:", file)), is_root_(true) {}
 
   [[nodiscard]] place key(std::string_view name) const {
-    return place(fmt::format("{}{}{}", text_, is_root_ ? "" : ".", name));
+    return place(fmt::format("{}{}{}", text_, is_root_ ? " " : ".", name));
   }
   [[nodiscard]] place at(std::size_t index) const {
     return place(fmt::format("{}[{}]", text_, index));

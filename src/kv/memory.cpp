@@ -15,6 +15,9 @@ namespace {
 
 constexpr std::size_t alignment_bytes = 64;
 
+/// More than any process can address. Refused before malloc is asked: a sanitizer's aborts on it.
+constexpr std::size_t host_bytes_max = std::size_t{1} << 47;
+
 constexpr bool can_round_up(std::size_t bytes, std::size_t step) noexcept {
   return bytes <= std::numeric_limits<std::size_t>::max() - (step - 1);
 }
@@ -59,7 +62,7 @@ result<host_memory> host_memory::reserve(std::size_t bytes) noexcept {
   if (bytes == 0) {
     return host_memory{};
   }
-  if (!can_round_up(bytes, alignment_bytes)) {
+  if (bytes > host_bytes_max) {
     return refused(ENOMEM, "host memory");
   }
   void* base = std::aligned_alloc(alignment_bytes, round_up(bytes, alignment_bytes));

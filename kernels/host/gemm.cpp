@@ -4,6 +4,7 @@
 #include <oriel/kernels/gemm.hpp>
 
 #include <host/detail/gemm_kernel.hpp>
+#include <host/detail/gemm_onednn.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -37,15 +38,30 @@ std::size_t panel_bytes_of(const gemm_shape& shape, const gemm_kernel& kernel) n
   return std::size_t{steps_of(shape, kernel)} * kernel.panel_width * sizeof(std::uint32_t);
 }
 
-// The lane of weights at step `s` of a plain row: one f32, or two bf16 of which the second may be
-// missing at the end of an odd k.
-std::uint32_t weight_lane(const std::byte* row,
-                          dtype weights,
-                          std::uint32_t s,
-                          std::uint32_t k) noexcept {
+// Weights of either backend: [panel, step, width] lanes of 32 bits, padded with zeros.
+struct packed_layout {
+  std::uint32_t width;
+  std::uint32_t steps;  // padded
+};
+
+packed_layout layout_of(const gemm_plan& plan) noexcept {
+  const gemm_kernel& kernel = detail::gemm_kernel_for(plan.path, plan.shape.weights);
+  const std::uint32_t steps = steps_of(plan.shape, kernel);
+  if (plan.backend == gemm_backend::onednn) {
+    constexpr std::uint32_t padding = detail::onednn_step_padding;
+    return {.width = detail::onednn_panel_width,
+            .steps = static_cast<std::uint32_t>(divide_up(steps, padding)) * padding};
+  }
+  return {.width = kernel.panel_width, .steps = steps};
+}
+
+// The lane at step `s` of a plain row: one f32, or two bf16. Beyond the row's end there are zeros.
+std::uint32_t weight_lane(const std::byte* row, std::size_t row_bytes, std::uint32_t s) noexcept {
   std::uint32_t lane = 0;
-  const std::size_t bytes = weights == dtype::bf16 && 2 * s + 1 == k ? 2 : 4;
-  std::memcpy(&lane, row + std::size_t{s} * sizeof lane, bytes);
+  const std::size_t at = std::size_t{s} * sizeof lane;
+  if (at < row_bytes) {
+    std::memcpy(&lane, row + at, std::min(sizeof lane, row_bytes - at));
+  }
   return lane;
 }
 
@@ -140,7 +156,7 @@ void run_slice(const slice& work, executor_ref executor) noexcept {
 
 result<gemm_plan> plan_gemm(const gemm_shape& shape,
                             std::uint32_t rows_max,
-                            std::uint32_t /*concurrency*/,
+                            [[maybe_unused]] std::uint32_t concurrency,
                             isa path,
                             gemm_backend backend) noexcept {
   if (shape.n == 0 || shape.k == 0) {
@@ -153,7 +169,11 @@ result<gemm_plan> plan_gemm(const gemm_shape& shape,
     return failure{errc::unsupported_shape, 0, "this CPU lacks the instruction set asked for"};
   }
   if (backend == gemm_backend::onednn) {
+#if defined(ORIEL_HAS_ONEDNN)
+    return detail::plan_onednn_gemm(shape, rows_max, concurrency, path);
+#else
     return failure{errc::unsupported_shape, 0, "built without oneDNN"};
+#endif
   }
   const gemm_kernel& kernel = detail::gemm_kernel_for(path, shape.weights);
   const std::size_t panels = divide_up(shape.n, kernel.panel_width);
@@ -172,10 +192,9 @@ void pack_gemm_weights(const gemm_plan& plan,
                        std::byte* packed) noexcept {
   const gemm_shape& shape = plan.shape;
   ORIEL_EXPECTS(first_row <= shape.n && rows <= shape.n - first_row);
-  const gemm_kernel& kernel = detail::gemm_kernel_for(plan.path, shape.weights);
-  const std::uint32_t steps = steps_of(shape, kernel), width = kernel.panel_width;
-  const std::size_t panel_lanes = std::size_t{steps} * width,
-                    row_bytes = shape.k * size_bytes(shape.weights);
+  const auto [width, steps] = layout_of(plan);
+  const std::size_t panel_lanes = std::size_t{steps} * width;
+  const std::size_t row_bytes = shape.k * size_bytes(shape.weights);
   const auto* from = static_cast<const std::byte*>(rows_of_w);
   const std::uint32_t end = first_row + rows;
   const std::uint32_t padded_end =
@@ -189,7 +208,7 @@ void pack_gemm_weights(const gemm_plan& plan,
         const std::byte* source = from + std::size_t{r - first_row} * row_bytes;
         for (std::uint32_t s = s0; s < std::min(s0 + chunk_lanes, steps); ++s) {
           panel[std::size_t{s} * width + r % width] =
-              r < end ? weight_lane(source, shape.weights, s, shape.k) : 0;
+              r < end ? weight_lane(source, row_bytes, s) : 0;
         }
       }
     }
@@ -204,6 +223,12 @@ void run_gemm(const gemm_plan& plan,
   ORIEL_EXPECTS(workspace.size() >= plan.workspace_bytes);
   ORIEL_EXPECTS(reinterpret_cast<std::uintptr_t>(workspace.data()) % 64 == 0);
   ORIEL_EXPECTS(reinterpret_cast<std::uintptr_t>(args.weights) % 64 == 0);
+#if defined(ORIEL_HAS_ONEDNN)
+  if (plan.backend == gemm_backend::onednn) {
+    detail::run_onednn_gemm(plan, args, workspace, executor);
+    return;
+  }
+#endif
   const gemm_kernel& kernel = detail::gemm_kernel_for(plan.path, plan.shape.weights);
   const std::size_t row_lanes = row_lanes_of(plan.shape, kernel);
   const auto capacity = static_cast<std::uint32_t>(std::min<std::size_t>(

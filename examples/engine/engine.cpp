@@ -222,6 +222,9 @@ void engine::emit() {
     const std::size_t prompt = s.asked.prompt.size(), first = s.kv.length();
     metrics_.prompt_tokens.add(std::min<std::size_t>(prompt - std::min(prompt, first), s.rows));
     s.kv.commit(s.rows);
+    if (s.rows > 1 && rows_[i].logit_rows != 0) {
+      s.kv.give_back_spares(1);  // The prompt is done: a decode step appends one row.
+    }
     if (rows_[i].logit_rows != 0) {
       sampled_rows_.push_back({.options = &s.asked.sampling, .position = s.tokens.size()});
     }

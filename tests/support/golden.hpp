@@ -12,17 +12,21 @@
 #include <engine/weight_loader.hpp>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
 
-/// The folders of tests/golden that hold a checkpoint with golden tensors, sorted.
+/// The folders that hold a checkpoint with golden tensors, sorted: those of tests/golden, or of the
+/// folder that ORIEL_GOLDEN names (for checkpoints made by random_checkpoint.py).
 inline std::vector<std::filesystem::path> golden_folders() {
+  const char* const other = std::getenv("ORIEL_GOLDEN");
+  const std::filesystem::path root =
+      other != nullptr ? other : std::filesystem::path{ORIEL_TEST_DIR} / "golden";
   std::vector<std::filesystem::path> folders;
-  for (const auto& entry :
-       std::filesystem::directory_iterator{std::filesystem::path{ORIEL_TEST_DIR} / "golden"}) {
+  for (const auto& entry : std::filesystem::directory_iterator{root}) {
     if (std::filesystem::exists(entry.path() / "golden.safetensors")) {
       folders.push_back(entry.path());
     }

@@ -4,4 +4,6 @@
 
 #include <cstdio>
 
-int main() { std::printf("oriel on %s\n", oriel::name_of(oriel::best_isa())); }
+int main() {
+  std::printf("oriel on %s\n", oriel::name_of(oriel::best_isa()));
+}

@@ -1,7 +1,5 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-#include <oriel/core/contract.hpp>
-
 #include <engine/error.hpp>
 #include <engine/file_bytes.hpp>
 #include <fmt/format.h>
@@ -104,16 +102,10 @@ mapped_file::~mapped_file() {
   }
 }
 
-void mapped_file::drop(std::span<const std::byte> part) const noexcept {
-  if (part.empty()) {
-    return;
+void mapped_file::drop() const noexcept {
+  if (size_ != 0) {
+    ::madvise(const_cast<std::byte*>(first_), size_, MADV_DONTNEED);
   }
-  ORIEL_EXPECTS(part.data() >= first_ && part.data() + part.size() <= first_ + size_);
-  // Outward to whole pages: a neighbour's bytes come back from the page cache when they are read.
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  const std::size_t begin = static_cast<std::size_t>(part.data() - first_) / page * page;
-  const std::size_t end = static_cast<std::size_t>(part.data() - first_) + part.size();
-  ::madvise(const_cast<std::byte*>(first_) + begin, end - begin, MADV_DONTNEED);
 }
 
 }  // namespace oriel::engine

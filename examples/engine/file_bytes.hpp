@@ -27,10 +27,9 @@ class mapped_file {
 
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {first_, size_}; }
 
-  /// Takes the pages that `part` touches out of this process's resident memory. Reading them again
-  /// is allowed and brings them back.
-  /// @pre `part` lies inside bytes()
-  void drop(std::span<const std::byte> part) const noexcept;
+  /// Takes the file's pages out of this process's resident memory; reading brings them back. All of
+  /// them, since the kernel maps more around a read than was asked for. O(resident pages).
+  void drop() const noexcept;
 
  private:
   const std::byte* first_ = nullptr;

@@ -323,9 +323,8 @@ std::span<const std::byte> safetensors_store::bytes(const tensor_entry& entry) c
   return files_[entry.file].map.bytes().subspan(entry.offset_bytes, entry.size_bytes);
 }
 
-void safetensors_store::drop(const tensor_entry& entry,
-                             std::span<const std::byte> part) const noexcept {
-  files_[entry.file].map.drop(part);
+void safetensors_store::drop(const tensor_entry& entry) const noexcept {
+  files_[entry.file].map.drop();
 }
 
 const fs::path& safetensors_store::file_of(const tensor_entry& entry) const noexcept {

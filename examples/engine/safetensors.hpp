@@ -66,8 +66,8 @@ class safetensors_store {
 
   /// The stored bytes; not aligned to anything.
   [[nodiscard]] std::span<const std::byte> bytes(const tensor_entry& entry) const noexcept;
-  /// These bytes (part of a tensor) are not needed soon: see mapped_file::drop.
-  void drop(const tensor_entry& entry, std::span<const std::byte> part) const noexcept;
+  /// What was read of the tensor's file is not needed soon: see mapped_file::drop.
+  void drop(const tensor_entry& entry) const noexcept;
 
   [[nodiscard]] const std::filesystem::path& file_of(const tensor_entry& entry) const noexcept;
   /// Bytes of all tensors.

@@ -106,9 +106,8 @@ const void* weight_rows::dequantised(const row_range& range,
 }
 
 void weight_rows::release(const row_range& range, std::uint32_t first, std::uint32_t count) {
-  const std::span<const std::byte> part = stored(range, first, count);
-  tensors_.drop(*range.weight, part);
-  progress_.done_bytes += part.size();
+  tensors_.drop(*range.weight);
+  progress_.done_bytes += stored(range, first, count).size();
   if (report_) {
     report_(progress_);
   }
@@ -123,7 +122,7 @@ std::vector<float> weight_rows::vector_of(const tensor_entry& entry) const {
   } else {
     widen(from.data(), values.size(), to);
   }
-  tensors_.drop(entry, from);
+  tensors_.drop(entry);
   return values;
 }
 

@@ -87,6 +87,20 @@ TEST_CASE("every golden checkpoint opens, all tensors accounted for") {
   }
 }
 
+TEST_CASE("golden FP8: shapes that tell the shards are believed, others give a warning") {
+  const std::string golden = ORIEL_TEST_DIR "/golden/";
+  const checkpoint fused = open_checkpoint(golden + "fp8_fused");
+  CHECK(fused.warnings.empty());
+  CHECK(digest(load_weights(fused)) ==
+        digest(load_weights(open_checkpoint(golden + "fp8_split_twin"))));
+  for (const char* name : {"fp8_ambiguous", "fused_bf16"}) {
+    const checkpoint c = open_checkpoint(golden + name);
+    REQUIRE(c.warnings.size() == 1);
+    mentions(c.warnings[0], "2 is assumed, and these fit every layer: 1, 2");
+  }
+  CHECK(open_checkpoint(golden + "pro_mtp").config.geometry.mtp_layers.size() > 0);
+}
+
 TEST_CASE("MTP blocks are counted from the tensors") {
   tiny::checkpoint c = tiny::make(dtype::bf16);
   CHECK(opened(c).config.geometry.mtp_layers.size() == 1);

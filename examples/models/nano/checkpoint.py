@@ -108,6 +108,7 @@ def save(state: dict[str, Tensor], shape: Shape, folder: Path) -> None:
     }
     for file, content in files.items():
         save_file(content, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)
     texts = {
         "config.json": released_config(shape),
         "generation_config.json": {"eos_token_id": [END_OF_TEXT_ID, TURN_END_ID], "pad_token_id": END_OF_TEXT_ID},

@@ -166,7 +166,8 @@ def held_out_rows(tokenizer: Tokenizer, files: list[tuple[str, str]], ahead: int
 def parse_options() -> argparse.Namespace:
     folder = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=1000, help="steps after which the rate is zero")
+    parser.add_argument("--until", type=int, help="stop after this step; run again to resume")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; run again to resume")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -189,7 +190,8 @@ def run(trainer: Trainer, stream: TokenStream, check: Tensor) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     begin = saved = time.monotonic()
     base, report = trainer.seconds, []
-    while trainer.step < options.steps and time.monotonic() - begin < options.minutes * 60 and not stopped:
+    last = min(options.steps, options.until or options.steps)
+    while trainer.step < last and time.monotonic() - begin < options.minutes * 60 and not stopped:
         report.append(trainer.train_step(stream))
         now = time.monotonic()
         trainer.seconds = base + now - begin

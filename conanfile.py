@@ -46,7 +46,7 @@ class OrielConan(ConanFile):
             "ORIEL_TESTS": False,
             "ORIEL_EXAMPLES": bool(self.options.program),
             "ORIEL_INSTALL": True,
-            "ORIEL_ONEDNN": "AUTO" if self.options.program else "OFF",
+            "ORIEL_ONEDNN": "OFF",
         })
         toolchain.generate()
 

@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./src/cmake/install_packages.sh build
-cmake --preset release > build-quickstart.log 2>&1 || { cat build-quickstart.log >&2; exit 1; }
+mkdir -p build
+cmake --preset release > build/quickstart.log 2>&1 || { cat build/quickstart.log >&2; exit 1; }
 cmake --build --preset release --target oriel_cli
-rm -f build-quickstart.log
 echo
 ./build/release/examples/oriel run

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# What a machine can see in the sources: format, include directions, leftovers, clang-tidy.
+# What a machine can see in the sources: format, include directions, documents, leftovers, clang-tidy.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 git ls-files -- '*.hpp' '*.cpp' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
 python3 tests/lint/include_directions.py
 python3 tests/lint/readme_example.py
+python3 tests/lint/links.py
 if git grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -- . ':!tests/lint'; then
   echo "unfinished work is marked above: finish it or delete the mark" >&2
   exit 1

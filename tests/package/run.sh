@@ -31,13 +31,13 @@ refuses() {  # refuses <words of the message> [cmake argument...]
 }
 
 # The library alone: neither examples nor tests may be needed to package it. With oriel::cuda where
-# there is a toolkit, and its consumers must then not notice.
+# there is a toolkit, and its consumers must then not notice; with oneDNN where it is installed.
 nvcc=${CUDACXX:-$(command -v nvcc || true)}
 [ -n "$nvcc" ] || nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
 cuda=OFF
 if [ -x "$nvcc" ]; then cuda=ON; fi
 quietly cmake -G Ninja -S . -B "$work/build" -DORIEL_TESTS=OFF -DORIEL_EXAMPLES=OFF -DORIEL_CUDA=$cuda \
-  -DCMAKE_INSTALL_PREFIX="$work/first"
+  -DORIEL_ONEDNN=AUTO -DCMAKE_INSTALL_PREFIX="$work/first"
 quietly cmake --build "$work/build"
 quietly cmake --install "$work/build"
 mv "$work/first" "$work/moved"  # An install is relocatable.

@@ -14,6 +14,7 @@
 
 #include <benchmark/benchmark.h>
 #include <engine/machine_peaks.hpp>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -48,8 +49,13 @@ struct free_bytes {
 };
 using byte_array = std::unique_ptr<std::byte[], free_bytes>;
 
+/// In huge pages where the system offers them, as an engine's pools are.
 byte_array allocate(std::size_t bytes) {
-  return byte_array(static_cast<std::byte*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+  constexpr std::size_t huge_page = std::size_t{2} << 20;
+  const std::size_t size = (bytes + huge_page - 1) / huge_page * huge_page;
+  auto* p = static_cast<std::byte*>(std::aligned_alloc(huge_page, size));
+  ::madvise(p, size, MADV_HUGEPAGE);
+  return byte_array(p);
 }
 
 /// bf16 (or f32) values in (-1, 1) in every element of a pool.

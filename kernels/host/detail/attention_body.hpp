@@ -34,8 +34,8 @@ class attention_body {
   static constexpr std::uint32_t units_per_tile = kv_tile_tokens / Unit::elements;
   /// Keys whose K, then V, is reused from the first cache by all rows of a block.
   static constexpr std::uint32_t run_tokens = 64;
-  /// Tiles between the one being multiplied and the one being fetched.
-  static constexpr std::uint32_t tiles_ahead = run_tokens / kv_tile_tokens;
+  /// Tiles between the one being multiplied and the one being fetched into the second cache.
+  static constexpr std::uint32_t tiles_ahead = 8;
 
   template <std::uint32_t Rows>
   static constexpr std::uint32_t columns_max = std::min(8u, lanes::accumulators_max / Rows);
@@ -72,6 +72,9 @@ class attention_body {
     }
   }
 
+  /// Into the second cache: line fill buffers of the first would limit the rate.
+  static void fetch(const std::byte* p) { __builtin_prefetch(p, 0, 2); }
+
   static std::uint32_t position_of(const attention_block& b, std::uint32_t row) {
     return b.first_position + row / b.group;
   }
@@ -106,16 +109,18 @@ class attention_body {
                          std::uint32_t units,
                          const tile_table& tiles,
                          std::uint32_t column,
-                         bool fetch,
+                         bool fetching,
                          float* scores) {
     const std::byte* k[Columns];
     const std::byte* ahead[Columns];
     vec acc[Rows][Columns];
+#pragma GCC unroll 8
     for (std::uint32_t c = 0; c < Columns; ++c) {
       const std::uint32_t v = column + c;
       const std::uint32_t tile = v / vectors_per_tile, offset = v % vectors_per_tile * (width * 4);
       k[c] = tiles.k[tile] + offset;
-      ahead[c] = (fetch ? tiles.k_ahead[tile] : tiles.k[tile]) + offset;
+      ahead[c] = (fetching ? tiles.k_ahead[tile] : tiles.k[tile]) + offset;
+#pragma GCC unroll 8
       for (std::uint32_t r = 0; r < Rows; ++r) {
         acc[r][c] = lanes::set1(0.0f);
       }
@@ -125,7 +130,7 @@ class attention_body {
 #pragma GCC unroll 8
       for (std::uint32_t c = 0; c < Columns; ++c) {
         x[c] = Unit::load(k[c] + std::size_t{u} * (kv_tile_tokens * 4));
-        __builtin_prefetch(ahead[c] + std::size_t{u} * (kv_tile_tokens * 4));
+        fetch(ahead[c] + std::size_t{u} * (kv_tile_tokens * 4));
       }
 #pragma GCC unroll 8
       for (std::uint32_t r = 0; r < Rows; ++r, q += Unit::words) {
@@ -150,13 +155,13 @@ class attention_body {
                             const tile_table& tiles,
                             std::uint32_t column,
                             std::uint32_t last,
-                            bool fetch,
+                            bool fetching,
                             float* scores) {
     for (; column + Columns <= last; column += Columns) {
-      score_tile<Rows, Columns>(q, units, tiles, column, fetch, scores);
+      score_tile<Rows, Columns>(q, units, tiles, column, fetching, scores);
     }
     if constexpr (Columns > 1) {
-      score_columns<Rows, Columns / 2>(q, units, tiles, column, last, fetch, scores);
+      score_columns<Rows, Columns / 2>(q, units, tiles, column, last, fetching, scores);
     }
   }
 
@@ -265,7 +270,7 @@ class attention_body {
         typename Unit::loaded x[Columns];
 #pragma GCC unroll 8
         for (std::uint32_t c = 0; c < Columns; ++c) {
-          __builtin_prefetch(ahead + c * (width * 4));
+          fetch(ahead + c * (width * 4));
           if constexpr (Whole) {
             x[c] = Unit::load(v + c * (width * 4));
           } else {

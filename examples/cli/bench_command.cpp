@@ -290,6 +290,9 @@ int bench(const bench_options& o) {
     throw engine::error(fmt::format(
         "-p + -n is {} tokens, the context of {} is {}", tokens, model.name, model.context_tokens));
   }
+  if (random) {
+    expect_memory_for_weights(count_parameters(model).total * size_bytes(dtype::bf16), model.name);
+  }
   const engine::model_weights weights =
       random ? engine::random_weights(model, dtype::bf16, o.seed) : load_with_progress(*opened);
   thread_pool threads{thread_count(o.threads)};

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support.hpp"
 
+#include <oriel/model/cost.hpp>
+
 #include <engine/error.hpp>
 #include <engine/weight_loader.hpp>
 #include <fmt/format.h>
@@ -44,7 +46,25 @@ engine::checkpoint open_model(const fs::path& folder, std::optional<std::uint32_
   return checkpoint;
 }
 
+void expect_memory_for_weights(std::uint64_t bytes, const std::string& model) {
+  const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGE_SIZE);
+  const std::uint64_t memory =
+      pages > 0 && page_bytes > 0
+          ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes)
+          : ~std::uint64_t{0};
+  if (bytes > memory) {
+    throw engine::error(
+        fmt::format("the weights of {} take {}, this machine has {}: take a smaller model",
+                    model,
+                    bytes_text(bytes),
+                    bytes_text(memory)));
+  }
+}
+
 engine::model_weights load_with_progress(const engine::checkpoint& checkpoint) {
+  const model_geometry& model = checkpoint.config.geometry;
+  const dtype compute = engine::compute_type_of(checkpoint);
+  expect_memory_for_weights(count_parameters(model).total * size_bytes(compute), model.name);
   if (isatty(STDERR_FILENO) == 0) {
     return engine::load_weights(checkpoint);
   }

@@ -22,6 +22,10 @@ namespace oriel::cli {
 [[nodiscard]] engine::checkpoint open_model(const std::filesystem::path& folder,
                                             std::optional<std::uint32_t> qkv_shards = {});
 
+/// Says no before the system has to: weights of so many bytes do not fit this machine's memory.
+/// @throws engine::error
+void expect_memory_for_weights(std::uint64_t bytes, const std::string& model);
+
 /// Loads the weights, with a progress line on stderr when that is a terminal.
 [[nodiscard]] engine::model_weights load_with_progress(const engine::checkpoint& checkpoint);
 

@@ -141,6 +141,7 @@ class Usage(unittest.TestCase):
         self.fails(1, "inspect", "--preset", "gpt-5", says="mimo-v2.5-pro")
         self.fails(1, "bench", "--random", "nothing", says="bench-0.4b")
         self.fails(1, "bench", "-p", "0", says="-p")
+        self.fails(1, "bench", "--random", "mimo-v2.5-pro", "-p", "8", "-n", "1", says="this machine has")
 
 
 class Inspect(unittest.TestCase):

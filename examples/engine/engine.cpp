@@ -65,7 +65,8 @@ std::vector<pool_layer> layer_homes(const dual_pool<>& pools) {
 }
 
 runner_limits limits_of(const engine_options& o) {
-  return {.rows_max = std::min(o.chunk_tokens, o.sequences_max * o.context_tokens),
+  const std::uint64_t tokens = std::uint64_t{o.sequences_max} * o.context_tokens;
+  return {.rows_max = static_cast<std::uint32_t>(std::min<std::uint64_t>(o.chunk_tokens, tokens)),
           .logit_rows_max = o.sequences_max,
           .sequences_max = o.sequences_max,
           .context_tokens = o.context_tokens};
@@ -99,6 +100,11 @@ engine::engine(const model_geometry& model,
 status engine::submit(request r) {
   if (status fits = check(r, limits_); !fits) {
     return fits;
+  }
+  const auto has_id = [&](const request& other) { return other.id == r.id; };
+  if (std::ranges::any_of(queued_, has_id) ||
+      std::ranges::any_of(running_, has_id, &sequence::asked)) {
+    return failure{errc::invalid_argument, 0, "a request with this id is being served"};
   }
   queued_.push_back(std::move(r));
   return {};
@@ -146,11 +152,18 @@ void engine::admit() {
     }
     auto kv = pools_.try_admit({.tokens_now = 0, .tokens_max = longest});
     if (!kv) {
-      return;
+      if (!running_.empty()) {
+        return;
+      }
+      // Nobody will give anything back: waiting would be for ever.
+      events_.push_back({.id = next.id, .token = {}, .text = {}, .finish = finish_reason::failed});
+      metrics_.requests_failed.add();
+      queued_.pop_front();
+      continue;
     }
     promised_pages_ += pages;
     std::vector<token_id> tokens = next.prompt;
-    tokens.reserve(longest);
+    tokens.reserve(std::size_t{longest} + 1);
     token_stream stream{next.stop, next.max_new_tokens};
     running_.push_back({.asked = std::move(queued_.front()),
                         .kv = std::move(*kv),
@@ -229,6 +242,7 @@ void engine::emit() {
       sampled_rows_.push_back({.options = &s.asked.sampling, .position = s.tokens.size()});
     }
   }
+  step_usage_ = usage();
   sampled_.resize(sampled_rows_.size());
   sampler_(logits_.data(), model_.vocabulary, sampled_rows_, sampled_, executor_);
 
@@ -237,21 +251,31 @@ void engine::emit() {
     if (rows_[i].logit_rows == 0) {
       continue;
     }
-    sequence& s = *batch_[i];
-    const token_id token = sampled_[next++].id;
-    s.tokens.push_back(token);
-    std::string text{s.stream.push(token, tokenizer_.bytes_of(token))};
-    metrics_.output_tokens.add();
-    metrics_.requests_stopped.add(s.stream.finished() == finish_reason::stop);
-    metrics_.requests_cut.add(s.stream.finished() == finish_reason::length);
-    events_.push_back(
-        {.id = s.asked.id, .token = token, .text = std::move(text), .finish = s.stream.finished()});
+    take_token(*batch_[i], sampled_[next++]);
   }
   std::erase_if(running_, [&](const sequence& s) {
     const bool finished = s.stream.finished() != finish_reason::none;
     promised_pages_ -= finished ? s.promised_pages : 0;
     return finished;
   });
+}
+
+/// Appends the event of a new token; without one (the logits held no number), that of a failure.
+void engine::take_token(sequence& s, sampled_token sampled) {
+  event happened{.id = s.asked.id, .token = {}, .text = {}};
+  if (sampled.probability > 0.0f) {
+    s.tokens.push_back(sampled.id);
+    happened.token = sampled.id;
+    happened.text = s.stream.push(sampled.id, tokenizer_.bytes_of(sampled.id));
+    metrics_.output_tokens.add();
+  } else {
+    happened.text = s.stream.finish(finish_reason::failed);
+  }
+  happened.finish = s.stream.finished();
+  metrics_.requests_stopped.add(happened.finish == finish_reason::stop);
+  metrics_.requests_cut.add(happened.finish == finish_reason::length);
+  metrics_.requests_failed.add(happened.finish == finish_reason::failed);
+  events_.push_back(std::move(happened));
 }
 
 kv_usage engine::usage() const noexcept {
@@ -261,7 +285,8 @@ kv_usage engine::usage() const noexcept {
     row_bytes += kv_bytes_per_token(layer.attention, kv_);
   }
   for (const sequence& s : running_) {
-    usage.uniform_bytes += row_bytes * s.kv.length();
+    const std::uint64_t pages = pools_.plan().pages_for(full_pool, s.kv.length());
+    usage.uniform_bytes += row_bytes * pages * options_.page_tokens;
   }
   return usage;
 }

@@ -53,11 +53,10 @@ struct event {
   finish_reason finish = finish_reason::none;  ///< not none: the last event of the request
 };
 
-/// KV memory, as held now.
+/// KV memory that sequences hold, in whole pages on both sides.
 struct kv_usage {
-  std::uint64_t bytes = 0;  ///< whole pages, in all pools
-  std::uint64_t uniform_bytes =
-      0;  ///< what these sequences' rows take if every layer keeps them all
+  std::uint64_t bytes = 0;          ///< in all pools
+  std::uint64_t uniform_bytes = 0;  ///< in a cache where every layer keeps every row
 };
 
 /// What the engine has done so far.
@@ -68,6 +67,7 @@ struct engine_metrics {
   counter requests_stopped;  ///< ended by a stop token or string
   counter requests_cut;      ///< ended by their number of tokens
   counter requests_cancelled;
+  counter requests_failed;  ///< the logits held no number, or there was no memory
   histogram rows_per_step;
 };
 
@@ -85,8 +85,10 @@ class engine {
          const engine_options& options,
          executor_ref executor);
 
-  /// Queues a request. Its id must be new.
-  /// @returns errc::request_too_large, errc::invalid_argument: see check(request, limits)
+  /// Queues a request. O(queued + running).
+  /// @returns errc::request_too_large, errc::invalid_argument: see check(request, limits); also
+  /// when
+  ///          a request with this id is being served
   status submit(request r);
 
   /// Ends a request, queued or running, and gives its last event; its pages are free at once.
@@ -98,7 +100,10 @@ class engine {
 
   /// Nothing queued, nothing running.
   [[nodiscard]] bool idle() const noexcept { return queued_.empty() && running_.empty(); }
+  /// Held now.
   [[nodiscard]] kv_usage usage() const noexcept;
+  /// Held in the last step, before the sequences that ended in it gave theirs back.
+  [[nodiscard]] kv_usage step_usage() const noexcept { return step_usage_; }
   [[nodiscard]] const engine_metrics& metrics() const noexcept { return metrics_; }
   [[nodiscard]] const engine_options& options() const noexcept { return options_; }
 
@@ -118,6 +123,7 @@ class engine {
   void choose_rows();
   void compute();
   void emit();
+  void take_token(sequence& s, sampled_token sampled);
 
   const model_geometry& model_;
   const tokenizer& tokenizer_;
@@ -134,6 +140,7 @@ class engine {
   std::uint64_t promised_pages_ = 0;
   std::vector<event> events_;
   engine_metrics metrics_;
+  kv_usage step_usage_;
 
   // The running step, [sequences with rows]; kept to reuse their memory.
   std::vector<sequence*> batch_;

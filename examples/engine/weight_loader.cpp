@@ -120,7 +120,7 @@ model_weights load_weights(const checkpoint& opened, const load_options& options
   }
   weights.final_norm = rows.vector(opened.layout.final_norm);
   weights.lm_head = loading.matrix(opened.layout.lm_head);
-  for (std::size_t i = 0; i < g.mtp_layers.size(); ++i) {
+  for (std::size_t i = 0; options.with_mtp && i < g.mtp_layers.size(); ++i) {
     weights.mtp.push_back(loading.mtp(opened.layout.mtp[i], g.mtp_layers[i]));
   }
   return weights;

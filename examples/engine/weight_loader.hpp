@@ -21,6 +21,7 @@ namespace oriel::engine {
 struct load_options {
   isa path = best_isa();
   host::gemm_backend backend = host::gemm_backend::automatic;
+  bool with_mtp = true;               ///< false: leave the MTP blocks out, where nothing drafts
   std::optional<dtype> compute = {};  ///< f32 or bf16; none: f32 for f32 checkpoints, else bf16
   std::function<void(const load_progress&)> progress =
       {};  ///< called after each few MiB; may be empty

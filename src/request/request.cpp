@@ -43,6 +43,9 @@ oriel::status oriel::check(const request& r, const request_limits& limits) noexc
   if (r.prompt.size() + std::uint64_t{r.max_new_tokens} > limits.max_context_tokens) {
     return failure{errc::request_too_large, 0, "prompt + max_new_tokens exceeds the context"};
   }
+  if (r.max_new_tokens == 0) {
+    return failure{errc::invalid_argument, 0, "max_new_tokens is 0"};
+  }
   if (const status s = check_prompt(r.prompt, limits); !s) {
     return s;
   }

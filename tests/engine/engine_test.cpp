@@ -11,6 +11,7 @@
 #include <engine/weight_loader.hpp>
 
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <random>
 #include <string>
@@ -205,11 +206,16 @@ TEST_CASE("a request that cannot be served is refused with a reason, and nothing
   CHECK(engine.submit(too_long).error().code == errc::request_too_large);
   request empty = make_request(2, "", 4);
   CHECK(engine.submit(empty).error().code == errc::invalid_argument);
+  request nothing = make_request(4, "x", 0);
+  CHECK(engine.submit(nothing).error().code == errc::invalid_argument);
   request foreign = make_request(3, "x", 4);
   foreign.prompt.push_back(token_id{1u << 30});
   CHECK(engine.submit(foreign).error().code == errc::invalid_argument);
   CHECK(engine.idle());
   CHECK(engine.step().empty());
+  REQUIRE(engine.submit(make_request(5, "x", 4)));
+  CHECK(engine.submit(make_request(5, "y", 4)).error().code == errc::invalid_argument);
+  CHECK(engine.cancel(request_id{5}).has_value());
 
   const auto& model = nano().opened.config.geometry;
   const auto make = [&](const engine_options& o) {
@@ -219,6 +225,36 @@ TEST_CASE("a request that cannot be served is refused with a reason, and nothing
   CHECK_THROWS_AS(make({.chunk_tokens = 0}), error);
   CHECK_THROWS_AS(make({.chunk_tokens = 2, .sequences_max = 3}), error);
   CHECK_THROWS_AS(make({.context_tokens = model.context_tokens + 1}), error);
+}
+
+TEST_CASE("weights that give no number end the request as failed, not with token 0") {
+  model_weights broken = load_weights(nano().opened);
+  broken.final_norm.assign(broken.final_norm.size(), std::numeric_limits<float>::quiet_NaN());
+  thread_pool threads{1};
+  engine::engine engine{
+      nano().opened.config.geometry, broken, nano().tokens, {.context_tokens = 64}, threads};
+  REQUIRE(engine.submit(make_request(1, "x = 1\n", 8)));
+  const std::span<const event> events = engine.step();
+  REQUIRE(events.size() == 1);
+  CHECK(events[0].finish == finish_reason::failed);
+  CHECK_FALSE(events[0].token.has_value());
+  CHECK(engine.idle());
+  CHECK(engine.metrics().requests_failed.value() == 1);
+}
+
+TEST_CASE("a request that ends in its first step tells what it held") {
+  thread_pool threads{1};
+  engine::engine engine{nano().opened.config.geometry,
+                        nano().weights,
+                        nano().tokens,
+                        {.context_tokens = 64},
+                        threads};
+  REQUIRE(engine.submit(make_request(1, "x = 1\n", 1)));
+  (void)engine.step();
+  CHECK(engine.idle());
+  CHECK(engine.usage().bytes == 0);
+  CHECK(engine.step_usage().bytes > 0);
+  CHECK(engine.step_usage().uniform_bytes >= engine.step_usage().bytes);  // One page in each pool.
 }
 
 TEST_CASE("windows hold a bounded number of bytes while a sequence grows") {
@@ -242,8 +278,7 @@ TEST_CASE("windows hold a bounded number of bytes while a sequence grows") {
     if (usage.bytes == 0) {
       break;
     }
-    const std::uint64_t length = usage.uniform_bytes / row_bytes;
-    const std::uint64_t full_bytes = (length + 15) / 16 * 16 * full_row_bytes;
+    const std::uint64_t full_bytes = usage.uniform_bytes / row_bytes * full_row_bytes;
     window_bytes_max = std::max(window_bytes_max, usage.bytes - full_bytes);
   }
   // Window 32, chunk 64, pages of 16: ceil(31 / 16) + 1 + slack 1 + 4 pages.

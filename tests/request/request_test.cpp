@@ -77,6 +77,7 @@ TEST_CASE("what is wrong with a request is named") {
     return oriel::check(r, limits);
   };
   CHECK(names(wrong([](request& r) { r.prompt.clear(); }), "empty"));
+  CHECK(names(wrong([](request& r) { r.max_new_tokens = 0; }), "max_new_tokens"));
   CHECK(names(wrong([](request& r) { r.prompt[1] = token_id{100}; }), "vocabulary"));
   CHECK(names(wrong([](request& r) { r.stop.strings.push_back(""); }), "stop string"));
   CHECK(names(wrong([](request& r) { r.stop.strings[0].assign(2'000, 'x'); }), "too long"));
@@ -89,5 +90,6 @@ TEST_CASE("finish reasons have names") {
   CHECK(std::strcmp(name_of(oriel::finish_reason::stop), "stop") == 0);
   CHECK(std::strcmp(name_of(oriel::finish_reason::length), "length") == 0);
   CHECK(std::strcmp(name_of(oriel::finish_reason::cancelled), "cancelled") == 0);
+  CHECK(std::strcmp(name_of(oriel::finish_reason::failed), "failed") == 0);
   CHECK(std::strcmp(name_of(oriel::finish_reason::none), "none") == 0);
 }

@@ -17,11 +17,10 @@ namespace oriel {
 /// What a client asked for. Owns its tokens; does not change while it is served.
 struct request {
   request_id id{};
-  std::vector<token_id> prompt;  ///< at least one token
-  std::uint32_t max_new_tokens = 128;
+  std::vector<token_id> prompt;        ///< at least one token
+  std::uint32_t max_new_tokens = 128;  ///< at least 1
   stop_conditions stop;
   sampling_options sampling;
-  std::uint64_t cache_namespace = 0;  ///< KV is shared only inside one namespace (tenant, adapter)
 };
 
 /// What a request may ask for, checked before anything is reserved for it.
@@ -34,8 +33,9 @@ struct request_limits {
 };
 
 /// @returns errc::request_too_large when prompt + max_new_tokens exceeds the context;
-///          errc::invalid_argument for an empty prompt, an id outside the vocabulary, a stop string
-///          that is empty or too long, too many stops, or sampling options out of range.
+///          errc::invalid_argument for an empty prompt, max_new_tokens 0, an id outside the
+///          vocabulary, a stop string that is empty or too long, too many stops, or sampling
+///          options out of range.
 [[nodiscard]] status check(const request& r, const request_limits& limits) noexcept;
 
 }  // namespace oriel

@@ -24,9 +24,10 @@ enum class finish_reason : std::uint8_t {
   stop,       ///< a stop token or string came
   length,     ///< the last token that was allowed came
   cancelled,  ///< the caller ended it: Ctrl-C, a client that left
+  failed,     ///< it could not be served: the logits held no number, or there was no memory
 };
 
-/// "none", "stop", "length", "cancelled".
+/// "none", "stop", "length", "cancelled", "failed".
 [[nodiscard]] constexpr const char* name_of(finish_reason reason) noexcept {
   switch (reason) {
     case finish_reason::none:
@@ -37,6 +38,8 @@ enum class finish_reason : std::uint8_t {
       return "length";
     case finish_reason::cancelled:
       return "cancelled";
+    case finish_reason::failed:
+      return "failed";
   }
   return "unknown";
 }

@@ -16,7 +16,6 @@ done
 
 ./src/cmake/install_packages.sh test
 jobs=$(nproc)
-export ORIEL_TRACES=${ORIEL_TRACES:-$PWD/../shared/traces}
 
 build_and_test() {  # build_and_test <preset> [ctest argument...]
   local preset=$1; shift

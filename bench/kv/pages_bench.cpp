@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // What: cost of one allocate + release round trip per page, and of growing a sequence.
-// Why:  both run for every sequence in every step. Goals (prefix-cache.md section 11): a page
-//       <= 30 ns; 2,048 tokens more at 128 K <= 3 us.
+// Why:  both run for every sequence in every step. Goals: a page <= 30 ns; 2,048
+//       tokens more at 128 K <= 3 us.
 #include <oriel/kv/dual_pool.hpp>
 
 #include <benchmark/benchmark.h>

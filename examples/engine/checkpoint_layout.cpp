@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view mtp_prefix = "model.mtp.layers.";
 
-/// Turns names into ranges. Names are those of model.md section 5.
+/// Turns names into ranges. Names are those of docs/model.md#tensor-names.
 class layout_planner {
  public:
   layout_planner(const model_config& config, const safetensors_store& store, std::uint32_t shards)

@@ -30,7 +30,7 @@ struct config_reader {
   ffn_geometry moe_ffn() const;
   weight_quantization quantization() const;
   bool fused_qkv() const;
-  std::optional<dtype> stated_dtype() const;
+  void require_known_dtype() const;
   void scalars(model_geometry& g) const;
 };
 
@@ -238,16 +238,13 @@ bool config_reader::fused_qkv() const {
   return layout && *layout == "fused_qkv";
 }
 
-std::optional<dtype> config_reader::stated_dtype() const {
+/// Each tensor states its own type; this one is only refused early.
+void config_reader::require_known_dtype() const {
   const char* const key = fields.has("dtype") ? "dtype" : "torch_dtype";
   const auto name = fields.try_text(key);
-  if (!name) {
-    return {};
-  }
-  if (*name != "float32" && *name != "bfloat16") {
+  if (name && *name != "float32" && *name != "bfloat16") {
     fields.refuse(key, printable(*name) + " is not supported, only 'float32' and 'bfloat16'");
   }
-  return *name == "float32" ? dtype::f32 : dtype::bf16;
 }
 
 void config_reader::scalars(model_geometry& g) const {
@@ -325,7 +322,7 @@ model_config read(const config_fields& fields, const config_limits& limits) {
   config.fused_qkv = reader.fused_qkv();
   config.qkv_shards = fields.count("num_key_value_heads", limits.heads);
   config.quantization = reader.quantization();
-  config.stated_dtype = reader.stated_dtype();
+  reader.require_known_dtype();
   add_eos_tokens(config, fields, limits);
   return config;
 }

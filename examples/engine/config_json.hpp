@@ -48,10 +48,9 @@ struct model_config {
   std::optional<layer_geometry> mtp_block;
   std::vector<token_id> eos_tokens;
   bool fused_qkv = false;
-  std::uint32_t qkv_shards =
-      1;  ///< of a fused QKV: KV heads of the full layers (model.md section 5)
+  /// Of a fused QKV: KV heads of the full layers (docs/model.md#fused-qkv).
+  std::uint32_t qkv_shards = 1;
   weight_quantization quantization = weight_quantization::none;
-  std::optional<dtype> stated_dtype;  ///< `dtype` or `torch_dtype`: f32 or bf16
 };
 
 /// Reads and checks one file. Keys that would change the arithmetic to something Oriel does not

@@ -59,7 +59,7 @@ struct layer_weights {
   std::variant<dense_ffn_weights, moe_weights> ffn;
 };
 
-/// One multi-token prediction block (model.md section 4).
+/// One multi-token prediction block (docs/model.md#multi-token-prediction).
 struct mtp_weights {
   std::vector<float> enorm;       ///< [hidden], of the token's embedding
   std::vector<float> hnorm;       ///< [hidden], of the main model's hidden state

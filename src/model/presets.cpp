@@ -9,7 +9,7 @@
 namespace oriel {
 namespace {
 
-/// The MiMo-V2 family differs in these numbers alone (model.md section 1).
+/// The MiMo-V2 family differs in these numbers alone (docs/model.md#the-family-in-numbers).
 struct mimo_numbers {
   std::uint32_t hidden, vocabulary, context_tokens;
   std::uint32_t q_heads, kv_heads_full, kv_heads_window;

@@ -157,7 +157,6 @@ TEST_CASE("released keys give the geometry of MiMo-V2.5-Pro") {
   CHECK(c.fused_qkv);
   CHECK(c.qkv_shards == 8);
   CHECK(c.quantization == weight_quantization::fp8_block);
-  CHECK(c.stated_dtype == dtype::bf16);
   CHECK(c.eos_tokens == std::vector{token_id{151645}});
 }
 
@@ -177,7 +176,6 @@ TEST_CASE("transformers' keys: doubled KV heads, rope by layer type, odd rotary 
   CHECK(g.expert_groups_kept == 2);
   CHECK_FALSE(g.norm_topk_prob);
   CHECK_FALSE(c.fused_qkv);
-  CHECK(c.stated_dtype == dtype::f32);
   CHECK(c.eos_tokens == std::vector{token_id{7}, token_id{9}});  // 200 is beyond the vocabulary.
 }
 

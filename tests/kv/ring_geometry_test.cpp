@@ -11,8 +11,8 @@ using oriel::ring_geometry;
 
 namespace {
 
-/// Logical pages [begin, boundary / P) that a query at `boundary` reads: need(L) of
-/// prefix-cache.md section 1, position by position.
+/// Logical pages [begin, boundary / P) that a query at `boundary` reads, position by
+/// position (docs/decisions/pools.md).
 std::uint32_t first_page_read_at(std::int64_t boundary, std::int64_t window, std::int64_t page) {
   const std::int64_t oldest_key = std::max<std::int64_t>(0, boundary - window + 1);
   return static_cast<std::uint32_t>(oldest_key / page);
@@ -20,7 +20,7 @@ std::uint32_t first_page_read_at(std::int64_t boundary, std::int64_t window, std
 
 }  // namespace
 
-// Case 13 of prefix-cache.md.
+// Worked out by hand: length 4 needs positions 1 to 3, so both pages stay.
 TEST_CASE("the release schedule of P=2 W=4 without slack") {
   const ring_geometry g{.page_size = 2, .window_tokens = 4, .step_tokens = 1, .slack_pages = 0};
   const std::uint32_t released_below[] = {0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4};
@@ -30,7 +30,7 @@ TEST_CASE("the release schedule of P=2 W=4 without slack") {
   }
 }
 
-// Case 13, exhaustively: nothing that the last boundary, or a boundary within the slack, reads has
+// Exhaustively: nothing that the last boundary, or a boundary within the slack, reads has
 // been released; and everything older has been.
 TEST_CASE("no length loses its own boundary, and no page is kept too long") {
   std::uint64_t lost = 0, kept_too_long = 0, went_back = 0, beyond_ring = 0;

@@ -21,7 +21,8 @@ std::uint64_t blocks(std::uint64_t n) {
   return (n + 127) / 128;
 }
 
-/// FP8 scales of MiMo-V2.5-Pro's checkpoint: one for each 128x128 block, by tensor (model.md 5).
+/// FP8 scales of MiMo-V2.5-Pro's checkpoint: one for each 128x128 block, by tensor
+/// (docs/model.md#fp8-weights).
 std::uint64_t scales_of_pro(const model_geometry& m) {
   const std::uint64_t qkv = 8 * blocks(3392) * blocks(m.hidden);
   const auto swiglu = [&](const ffn_geometry& f) {

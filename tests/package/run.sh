@@ -8,6 +8,7 @@ source=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 passed=0
+skipped=0
 
 ok() { echo "package: $1: ok"; passed=$((passed + 1)); }
 quietly() { "$@" > "$work/log" 2>&1 || { tail -60 "$work/log" >&2; echo "package: failed: $*" >&2; exit 1; }; }
@@ -96,7 +97,8 @@ if [ -n "$conan" ]; then
   done
 else
   echo "package: conan: skipped (neither on PATH nor to be had from PyPI)"
+  skipped=$((skipped + 1))
 fi
 "$source/tests/package/vcpkg.sh" "$work"
 passed=$((passed + 1))
-echo "$passed passed, 0 failed"
+echo "$passed passed, 0 failed, $skipped skipped"

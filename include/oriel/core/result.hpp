@@ -18,7 +18,6 @@ namespace oriel {
 enum class errc : std::uint8_t {
   out_of_pages,       ///< A pool cannot serve the request now; evict, preempt or wait.
   request_too_large,  ///< No pool of this size could ever serve the request.
-  budget_exceeded,    ///< The step's token budget is spent.
   unsupported_shape,  ///< No kernel was built for this (head_dim, group_size, dtype).
   out_of_memory,      ///< The operating system refused the memory; `failure::native` holds errno.
   invalid_argument,   ///< A value outside its documented range, found while reading user input.
@@ -78,8 +77,6 @@ class [[nodiscard]] status {
       return "out_of_pages";
     case errc::request_too_large:
       return "request_too_large";
-    case errc::budget_exceeded:
-      return "budget_exceeded";
     case errc::unsupported_shape:
       return "unsupported_shape";
     case errc::out_of_memory:

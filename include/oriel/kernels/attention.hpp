@@ -43,7 +43,7 @@ struct attention_args {
 
 namespace reference {
 
-/// The formula of model.md section 2, in double precision over the stored (rounded) K and V.
+/// The formula of docs/model.md#attention, in double precision over the stored (rounded) K and V.
 /// O(rows * keys * q_heads * (head_dim_qk + head_dim_vo)). Written to be read.
 void attention(const attention_shape& shape, const attention_args& args);
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Which experts serve a token, and with what weight (model.md section 3):
+/// Which experts serve a token, and with what weight (docs/model.md#routing):
 ///
 ///     s      = sigmoid(logit)                    scores
 ///     choice = s + correction_bias               decides, but never weighs

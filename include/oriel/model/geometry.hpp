@@ -31,7 +31,7 @@ struct attention_geometry {
   std::uint32_t head_dim_vo = 0;
   std::uint32_t rotary_dims = 0;  ///< leading dims of a head that rope rotates; even
   /// What the exponent of the frequencies is divided by: theta^(-2j / rope_base_dims). Equal to
-  /// rotary_dims except when int(head_dim * partial_rotary_factor) is odd (model.md section 9).
+  /// rotary_dims except when int(head_dim * partial_rotary_factor) is odd (docs/model.md#rope).
   std::uint32_t rope_base_dims = 0;
   double rope_theta = 0.0;
   bool has_sink = false;  ///< one learned logit per query head joins the softmax denominator

@@ -90,6 +90,42 @@ TEST_CASE("a product that f32 would round into a tie is rounded by its true valu
   CHECK(differing > 0);
 }
 
+TEST_CASE("the bits of the reference, for scales of any size", "[quantize]") {
+  constexpr std::uint32_t rows = 130, columns = 258, grid_columns = 3;
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  constexpr float largest = std::numeric_limits<float>::max();
+  oriel::random_stream random(4);
+  std::vector<e4m3> values(rows * columns);
+  for (e4m3& value : values) {
+    value = static_cast<e4m3>(random.next_below(256));
+  }
+  // Products that overflow, that are subnormal or zero in bf16, and that nobody should ask for.
+  std::vector<float> scales = {largest, 0x1p119f, 0x1.ffp120f, 0x1.234p-130f, 0x1p-149f, infinity};
+  for (int i = 0; i < 40; ++i) {
+    const oriel::block_scaled_rows from{.values = values.data(),
+                                        .value_stride = columns,
+                                        .scales = scales.data(),
+                                        .scale_stride = grid_columns,
+                                        .grid_row = 0,
+                                        .rows = rows,
+                                        .columns = columns};
+    std::vector<bf16> got(rows * columns), want(rows * columns);
+    oriel::host::dequantize_block_scaled(from, got.data(), columns);
+    oriel::reference::dequantize_block_scaled(from, want.data(), columns);
+    std::size_t wrong = 0;
+    for (std::size_t e = 0; e < got.size(); ++e) {
+      const bool both_nan =
+          std::isnan(oriel::to_float(got[e])) && std::isnan(oriel::to_float(want[e]));
+      wrong += got[e] != want[e] && !both_nan ? 1u : 0u;
+    }
+    REQUIRE(wrong == 0);
+    for (float& scale : scales) {
+      scale = std::ldexp(random.next_uniform(-2.0f, 2.0f),
+                         static_cast<int>(random.next_below(250)) - 130);
+    }
+  }
+}
+
 TEST_CASE("blocks, ragged edges, strides and an offset in the grid", "[quantize]") {
   constexpr std::uint32_t matrix_rows = 300, columns = 200, grid_columns = 2;
   constexpr std::size_t stride = 211;

@@ -31,6 +31,14 @@ struct block_scaled_rows {
   std::uint32_t columns;
 };
 
+namespace reference {
+
+/// out[r, c] = value * scale: the exact product, rounded once by comparing it with its neighbours.
+/// O(rows * columns). Written to be read.
+void dequantize_block_scaled(const block_scaled_rows& from, bf16* out, std::size_t out_stride);
+
+}  // namespace reference
+
 namespace host {
 
 /// out[r, c] = value * scale, rounded once (to nearest, ties to even). A NaN gives a quiet NaN.

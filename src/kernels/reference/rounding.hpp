@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Rounding to an activation dtype, for references and scalar code.
+/// Arrays of an activation dtype, as the reference kernels read and round them.
 #pragma once
 
 #include <oriel/core/dtype.hpp>

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-#include "detail/rounding.hpp"
+#include "rounding.hpp"
 
 #include <oriel/kernels/moe_gemm.hpp>
 #include <oriel/kernels/swiglu.hpp>

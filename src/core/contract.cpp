@@ -22,6 +22,7 @@ void contract_failed(const char* expression, const char* file, int line) noexcep
     handler(expression, file, line);
   } else {
     std::fprintf(stderr, "%s:%d: contract broken: %s\n", file, line, expression);
+    std::fflush(stderr);  // It may have been reopened with a buffer, which abort drops.
   }
   std::abort();
 }

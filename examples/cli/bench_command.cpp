@@ -15,16 +15,21 @@
 #include <engine/model_runner.hpp>
 #include <engine/weight_loader.hpp>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <span>
 #include <string>
+#include <system_error>
+#include <utility>
 #include <vector>
+
+#include <unistd.h>
 
 namespace oriel::cli {
 namespace {
@@ -33,14 +38,14 @@ namespace {
 struct bench_row {
   std::string test;
   std::uint32_t tokens;
-  double bytes_per_token;  ///< of weights and K and V, read (tg) or read at least once (pp)
+  double bytes_per_token;  ///< of weights, K and V that are read (tg); 0: not known (pp)
   double work;             ///< bytes (tg) or floating-point operations (pp) of one repetition
   std::vector<double> seconds{};  ///< of each repetition
   std::vector<double> limits{};   ///< bytes or operations per second, measured beside each
 };
 
 struct statistics {
-  double mean, deviation;  ///< of tokens per second
+  double mean, deviation;  ///< of tokens per second; the deviation of a sample
   double limit_fraction;   ///< median over the repetitions
 };
 
@@ -60,7 +65,9 @@ statistics summarize(const bench_row& row) {
   for (const double seconds : row.seconds) {
     s.deviation += std::pow(row.tokens / seconds - s.mean, 2);
   }
-  s.deviation = std::sqrt(s.deviation / static_cast<double>(row.seconds.size()));
+  if (row.seconds.size() > 1) {
+    s.deviation = std::sqrt(s.deviation / static_cast<double>(row.seconds.size() - 1));
+  }
   s.limit_fraction = median(std::move(fractions));
   return s;
 }
@@ -184,7 +191,7 @@ std::pair<bench_row, bench_row> make_rows(const model_geometry& model,
   const double tg_bytes = weight_bytes + kv_bytes / std::max(1u, decoded);
   return {{.test = fmt::format("pp{}", prompt),
            .tokens = prompt,
-           .bytes_per_token = weight_bytes / std::min(prompt, o.chunk_tokens),
+           .bytes_per_token = 0,  // Of a chunk's experts, how many are read depends on the text.
            .work = flops},
           {.test = fmt::format("tg{}", decoded),
            .tokens = decoded,
@@ -214,92 +221,130 @@ void measure(
   }
 }
 
-void print_rows(const std::string& model, const bench_options& o, std::span<const bench_row> rows) {
-  if (o.format == "csv") {
-    fmt::print("model,threads,test,tokens_per_s,deviation,bytes_per_token,limit_fraction\n");
-  } else if (o.format == "md") {
-    fmt::print(
-        "| model | threads | test | tokens/s | MB/token | of limit |\n|---|---|---|---|---|---|\n");
+/// What the output says beside the rows.
+struct bench_context {
+  std::string model;  ///< a name that breaks neither a table nor a line of CSV
+  std::uint32_t threads;
+  std::uint64_t weight_bytes;
+};
+
+void print_csv(const bench_context& of, std::span<const bench_row> rows) {
+  print_out("model,threads,test,tokens_per_s,deviation,bytes_per_token,limit_fraction\n");
+  for (const bench_row& row : rows) {
+    const statistics s = summarize(row);
+    print_out("{},{},{},{:.3f},{:.3f},{},{:.4f}\n",
+              of.model,
+              of.threads,
+              row.test,
+              s.mean,
+              s.deviation,
+              row.bytes_per_token == 0 ? "" : fmt::format("{:.0f}", row.bytes_per_token),
+              s.limit_fraction);
   }
+}
+
+void print_json(const bench_context& of, std::span<const bench_row> rows) {
   nlohmann::ordered_json objects = nlohmann::ordered_json::array();
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    if (o.format == "csv") {
-      fmt::print("{},{},{},{:.3f},{:.3f},{:.0f},{:.4f}\n",
-                 model,
-                 o.threads,
-                 row.test,
-                 s.mean,
-                 s.deviation,
-                 row.bytes_per_token,
-                 s.limit_fraction);
-    } else if (o.format == "md") {
-      fmt::print("| {} | {} | {} | {:.2f} ± {:.2f} | {:.2f} | {:.2f} |\n",
-                 model,
-                 o.threads,
-                 row.test,
-                 s.mean,
-                 s.deviation,
-                 row.bytes_per_token / 1e6,
-                 s.limit_fraction);
-    } else {
-      objects.push_back({{"model", model},
-                         {"threads", o.threads},
-                         {"test", row.test},
-                         {"repetitions", row.seconds.size()},
-                         {"tokens_per_s", s.mean},
-                         {"tokens_per_s_deviation", s.deviation},
-                         {"bytes_per_token", row.bytes_per_token},
-                         {"limit_per_s", median(row.limits)},
-                         {"limit_fraction", s.limit_fraction}});
+    nlohmann::ordered_json bytes;  // null
+    if (row.bytes_per_token != 0) {
+      bytes = row.bytes_per_token;
     }
+    objects.push_back({{"model", of.model},
+                       {"threads", of.threads},
+                       {"test", row.test},
+                       {"repetitions", row.seconds.size()},
+                       {"tokens_per_s", s.mean},
+                       {"tokens_per_s_deviation", s.deviation},
+                       {"bytes_per_token", std::move(bytes)},
+                       {"limit_per_s", median(row.limits)},
+                       {"limit_fraction", s.limit_fraction}});
   }
-  if (o.format == "json") {
-    fmt::print("{}\n", objects.dump(2));
-  } else if (o.format == "md") {
-    fmt::print(
-        "\nLimits, measured around each repetition: {:.0f} GFLOP/s of multiply-adds on registers "
-        "(pp), {:.1f} GB/s of reads (tg). Path: {}.\n",
-        median(rows[0].limits) / 1e9,
-        median(rows[1].limits) / 1e9,
-        name_of(best_isa()));
+  print_out("{}\n", objects.dump(2));
+}
+
+void print_markdown(const bench_context& of, std::span<const bench_row> rows) {
+  print_out(
+      "| model | threads | test | tokens/s | MB/token | of limit |\n|---|---|---|---|---|---|\n");
+  for (const bench_row& row : rows) {
+    const statistics s = summarize(row);
+    print_out("| {} | {} | {} | {:.2f} ± {:.2f} | {} | {:.2f} |\n",
+              of.model,
+              of.threads,
+              row.test,
+              s.mean,
+              s.deviation,
+              row.bytes_per_token == 0 ? "" : fmt::format("{:.2f}", row.bytes_per_token / 1e6),
+              s.limit_fraction);
   }
+  print_out(
+      "\nLimits, measured around each repetition: {:.0f} GFLOP/s of multiply-adds on registers "
+      "(pp), {:.1f} GB/s of reads (tg). Path: {}.\n",
+      median(rows[0].limits) / 1e9,
+      median(rows[1].limits) / 1e9,
+      name_of(best_isa()));
+  const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);  // 0 where the system does not tell.
+  if (cache > 0 && of.weight_bytes <= static_cast<std::uint64_t>(cache)) {
+    print_out(
+        "The weights ({}) fit the last cache ({}), and the limit of reads is the memory's: `of "
+        "limit` says little about tg here and may be above 1.\n",
+        bytes_text(of.weight_bytes),
+        bytes_text(static_cast<std::uint64_t>(cache)));
+  }
+}
+
+/// The name of the checkpoint's folder.
+std::string label_of(const std::filesystem::path& folder) {
+  std::error_code unknown;
+  const std::filesystem::path whole = std::filesystem::canonical(folder, unknown);
+  std::string label = (unknown ? folder : whole).filename().string();
+  for (char& c : label) {
+    c = c > ' ' && c <= '~' && c != '|' && c != ',' && c != '"' ? c : '_';
+  }
+  return label;
+}
+
+engine::model_weights draw_with_progress(const model_geometry& model, std::uint64_t seed) {
+  const std::uint64_t parameters = count_parameters(model).total;
+  expect_memory_for_weights(parameters * size_bytes(dtype::bf16), model.name);
+  if (shows_progress()) {
+    note("drawing {:.2f} G random weights", static_cast<double>(parameters) / 1e9);
+  }
+  engine::model_weights weights = engine::random_weights(model, dtype::bf16, seed);
+  if (shows_progress()) {
+    note("\r\x1b[K");
+  }
+  return weights;
 }
 
 }  // namespace
 
 int bench(const bench_options& o) {
-  if (o.prompt_tokens == 0 || o.new_tokens == 0) {
-    throw engine::error("-p and -n must be at least 1");
-  }
+  const bool is_random = !o.random_preset.empty();
+  const std::filesystem::path folder = is_random ? "" : model_folder(o.model_dir);
   std::optional<engine::checkpoint> opened;
-  std::optional<model_geometry> random;
-  if (!o.random_preset.empty()) {
-    random = preset(o.random_preset);
-    if (!random) {
-      throw engine::error(fmt::format("no preset '{}': the known ones are {}",
-                                      o.random_preset,
-                                      fmt::join(preset_names(), ", ")));
-    }
-  } else {
-    opened.emplace(open_model(model_folder(o.model_dir)));
+  if (!is_random) {
+    opened.emplace(open_model(folder));
   }
-  const model_geometry& model = random ? *random : opened->config.geometry;
+  const model_geometry model =
+      is_random ? preset(o.random_preset).value() : opened->config.geometry;
   const std::uint64_t tokens = std::uint64_t{o.prompt_tokens} + o.new_tokens;
   if (tokens > model.context_tokens) {
     throw engine::error(fmt::format(
         "-p + -n is {} tokens, the context of {} is {}", tokens, model.name, model.context_tokens));
   }
-  if (random) {
-    expect_memory_for_weights(count_parameters(model).total * size_bytes(dtype::bf16), model.name);
-  }
   const engine::model_weights weights =
-      random ? engine::random_weights(model, dtype::bf16, o.seed) : load_with_progress(*opened);
+      is_random ? draw_with_progress(model, o.seed) : load_with_progress(*opened);
   thread_pool threads{thread_count(o.threads)};
   bench_model bench{model, weights, o, threads};
   auto [pp, tg] = make_rows(model, weights.compute, o);
   measure(bench, pp, tg, threads, weights.compute);
-  print_rows(model.name, o, std::array{pp, tg});
+  const bench_context of{.model = is_random ? o.random_preset : label_of(folder),
+                         .threads = threads.concurrency(),
+                         .weight_bytes = weights.bytes()};
+  const auto print = o.format == "md" ? print_markdown : o.format == "csv" ? print_csv : print_json;
+  print(of, std::array{pp, tg});
   return exit_ok;
 }
 

@@ -17,13 +17,14 @@ inline constexpr int exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interru
 
 /// Options of `oriel run`.
 struct run_options {
-  std::string model_dir;              ///< -m; empty: the nano model
-  std::optional<std::string> prompt;  ///< -p
-  std::string prompt_file;            ///< -f; "-" is standard input
-  std::uint32_t new_tokens = 128;     ///< -n
-  std::uint32_t context_tokens = 0;   ///< -c; 0: what the model allows, at most 4,096
-  std::uint32_t threads = 0;          ///< -t; 0: all cores
-  std::uint64_t seed = 0;             ///< -s
+  std::string model_dir;                  ///< -m; empty: the nano model
+  std::optional<std::string> prompt;      ///< -p
+  std::string prompt_file;                ///< -f; "-" is standard input
+  std::vector<std::uint32_t> prompt_ids;  ///< --ids
+  std::uint32_t new_tokens = 128;         ///< -n
+  std::uint32_t context_tokens = 0;       ///< -c; 0: what the model allows, at most 4,096
+  std::uint32_t threads = 0;              ///< -t; 0: all cores
+  std::uint64_t seed = 0;                 ///< -s
   float temperature = 0.7f;
   std::uint32_t top_k = 40;
   float top_p = 0.95f;

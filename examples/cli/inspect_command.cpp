@@ -5,17 +5,19 @@
 #include "support.hpp"
 
 #include <oriel/kv/capacity.hpp>
+#include <oriel/kv/pool_plan.hpp>
 #include <oriel/model/cost.hpp>
 #include <oriel/model/presets.hpp>
 
 #include <engine/error.hpp>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include <cstdint>
-#include <limits>
+#include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace oriel::cli {
 namespace {
@@ -26,12 +28,37 @@ model_geometry geometry_of(const inspect_options& o) {
   if (o.preset.empty()) {
     return open_model(model_folder(o.model_dir)).config.geometry;
   }
-  std::optional<model_geometry> known = preset(o.preset);
-  if (!known) {
-    throw engine::error(fmt::format(
-        "no preset '{}': the known ones are {}", o.preset, fmt::join(preset_names(), ", ")));
+  return preset(o.preset).value();  // The command line is checked for it.
+}
+
+constexpr std::uint64_t bookkeeping_bytes_max = std::uint64_t{1} << 30;
+
+/// Refuses a question whose answer takes too much memory to find: the pools and sequences that are
+/// filled hold no KV, but they do hold tables. Nothing is allocated before.
+/// @throws engine::error
+void check_bookkeeping(std::span<const kv_layer_shape> layers, const capacity_question& question) {
+  constexpr std::uint64_t page_bytes = 12, sequence_bytes = 512;  // of a pool, of a sequence
+  const auto plan = pool_plan::make(layers, question.pools);
+  if (!plan || plan->bytes_for(question.sequence_tokens) == 0) {
+    return;  // The question itself will be refused.
   }
-  return std::move(*known);
+  const std::uint64_t sequences = question.budget_bytes / plan->bytes_for(question.sequence_tokens);
+  std::uint64_t pages = 0;  // of one sequence
+  for (std::uint32_t pool = 0; pool < plan->pools(); ++pool) {
+    pages += plan->pages_for(pool_id{pool}, question.sequence_tokens);
+  }
+  const std::uint64_t one = sequence_bytes + 2 * page_bytes * pages;  // In pools and in tables.
+  if (sequences > bookkeeping_bytes_max / one) {
+    throw engine::error(
+        fmt::format("{} hold about {} sequences of {} tokens, {} pages each: counting them takes "
+                    "about {}, more than {}; lower --budget-gib, or raise --context or --page",
+                    bytes_text(question.budget_bytes),
+                    sequences,
+                    question.sequence_tokens,
+                    pages,
+                    bytes_text(sequences * one),
+                    bytes_text(bookkeeping_bytes_max)));
+  }
 }
 
 /// Everything that is printed, in both forms.
@@ -50,11 +77,13 @@ report make_report(const inspect_options& o) {
            .budget_bytes = static_cast<std::uint64_t>(o.budget_gib * gib),
            .page_tokens = o.page_tokens,
            .fits = {}};
-  const auto fits = sequences_that_fit(
-      kv_shapes_of(r.model.layers, r.kv),
-      {.budget_bytes = r.budget_bytes,
-       .sequence_tokens = static_cast<std::uint32_t>(o.context_tokens),
-       .pools = {.page_size = o.page_tokens, .step_tokens = 4, .slack_pages = 1}});
+  const std::vector<kv_layer_shape> layers = kv_shapes_of(r.model.layers, r.kv);
+  const capacity_question question{
+      .budget_bytes = r.budget_bytes,
+      .sequence_tokens = static_cast<std::uint32_t>(o.context_tokens),
+      .pools = {.page_size = o.page_tokens, .step_tokens = 4, .slack_pages = 1}};
+  check_bookkeeping(layers, question);
+  const auto fits = sequences_that_fit(layers, question);
   if (!fits) {
     throw engine::error(fmt::format("--budget-gib {} with --page {}: {} ({})",
                                     o.budget_gib,
@@ -98,7 +127,7 @@ void print_json(const report& r) {
       {"sequences_uniform", r.fits.sequences_uniform},
       {"flops_per_token_first", flops_per_token(m, 0)},
       {"flops_per_token_last", flops_per_token(m, r.context_tokens - 1)}};
-  fmt::print("{}\n", object.dump());
+  print_out("{}\n", object.dump());
 }
 
 void print_table(const report& r) {
@@ -106,7 +135,7 @@ void print_table(const report& r) {
   const parameter_counts parameters = count_parameters(m);
   const std::uint64_t dual = kv_bytes(m, r.context_tokens, r.kv);
   const std::uint64_t uniform = kv_bytes_uniform(m, r.context_tokens, r.kv);
-  fmt::print(
+  print_out(
       "{}: {} full layers, {} window layers, {} MTP blocks; {:.2f} G parameters, {:.2f} G "
       "active\n\n",
       m.name,
@@ -115,44 +144,41 @@ void print_table(const report& r) {
       m.mtp_layers.size(),
       static_cast<double>(parameters.total) / 1e9,
       static_cast<double>(parameters.active) / 1e9);
-  fmt::print("KV in {}, by pool\n", name_of(r.kv));
+  print_out("KV in {}, by pool\n", name_of(r.kv));
   for (const pool_cost& pool : kv_pools(m, r.kv)) {
     if (pool.kind == attention_kind::full) {
-      fmt::print("  full          {:>3} layers  {:>12} per token\n",
-                 pool.layers,
-                 bytes_text(pool.bytes_per_token));
+      print_out("  full          {:>3} layers  {:>12} per token\n",
+                pool.layers,
+                bytes_text(pool.bytes_per_token));
     } else {
-      fmt::print("  window {:>5}  {:>3} layers  {:>12} per token  {:>12} per sequence\n",
-                 pool.window_tokens,
-                 pool.layers,
-                 bytes_text(pool.bytes_per_token),
-                 bytes_text(pool.bytes_per_window));
+      print_out("  window {:>5}  {:>3} layers  {:>12} per token  {:>12} per sequence\n",
+                pool.window_tokens,
+                pool.layers,
+                bytes_text(pool.bytes_per_token),
+                bytes_text(pool.bytes_per_window));
     }
   }
-  fmt::print("\nOne sequence of {} tokens\n", r.context_tokens);
-  fmt::print("  exact rows              {:>12}\n", bytes_text(dual));
-  fmt::print("  whole pages of {:<4}     {:>12}\n",
-             r.page_tokens,
-             bytes_text(r.fits.bytes_per_sequence_dual));
-  fmt::print("  a uniform cache         {:>12}   {:.2f}x\n",
-             bytes_text(uniform),
-             static_cast<double>(uniform) / static_cast<double>(dual));
-  fmt::print("\nSequences in {} (pools filled at decode, 4 tokens a step)\n",
-             bytes_text(r.budget_bytes));
-  fmt::print("  dual pools              {:>12}\n", r.fits.sequences_dual);
-  fmt::print("  a uniform pool          {:>12}\n", r.fits.sequences_uniform);
-  fmt::print("\nOperations per token: {:.2f} GFLOP at position 0, {:.2f} at {}\n",
-             static_cast<double>(flops_per_token(m, 0)) / 1e9,
-             static_cast<double>(flops_per_token(m, r.context_tokens - 1)) / 1e9,
-             r.context_tokens - 1);
+  print_out("\nOne sequence of {} tokens\n", r.context_tokens);
+  print_out("  exact rows              {:>12}\n", bytes_text(dual));
+  print_out("  whole pages of {:<4}     {:>12}\n",
+            r.page_tokens,
+            bytes_text(r.fits.bytes_per_sequence_dual));
+  print_out("  a uniform cache         {:>12}   {:.2f}x\n",
+            bytes_text(uniform),
+            static_cast<double>(uniform) / static_cast<double>(dual));
+  print_out("\nSequences in {} (pools filled at decode, 4 tokens a step)\n",
+            bytes_text(r.budget_bytes));
+  print_out("  dual pools              {:>12}\n", r.fits.sequences_dual);
+  print_out("  a uniform pool          {:>12}\n", r.fits.sequences_uniform);
+  print_out("\nOperations per token: {:.2f} GFLOP at position 0, {:.2f} at {}\n",
+            static_cast<double>(flops_per_token(m, 0)) / 1e9,
+            static_cast<double>(flops_per_token(m, r.context_tokens - 1)) / 1e9,
+            r.context_tokens - 1);
 }
 
 }  // namespace
 
 int inspect(const inspect_options& o) {
-  if (o.page_tokens % 16 != 0) {
-    throw engine::error(fmt::format("--page {}: must be a multiple of 16", o.page_tokens));
-  }
   const report r = make_report(o);
   if (o.json) {
     print_json(r);

@@ -2,100 +2,180 @@
 // SPDX-License-Identifier: Apache-2.0
 // `oriel`: reads the command line, calls a command, turns errors into exit codes.
 #include "commands.hpp"
+#include "support.hpp"
+#include "validators.hpp"
+
+#include <oriel/core/thread_pool.hpp>
+#include <oriel/request/request.hpp>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
-#include <cstdio>
+#include <cstdint>
 #include <exception>
+#include <limits>
 #include <new>
+#include <sstream>
 
 namespace {
 
 using namespace oriel::cli;
 
+constexpr std::uint64_t u32_max = std::numeric_limits<std::uint32_t>::max();
+constexpr std::uint32_t threads_max = oriel::thread_pool::threads_max;
+constexpr oriel::request_limits request_limits{.vocabulary = 0, .max_context_tokens = 0};
+
+template <class T>
+CLI::Option* add_page(CLI::App& command, T& tokens) {
+  return command.add_option("--page", tokens, "tokens in a KV page, a multiple of 16")
+      ->transform(whole_number(16, 4'096, 16))
+      ->capture_default_str();
+}
+
+template <class T>
+CLI::Option* add_chunk(CLI::App& command, T& tokens) {
+  return command.add_option("--chunk", tokens, "tokens computed in one step")
+      ->transform(whole_number(1, 65'536))
+      ->capture_default_str();
+}
+
 void add_sampling(CLI::App& command, run_options& o) {
   command.add_option("--temp", o.temperature, "temperature; 0 takes the likeliest token")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(number(0, 100))
       ->capture_default_str();
   command.add_option("--top-k", o.top_k, "keep the k likeliest tokens; 0 keeps all")
+      ->transform(whole_number(0, u32_max))
       ->capture_default_str();
   command.add_option("--top-p", o.top_p, "keep the likeliest tokens up to this total probability")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number(0, 1, false))
       ->capture_default_str();
   command.add_option("--min-p", o.min_p, "drop tokens below this share of the likeliest")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number(0, 1))
       ->capture_default_str();
-  command.add_option("-s,--seed", o.seed, "seed of the sampler")->capture_default_str();
+  command.add_option("-s,--seed", o.seed, "seed of the sampler")
+      ->transform(whole_number(0))
+      ->capture_default_str();
+}
+
+/// The prompt in one of its three forms, and what is done to it.
+void add_prompt(CLI::App& command, run_options& o) {
+  auto* text = command.add_option("-p,--prompt", o.prompt, "prompt")->check(some_text());
+  auto* file =
+      command.add_option("-f,--file", o.prompt_file, "read the prompt from a file; - is stdin")
+          ->check(some_text())
+          ->excludes(text);
+  const auto take_ids = [&o](const std::string& list) { o.prompt_ids = parse_ids(list).value(); };
+  auto* ids = command
+                  .add_option_function<std::string>(
+                      "--ids", take_ids, "prompt as token ids, with commas between")
+                  ->check(token_ids())
+                  ->excludes(text)
+                  ->excludes(file);
+  command.add_flag("--chat", o.chat, "wrap the prompt as a chat turn (ChatML)")->excludes(ids);
+  // A string at a time: what follows it is no string of it.
+  const auto take_stop = [&o](const std::string& stop) {
+    if (o.stop.size() == request_limits.max_stop_strings) {
+      throw CLI::ValidationError("--stop", fmt::format("at most {} are allowed", o.stop.size()));
+    }
+    o.stop.push_back(stop);
+  };
+  command
+      .add_option_function<std::string>(
+          "--stop", take_stop, "end before this text; may be repeated")
+      ->trigger_on_parse()
+      ->check(some_text(request_limits.max_stop_string_bytes));
 }
 
 CLI::App* add_run(CLI::App& app, run_options& o) {
   CLI::App* command = app.add_subcommand("run", "generate text; with no arguments, the nano model");
-  command->add_option("-m,--model", o.model_dir, "checkpoint folder (config.json, *.safetensors)");
-  auto* prompt = command->add_option("-p,--prompt", o.prompt, "prompt");
-  command->add_option("-f,--file", o.prompt_file, "read the prompt from a file; - is stdin")
-      ->excludes(prompt);
+  command->add_option("-m,--model", o.model_dir, "checkpoint folder (config.json, *.safetensors)")
+      ->check(some_text());
+  add_prompt(*command, o);
   command->add_option("-n,--new-tokens", o.new_tokens, "tokens to generate at most")
+      ->transform(whole_number(1, u32_max))
       ->capture_default_str();
-  command->add_option(
-      "-c,--context", o.context_tokens, "context limit in tokens [the model's, at most 4096]");
-  command->add_option("-t,--threads", o.threads, "threads [all cores]");
+  command
+      ->add_option(
+          "-c,--context", o.context_tokens, "context limit in tokens [the model's, at most 4096]")
+      ->transform(whole_number(2, u32_max));
+  command->add_option("-t,--threads", o.threads, "threads [all cores]")
+      ->transform(whole_number(0, threads_max));
   add_sampling(*command, o);
-  command->add_option("--stop", o.stop, "end before this text; may be given again");
-  command->add_flag("--chat", o.chat, "wrap the prompt as a chat turn (ChatML)");
   command->add_flag("--json", o.json, "print one JSON object");
-  command->add_option("--chunk", o.chunk_tokens, "tokens computed in one step")
-      ->check(CLI::Range(1u, 65'536u))
-      ->capture_default_str();
-  command->add_option("--page", o.page_tokens, "tokens in a KV page, a multiple of 16")
-      ->check(CLI::Range(16u, 4'096u))
-      ->capture_default_str();
-  command->add_option("--qkv-shards", o.qkv_shards, "shards of a fused QKV tensor");
+  add_chunk(*command, o.chunk_tokens);
+  add_page(*command, o.page_tokens);
+  command->add_option("--qkv-shards", o.qkv_shards, "shards of a fused QKV tensor")
+      ->transform(whole_number(1, 65'536));
   return command;
 }
 
 CLI::App* add_inspect(CLI::App& app, inspect_options& o) {
   CLI::App* command = app.add_subcommand("inspect", "what a model's KV costs, and what fits");
-  auto* preset = command->add_option("--preset", o.preset, "a known model, e.g. mimo-v2.5-pro");
-  command->add_option("-m,--model", o.model_dir, "checkpoint folder")->excludes(preset);
+  auto* preset = command->add_option("--preset", o.preset, "a known model, e.g. mimo-v2.5-pro")
+                     ->check(preset_name());
+  command->add_option("-m,--model", o.model_dir, "checkpoint folder")
+      ->check(some_text())
+      ->excludes(preset);
   command->add_option("--context", o.context_tokens, "tokens of each sequence")
-      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 31))
+      ->transform(whole_number(1, std::uint64_t{1} << 31))
       ->capture_default_str();
   command->add_option("--budget-gib", o.budget_gib, "memory for KV, in GiB")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(number(0, 65'536))
       ->capture_default_str();
-  command->add_option("--page", o.page_tokens, "tokens in a KV page, a multiple of 16")
-      ->check(CLI::Range(16u, 4'096u))
-      ->capture_default_str();
+  add_page(*command, o.page_tokens);
   command->add_flag("--json", o.json, "print one JSON object");
   return command;
 }
 
 CLI::App* add_bench(CLI::App& app, bench_options& o) {
   CLI::App* command = app.add_subcommand("bench", "prefill and decode speed beside the machine's");
-  auto* random = command->add_option(
-      "--random", o.random_preset, "random weights of a preset, e.g. bench-0.4b");
-  command->add_option("-m,--model", o.model_dir, "checkpoint folder [nano]")->excludes(random);
+  auto* random =
+      command
+          ->add_option("--random", o.random_preset, "random weights of a preset, e.g. bench-0.4b")
+          ->check(preset_name());
+  command->add_option("-m,--model", o.model_dir, "checkpoint folder [nano]")
+      ->check(some_text())
+      ->excludes(random);
   command->add_option("-p,--prompt-tokens", o.prompt_tokens, "tokens to prefill")
+      ->transform(whole_number(1, u32_max))
       ->capture_default_str();
-  command->add_option("-n,--new-tokens", o.new_tokens, "tokens to decode")->capture_default_str();
+  command->add_option("-n,--new-tokens", o.new_tokens, "tokens to decode")
+      ->transform(whole_number(1, u32_max))
+      ->capture_default_str();
   command->add_option("-r,--repetitions", o.repetitions, "repetitions")
-      ->check(CLI::Range(1u, 1'000u))
+      ->transform(whole_number(1, 1'000))
       ->capture_default_str();
-  command->add_option("-t,--threads", o.threads, "threads")->capture_default_str();
-  command->add_option("--chunk", o.chunk_tokens, "tokens computed in one step")
-      ->check(CLI::Range(1u, 65'536u))
+  command->add_option("-t,--threads", o.threads, "threads; 0 takes all cores")
+      ->transform(whole_number(0, threads_max))
       ->capture_default_str();
-  command->add_option("-s,--seed", o.seed, "seed of weights and prompt")->capture_default_str();
+  add_chunk(*command, o.chunk_tokens);
+  command->add_option("-s,--seed", o.seed, "seed of weights and prompt")
+      ->transform(whole_number(0))
+      ->capture_default_str();
   command->add_option("-o,--output", o.format, "md, csv or json")
       ->check(CLI::IsMember({"md", "csv", "json"}))
       ->capture_default_str();
   return command;
 }
 
-}  // namespace
+/// What CLI11 has to say: help and version are output, the rest is wrong usage.
+int answer(const CLI::App& app, const CLI::ParseError& e) {
+  if (e.get_exit_code() == 0) {
+    std::ostringstream text;
+    app.exit(e, text, text);
+    write_out(text.str());
+    finish_output();
+    return exit_ok;
+  }
+  const auto commands = app.get_subcommands();
+  note("oriel: {}\nSee `oriel{}{} --help`.\n",
+       e.what(),
+       commands.empty() ? "" : " ",
+       commands.empty() ? "" : commands.front()->get_name());
+  return exit_usage;
+}
 
-int main(int argc, char** argv) {
+int start(int argc, char** argv) {
   CLI::App app{"oriel: LLM inference for hybrid sliding-window models", "oriel"};
   app.set_version_flag("--version", "oriel " ORIEL_VERSION);
   app.require_subcommand(1);
@@ -108,17 +188,25 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? exit_ok : exit_usage;
+    return answer(app, e);
   }
+  const int code = run_command->parsed()       ? run(run_o)
+                   : inspect_command->parsed() ? inspect(inspect_o)
+                                               : bench(bench_o);
+  finish_output();
+  return code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  hold_standard_streams();
   try {
-    if (run_command->parsed()) {
-      return run(run_o);
-    }
-    return inspect_command->parsed() ? inspect(inspect_o) : bench(bench_o);
+    return start(argc, argv);
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "oriel: out of memory: lower -c, or take a smaller model\n");
+    note("oriel: out of memory: lower -c, or take a smaller model\n");
   } catch (const std::exception& e) {
-    fmt::print(stderr, "oriel: {}\n", e.what());
+    note("oriel: {}\n", e.what());
   }
   return exit_failure;
 }

@@ -5,6 +5,7 @@
 #include "support.hpp"
 
 #include <oriel/core/thread_pool.hpp>
+#include <oriel/request/request.hpp>
 
 #include <engine/chat_format.hpp>
 #include <engine/checkpoint.hpp>
@@ -18,9 +19,14 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
+#include <vector>
 
 namespace oriel::cli {
 namespace {
@@ -54,11 +60,12 @@ constexpr std::uint32_t default_context_tokens = 4096;
 
 volatile std::sig_atomic_t interrupted = 0;
 
-/// From here on Ctrl-C ends the generation, not the program; a second one ends the program.
+/// From here on Ctrl-C ends the generation, not the program; a second one ends the program. A write
+/// that waits for its reader goes on, so that none of the text is lost.
 void catch_interrupts() {
   struct sigaction action {};
   action.sa_handler = [](int) { interrupted = 1; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
   sigaction(SIGINT, &action, nullptr);
 }
 
@@ -76,23 +83,32 @@ double ms_between(std::chrono::steady_clock::time_point a,
   return std::chrono::duration<double, std::milli>(b - a).count();
 }
 
-void print_now(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+void print_now(std::string_view text) {
+  write_out(text);
+  finish_output();
 }
 
-/// Runs the request to its end, or to Ctrl-C, and shows the text as it comes.
-outcome generate(engine::engine& engine, request_id id, bool show) {
+/// How the output is shown while it comes.
+enum class form { nothing, text, ids };
+
+void show(const engine::event& happened, std::size_t tokens_before, form shown) {
+  if (shown == form::text) {
+    print_now(happened.text);
+  } else if (shown == form::ids && happened.token) {
+    print_now(fmt::format("{}{}", tokens_before == 0 ? "" : " ", to_index(*happened.token)));
+  }
+}
+
+/// Runs the request to its end, or to Ctrl-C, and shows the output as it comes.
+outcome generate(engine::engine& engine, request_id id, form shown) {
   outcome result;
   const auto take = [&](const engine::event& happened) {
+    show(happened, result.tokens.size(), shown);
     if (happened.token) {
       result.tokens.push_back(*happened.token);
     }
     result.text += happened.text;
     result.finish = happened.finish;
-    if (show) {
-      print_now(happened.text);
-    }
   };
   const auto begin = std::chrono::steady_clock::now();
   auto first_token = begin;
@@ -120,28 +136,105 @@ outcome generate(engine::engine& engine, request_id id, bool show) {
   return result;
 }
 
-std::string prompt_of(const run_options& o) {
-  return o.prompt ? *o.prompt : o.prompt_file.empty() ? built_in_prompt : read_text(o.prompt_file);
+/// The bytes of a prompt that may fit `context_tokens`: no sensible token stands for more than 64,
+/// runs of spaces included.
+std::uint64_t prompt_bytes_max(std::uint32_t context_tokens) {
+  constexpr std::uint64_t mib = std::uint64_t{1} << 20;
+  return std::min(mib + std::uint64_t{64} * context_tokens, 256 * mib);
 }
 
-std::vector<token_id> encode(const engine::tokenizer& tokenizer,
-                             const std::string& prompt,
-                             bool chat) {
-  if (!chat) {
-    return tokenizer.encode(prompt);
+std::string prompt_of(const run_options& o, std::uint32_t context_tokens) {
+  if (o.prompt) {
+    return *o.prompt;
   }
-  const engine::chat_message message{engine::chat_role::user, prompt};
-  return engine::encode_chat(tokenizer, {&message, 1});
+  return o.prompt_file.empty() ? built_in_prompt
+                               : read_text(o.prompt_file, prompt_bytes_max(context_tokens));
 }
 
+/// Tokens, and the text that is shown before the answer to them.
+struct prompt {
+  std::vector<token_id> tokens;
+  std::string shown;
+};
+
+/// The tokenizer of a folder, or none: transformers saves models without.
+/// @throws engine::error when what was asked for needs one, or when it is of another model
+std::optional<engine::tokenizer> load_tokenizer(const std::filesystem::path& folder,
+                                                const run_options& o,
+                                                const model_geometry& model) {
+  const std::filesystem::path path = folder / "tokenizer.json";
+  std::error_code unknown;
+  if (!std::filesystem::exists(path, unknown) && !unknown) {
+    if (o.prompt_ids.empty() || !o.stop.empty()) {
+      throw engine::error(fmt::format("{} is missing: {}",
+                                      path.string(),
+                                      o.prompt_ids.empty()
+                                          ? "without it, give the prompt as tokens with --ids"
+                                          : "without it, there is no text for --stop to end"));
+    }
+    return std::nullopt;
+  }
+  std::optional<engine::tokenizer> tokenizer = engine::tokenizer::load(path.string());
+  if (tokenizer->vocab_size() > model.vocabulary) {
+    throw engine::error(
+        fmt::format("{} has ids up to {}, the model a vocabulary of {}: they do "
+                    "not belong together",
+                    path.string(),
+                    tokenizer->vocab_size() - 1,
+                    model.vocabulary));
+  }
+  return tokenizer;
+}
+
+/// Stands in where there is none, because the engine wants one. Its only token is there because a
+/// vocabulary must not be empty; nobody looks at the text it gives.
+engine::tokenizer no_tokenizer() {
+  return engine::tokenizer::parse(R"({
+    "model": {"type": "BPE", "vocab": {"!": 0}, "merges": []},
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
+    "decoder": {"type": "ByteLevel"}})");
+}
+
+prompt make_prompt(const run_options& o,
+                   const engine::tokenizer* tokenizer,
+                   std::uint32_t context_tokens) {
+  prompt p;
+  if (!o.prompt_ids.empty()) {
+    for (const std::uint32_t id : o.prompt_ids) {
+      p.tokens.push_back(token_id{id});
+    }
+    p.shown = tokenizer != nullptr ? tokenizer->decode(p.tokens) : "";
+    return p;
+  }
+  const std::string text = prompt_of(o, context_tokens);
+  if (o.chat) {
+    const engine::chat_message message{engine::chat_role::user, text};
+    p.tokens = engine::encode_chat(*tokenizer, {&message, 1});
+  } else {
+    p.tokens = tokenizer->encode(text);
+    p.shown = text;
+  }
+  return p;
+}
+
+std::uint32_t context_of(const run_options& o, const model_geometry& model) {
+  if (o.context_tokens > model.context_tokens) {
+    throw engine::error(fmt::format(
+        "-c {}: the model allows a context of {} tokens", o.context_tokens, model.context_tokens));
+  }
+  return o.context_tokens != 0 ? o.context_tokens
+                               : std::min(model.context_tokens, default_context_tokens);
+}
+
+/// A request that the engine will take.
+/// @throws engine::error
 request make_request(const run_options& o,
-                     const std::string& prompt,
-                     const engine::tokenizer& tokenizer,
+                     std::vector<token_id> tokens,
                      const engine::model_config& config,
                      std::uint32_t context_tokens) {
   request r;
   r.id = request_id{1};
-  r.prompt = encode(tokenizer, prompt, o.chat);
+  r.prompt = std::move(tokens);
   if (r.prompt.empty()) {
     throw engine::error("the prompt is empty: give some text with -p or -f");
   }
@@ -162,6 +255,11 @@ request make_request(const run_options& o,
                 .top_p = o.top_p,
                 .min_p = o.min_p,
                 .seed = o.seed};
+  const status fits =
+      check(r, {.vocabulary = config.geometry.vocabulary, .max_context_tokens = context_tokens});
+  if (!fits) {
+    throw engine::error(fmt::format("the request was refused: {}", fits.error().detail));
+  }
   return r;
 }
 
@@ -179,54 +277,47 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
                                       {"decode_ms", result.decode_ms},
                                       {"kv_bytes", result.kv.bytes},
                                       {"kv_bytes_uniform", result.kv.uniform_bytes}};
-  fmt::print("{}\n", object.dump());
+  print_out("{}\n", object.dump());
 }
 
 void print_summary(const outcome& result, std::size_t prompt_tokens) {
   const double decoded = static_cast<double>(result.tokens.size()) - 1;
-  fmt::print(stderr,
-             "\n\nprompt      {:>6} tokens in {:.1f} ms ({:.0f} tokens/s)\n"
-             "generated   {:>6} tokens in {:.1f} ms ({:.0f} tokens/s), finish: {}\n"
-             "KV in use   {:>10}; a uniform cache would hold {} ({:.1f}x)\n",
-             prompt_tokens,
-             result.prefill_ms,
-             1e3 * static_cast<double>(prompt_tokens) / std::max(result.prefill_ms, 1e-3),
-             result.tokens.size(),
-             result.decode_ms,
-             1e3 * std::max(decoded, 0.0) / std::max(result.decode_ms, 1e-3),
-             name_of(result.finish),
-             bytes_text(result.kv.bytes),
-             bytes_text(result.kv.uniform_bytes),
-             static_cast<double>(result.kv.uniform_bytes) /
-                 std::max(1.0, static_cast<double>(result.kv.bytes)));
+  note(
+      "\n\nprompt      {:>6} tokens in {:.1f} ms ({:.0f} tokens/s)\n"
+      "generated   {:>6} tokens in {:.1f} ms ({:.0f} tokens/s), finish: {}\n"
+      "KV in use   {:>10}; a uniform cache would hold {} ({:.1f}x)\n",
+      prompt_tokens,
+      result.prefill_ms,
+      1e3 * static_cast<double>(prompt_tokens) / std::max(result.prefill_ms, 1e-3),
+      result.tokens.size(),
+      result.decode_ms,
+      1e3 * std::max(decoded, 0.0) / std::max(result.decode_ms, 1e-3),
+      name_of(result.finish),
+      bytes_text(result.kv.bytes),
+      bytes_text(result.kv.uniform_bytes),
+      static_cast<double>(result.kv.uniform_bytes) /
+          std::max(1.0, static_cast<double>(result.kv.bytes)));
 }
 
 }  // namespace
 
 int run(const run_options& o) {
+  // All that may be refused, before the weights are read.
   const std::filesystem::path folder = model_folder(o.model_dir);
   const engine::checkpoint checkpoint = open_model(folder, o.qkv_shards);
-  const engine::model_config& config = checkpoint.config;
-  const auto tokenizer = engine::tokenizer::load((folder / "tokenizer.json").string());
-  const std::uint32_t context =
-      o.context_tokens != 0 ? o.context_tokens
-                            : std::min(config.geometry.context_tokens, default_context_tokens);
-  if (context > config.geometry.context_tokens) {
-    throw engine::error(fmt::format(
-        "-c {}: the model allows a context of {} tokens", context, config.geometry.context_tokens));
-  }
-  const std::string prompt = prompt_of(o);
-  request asked = make_request(o, prompt, tokenizer, config, context);
-  const std::size_t prompt_tokens = asked.prompt.size();
-  if (o.new_tokens == 0) {
-    throw engine::error("-n 0: at least one token must be generated");
-  }
+  const model_geometry& model = checkpoint.config.geometry;
+  const std::uint32_t context = context_of(o, model);
+  const auto found = load_tokenizer(folder, o, model);
+  prompt prompt = make_prompt(o, found ? &*found : nullptr, context);
+  const std::size_t prompt_tokens = prompt.tokens.size();
+  request asked = make_request(o, std::move(prompt.tokens), checkpoint.config, context);
 
   const engine::model_weights weights = load_with_progress(checkpoint);
   thread_pool threads{thread_count(o.threads)};
-  engine::engine engine{config.geometry,
+  const auto stand_in = found ? std::nullopt : std::optional{no_tokenizer()};
+  engine::engine engine{model,
                         weights,
-                        tokenizer,
+                        found ? *found : *stand_in,
                         {.page_tokens = o.page_tokens,
                          .chunk_tokens = o.chunk_tokens,
                          .sequences_max = 1,
@@ -236,13 +327,21 @@ int run(const run_options& o) {
     throw engine::error(fmt::format("the request was refused: {}", queued.error().detail));
   }
   catch_interrupts();
-  if (!o.json && !o.chat) {
-    print_now(prompt);
+  if (!o.json) {
+    print_now(prompt.shown);
   }
-  const outcome result = generate(engine, request_id{1}, !o.json);
+  outcome result = generate(engine,
+                            request_id{1},
+                            o.json  ? form::nothing
+                            : found ? form::text
+                                    : form::ids);
+  if (!found) {
+    result.text.clear();
+  }
   if (o.json) {
     print_json(result, prompt_tokens);
   } else {
+    print_now(found ? "" : "\n");
     print_summary(result, prompt_tokens);
   }
   return result.finish == finish_reason::cancelled ? exit_interrupted : exit_ok;

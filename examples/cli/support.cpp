@@ -2,23 +2,71 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support.hpp"
 
+#include <oriel/core/thread_pool.hpp>
 #include <oriel/model/cost.hpp>
 
 #include <engine/error.hpp>
 #include <engine/weight_loader.hpp>
-#include <fmt/format.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
-#include <cstdio>
+#include <cerrno>
 #include <memory>
-#include <string_view>
 #include <system_error>
 
+#include <fcntl.h>
 #include <sched.h>
 #include <unistd.h>
 
 namespace oriel::cli {
 namespace fs = std::filesystem;
+namespace {
+
+std::string system_message(int number) {
+  return std::generic_category().message(number);
+}
+
+[[noreturn]] void throw_output_error() {
+  throw engine::error(fmt::format("cannot write to standard output: {}", system_message(errno)));
+}
+
+[[noreturn]] void throw_read_error(const std::string& path) {
+  throw engine::error(fmt::format(
+      "cannot read {}: {}", path == "-" ? "standard input" : path, system_message(errno)));
+}
+
+[[noreturn]] void throw_too_long(const std::string& path, std::uint64_t bytes_max) {
+  throw engine::error(
+      fmt::format("{} has more than {}, the most a prompt for this context may have: shorten it, "
+                  "or raise -c",
+                  path == "-" ? "standard input" : path,
+                  bytes_text(bytes_max)));
+}
+
+}  // namespace
+
+void hold_standard_streams() noexcept {
+  // Opened the wrong way round, so that reading stdin and writing the others fail with EBADF.
+  for (const auto& [stream, mode] :
+       {std::pair{STDIN_FILENO, O_WRONLY}, {STDOUT_FILENO, O_RDONLY}, {STDERR_FILENO, O_RDONLY}}) {
+    if (fcntl(stream, F_GETFD) == -1 && errno == EBADF) {
+      (void)open("/dev/null", mode);  // Takes the lowest free number: this one.
+    }
+  }
+}
+
+void write_out(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) {
+    throw_output_error();
+  }
+}
+
+void finish_output() {
+  if (std::fflush(stdout) != 0) {
+    throw_output_error();
+  }
+}
 
 fs::path model_folder(const std::string& asked) {
   if (!asked.empty()) {
@@ -41,7 +89,12 @@ fs::path model_folder(const std::string& asked) {
 engine::checkpoint open_model(const fs::path& folder, std::optional<std::uint32_t> qkv_shards) {
   engine::checkpoint checkpoint = engine::open_checkpoint(folder, {.qkv_shards = qkv_shards});
   for (const std::string& warning : checkpoint.warnings) {
-    fmt::print(stderr, "oriel: warning: {}\n", warning);
+    note("oriel: warning: {}\n", warning);
+  }
+  if (qkv_shards && !checkpoint.config.fused_qkv) {
+    throw engine::error(fmt::format("--qkv-shards {}: {} has no fused QKV; leave the option out",
+                                    *qkv_shards,
+                                    folder.string()));
   }
   return checkpoint;
 }
@@ -65,7 +118,7 @@ engine::model_weights load_with_progress(const engine::checkpoint& checkpoint) {
   const model_geometry& model = checkpoint.config.geometry;
   const dtype compute = engine::compute_type_of(checkpoint);
   expect_memory_for_weights(count_parameters(model).total * size_bytes(compute), model.name);
-  if (isatty(STDERR_FILENO) == 0) {
+  if (!shows_progress()) {
     return engine::load_weights(checkpoint);
   }
   int shown = -1;
@@ -75,12 +128,16 @@ engine::model_weights load_with_progress(const engine::checkpoint& checkpoint) {
         p.total_bytes == 0 ? 100 : static_cast<int>(100 * p.done_bytes / p.total_bytes);
     if (percent != shown) {
       shown = percent;
-      fmt::print(stderr, "\rloading {:>3} % of {}", percent, bytes_text(p.total_bytes));
+      note("\rloading {:>3} % of {}", percent, bytes_text(p.total_bytes));
     }
   };
   engine::model_weights weights = engine::load_weights(checkpoint, options);
-  fmt::print(stderr, "\r\x1b[K");
+  note("\r\x1b[K");
   return weights;
+}
+
+bool shows_progress() noexcept {
+  return isatty(STDERR_FILENO) != 0;
 }
 
 std::uint32_t thread_count(std::uint32_t asked) {
@@ -92,25 +149,32 @@ std::uint32_t thread_count(std::uint32_t asked) {
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) {
     return 1;
   }
-  return static_cast<std::uint32_t>(CPU_COUNT(&allowed));
+  return std::min(static_cast<std::uint32_t>(CPU_COUNT(&allowed)), thread_pool::threads_max);
 }
 
-std::string read_text(const std::string& path) {
+std::string read_text(const std::string& path, std::uint64_t bytes_max) {
   const bool is_stdin = path == "-";
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file{
       is_stdin ? stdin : std::fopen(path.c_str(), "rb"),
       is_stdin ? [](std::FILE*) { return 0; } : &std::fclose};
   if (!file) {
-    throw engine::error(
-        fmt::format("cannot read {}: {}", path, std::generic_category().message(errno)));
+    throw_read_error(path);
+  }
+  struct stat about {};
+  if (fstat(fileno(file.get()), &about) == 0 && S_ISREG(about.st_mode) &&
+      static_cast<std::uint64_t>(about.st_size) > bytes_max) {
+    throw_too_long(path, bytes_max);
   }
   std::string text;
   std::array<char, 65'536> part{};
   while (const std::size_t got = std::fread(part.data(), 1, part.size(), file.get())) {
     text.append(part.data(), got);
+    if (text.size() > bytes_max) {
+      throw_too_long(path, bytes_max);
+    }
   }
   if (std::ferror(file.get()) != 0) {
-    throw engine::error(fmt::format("cannot read {}: is it a folder?", path));
+    throw_read_error(path);
   }
   return text;
 }

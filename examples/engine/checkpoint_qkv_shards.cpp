@@ -92,7 +92,7 @@ std::uint32_t decide_qkv_shards(const model_config& config,
                               advice(possible)));
     }
   }
-  if (possible.size() > 1) {
+  if (!asked && possible.size() > 1) {
     warnings.push_back(
         fmt::format("{}: no shape tells how many shards its rows interleave; {} is assumed, and {} "
                     "(--qkv-shards chooses)",

@@ -16,7 +16,8 @@
 namespace oriel::engine {
 
 /// The asked-for count, or the configuration's. Scale grids are rounded up to whole blocks shard by
-/// shard, so their row counts mostly tell counts apart. Where nothing does, a warning is added.
+/// shard, so their row counts mostly tell counts apart. Where nothing does and nobody asked for a
+/// count, a warning is added.
 /// @throws error when a layer's heads or scale rows contradict the count
 [[nodiscard]] std::uint32_t decide_qkv_shards(const model_config& config,
                                               const safetensors_store& store,

@@ -117,13 +117,52 @@ class Usage(unittest.TestCase):
         self.assertEqual(done.returncode, code, message)
         self.assertIn(says, message)
 
+    def usage(self, *arguments, says):
+        done = run(*arguments)
+        message = done.stderr.decode()
+        self.assertEqual(done.returncode, 2, f"{arguments}: {message}")
+        self.assertTrue(message.startswith("oriel: "), message)
+        self.assertIn(says, message)
+        command = f" {arguments[0]}" if arguments and arguments[0] in ("run", "inspect", "bench") else ""
+        self.assertIn(f"`oriel{command} --help`", message)
+
     def test_wrong_usage_is_2(self):
-        self.fails(2, says="subcommand")
-        self.fails(2, "run", "--nonsense", says="nonsense")
-        self.fails(2, "run", "-n", "many", says="-n")
-        self.fails(2, "run", "--top-p", "2", says="--top-p")
-        self.fails(2, "run", "-p", "a", "-f", "b", says="excludes")
-        self.fails(2, "inspect", "--budget-gib", "-1", says="--budget-gib")
+        self.usage(says="subcommand")
+        self.usage("nonsense", says="subcommand")
+        self.usage("run", "--nonsense", says="nonsense")
+        self.usage("run", "-p", "a", "-f", "b", says="excludes")
+        self.usage("run", "-p", "a", "--ids", "1", says="excludes")
+        self.usage("run", "--chat", "--ids", "1", says="excludes")
+        self.usage("inspect", "--preset", "gpt-5", says="mimo-v2.5-pro")
+        self.usage("bench", "--random", "nothing", says="bench-0.4b")
+        self.usage("bench", "-o", "xml", says="--output")
+
+    def test_values_out_of_range_are_2(self):
+        for command, option, values in (
+                ("run", "--new-tokens", ("0", "-1", "many", "1.5", "4294967296", "")),
+                ("run", "--seed", ("-1", "18446744073709551616", "0x10")),
+                ("run", "--top-p", ("0", "2", "nan", "inf", "-0.5", "1e-60")), ("run", "--temp", ("nan", "inf", "-1")),
+                ("run", "--min-p", ("nan", "1.1")), ("run", "--page", ("0", "24", "8192")),
+                ("run", "--chunk", ("0", "65537")), ("run", "--threads", ("1025", "100000", "-1")),
+                ("run", "--context", ("0", "1")), ("run", "--qkv-shards", ("0",)),
+                ("run", "--ids", ("", "1,,2", "x", "4294967296")), ("run", "--model", ("",)), ("run", "--file", ("",)),
+                ("run", "--prompt", ("",)), ("run", "--stop", ("", "x" * 1025)),
+                ("inspect", "--budget-gib", ("-1", "nan", "inf", "1e6")), ("inspect", "--context", ("0", "2147483649")),
+                ("inspect", "--page", ("24",)), ("bench", "--threads", ("100000",)), ("bench", "--prompt-tokens", ("0",)),
+                ("bench", "--new-tokens", ("0",)), ("bench", "--repetitions", ("0",))):
+            for value in values:
+                self.usage(command, option, value, says=option)
+
+    def test_numbers_are_decimal(self):
+        self.assertEqual(len(run_json("-n", "010", "--temp", 0)["tokens"]), 10)
+        self.assertEqual(run("run", "-n", 1, "-s", 2**64 - 1).returncode, 0)
+
+    def test_each_stop_is_one_text(self):
+        self.usage("run", "--stop", "a", "b", says="b")
+        many = [word for i in range(17) for word in ("--stop", f"stop {i}")]
+        self.usage("run", *many, says="--stop")
+        self.assertEqual(run_json("-n", 40, "-p", "x = ", "--stop", "never seen", "--stop", "\n",
+                                  "--temp", 0)["text"].count("\n"), 0)
 
     def test_help_and_version_are_0(self):
         for arguments in (["--help"], ["--version"], ["run", "--help"]):
@@ -132,16 +171,117 @@ class Usage(unittest.TestCase):
     def test_what_the_user_can_mend_is_1_and_named(self):
         self.fails(1, "run", "-m", "/nowhere", says="/nowhere")
         self.fails(1, "run", "-f", "/nowhere.txt", says="/nowhere.txt")
-        self.fails(1, "run", "-f", "/", says="folder")
-        self.fails(1, "run", "-p", "", says="empty")
+        self.fails(1, "run", "-f", "/", says="directory")
+        self.fails(1, "run", "-f", "/dev/null", says="empty")
         self.fails(1, "run", "-p", "x " * 500, "-c", "64", says="context limit is 64")
         self.fails(1, "run", "-c", "99999999", says="-c")
-        self.fails(1, "run", "-n", "0", says="-n 0")
-        self.fails(1, "run", "--page", "24", says="24")
-        self.fails(1, "inspect", "--preset", "gpt-5", says="mimo-v2.5-pro")
-        self.fails(1, "bench", "--random", "nothing", says="bench-0.4b")
-        self.fails(1, "bench", "-p", "0", says="-p")
+        self.fails(1, "run", "--qkv-shards", "2", says="no fused QKV")
+        self.fails(1, "run", "--ids", "1,4096", says="vocabulary")
+        self.fails(1, "bench", "-p", "5000", says="-p + -n")
         self.fails(1, "bench", "--random", "mimo-v2.5-pro", "-p", "8", "-n", "1", says="this machine has")
+
+    def test_a_prompt_without_end_is_refused_at_once(self):
+        self.fails(1, "run", "-f", "/dev/zero", says="1.25 MiB")
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "sparse"
+            path.touch()
+            os.truncate(path, 100 * 2**30)
+            self.fails(1, "run", "-f", path, says="sparse has more than 1.25 MiB")
+
+
+class Streams(unittest.TestCase):
+    """Results that are lost are a failure; messages that are lost are not."""
+
+    COMMANDS = (["run", "-n", "2"], ["run", "--json", "-n", "2"], ["run", "--help"],
+                ["inspect", "-m", NANO], ["inspect", "-m", NANO, "--json"], ["bench", "-p", "4", "-n", "2", "-r", "1"])
+
+    @staticmethod
+    def shell(command, redirection):
+        return subprocess.run(["sh", "-c", f'exec "$@" {redirection}', "sh", ORIEL, *map(str, command)],
+                              capture_output=True, timeout=300)
+
+    def test_output_that_cannot_be_written_is_1(self):
+        for command in self.COMMANDS:
+            for redirection in (">/dev/full", ">&-"):
+                done = self.shell(command, redirection)
+                self.assertEqual(done.returncode, 1, f"{command} {redirection}")
+                self.assertIn(b"oriel: cannot write to standard output", done.stderr)
+
+    def test_lost_messages_change_nothing(self):
+        for redirection in ("2>/dev/full", "2>&-"):
+            for command in self.COMMANDS:
+                done = self.shell(command, redirection)
+                self.assertEqual(done.returncode, 0, f"{command} {redirection}")
+                self.assertNotEqual(done.stdout, b"")
+            self.assertEqual(self.shell(["run", "-m", "/nowhere"], redirection).returncode, 1)
+            self.assertEqual(self.shell(["run", "-n", "0"], redirection).returncode, 2)
+
+    def test_closed_standard_input_is_named(self):
+        done = self.shell(["run", "-f", "-"], "<&-")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"cannot read standard input: Bad file descriptor", done.stderr)
+
+
+class WithoutTokenizer(unittest.TestCase):
+    MODEL = GOLDEN / "native_w4"
+
+    def test_ids_go_in_and_come_out(self):
+        answer = run_json("-m", self.MODEL, "--ids", "1,2, 3", "-n", 6, "--temp", 0)
+        self.assertEqual((answer["prompt_tokens"], len(answer["tokens"]), answer["text"]), (3, 6, ""))
+        shown = run("run", "-m", self.MODEL, "--ids", "1,2,3", "-n", 6, "--temp", 0)
+        self.assertEqual(shown.stdout.decode(), " ".join(map(str, answer["tokens"])) + "\n")
+
+    def test_what_needs_text_is_refused(self):
+        for arguments, says in (((), b"--ids"), (("-p", "a"), b"tokenizer.json"), (("--ids", "1", "--stop", "a"), b"--stop"),
+                                (("--ids", "64"), b"vocabulary")):
+            done = run("run", "-m", self.MODEL, *arguments)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(says, done.stderr)
+
+    def test_ids_with_a_tokenizer_are_the_text_they_spell(self):
+        ids = ("--ids", self.ids_of("def main():"), "-n", 8, "--temp", 0)
+        answer = run_json(*ids)
+        self.assertEqual(answer["prompt_tokens"], len("def main():"))
+        self.assertNotEqual(answer["text"], "")
+        self.assertEqual(run("run", *ids).stdout.decode(), "def main():" + answer["text"])
+
+    @staticmethod
+    def ids_of(text):
+        vocab = json.loads((NANO / "tokenizer.json").read_text())["model"]["vocab"]
+        return ",".join(str(vocab[c.replace(" ", "\u0120")]) for c in text)
+
+
+class Shards(unittest.TestCase):
+    def test_a_count_that_is_given_needs_no_warning(self):
+        ambiguous = GOLDEN / "fp8_ambiguous"
+        self.assertIn(b"--qkv-shards", run("run", "-m", ambiguous, "--ids", "1", "-n", 1).stderr)
+        done = run("run", "-m", ambiguous, "--ids", "1", "-n", 1, "--qkv-shards", 2)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn(b"warning", done.stderr)
+
+
+class Bench(unittest.TestCase):
+    def bench(self, form, *arguments):
+        done = run("bench", "-p", 4, "-n", 2, "-r", 2, "-o", form, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout.decode()
+
+    def test_rows_name_the_folder_and_the_threads(self):
+        rows = json.loads(self.bench("json", "-m", f"{NANO}/", "-t", 0))
+        self.assertEqual([row["test"] for row in rows], ["pp4", "tg2"])
+        for row in rows:
+            self.assertEqual((row["model"], row["repetitions"]), ("nano", 2))
+            self.assertEqual(row["threads"], len(os.sched_getaffinity(0)))
+        self.assertIsNone(rows[0]["bytes_per_token"])
+        self.assertGreater(rows[1]["bytes_per_token"], 0)
+
+    def test_tables(self):
+        self.assertIn("| nano | 1 | pp4 |", self.bench("md"))
+        lines = self.bench("csv").splitlines()
+        self.assertEqual([len(line.split(",")) for line in lines], [7, 7, 7])
+
+    def test_no_messages_without_a_terminal(self):
+        self.assertEqual(run("bench", "-p", 4, "-n", 2, "-r", 1).stderr, b"")
 
 
 class Inspect(unittest.TestCase):
@@ -173,6 +313,14 @@ class Inspect(unittest.TestCase):
         self.assertGreater(nano["sequences_dual"], nano["sequences_uniform"])
         for name in ("mimo-v2.5", "gpt-oss-20b", "gpt-oss-120b", "gemma-3-27b", "bench-0.4b", "bench-0.4b-moe"):
             self.assertGreater(self.inspect("--preset", name)["kv_bytes"], 0)
+
+    def test_a_count_that_takes_too_much_memory_is_refused_with_numbers(self):
+        done = run("inspect", "-m", NANO, "--context", 1, "--budget-gib", 800)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"16777216 sequences", done.stderr)
+        self.assertIn(b"1.00 GiB", done.stderr)
+        for budget in (0, 400):
+            self.inspect("--preset", "mimo-v2.5-pro", "--budget-gib", budget)
 
     def test_the_table_reads(self):
         done = run("inspect", "--preset", "mimo-v2.5-pro")
@@ -243,6 +391,16 @@ class BadModels(unittest.TestCase):
             self.assertEqual(done.returncode, 1, key)
         (self.folder / "config.json").unlink()
         self.assertEqual(self.ends_well("no config").returncode, 1)
+
+    def test_a_tokenizer_of_another_model_is_refused(self):
+        path = self.folder / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        beyond = {**tokenizer["added_tokens"][-1], "id": 4096, "content": "beyond the model"}
+        tokenizer["added_tokens"].append(beyond)
+        path.write_text(json.dumps(tokenizer))
+        done = run("run", "-m", self.folder, "-n", 1)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"vocabulary of 4096", done.stderr)
 
     def test_missing_files_are_named(self):
         for name in ("tokenizer.json", "model.safetensors"):

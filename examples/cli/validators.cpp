@@ -1,0 +1,104 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include "validators.hpp"
+
+#include <oriel/model/presets.hpp>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <system_error>
+
+namespace oriel::cli {
+namespace {
+
+/// The whole of `text` as a T, or nothing.
+template <class T>
+std::optional<T> parsed(std::string_view text) {
+  T value{};
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc{} && stop == end ? std::optional{value} : std::nullopt;
+}
+
+}  // namespace
+
+CLI::Validator whole_number(std::uint64_t least, std::uint64_t most, std::uint64_t step) {
+  const std::string range = step == 1
+                                ? fmt::format("a whole number in [{}, {}]", least, most)
+                                : fmt::format("a multiple of {} in [{}, {}]", step, least, most);
+  const auto check = [=](std::string& text) -> std::string {
+    const auto value = parsed<std::uint64_t>(text);
+    if (!value || *value < least || *value > most || *value % step != 0) {
+      return fmt::format("'{}' is not {}", text, range);
+    }
+    text = fmt::format("{}", *value);
+    return {};
+  };
+  return CLI::Validator{check, ""};
+}
+
+CLI::Validator number(double least, double most, bool zero) {
+  const auto check = [=](std::string& text) -> std::string {
+    const auto value = parsed<double>(text);
+    // Written so that a NaN fails. An option may be a float, in which a tiny number is 0.
+    const bool fits =
+        value && *value >= least && *value <= most && (zero || static_cast<float>(*value) != 0.0f);
+    return fits ? ""
+                : fmt::format(
+                      "'{}' is not a number in {}{}, {}]", text, zero ? '[' : '(', least, most);
+  };
+  return CLI::Validator{check, ""};
+}
+
+CLI::Validator some_text(std::size_t bytes_max) {
+  const auto check = [=](std::string& text) -> std::string {
+    if (text.empty()) {
+      return "the text is empty";
+    }
+    return text.size() <= bytes_max
+               ? ""
+               : fmt::format("the text has {} bytes, {} are allowed", text.size(), bytes_max);
+  };
+  return CLI::Validator{check, ""};
+}
+
+CLI::Validator preset_name() {
+  const auto check = [](std::string& name) -> std::string {
+    return preset(name) ? ""
+                        : fmt::format("no preset '{}': the known ones are {}",
+                                      name,
+                                      fmt::join(preset_names(), ", "));
+  };
+  return CLI::Validator{check, ""};
+}
+
+CLI::Validator token_ids() {
+  const auto check = [](std::string& text) -> std::string {
+    return parse_ids(text) ? "" : fmt::format("'{}' is not a list of token ids: 1,2,3", text);
+  };
+  return CLI::Validator{check, ""};
+}
+
+std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text) {
+  std::vector<std::uint32_t> ids;
+  for (;;) {
+    const std::size_t comma = text.find(',');
+    std::string_view one = text.substr(0, comma);
+    one.remove_prefix(std::min(one.find_first_not_of(' '), one.size()));
+    one = one.substr(0, one.find_last_not_of(' ') + 1);
+    const auto id = parsed<std::uint32_t>(one);
+    if (!id) {
+      return std::nullopt;
+    }
+    ids.push_back(*id);
+    if (comma == text.npos) {
+      return ids;
+    }
+    text.remove_prefix(comma + 1);
+  }
+}
+
+}  // namespace oriel::cli

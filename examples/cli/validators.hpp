@@ -1,0 +1,44 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What an option may say, checked while the command line is read, so that what is wrong there is
+/// wrong usage. Numbers are decimal; CLI11's own checks let nan, octal and wrapped numbers through.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace oriel::cli {
+
+/// A whole number in [least, most], a multiple of `step`. For `transform`: it takes leading zeros
+/// away, which CLI11 would read as octal.
+[[nodiscard]] CLI::Validator whole_number(
+    std::uint64_t least,
+    std::uint64_t most = std::numeric_limits<std::uint64_t>::max(),
+    std::uint64_t step = 1);
+
+/// A finite number in [least, most], that is not 0 unless `zero` says so.
+[[nodiscard]] CLI::Validator number(double least, double most, bool zero = true);
+
+/// Some text, of at most `bytes_max` bytes.
+[[nodiscard]] CLI::Validator some_text(
+    std::size_t bytes_max = std::numeric_limits<std::size_t>::max());
+
+/// A known preset.
+[[nodiscard]] CLI::Validator preset_name();
+
+/// Token ids with commas between, as `parse_ids` reads them.
+[[nodiscard]] CLI::Validator token_ids();
+
+/// "1,2,3" as ids; spaces may surround each.
+/// @returns nothing when the text is something else
+[[nodiscard]] std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text);
+
+}  // namespace oriel::cli

@@ -4,6 +4,8 @@
 /// `aligned_bytes`: an owned, zeroed, 64-byte aligned run of bytes for packed weights.
 #pragma once
 
+#include <oriel/kv/memory.hpp>
+
 #include <cstddef>
 #include <span>
 #include <utility>
@@ -12,8 +14,8 @@ namespace oriel::engine {
 
 /// Owns `size()` bytes; move only. Fresh bytes are zero.
 ///
-/// Memory: from 4 MiB on, pages of their own, aligned to and advised for 2 MiB pages (weights are
-/// read in long runs, so the TLB matters); they become resident as they are written.
+/// Memory: from 4 MiB on, a `huge_page_memory` (weights are read in long runs, so the TLB matters);
+/// it becomes resident as it is written.
 class aligned_bytes {
  public:
   static constexpr std::size_t alignment = 64;
@@ -22,8 +24,11 @@ class aligned_bytes {
   /// @throws std::bad_alloc
   explicit aligned_bytes(std::size_t size_bytes);
   aligned_bytes(aligned_bytes&& other) noexcept
-      : first_(std::exchange(other.first_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : mapped_(std::move(other.mapped_)),
+        first_(std::exchange(other.first_, nullptr)),
+        size_(std::exchange(other.size_, 0)) {}
   aligned_bytes& operator=(aligned_bytes&& other) noexcept {
+    std::swap(mapped_, other.mapped_);
     std::swap(first_, other.first_);
     std::swap(size_, other.size_);
     return *this;
@@ -37,6 +42,7 @@ class aligned_bytes {
   [[nodiscard]] std::span<const std::byte> span() const noexcept { return {first_, size_}; }
 
  private:
+  huge_page_memory mapped_;  // the bytes, if there are many; else they are from operator new
   std::byte* first_ = nullptr;
   std::size_t size_ = 0;
 };

@@ -8,13 +8,10 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -22,7 +19,7 @@
 namespace oriel::engine {
 namespace {
 
-constexpr std::size_t huge_page_bytes = std::size_t{2} << 20;
+constexpr std::size_t piece_bytes = huge_page_memory::huge_page_bytes;
 constexpr std::size_t streams = 4;             // Neighbouring parts read together; one is slower.
 constexpr std::size_t ahead_bytes = 2048;      // Prefetch distance of each stream.
 constexpr std::size_t line_group_bytes = 128;  // Read of each stream in turn.
@@ -159,26 +156,19 @@ double multiply_f32_scalar() noexcept {
 
 }  // namespace
 
-read_bandwidth_probe::read_bandwidth_probe(std::size_t buffer_bytes)
-    : bytes_(std::max(buffer_bytes / huge_page_bytes, std::size_t{1}) * huge_page_bytes) {
-  buffer_ = static_cast<std::byte*>(std::aligned_alloc(huge_page_bytes, bytes_));
-  if (buffer_ == nullptr) {
+read_bandwidth_probe::read_bandwidth_probe(std::size_t buffer_bytes) {
+  const std::size_t pieces = std::max(buffer_bytes / piece_bytes, std::size_t{1});
+  auto memory = huge_page_memory::reserve(pieces * piece_bytes);
+  if (!memory) {
     throw std::bad_alloc();
   }
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  ::madvise(buffer_, bytes_, MADV_HUGEPAGE);  // A wish: without it the figure is a little lower.
-#endif
-  std::memset(buffer_, 1, bytes_);
-}
-
-read_bandwidth_probe::~read_bandwidth_probe() {
-  std::free(buffer_);
+  buffer_ = *std::move(memory);
+  std::memset(buffer_.base(), 1, buffer_.size_bytes());
 }
 
 std::size_t read_bandwidth_probe::read_once(executor_ref executor, double fraction) noexcept {
   ORIEL_EXPECTS(fraction > 0 && fraction <= 1);
-  constexpr std::size_t piece_bytes = huge_page_bytes;
-  const std::size_t all = bytes_ / piece_bytes;
+  const std::size_t all = buffer_.size_bytes() / piece_bytes;
   const auto pieces =
       static_cast<std::uint32_t>(std::max(1.0, fraction * static_cast<double>(all)));
   // Long runs for each worker: a task is as many neighbouring pieces as give each worker four.
@@ -187,7 +177,7 @@ std::size_t read_bandwidth_probe::read_once(executor_ref executor, double fracti
   executor.for_each(tasks, [&](std::uint32_t task, std::uint32_t) {
     const std::uint32_t begin = task * per_task, end = std::min(begin + per_task, pieces);
     for (std::size_t piece = position_ + begin; piece < position_ + end; ++piece) {
-      const std::byte* from = buffer_ + piece % all * piece_bytes;
+      const std::byte* from = buffer_.base() + piece % all * piece_bytes;
 #if defined(__x86_64__)
       sink += is_supported(isa::avx512) ? read_avx512(from, piece_bytes)
                                         : read_plain(from, piece_bytes);

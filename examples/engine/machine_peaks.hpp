@@ -8,6 +8,7 @@
 
 #include <oriel/core/executor.hpp>
 #include <oriel/kernels/isa.hpp>
+#include <oriel/kv/memory.hpp>
 
 #include <cstddef>
 
@@ -21,9 +22,6 @@ class read_bandwidth_probe {
 
   /// @throws std::bad_alloc
   explicit read_bandwidth_probe(std::size_t buffer_bytes = default_bytes);
-  ~read_bandwidth_probe();
-  read_bandwidth_probe(const read_bandwidth_probe&) = delete;
-  read_bandwidth_probe& operator=(const read_bandwidth_probe&) = delete;
 
   /// Reads the next part of the buffer, on all workers, once; for those who bring a clock of their
   /// own. Parts follow each other round the buffer, so a part is cold again when its turn comes.
@@ -35,8 +33,7 @@ class read_bandwidth_probe {
   [[nodiscard]] double measure(executor_ref executor, double fraction = 1.0) noexcept;
 
  private:
-  std::byte* buffer_;
-  std::size_t bytes_;
+  huge_page_memory buffer_;
   std::size_t position_ = 0;
 };
 

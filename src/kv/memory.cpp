@@ -42,10 +42,11 @@ void give_back_huge(std::byte* base, std::size_t size_bytes) noexcept {
   ::munmap(base, round_up(size_bytes, huge_page_memory::huge_page_bytes));
 }
 
-/// A private mapping without swap accounting, or null with errno set.
+/// A private mapping, or null with errno set. Bare addresses are not counted as memory; what can be
+/// written is, so that the system refuses here what it could never back.
 std::byte* map(std::size_t bytes, int protection) noexcept {
-  void* base =
-      ::mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  const int uncounted = protection == PROT_NONE ? MAP_NORESERVE : 0;
+  void* base = ::mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | uncounted, -1, 0);
   return base == MAP_FAILED ? nullptr : static_cast<std::byte*>(base);
 }
 

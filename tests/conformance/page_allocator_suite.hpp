@@ -28,6 +28,36 @@ inline std::set<std::uint32_t> indices_of(const std::vector<oriel::page_handle>&
   return indices;
 }
 
+/// Sections on references to pages and their handles. `pool` has all of its pages.
+template <oriel::page_allocator Pool>
+void check_references(Pool& pool) {
+  std::vector<oriel::page_handle> all(pool.capacity());
+  SECTION("a page lives until its last reference goes") {
+    REQUIRE(pool.try_allocate(all));
+    const oriel::page_handle shared = all[1];
+    pool.add_ref(shared);
+    pool.add_ref(shared);
+    CHECK(pool.ref_count(shared) == 3);
+    pool.release(std::span(&shared, 1));
+    CHECK(pool.ref_count(shared) == 2);
+    CHECK(pool.available() == 0);
+    const oriel::page_handle twice[] = {shared, shared};  // Named as often as it has references.
+    pool.release(twice);
+    CHECK_FALSE(pool.is_live(shared));
+    CHECK(pool.available() == 1);
+  }
+  SECTION("renewing keeps the page and retires the handle") {
+    REQUIRE(pool.try_allocate(all));
+    const oriel::page_handle old = all[2], renewed = pool.renew(old);
+    CHECK(renewed.id == old.id);
+    CHECK(renewed != old);
+    CHECK(pool.is_live(renewed));
+    CHECK(pool.ref_count(renewed) == 1);
+    CHECK_FALSE(pool.is_live(old));
+    CHECK(pool.available() == 0);
+  }
+}
+
 }  // namespace oriel_conformance
 
 /// @param make  returns a new allocator with at least 4 pages, none of them owned.
@@ -75,30 +105,7 @@ void check_page_allocator(Make make) {
       CHECK_FALSE(pool.is_live(page));
     }
   }
-  SECTION("a page lives until its last reference goes") {
-    REQUIRE(pool.try_allocate(all));
-    const page_handle shared = all[1];
-    pool.add_ref(shared);
-    pool.add_ref(shared);
-    CHECK(pool.ref_count(shared) == 3);
-    pool.release(std::span(&shared, 1));
-    CHECK(pool.ref_count(shared) == 2);
-    CHECK(pool.available() == 0);
-    const page_handle twice[] = {shared, shared};  // Named as often as it has references.
-    pool.release(twice);
-    CHECK_FALSE(pool.is_live(shared));
-    CHECK(pool.available() == 1);
-  }
-  SECTION("renewing keeps the page and retires the handle") {
-    REQUIRE(pool.try_allocate(all));
-    const page_handle old = all[2], renewed = pool.renew(old);
-    CHECK(renewed.id == old.id);
-    CHECK(renewed != old);
-    CHECK(pool.is_live(renewed));
-    CHECK(pool.ref_count(renewed) == 1);
-    CHECK_FALSE(pool.is_live(old));
-    CHECK(pool.available() == 0);
-  }
+  oriel_conformance::check_references(pool);
   SECTION("any handle may be asked about") {
     CHECK_FALSE(pool.is_live(page_handle{}));
     CHECK_FALSE(pool.is_live(page_handle{oriel::page_id{capacity}, 1}));

@@ -16,24 +16,25 @@
 #include <span>
 #include <vector>
 
-/// @param make  returns a new allocator with at least 24 pages, none of them owned.
-template <class Make>
-void check_window_ring(Make make) {
-  oriel::page_allocator auto pages = make();
-  using allocator = decltype(pages);
+namespace oriel_conformance {
+
+/// need = ceil(9 / 4) = 3, R = 3 + 1 + 1 + 2 = 7.
+inline constexpr oriel::ring_geometry geometry{
+    .page_size = 4, .window_tokens = 10, .step_tokens = 6, .slack_pages = 1};
+
+/// `rows` rows, all of them accepted.
+template <class Ring>
+void step(Ring& ring, std::uint32_t rows) {
+  REQUIRE(ring.try_reserve(rows));
+  ring.commit(rows);
+}
+
+/// Sections on how many pages a ring takes, and when. `pages` has all of its pages.
+template <oriel::page_allocator Pages>
+void check_pages_taken(Pages& pages) {
   const std::uint32_t capacity = pages.capacity();
-  REQUIRE(capacity >= 24);
-  // need = ceil(9 / 4) = 3, R = 3 + 1 + 1 + 2 = 7.
-  const oriel::ring_geometry geometry{
-      .page_size = 4, .window_tokens = 10, .step_tokens = 6, .slack_pages = 1};
-
-  const auto step = [](oriel::window_ring<allocator>& ring, std::uint32_t rows) {
-    REQUIRE(ring.try_reserve(rows));
-    ring.commit(rows);
-  };
-
   SECTION("takes pages lazily and plateaus") {
-    oriel::window_ring<allocator> ring(pages, geometry);
+    oriel::window_ring<Pages> ring(pages, geometry);
     CHECK(ring.ring_pages() == 7);
     CHECK(pages.available() == capacity);
     step(ring, 1);
@@ -49,7 +50,7 @@ void check_window_ring(Make make) {
     CHECK(most <= 7);
   }
   SECTION("once the ring is full it lives on its own pages") {
-    oriel::window_ring<allocator> ring(pages, geometry);
+    oriel::window_ring<Pages> ring(pages, geometry);
     REQUIRE(ring.try_fill(1'000));
     CHECK(ring.held_pages() == 7);
     std::vector<oriel::page_handle> rest(pages.available());
@@ -66,10 +67,16 @@ void check_window_ring(Make make) {
     }
     pages.release(rest);
   }
+}
+
+/// Sections on what others may keep of a ring. `pages` has all of its pages.
+template <oriel::page_allocator Pages>
+void check_pages_shared(Pages& pages) {
+  const std::uint32_t capacity = pages.capacity();
   SECTION("a shared page leaves the ring by reference") {
     oriel::page_handle kept;
     {
-      oriel::window_ring<allocator> ring(pages, geometry);
+      oriel::window_ring<Pages> ring(pages, geometry);
       step(ring, 6);
       kept = ring.share(0);
       CHECK(pages.ref_count(kept) == 2);
@@ -87,7 +94,7 @@ void check_window_ring(Make make) {
     CHECK(pages.available() == capacity);
   }
   SECTION("a page reused in place has a new handle") {
-    oriel::window_ring<allocator> ring(pages, geometry);
+    oriel::window_ring<Pages> ring(pages, geometry);
     step(ring, 6);
     const oriel::page_handle old = ring[0];
     while (ring.first_page() == 0) {
@@ -95,10 +102,16 @@ void check_window_ring(Make make) {
     }
     CHECK_FALSE(pages.is_live(old));
   }
+}
+
+/// Sections on failure and end. `pages` has all of its pages.
+template <oriel::page_allocator Pages>
+void check_pages_returned(Pages& pages) {
+  const std::uint32_t capacity = pages.capacity();
   SECTION("a shortfall changes nothing") {
     std::vector<oriel::page_handle> rest(capacity - 2);
     REQUIRE(pages.try_allocate(rest));
-    oriel::window_ring<allocator> ring(pages, geometry);
+    oriel::window_ring<Pages> ring(pages, geometry);
     step(ring, 4);
     CHECK_FALSE(ring.try_reserve(6));
     CHECK(pages.available() == 1);
@@ -107,7 +120,7 @@ void check_window_ring(Make make) {
     pages.release(rest);
   }
   SECTION("releasing gives everything back") {
-    oriel::window_ring<allocator> ring(pages, geometry);
+    oriel::window_ring<Pages> ring(pages, geometry);
     REQUIRE(ring.try_fill(100));
     step(ring, 6);
     ring.release();
@@ -116,4 +129,16 @@ void check_window_ring(Make make) {
     step(ring, 6);
     CHECK(ring.held_pages() == 2);
   }
+}
+
+}  // namespace oriel_conformance
+
+/// @param make  returns a new allocator with at least 24 pages, none of them owned.
+template <class Make>
+void check_window_ring(Make make) {
+  oriel::page_allocator auto pages = make();
+  REQUIRE(pages.capacity() >= 24);
+  oriel_conformance::check_pages_taken(pages);
+  oriel_conformance::check_pages_shared(pages);
+  oriel_conformance::check_pages_returned(pages);
 }

@@ -30,8 +30,8 @@ struct bpe_vocabulary {
   token_table tokens;             ///< bytes of each id
   std::vector<bool> in_alphabet;  ///< per id: spelled in the byte alphabet, so a word can hold it
   std::vector<bpe_merge> merges;  ///< by rank
-  std::uint32_t unknown =
-      no_token;                ///< stands for a byte without a token; none: the byte is dropped
+  /// Stands for a byte without a token; none: the byte is dropped.
+  std::uint32_t unknown = no_token;
   bool fuse_unknown = false;   ///< unknown bytes in a row become one token
   bool ignore_merges = false;  ///< a word that is a token is that token, whatever the merges say
 };

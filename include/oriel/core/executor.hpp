@@ -24,10 +24,11 @@ using task_function = void (*)(void* context, std::uint32_t task, std::uint32_t 
 /// Models: `serial_executor`, `thread_pool`.
 // clang-format off
 template <class E>
-concept executor = requires(E& e, const E& ce, std::uint32_t tasks, task_function f, void* context) {
-  { ce.concurrency() } noexcept -> std::same_as<std::uint32_t>;
-  { e.run_tasks(tasks, f, context) } noexcept -> std::same_as<void>;
-};
+concept executor =
+    requires(E& e, const E& ce, std::uint32_t tasks, task_function f, void* context) {
+      { ce.concurrency() } noexcept -> std::same_as<std::uint32_t>;
+      { e.run_tasks(tasks, f, context) } noexcept -> std::same_as<void>;
+    };
 // clang-format on
 
 /// Runs everything on the calling thread, in order.

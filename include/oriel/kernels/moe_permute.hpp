@@ -51,8 +51,8 @@ struct moe_permute_plan {
 /// @returns errc::unsupported_shape when a count is 0 or tokens_max * top_k does not fit.
 [[nodiscard]] result<moe_permute_plan> plan_moe_permute(const moe_permute_shape& shape) noexcept;
 
-/// Sorts; the view lives in `workspace`. O(pairs + experts), on the calling thread (a few ns per
-/// pair).
+/// Sorts; the view lives in `workspace`. O(pairs + experts), a few ns per pair, on the calling
+/// thread.
 /// @param ids  [tokens, top_k], each below experts (checked)
 /// @pre workspace.size() >= plan.workspace_bytes, 64-byte aligned
 [[nodiscard]] moe_permutation run_moe_permute(const moe_permute_plan& plan,

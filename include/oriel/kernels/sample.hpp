@@ -51,10 +51,9 @@ struct sample_filters {
 
 /// The tokens that passed the filters. A view into the workspace that made it.
 struct token_distribution {
-  std::span<const std::uint32_t>
-      ids;                         ///< kept token ids, ascending; empty: weights[i] is token i's
-  std::span<const float> weights;  ///< one per kept token, in [0, 1]
-  std::uint64_t total;             ///< sum of mass_of(weights); 0: no token can be drawn
+  std::span<const std::uint32_t> ids;  ///< kept ids, ascending; empty: weights[i] is token i's
+  std::span<const float> weights;      ///< one per kept token, in [0, 1]
+  std::uint64_t total;                 ///< sum of mass_of(weights); 0: no token can be drawn
 };
 
 /// Probability of `id`: 0 if it was filtered out. O(log kept).
@@ -64,8 +63,8 @@ struct token_distribution {
 /// @pre d.total > 0
 [[nodiscard]] token_id draw(const token_distribution& d, std::uint64_t random) noexcept;
 
-/// As `draw`, from the distribution without `excluded` (what is left when a verifier rejects a
-/// draft).
+/// As `draw`, from the distribution without `excluded`: what is left when a verifier rejects a
+/// draft.
 /// @pre some other token has mass
 [[nodiscard]] token_id draw_without(const token_distribution& d,
                                     token_id excluded,
@@ -136,8 +135,8 @@ struct sample_plan {
 /// The distribution after the filters. NaN and -infinity are never kept; +infinity shares the whole
 /// mass with its equals; without any number above -infinity the total is 0. Temperature 0 keeps the
 /// first token alone.
-/// O(vocabulary): a full sort is never needed; top_p over a flat distribution costs a few passes
-/// more.
+///
+/// O(vocabulary): never a full sort; top_p over a flat distribution costs a few passes more.
 /// @param logits  [vocabulary]
 /// @pre workspace.size() >= plan.filter_bytes, 64-byte aligned; it holds the result
 [[nodiscard]] token_distribution filter_logits(const sample_plan& plan,

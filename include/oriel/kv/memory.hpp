@@ -21,13 +21,11 @@ namespace oriel {
 /// One contiguous range of addresses for the pages of one pool.
 ///
 ///  - `M::reserve(n)` gives a range of n bytes whose base is a multiple of 64 (null when n is 0),
-///  or
-///    errc::out_of_memory with errno. It commits as little as the policy can.
+///    or errc::out_of_memory with errno. It commits as little as the policy can.
 ///  - `commit(m)` makes the bytes [0, m) usable and returns success, or errc::out_of_memory with
 ///    errno and changes nothing. Committed bytes never move and stay committed.   @pre m <= n
 ///  - `committed_bytes()` is at least the largest m committed so far and at most n; 0 for ever
-///  where
-///    nothing can be stored.
+///    where nothing can be stored.
 ///  - `M::stores_bytes` is false if the range can never be read or written.
 ///
 /// The law is `tests/conformance/kv_memory_suite.hpp`.

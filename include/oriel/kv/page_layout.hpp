@@ -30,8 +30,8 @@ struct kv_layer_shape {
   std::uint32_t kv_heads = 0;
   std::uint32_t head_dim_qk = 0;  ///< elements of one K head
   std::uint32_t head_dim_vo = 0;  ///< elements of one V head
-  std::uint32_t window_tokens =
-      0;  ///< keys a query sees, itself included; 0 = all (full attention)
+  /// Keys a query sees, itself included; 0 = all (full attention).
+  std::uint32_t window_tokens = 0;
   dtype kv = dtype::bf16;
 
   friend bool operator==(const kv_layer_shape&, const kv_layer_shape&) = default;

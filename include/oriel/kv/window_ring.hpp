@@ -42,17 +42,17 @@ namespace oriel {
 
 /// A store whose pages may be published: a page can be shared by handle, and keeps its bytes while
 /// it is shared. `window_ring` models it; `byte_ring` cannot.
+// clang-format off
 template <class S>
 concept publishable = requires(S& s, std::uint32_t logical_page) {
-  { s.share(logical_page) }
-  noexcept->std::same_as<page_handle>;
+  { s.share(logical_page) } noexcept -> std::same_as<page_handle>;
 };
+// clang-format on
 
 /// @tparam Allocator  whose pages it holds; outlives the ring and does not move.
 ///
-/// Invariant:     first_page() <= end_page() <= filled_page() <= first_page() + R, and the ring
-/// owns
-///                one reference to each page in [first_page(), filled_page()).
+/// Invariant:     first_page() <= end_page() <= filled_page() <= first_page() + R, and one
+///                reference to each page in [first_page(), filled_page()) is the ring's.
 /// Thread safety: none.
 /// Memory:        12 bytes per entry, taken in the constructor; nothing allocates later.
 template <page_allocator Allocator>

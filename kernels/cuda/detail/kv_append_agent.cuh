@@ -6,9 +6,8 @@
 ///     block (x, head)   rows [16 x, 16 x + 16) of the batch, one KV head; 128 threads
 ///     K                 thread t: row t % 16, dims t / 16, t / 16 + 8, ...  A tile keeps 16 keys
 ///                       side by side, so half a warp fills one 64-byte line of it.
-///     V                 thread t: rows t / 32, t / 32 + 4, ..., dims t % 32, t % 32 + 32, ...  A
-///     row
-///                       of V is read and written along its dims.
+///     V                 thread t: rows t / 32, t / 32 + 4, ..., dims t % 32, t % 32 + 32, ...
+///                       A row of V is read and written along its dims.
 #pragma once
 
 #include <oriel/device/paged_kv_view.cuh>

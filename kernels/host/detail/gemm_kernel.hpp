@@ -6,11 +6,10 @@
 /// Everything is made of 32-bit *lanes*. A lane of weights is one f32 or two bf16 with neighbouring
 /// k; a lane of x is whatever the tile product multiplies it with.
 ///
-///   weights  [panel, step, panel_width]       a panel is panel_width output features; a step is
-///   one
-///                                             lane deep; n and k are padded with zeros
-///   x        [block, chunk, block rows, 16]   a block is 1..rows_max rows; a chunk is 16 lanes of
-///   k
+///   weights  [panel, step, panel_width]       a panel is panel_width output features; a step
+///                                             is one lane deep; n and k are padded with zeros
+///   x        [block, chunk, block rows, 16]   a block is 1..rows_max rows; a chunk is 16 lanes
+///                                             of k
 ///
 /// So a tile product (one block times one or more panels) reads both operands front to back. Each
 /// output element is one accumulator that meets k in ascending order: no cut of rows or columns can

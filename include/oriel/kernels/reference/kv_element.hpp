@@ -34,6 +34,21 @@ namespace oriel::reference {
   return std::size_t{key} * head_dim_vo + dim;
 }
 
+/// The tile of token `position` and head `kv_head`, `tile_bytes` long, in the part of a page that
+/// begins at `part` (K or V) in the first page.
+[[nodiscard]] inline std::byte* tile_of(const attention_shape& shape,
+                                        const kv_layer_view& kv,
+                                        const paged_sequence& sequence,
+                                        std::uint32_t position,
+                                        std::uint32_t kv_head,
+                                        std::byte* part,
+                                        std::size_t tile_bytes) noexcept {
+  const std::size_t page = page_at(sequence, position / shape.page_size);
+  const std::size_t tile = position % shape.page_size / kv_tile_tokens;
+  const std::size_t tiles = shape.page_size / kv_tile_tokens;  // of one head in a page
+  return part + page * kv.page_stride_bytes + (kv_head * tiles + tile) * tile_bytes;
+}
+
 /// K of token `position`, head `kv_head`, dim `dim`.
 [[nodiscard]] inline std::byte* k_element(const attention_shape& shape,
                                           const kv_layer_view& kv,
@@ -41,13 +56,10 @@ namespace oriel::reference {
                                           std::uint32_t position,
                                           std::uint32_t kv_head,
                                           std::uint32_t dim) noexcept {
-  const std::uint32_t offset = position % shape.page_size;
-  const std::size_t page = page_at(sequence, position / shape.page_size);
-  const std::size_t head_bytes = k_bytes_per_page(shape.page_size, 1, shape.head_dim_qk, shape.kv);
   const std::size_t tile_bytes = k_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_qk, shape.kv);
-  return kv.k + page * kv.page_stride_bytes + kv_head * head_bytes +
-         offset / kv_tile_tokens * tile_bytes +
-         index_in_k_tile(shape.kv, offset % kv_tile_tokens, dim) * size_bytes(shape.kv);
+  const std::size_t index = index_in_k_tile(shape.kv, position % kv_tile_tokens, dim);
+  return tile_of(shape, kv, sequence, position, kv_head, kv.k, tile_bytes) +
+         index * size_bytes(shape.kv);
 }
 
 /// V of token `position`, head `kv_head`, dim `dim`.
@@ -57,14 +69,11 @@ namespace oriel::reference {
                                           std::uint32_t position,
                                           std::uint32_t kv_head,
                                           std::uint32_t dim) noexcept {
-  const std::uint32_t offset = position % shape.page_size;
-  const std::size_t page = page_at(sequence, position / shape.page_size);
-  const std::size_t head_bytes = v_bytes_per_page(shape.page_size, 1, shape.head_dim_vo, shape.kv);
   const std::size_t tile_bytes = v_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_vo, shape.kv);
   const std::size_t index =
-      index_in_v_tile(shape.kv, shape.head_dim_vo, offset % kv_tile_tokens, dim);
-  return kv.v + page * kv.page_stride_bytes + kv_head * head_bytes +
-         offset / kv_tile_tokens * tile_bytes + index * size_bytes(shape.kv);
+      index_in_v_tile(shape.kv, shape.head_dim_vo, position % kv_tile_tokens, dim);
+  return tile_of(shape, kv, sequence, position, kv_head, kv.v, tile_bytes) +
+         index * size_bytes(shape.kv);
 }
 
 /// Reads one stored element. @pre kv is f32 or bf16

@@ -139,7 +139,6 @@ TEST_CASE("a row's bits do not depend on chunks, pages, rings, companions or thr
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 12)));
   random_stream random(seed, 2);
   attention_shape shape = random_shape(random, kv);
-  const auto sinks = random_sinks(shape, random);
   serial_executor serial;
   thread_pool two(2), three(3);
   backward_executor backward;
@@ -148,6 +147,7 @@ TEST_CASE("a row's bits do not depend on chunks, pages, rings, companions or thr
   if (length > 500) {  // Few heads are enough to cross a split.
     shape.kv_heads = 1, shape.q_heads = 1 + random.next_below(3);
   }
+  const auto sinks = random_sinks(shape, random);
   const token_stream tokens = random_tokens(shape, length, random);
   const token_stream other = random_tokens(shape, 40, random);
 

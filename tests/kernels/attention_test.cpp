@@ -5,7 +5,9 @@
 
 #include <kernels/attention_case.hpp>
 #include <support/death.hpp>
+#include <support/scale.hpp>
 
+#include <algorithm>
 #include <cmath>
 
 using namespace oriel;        // NOLINT: a test
@@ -33,6 +35,11 @@ attention_shape random_shape(random_stream& random, dtype kv) {
 
 std::vector<float> random_sinks(const attention_shape& s, random_stream& random) {
   return random.next_below(2) ? random_floats(random, s.q_heads) : std::vector<float>{};
+}
+
+/// Sanitizer builds take the first seeds only; they have long and short cases, too.
+bool is_left_out(std::uint64_t seed, std::uint64_t seeds) {
+  return seed >= std::max<std::uint64_t>(4, scaled(seeds));
 }
 
 double largest_magnitude(const std::vector<float>& x) {
@@ -110,6 +117,9 @@ constexpr std::uint32_t pool_pages = 120;
 TEST_CASE("attention agrees with the reference within its roundings") {
   const dtype kv = GENERATE(dtype::f32, dtype::bf16);
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 30)));
+  if (is_left_out(seed, 30)) {
+    return;
+  }
   random_stream random(seed, 1);
   const attention_shape shape = random_shape(random, kv);
   const auto sinks = random_sinks(shape, random);
@@ -137,6 +147,9 @@ TEST_CASE("attention agrees with the reference within its roundings") {
 TEST_CASE("a row's bits do not depend on chunks, pages, rings, companions or threads") {
   const dtype kv = GENERATE(dtype::f32, dtype::bf16);
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 12)));
+  if (is_left_out(seed, 12)) {
+    return;
+  }
   random_stream random(seed, 2);
   attention_shape shape = random_shape(random, kv);
   serial_executor serial;
@@ -193,6 +206,9 @@ TEST_CASE("a row's bits do not depend on chunks, pages, rings, companions or thr
 TEST_CASE("keys that a row does not see may hold anything") {
   const dtype kv = GENERATE(dtype::f32, dtype::bf16);
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 12)));
+  if (is_left_out(seed, 12)) {
+    return;
+  }
   random_stream random(seed, 3);
   attention_shape shape = random_shape(random, kv);
   serial_executor serial;

@@ -75,7 +75,7 @@ struct outcome {
   std::vector<token_id> tokens;
   finish_reason finish = finish_reason::none;
   double prefill_ms = 0, decode_ms = 0;
-  engine::kv_usage kv;  // the most held after any step
+  engine::kv_usage kv;  // held in the last step
 };
 
 double ms_between(std::chrono::steady_clock::time_point a,
@@ -123,10 +123,7 @@ outcome generate(engine::engine& engine, request_id id, form shown) {
       }
       take(happened);
     }
-    const engine::kv_usage kv = engine.usage();
-    if (kv.uniform_bytes > 0) {
-      result.kv = kv;
-    }
+    result.kv = engine.step_usage();
   }
   if (first_token == begin) {
     first_token = std::chrono::steady_clock::now();
@@ -335,6 +332,12 @@ int run(const run_options& o) {
                             o.json  ? form::nothing
                             : found ? form::text
                                     : form::ids);
+  if (result.finish == finish_reason::failed) {
+    throw engine::error(fmt::format(
+        "{}: the logits hold no number after {} tokens: the weights are damaged (NaN or infinity)",
+        folder.string(),
+        prompt_tokens + result.tokens.size()));
+  }
   if (!found) {
     result.text.clear();
   }

@@ -118,11 +118,12 @@ engine::model_weights load_with_progress(const engine::checkpoint& checkpoint) {
   const model_geometry& model = checkpoint.config.geometry;
   const dtype compute = engine::compute_type_of(checkpoint);
   expect_memory_for_weights(count_parameters(model).total * size_bytes(compute), model.name);
+  engine::load_options options;
+  options.with_mtp = false;  // No command drafts yet.
   if (!shows_progress()) {
-    return engine::load_weights(checkpoint);
+    return engine::load_weights(checkpoint, options);
   }
   int shown = -1;
-  engine::load_options options;
   options.progress = [&](const engine::load_progress& p) {
     const int percent =
         p.total_bytes == 0 ? 100 : static_cast<int>(100 * p.done_bytes / p.total_bytes);

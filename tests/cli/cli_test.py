@@ -328,6 +328,13 @@ class Inspect(unittest.TestCase):
         self.assertIn(b"43.75 GiB", done.stdout)
 
 
+class FirstStep(unittest.TestCase):
+    def test_one_token_still_tells_what_the_kv_took(self):
+        answer = run_json("-p", "x", "-n", 1)
+        self.assertGreater(answer["kv_bytes"], 0)
+        self.assertGreaterEqual(answer["kv_bytes_uniform"], answer["kv_bytes"])
+
+
 class BadModels(unittest.TestCase):
     """Whatever is done to a model's files: exit 1 with a message, or the same answer; never a crash."""
 
@@ -345,6 +352,17 @@ class BadModels(unittest.TestCase):
         if done.returncode == 1:
             self.assertTrue(done.stderr.startswith(b"oriel: "), f"{what}: {done.stderr!r}")
         return done
+
+    def test_weights_that_are_not_numbers(self):
+        path = self.folder / "model.safetensors"
+        whole = bytearray(path.read_bytes())
+        header = int.from_bytes(whole[:8], "little")
+        begin, end = json.loads(whole[8:8 + header])["model.norm.weight"]["data_offsets"]
+        whole[8 + header + begin:8 + header + end] = b"\xff\x7f" * ((end - begin) // 2)  # bf16 NaN
+        path.write_bytes(whole)
+        done = self.ends_well("NaN in model.norm")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"no number", done.stderr)
 
     def test_truncated_weights(self):
         path = self.folder / "model.safetensors"

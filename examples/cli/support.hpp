@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -34,7 +35,8 @@ void hold_standard_streams() noexcept;
 /// A message on stderr. What cannot be written there is lost, silently: there is nobody to tell.
 template <class... Args>
 void note(fmt::format_string<Args...> format, Args&&... args) {
-  const std::string text = fmt::format(format, std::forward<Args>(args)...);
+  fmt::memory_buffer text;  // On the stack while it is short: out of memory is told, too.
+  fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
   std::fwrite(text.data(), 1, text.size(), stderr);
 }
 

@@ -6,15 +6,18 @@
     python3 cli_test.py PATH_TO_ORIEL
 """
 
+import fcntl
 import json
 import os
 import pathlib
+import pty
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 ORIEL = sys.argv.pop(1) if len(sys.argv) > 1 else "oriel"
@@ -26,6 +29,21 @@ SCALE = float(os.environ.get("ORIEL_TEST_SCALE", "1"))
 
 def run(*arguments, stdin=None):
     return subprocess.run([ORIEL, *map(str, arguments)], input=stdin, capture_output=True, timeout=300)
+
+
+def run_on_terminal(*arguments):
+    """The exit code, and what a terminal on stderr shows."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen([ORIEL, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 65536):
+            shown += part
+    except OSError:  # The other side is closed.
+        pass
+    os.close(ours)
+    return child.wait(timeout=60), shown
 
 
 def run_json(*arguments):
@@ -98,6 +116,37 @@ class Run(unittest.TestCase):
         self.assertIn(b"cancelled", log)
         (seen + rest).decode()  # Whole characters only.
 
+    def test_ctrl_c_loses_nothing_of_a_write_that_waits(self):
+        ours, theirs = os.pipe()
+        self.addCleanup(os.close, ours)
+        filler = bytes(fcntl.fcntl(theirs, fcntl.F_GETPIPE_SZ))
+        os.write(theirs, filler)  # Full: the first write waits.
+        child = subprocess.Popen([ORIEL, "run", "-p", "x = [", "-t", "1"], stdout=theirs, stderr=subprocess.PIPE)
+        os.close(theirs)
+        self.until_asleep(child)
+        child.send_signal(signal.SIGINT)
+        self.until_asleep(child)
+        text = b""
+        while part := os.read(ours, 65536):
+            text += part
+        _, log = child.communicate(timeout=60)
+        self.assertEqual(child.returncode, 130, log)
+        self.assertEqual(text, filler + b"x = [")
+
+    @staticmethod
+    def until_asleep(child):
+        """Or until it ended. On one thread, only a full pipe makes it sleep that long."""
+        asleep = 0
+        while asleep < 20 and child.poll() is None:
+            time.sleep(0.01)
+            state = pathlib.Path(f"/proc/{child.pid}/stat").read_text().rpartition(") ")[2][0]
+            asleep = asleep + 1 if state == "S" else 0
+
+    def test_ctrl_c_elsewhere_is_the_death_by_the_signal(self):
+        child = subprocess.Popen([ORIEL, "bench", "-r", "1000"], stdout=subprocess.DEVNULL,
+                                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        child.send_signal(signal.SIGINT)
+        self.assertEqual(child.wait(timeout=60), -signal.SIGINT)  # 130 in a shell.
 
     @unittest.skipIf(SCALE < 1, "a sanitizer's memory is not ours")
     def test_peak_memory_is_weights_pools_and_at_most_100_mib(self):
@@ -187,6 +236,17 @@ class Usage(unittest.TestCase):
             path.touch()
             os.truncate(path, 100 * 2**30)
             self.fails(1, "run", "-f", path, says="sparse has more than 1.25 MiB")
+
+
+    def test_what_needs_no_weights_is_said_before_they_are_read(self):
+        code, shown = run_on_terminal("run", "-n", 1)
+        self.assertEqual(code, 0)
+        self.assertIn(b"loading", shown)
+        for arguments in (("--ids", "1,4096"), ("-p", "x " * 500, "-c", "64"), ("-c", "9999"), ("-f", "/dev/zero"),
+                          ("-f", "/nowhere"), ("-m", GOLDEN / "native_w4")):
+            code, shown = run_on_terminal("run", *arguments)
+            self.assertEqual(code, 1, arguments)
+            self.assertNotIn(b"loading", shown)
 
 
 class Streams(unittest.TestCase):

@@ -71,8 +71,8 @@ class model_runner {
   /// Runs MTP block `head` on the hidden states (before the final norm) of the last `forward`,
   /// whose batch this one must match row by row: the tokens of row p are those at position p + 1 +
   /// head. Writes the block's KV at the same positions and returns logits as `forward` does: row p
-  /// predicts the token at p + 2 + head (model.md section 4, the paper's reading: every head sees
-  /// the main model's hidden state).
+  /// predicts the token at p + 2 + head (docs/model.md#multi-token-prediction, the paper's reading:
+  /// every head sees the main model's hidden state).
   /// @pre head < the MTP blocks that layers_kv described
   std::span<const float> forward_mtp(std::uint32_t head, std::span<const step_rows> batch);
 

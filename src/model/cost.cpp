@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/contract.hpp>
 #include <oriel/model/cost.hpp>
 
 #include <algorithm>
@@ -9,6 +10,12 @@ namespace {
 
 std::uint64_t rows_kept(const attention_geometry& a, std::uint64_t tokens) noexcept {
   return a.kind == attention_kind::full ? tokens : std::min<std::uint64_t>(tokens, a.window_tokens);
+}
+
+/// Keys that the rows at positions [0, rows) see, all together.
+std::uint64_t keys_below(const attention_geometry& a, std::uint64_t rows) noexcept {
+  const std::uint64_t growing = rows_kept(a, rows);  // Rows that see every position up to theirs.
+  return growing * (growing + 1) / 2 + (rows - growing) * a.window_tokens;
 }
 
 std::uint64_t projection_weights(const attention_geometry& a, std::uint64_t hidden) noexcept {
@@ -130,6 +137,36 @@ std::uint64_t flops_per_token(const model_geometry& model, std::uint64_t positio
     multiplications += (f.is_moe() ? f.top_k : 1) * swiglu_weights(f, model.hidden);
   }
   return 2 * multiplications;
+}
+
+flop_count layer_flops(const model_geometry& model,
+                       std::size_t layer,
+                       std::uint64_t first,
+                       std::uint64_t last) noexcept {
+  ORIEL_EXPECTS(layer < model.layers.size() && first <= last);
+  const layer_geometry& l = model.layers[layer];
+  const std::uint64_t weights =
+      projection_weights(l.attention, model.hidden) + router_weights(l.ffn, model.hidden) +
+      (l.ffn.is_moe() ? l.ffn.top_k : 1) * swiglu_weights(l.ffn, model.hidden);
+  const std::uint64_t per_key =
+      std::uint64_t{l.attention.q_heads} * (l.attention.head_dim_qk + l.attention.head_dim_vo);
+  const std::uint64_t keys = keys_below(l.attention, last) - keys_below(l.attention, first);
+  return {.linear = 2 * (last - first) * weights, .attention = 2 * keys * per_key};
+}
+
+std::uint64_t kv_projection_flops(const model_geometry& model,
+                                  std::size_t layer,
+                                  std::uint64_t rows) noexcept {
+  ORIEL_EXPECTS(layer < model.layers.size());
+  const attention_geometry& a = model.layers[layer].attention;
+  const std::uint64_t kv = std::uint64_t{a.kv_heads} * (a.head_dim_qk + a.head_dim_vo);
+  return 2 * rows * kv * model.hidden;
+}
+
+double seconds_of(const flop_count& flops, const compute_rates& rates) noexcept {
+  ORIEL_EXPECTS(rates.linear_flops_per_s > 0.0 && rates.attention_flops_per_s > 0.0);
+  return static_cast<double>(flops.linear) / rates.linear_flops_per_s +
+         static_cast<double>(flops.attention) / rates.attention_flops_per_s;
 }
 
 std::uint64_t weight_bytes_per_token(const model_geometry& model, dtype weights) noexcept {

@@ -8,6 +8,7 @@
 #include <oriel/core/dtype.hpp>
 #include <oriel/model/geometry.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -59,6 +60,44 @@ struct parameter_counts {
 /// window.
 [[nodiscard]] std::uint64_t flops_per_token(const model_geometry& model,
                                             std::uint64_t position) noexcept;
+
+/// Operations by what they run on, since the two reach unlike rates: products with weights, and
+/// attention's products with K and V.
+struct flop_count {
+  std::uint64_t linear = 0;
+  std::uint64_t attention = 0;
+
+  flop_count& operator+=(const flop_count& other) noexcept {
+    linear += other.linear;
+    attention += other.attention;
+    return *this;
+  }
+  friend bool operator==(const flop_count&, const flop_count&) = default;
+};
+
+/// Operations of one layer for the rows (tokens) at positions [first, last). The sum over layers,
+/// with 2 * vocabulary * hidden of the head, is that of flops_per_token over these positions. O(1).
+/// @pre layer < model.layers.size(), first <= last
+[[nodiscard]] flop_count layer_flops(const model_geometry& model,
+                                     std::size_t layer,
+                                     std::uint64_t first,
+                                     std::uint64_t last) noexcept;
+
+/// Operations of `rows` rows that only make K and V in one layer. O(1).
+/// @pre layer < model.layers.size()
+[[nodiscard]] std::uint64_t kv_projection_flops(const model_geometry& model,
+                                                std::size_t layer,
+                                                std::uint64_t rows) noexcept;
+
+/// What a machine reaches, in operations per second; both > 0.
+struct compute_rates {
+  double linear_flops_per_s = 0.0;
+  double attention_flops_per_s = 0.0;
+};
+
+/// Estimated seconds of these operations: linear / linear rate + attention / attention rate. Linear
+/// in the count, so a share of a model's layers and rows costs its share of the seconds.
+[[nodiscard]] double seconds_of(const flop_count& flops, const compute_rates& rates) noexcept;
 
 /// Bytes of weights that one token's forward pass reads: every matrix once, top_k experts, routers
 /// in f32. The embedding's row, norms and sinks are left out: they are too small to matter.

@@ -374,6 +374,140 @@ TEST_CASE("a sequence starts behind a borrowed prefix") {
   CHECK(used(pools) == counts{0, 0, 0});
 }
 
+TEST_CASE("a sequence heals the windows of a borrowed prefix") {
+  auto pools = make_pools(64, 64, 64);
+  std::vector<oriel::page_handle> full;
+  {
+    auto lender = pools.try_admit({.tokens_now = 320, .tokens_max = 320});
+    REQUIRE(lender);
+    for (int i = 0; i < 10; ++i) {
+      step(*lender, 32);
+    }
+    for (std::uint32_t j = 0; j < 20; ++j) {
+      full.push_back(lender->share(full_pool, j));
+    }
+  }
+  const counts held{20, 0, 0};
+  REQUIRE(used(pools) == held);
+  const counts first_shared{(320 - 39) / 16, (320 - 99) / 16};
+
+  SECTION("whose rows start inside a page, with no window") {
+    auto healing = pools.try_admit(
+        {.tokens_now = 330,
+         .tokens_max = 400,
+         .prefix = {.length = 320, .full = full, .heal = oriel::heal_start{181, first_shared}}});
+    REQUIRE(healing);
+    CHECK(healing->length() == 181);
+    CHECK(healing->lent_tokens() == 320);
+    CHECK(healing->healing());
+    CHECK(used(pools) == counts{21, 7, 10});  // Rings from page 11 on; 10 more tokens.
+    CHECK(healing->ring_table(0).page_of(11) != oriel::null_page);
+    CHECK(healing->full_pages()[19] == full[19]);
+    for (int i = 0; i < 4; ++i) {
+      step(*healing, 32);
+      CHECK(used(pools) == counts{21, 7, 10});
+    }
+    step(*healing, 11);
+    CHECK_FALSE(healing->healing());
+    CHECK(healing->length() == 320);
+    for (std::uint32_t kind = 0; kind < 2; ++kind) {
+      const oriel::pool_id pool = window_pool(kind);
+      CHECK(healing->ring(kind).first_shareable_page() == first_shared[kind]);
+      CHECK(aborts([&] { static_cast<void>(healing->share(pool, first_shared[kind] - 1)); }));
+      const oriel::page_handle page = healing->share(pool, first_shared[kind]);
+      CHECK(pools.pool(pool).ref_count(page) == 2);
+      pools.pool(pool).release(page);
+    }
+    auto moved = std::move(*healing);
+    CHECK(moved.lent_tokens() == 320);
+    for (int i = 0; i < 4; ++i) {
+      step(moved, 20);
+    }
+    CHECK(moved.length() == 400);
+    moved.release();
+    CHECK(moved.lent_tokens() == 0);
+  }
+  SECTION("whose rows start at a window-safe boundary") {
+    // Pages of some other request stand for the windows before S = 240.
+    auto lender = pools.try_admit({.tokens_now = 240, .tokens_max = 240});
+    REQUIRE(lender);
+    for (int i = 0; i < 8; ++i) {
+      step(*lender, 30);
+    }
+    std::vector<std::vector<oriel::page_handle>> windows(2);
+    for (std::uint32_t kind = 0; kind < 2; ++kind) {
+      for (std::uint32_t j = lender->ring(kind).first_page(); j < 15; ++j) {
+        windows[kind].push_back(lender->share(window_pool(kind), j));
+      }
+    }
+    lender->release();
+    const std::vector<std::span<const oriel::page_handle>> lent(windows.begin(), windows.end());
+    {
+      const oriel::borrowed_prefix prefix{.length = 320,
+                                          .full = full,
+                                          .windows = lent,
+                                          .heal = oriel::heal_start{240, first_shared}};
+      auto healing = pools.try_admit({.tokens_now = 320, .tokens_max = 400, .prefix = prefix});
+      REQUIRE(healing);
+      CHECK(healing->length() == 240);
+      CHECK(healing->ring(1)[14] == windows[1].back());
+      for (int i = 0; i < 4; ++i) {
+        step(*healing, 20);
+      }
+      CHECK(healing->length() == 320);
+      // Whole pages in front of S belong to the prefix, and may be shared like any.
+      CHECK(healing->ring(1).first_shareable_page() == 13);
+      pools.pool(window_pool(1)).release(healing->share(window_pool(1), 13));
+      CHECK(healing->full_pages()[19] == full[19]);
+    }
+    pools.pool(window_pool(0)).release(windows[0]);
+    pools.pool(window_pool(1)).release(windows[1]);
+  }
+  SECTION("all or nothing, as any admission") {
+    auto others = pools.try_admit({.tokens_now = 700, .tokens_max = 700});
+    REQUIRE(others);
+    const counts before = used(pools);
+    const oriel::borrowed_prefix prefix{
+        .length = 320, .full = full, .heal = oriel::heal_start{181, first_shared}};
+    CHECK_FALSE(pools.try_admit({.tokens_now = 340, .tokens_max = 400, .prefix = prefix}));
+    CHECK(used(pools) == before);
+    CHECK(pools.pool(full_pool).ref_count(full[3]) == 1);
+  }
+  CHECK(aborts([&] {
+    (void)pools.try_admit(
+        {.tokens_now = 330,
+         .tokens_max = 400,
+         .prefix = {.length = 320, .full = full, .heal = oriel::heal_start{320, first_shared}}});
+  }));
+  CHECK(used(pools) == held);
+  pools.pool(full_pool).release(full);
+}
+
+TEST_CASE("a sequence goes on with another's page of the same tokens") {
+  auto pools = make_pools(16, 16, 16);
+  auto mine = pools.try_admit({.tokens_now = 40, .tokens_max = 64});
+  auto other = pools.try_admit({.tokens_now = 40, .tokens_max = 64});
+  REQUIRE(mine);
+  REQUIRE(other);
+  step(*mine, 32);
+  step(*mine, 8);
+  step(*other, 32);
+  auto& full = pools.pool(full_pool);
+  const oriel::page_handle old = mine->full_pages()[1], theirs = other->full_pages()[1];
+  mine->switch_full_page(1, theirs);
+  CHECK_FALSE(full.is_live(old));
+  CHECK(full.ref_count(theirs) == 2);
+  CHECK(mine->full_pages()[1] == theirs);
+  CHECK(mine->full_table().page_of(1) == theirs.id);
+  CHECK(used(pools)[0] == 5);
+  mine->switch_full_page(1, theirs);
+  CHECK(full.ref_count(theirs) == 2);
+  CHECK(aborts([&] { mine->switch_full_page(2, theirs); }));  // Its last page is not whole.
+  CHECK(aborts([&] { mine->switch_full_page(0, old); }));
+  other->release();
+  CHECK(full.ref_count(theirs) == 1);
+}
+
 TEST_CASE("sequences and pools can be moved") {
   auto pools = make_pools(64, 64, 64);
   auto a = pools.try_admit({.tokens_now = 100, .tokens_max = 300});

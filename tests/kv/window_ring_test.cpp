@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -189,6 +190,67 @@ TEST_CASE("contracts of a ring") {
     r.commit(6);
   }
   CHECK(aborts([&] { static_cast<void>(r.share(0)); }));  // Slid out.
+}
+
+TEST_CASE("a ring that heals starts anywhere, slides, and shares only whole pages") {
+  for (const std::uint32_t page : {1u, 4u, 16u}) {
+    for (const std::uint32_t window : {1u, 2u, 10u, 33u}) {
+      for (const std::uint32_t start : {0u, 5u, 37u, 96u}) {
+        CAPTURE(page, window, start);
+        const oriel::ring_geometry g{
+            .page_size = page, .window_tokens = window, .step_tokens = 7, .slack_pages = 1};
+        allocator pages{g.ring_pages()};
+        written_tokens bytes(g.ring_pages(), page);
+        ring r(pages, g);
+        r.start_at(start);
+        const std::uint32_t healed = (start + 40) / page * page, scratch = healed / page - 1;
+        r.keep_private_below(scratch);
+        CHECK(r.length() == start);
+        CHECK(r.first_page() == start / page);
+        CHECK(r.held_pages() == 0);
+        REQUIRE(r.try_fill(start + 200));  // What an admission takes.
+        while (r.length() < start + 200) {
+          run(r, bytes, 'H', 1 + r.length() % 7);
+          REQUIRE(r.held_pages() <= r.ring_pages());
+          const std::uint32_t first = std::max(start / page, g.first_kept_page(r.length()));
+          REQUIRE(r.first_page() == first);
+          REQUIRE(r.first_shareable_page() == std::max(first, scratch));
+          const std::uint32_t from =
+              std::max(start, r.length() < window ? 0 : r.length() + 1 - window);
+          for (std::uint32_t p = from; p < r.length(); ++p) {
+            REQUIRE(bytes.read(r.view(), p) == tag_of('H', p));
+          }
+        }
+        CHECK(pages.available() == g.ring_pages() - r.held_pages());
+        r.release();
+        CHECK(r.first_shareable_page() == 0);
+        CHECK(pages.available() == g.ring_pages());
+      }
+    }
+  }
+}
+
+// Case 43, the ring's part: what a heal wrote below need(T) is nobody else's.
+TEST_CASE("scratch pages of a heal are never shared") {
+  allocator pages{16};
+  ring r(pages, {.page_size = 4, .window_tokens = 8, .step_tokens = 8, .slack_pages = 2});
+  r.start_at(25);
+  r.keep_private_below(8);  // need(40) = pages 8, 9.
+  REQUIRE(r.try_reserve(8));
+  r.commit(8);
+  REQUIRE(r.try_reserve(7));
+  r.commit(7);
+  REQUIRE(r.length() == 40);
+  REQUIRE(r.first_page() == 6);  // The ring itself would keep two boundaries more.
+  CHECK(aborts([&] { static_cast<void>(r.share(6)); }));
+  CHECK(aborts([&] { static_cast<void>(r.share(7)); }));
+  const oriel::page_handle shared[]{r.share(8), r.share(9)};
+  CHECK(aborts([&] { static_cast<void>(r.share(10)); }));
+  CHECK(pages.ref_count(shared[0]) == 2);
+  ring moved(std::move(r));
+  CHECK(aborts([&] { static_cast<void>(moved.share(7)); }));
+  CHECK(aborts([&] { moved.start_at(0); }));
+  pages.release(shared);
 }
 
 TEST_CASE("after a prefill a ring can be cut to what decode needs") {

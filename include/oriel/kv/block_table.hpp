@@ -74,6 +74,14 @@ class block_table {
   /// Takes in what was written to `tail(count)`. O(count).
   void append_tail(std::uint32_t count) noexcept { append(tail(count)); }
 
+  /// Puts another page in the place of a logical page; the caller holds its reference and releases
+  /// the old one's. O(1). @pre logical < size_pages()
+  void replace(std::uint32_t logical, page_handle page) noexcept {
+    ORIEL_EXPECTS(logical < size_pages_);
+    handles_[logical] = page;
+    ids_[logical] = to_index(page.id);
+  }
+
   /// Forgets the logical pages from `size_pages` on; the caller releases them. O(1).
   /// @pre size_pages <= this->size_pages()
   void truncate(std::uint32_t size_pages) noexcept {

@@ -17,20 +17,31 @@
 #include <oriel/kv/window_ring.hpp>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 namespace oriel {
 
+/// How a sequence starts that runs rows of a cached prefix again, because their window KV is gone.
+/// What is computed of them is the runner's affair (prefix/heal.hpp).
+struct heal_start {
+  std::uint32_t first_row = 0;  ///< the position to start at; < borrowed_prefix::length
+  /// Per window kind, the first page that the heal leaves whole. Earlier ones are never shared.
+  std::span<const std::uint32_t> first_shared_pages;  ///< [window kinds]
+};
+
 /// Pages of a cached prefix, lent to a new sequence. The lender keeps them live until the sequence
 /// exists; the sequence takes its own references.
 struct borrowed_prefix {
   std::uint32_t length = 0;           ///< tokens, a multiple of page_size; 0 = nothing is lent
   std::span<const page_handle> full;  ///< [length / page_size]
-  /// Per window kind, the last pages before `length`: at least need(length), see
-  /// window_ring::adopt.
-  std::span<const std::span<const page_handle>> windows;  ///< [window kinds]
+  /// Per window kind, the last pages before the position where the sequence starts: `length`, or
+  /// heal->first_row. At least need(start), see window_ring::adopt. A heal that reads no earlier
+  /// window lends none; it may then start anywhere in a page.
+  std::span<const std::span<const page_handle>> windows = {};  ///< [window kinds], or none
+  std::optional<heal_start> heal = {};
 };
 
 /// Owns one reference to each page it holds and releases them when it goes. The full table is the
@@ -65,6 +76,7 @@ class sequence_kv {
         page_size_(other.page_size_),
         length_(std::exchange(other.length_, 0)),
         reserved_(std::exchange(other.reserved_, 0)),
+        lent_tokens_(std::exchange(other.lent_tokens_, 0)),
         full_(std::move(other.full_)),
         rings_(std::move(other.rings_)) {}
   sequence_kv& operator=(sequence_kv&& other) noexcept {
@@ -74,6 +86,7 @@ class sequence_kv {
     std::swap(page_size_, old.page_size_);
     std::swap(length_, old.length_);
     std::swap(reserved_, old.reserved_);
+    std::swap(lent_tokens_, old.lent_tokens_);
     std::swap(full_, old.full_);
     std::swap(rings_, old.rings_);
     return *this;
@@ -82,6 +95,11 @@ class sequence_kv {
 
   /// Committed tokens.
   [[nodiscard]] std::uint32_t length() const noexcept { return length_; }
+  /// Tokens whose full KV was lent. Rows before it are read from the full pool and never written
+  /// there, also those that a heal runs.
+  [[nodiscard]] std::uint32_t lent_tokens() const noexcept { return lent_tokens_; }
+  /// The rows to run next belong to the lent prefix.
+  [[nodiscard]] bool healing() const noexcept { return length_ < lent_tokens_; }
   /// Tokens that have room in the tables: pages of tokens_max.
   [[nodiscard]] std::uint64_t capacity_tokens() const noexcept {
     return std::uint64_t{full_.capacity_pages()} * page_size_;
@@ -180,25 +198,40 @@ class sequence_kv {
     return {};
   }
 
-  /// Starts behind a cached prefix, whose pages are shared and never written. O(pages lent).
+  /// Starts behind a cached prefix, whose pages are shared and never written, or inside it to heal
+  /// its windows. O(pages lent).
   /// @pre the sequence is new, and see window_ring::adopt
   void adopt(const borrowed_prefix& prefix) noexcept {
     ORIEL_EXPECTS(length_ == 0 && full_.size_pages() == 0);
     ORIEL_EXPECTS(prefix.length == std::uint64_t{page_size_} * prefix.full.size());
-    ORIEL_EXPECTS(prefix.windows.size() == rings_.size());
     for (const page_handle page : prefix.full) {
       pools_[0].add_ref(page);
     }
     full_.append(prefix.full);
-    for (std::uint32_t kind = 0; kind < rings_.size(); ++kind) {
-      rings_[kind].adopt(prefix.length, prefix.windows[kind]);
+    lent_tokens_ = prefix.length;
+    length_ = prefix.heal ? prefix.heal->first_row : prefix.length;
+    if (!prefix.heal || !prefix.windows.empty()) {
+      ORIEL_EXPECTS(prefix.windows.size() == rings_.size());
+      for (std::uint32_t kind = 0; kind < rings_.size(); ++kind) {
+        rings_[kind].adopt(length_, prefix.windows[kind]);
+      }
+    } else {
+      for (window_ring<Pool>& ring : rings_) {
+        ring.start_at(length_);
+      }
     }
-    length_ = prefix.length;
+    if (prefix.heal) {
+      ORIEL_EXPECTS(healing() && prefix.heal->first_shared_pages.size() == rings_.size());
+      for (std::uint32_t kind = 0; kind < rings_.size(); ++kind) {
+        rings_[kind].keep_private_below(prefix.heal->first_shared_pages[kind]);
+      }
+    }
   }
 
   /// A reference to a whole committed page, for a prefix tree to keep; its holder releases it to
   /// the pool. The bytes of the page do not change any more. O(1).
-  /// @pre (logical + 1) * page_size <= length(), and in a window pool the page has not slid out
+  /// @pre (logical + 1) * page_size <= length(), and in a window pool
+  ///      ring(kind).first_shareable_page() <= logical
   [[nodiscard]] page_handle share(pool_id pool, std::uint32_t logical) noexcept {
     ORIEL_EXPECTS(to_index(pool) <= rings_.size() && logical < length_ / page_size_);
     if (pool != full_pool) {
@@ -206,6 +239,17 @@ class sequence_kv {
     }
     pools_[0].add_ref(full_[logical]);
     return full_[logical];
+  }
+
+  /// Takes another page with the same bytes into the full table: a prefix tree that already has the
+  /// tokens keeps its own page, and the sequence goes on with that one. O(1).
+  /// @pre (logical + 1) * page_size <= length(), `page` is a live page of the full pool
+  void switch_full_page(std::uint32_t logical, page_handle page) noexcept {
+    ORIEL_EXPECTS(logical < length_ / page_size_);
+    const page_handle old = full_[logical];
+    pools_[0].add_ref(page);
+    full_.replace(logical, page);
+    pools_[0].release(old);
   }
 
   /// Returns the window pages that steps of up to `step_tokens` rows cannot need: call it between a
@@ -227,7 +271,7 @@ class sequence_kv {
       for (window_ring<Pool>& ring : rings_) {
         ring.release();
       }
-      length_ = reserved_ = 0;
+      length_ = reserved_ = lent_tokens_ = 0;
     }
   }
 
@@ -237,6 +281,7 @@ class sequence_kv {
   std::uint32_t page_size_;
   std::uint32_t length_ = 0;    // tokens
   std::uint32_t reserved_ = 0;  // rows
+  std::uint32_t lent_tokens_ = 0;
   block_table full_;
   std::vector<window_ring<Pool>> rings_;  // [window kinds]
 };

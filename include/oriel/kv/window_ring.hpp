@@ -76,7 +76,8 @@ class window_ring {
         length_(std::exchange(other.length_, 0)),
         first_(std::exchange(other.first_, 0)),
         end_(std::exchange(other.end_, 0)),
-        filled_(std::exchange(other.filled_, 0)) {}
+        filled_(std::exchange(other.filled_, 0)),
+        scratch_end_(std::exchange(other.scratch_end_, 0)) {}
   window_ring& operator=(window_ring&&) = delete;
 
   ~window_ring() { release(); }
@@ -170,11 +171,16 @@ class window_ring {
     }
   }
 
+  /// First page that `share` may be asked for; pages before it have slid out, or are scratch.
+  [[nodiscard]] std::uint32_t first_shareable_page() const noexcept {
+    return first_ < scratch_end_ ? scratch_end_ : first_;
+  }
+
   /// A reference to a live, whole, committed page, for a prefix tree to keep. The bytes of the page
   /// will not change while the reference is held; its holder releases it. O(1).
-  /// @pre first_page() <= logical, (logical + 1) * page_size <= length()
+  /// @pre first_shareable_page() <= logical, (logical + 1) * page_size <= length()
   [[nodiscard]] page_handle share(std::uint32_t logical) noexcept {
-    ORIEL_EXPECTS(logical < length_ / geometry_.page_size);
+    ORIEL_EXPECTS(logical >= scratch_end_ && logical < length_ / geometry_.page_size);
     const page_handle page = (*this)[logical];
     allocator_->add_ref(page);
     return page;
@@ -200,6 +206,19 @@ class window_ring {
     commit(0);  // The lender may have given more than this ring keeps.
   }
 
+  /// Starts a sequence that heals (prefix/heal.hpp) with no page, at any position: rows from `row`
+  /// on will be written, and none before it read. O(1).
+  /// @pre the ring is new
+  void start_at(std::uint32_t row) noexcept {
+    ORIEL_EXPECTS(length_ == 0 && filled_ == 0);
+    length_ = row;
+    first_ = end_ = filled_ = row / geometry_.page_size;
+  }
+
+  /// Makes the pages before logical page `end` scratch: some of their rows stay unwritten in some
+  /// layers, so `share` refuses them until the ring is released. O(1).
+  void keep_private_below(std::uint32_t end) noexcept { scratch_end_ = end; }
+
   /// Returns spares until `filled_page()` is at most `filled` (or no spare is left): after a
   /// prefill, whose steps are longer than a decode's. O(pages returned).
   void give_back_spares(std::uint32_t filled) noexcept {
@@ -215,7 +234,7 @@ class window_ring {
       --filled_;
       drop(filled_);
     }
-    length_ = first_ = end_ = filled_ = 0;
+    length_ = first_ = end_ = filled_ = scratch_end_ = 0;
   }
 
  private:
@@ -261,6 +280,7 @@ class window_ring {
   std::uint32_t length_ = 0;                        // tokens
   std::uint32_t first_ = 0, end_ = 0, filled_ = 0;  // logical pages; see the picture above
   std::uint32_t filled_before_ = 0;                 // filled_ before the last try_fill
+  std::uint32_t scratch_end_ = 0;                   // logical pages before it are never shared
 };
 
 }  // namespace oriel

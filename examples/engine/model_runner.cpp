@@ -36,6 +36,21 @@ float* floats(aligned_bytes& bytes) {
   return reinterpret_cast<float*>(bytes.data());
 }
 
+/// The part of a sequence's rows at `position` and behind it.
+paged_sequence rows_from(paged_sequence s, std::uint32_t position) {
+  const std::uint32_t before =
+      position > s.first_position ? std::min(s.rows, position - s.first_position) : 0;
+  s.first_position += before;
+  s.rows -= before;
+  return s;
+}
+
+/// Moves `rows` rows of `width` elements forward, from row `from` to row `to` <= from.
+template <class T>
+void move_rows(T* values, std::size_t width, std::size_t from, std::size_t to, std::size_t rows) {
+  std::copy_n(values + from * width, rows * width, values + to * width);
+}
+
 aligned_bytes make_floats(std::size_t count) {
   return aligned_bytes{count * sizeof(float)};
 }
@@ -144,6 +159,7 @@ void model_runner::take_memory() {
   for (auto& table : tables_) {
     table.reserve(limits_.sequences_max);
   }
+  heals_.reserve(limits_.sequences_max);
 }
 
 /// The rope kind of a layer; layers that rotate alike share one table.
@@ -239,7 +255,7 @@ std::span<const float> model_runner::forward(std::span<const step_rows> batch) {
   start_batch(batch);
   float* x = floats(hidden_);
   host::run_embed(embed_, {x, model_.hidden, weights_.embedding.data(), tokens_}, executor_);
-  for (std::size_t l = 0; l < model_.layers.size(); ++l) {
+  for (std::size_t l = 0; l < model_.layers.size() && rows_ != 0; ++l) {
     run_layer(l, weights_.layers[l], x);
   }
   return run_head(batch, x, weights_.final_norm);
@@ -250,7 +266,7 @@ std::span<const float> model_runner::forward_mtp(std::uint32_t head,
   ORIEL_EXPECTS(head < eh_proj_.size());
   const std::uint32_t rows = rows_, hidden = model_.hidden;
   start_batch(batch);
-  ORIEL_EXPECTS(rows_ == rows);
+  ORIEL_EXPECTS(rows_ == rows && !healing_);
   const mtp_weights& w = weights_.mtp[head];
   float* const x = floats(mtp_hidden_);
   float* const input = floats(mtp_input_);  // [rows, 2 * hidden]: embedding first, hidden second
@@ -266,6 +282,8 @@ void model_runner::start_batch(std::span<const step_rows> batch) {
   ORIEL_EXPECTS(batch.size() <= limits_.sequences_max);
   tokens_.clear();
   positions_.clear();
+  heals_.clear();
+  healing_ = false;
   for (auto& table : tables_) {
     table.clear();
   }
@@ -281,6 +299,11 @@ void model_runner::start_batch(std::span<const step_rows> batch) {
       tables_[t].push_back(
           s.tables[t].rows_at(s.first_position, static_cast<std::uint32_t>(s.tokens.size())));
     }
+    const bool heals = s.heal != nullptr && s.first_position < s.heal->length;
+    ORIEL_EXPECTS(!heals || (s.heal->layers() == model_.layers.size() &&
+                             s.first_position >= s.heal->first_row()));
+    heals_.push_back(heals ? s.heal : nullptr);
+    healing_ |= heals;
   }
   rows_ = static_cast<std::uint32_t>(tokens_.size());
   for (rope_kind& kind : rope_) {
@@ -290,6 +313,10 @@ void model_runner::start_batch(std::span<const step_rows> batch) {
 
 void model_runner::run_layer(std::size_t index, const layer_weights& weights, float* x) {
   run_attention_block(index, weights, x);
+  if (rows_ == 0) {
+    return;
+  }
+  counts_.layer_rows += rows_;
   norm(weights.post_attention_norm, x, floats(normed_), model_.hidden, rows_);
   if (const auto* dense = std::get_if<dense_ffn_weights>(&weights.ffn)) {
     run_dense_ffn(plans_[index].ffn, *dense, x);
@@ -317,15 +344,11 @@ void model_runner::run_attention_block(std::size_t index, const layer_weights& w
       {.x = q, .x_stride = width, .heads = a.q_heads + a.kv_heads, .positions = positions_},
       rope.table,
       executor_);
-  host::run_kv_append(plans.attention.shape,
-                      {.kv = home.kv,
-                       .k = k,
-                       .v = v,
-                       .k_stride = width,
-                       .v_stride = width,
-                       .v_scale = static_cast<float>(model_.attention_value_scale),
-                       .sequences = sequences},
-                      executor_);
+  append_kv(index, k, v, width);
+  drop_rows_below_frontier(index + 1, x, q, width);
+  if (rows_ == 0) {
+    return;
+  }
   host::run_attention(
       plans.attention,
       {.out = floats(heads_),
@@ -338,6 +361,78 @@ void model_runner::run_attention_block(std::size_t index, const layer_weights& w
       {workspace_.data(), workspace_.size()},
       executor_);
   gemm(plans.o, weights.attention.o, floats(heads_), x, rows_, true);
+}
+
+/// Writes K and V of the batch's rows, those excepted that a full layer has cached for a heal.
+void model_runner::append_kv(std::size_t index,
+                             const float* k,
+                             const float* v,
+                             std::size_t stride) {
+  const pool_layer& home = layers_kv_[index];
+  const std::span<const paged_sequence> sequences = tables_[to_index(home.pool)];
+  const auto append = [&](std::span<const paged_sequence> rows, std::size_t first_row) {
+    host::run_kv_append(plans_[index].attention.attention.shape,
+                        {.kv = home.kv,
+                         .k = k + first_row * stride,
+                         .v = v + first_row * stride,
+                         .k_stride = stride,
+                         .v_stride = stride,
+                         .v_scale = static_cast<float>(model_.attention_value_scale),
+                         .sequences = rows},
+                        executor_);
+  };
+  if (!healing_ || home.pool != full_pool) {
+    append(sequences, 0);
+    return;
+  }
+  std::size_t row = 0;
+  for (std::size_t s = 0; s < sequences.size(); ++s) {
+    const std::uint32_t cached = heals_[s] != nullptr ? heals_[s]->length : 0;
+    const paged_sequence written = rows_from(sequences[s], cached);
+    if (written.rows != 0) {
+      append({&written, 1}, row + sequences[s].rows - written.rows);
+    }
+    row += sequences[s].rows;
+  }
+}
+
+/// Takes the rows out of the batch that the layers from `layer` on do not compute; the others move
+/// together. What stands in `qkv` beside x moves along.
+void model_runner::drop_rows_below_frontier(std::size_t layer,
+                                            float* x,
+                                            float* qkv,
+                                            std::size_t qkv_width) {
+  if (!healing_) {
+    return;
+  }
+  std::uint32_t from = 0, to = 0;
+  for (std::size_t s = 0; s < heals_.size(); ++s) {
+    const heal_plan* const heal = heals_[s];
+    const paged_sequence before = tables_[0][s];
+    const std::uint32_t kept =
+        heal == nullptr ? before.rows : rows_from(before, heal->frontier[layer]).rows;
+    const std::uint32_t dropped = before.rows - kept;
+    from += dropped;
+    if (from != to) {
+      move_rows(x, model_.hidden, from, to, kept);
+      move_rows(qkv, qkv_width, from, to, kept);
+      move_rows(positions_.data(), 1, from, to, kept);
+      for (rope_kind& rope : rope_) {
+        move_rows(rope.table.data(), rope.plan.table_size(1), from, to, kept);
+      }
+    }
+    for (auto& table : tables_) {
+      table[s].first_position += dropped;
+      table[s].rows = kept;
+    }
+    if (heal != nullptr) {
+      counts_.heal_layer_rows += kept - rows_from(tables_[0][s], heal->length).rows;
+    }
+    from += kept;
+    to += kept;
+  }
+  rows_ = to;
+  positions_.resize(rows_);
 }
 
 void model_runner::run_dense_ffn(const ffn_plans& plans,
@@ -401,9 +496,11 @@ std::span<const float> model_runner::run_head(std::span<const step_rows> batch,
   const std::size_t hidden = model_.hidden;
   std::uint32_t wanted = 0;  // rows with logits, normed and gathered
   std::size_t row = 0;
-  for (const step_rows& s : batch) {
-    ORIEL_EXPECTS(wanted + s.logit_rows <= limits_.logit_rows_max);
-    row += s.tokens.size();
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    const step_rows& s = batch[i];
+    const std::uint32_t rows = tables_[0][i].rows;  // A heal may have dropped some.
+    ORIEL_EXPECTS(s.logit_rows <= rows && wanted + s.logit_rows <= limits_.logit_rows_max);
+    row += rows;
     norm(final_norm,
          x + (row - s.logit_rows) * hidden,
          floats(normed_) + wanted * hidden,

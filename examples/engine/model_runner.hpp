@@ -20,6 +20,7 @@
 #include <oriel/kv/block_table.hpp>
 #include <oriel/kv/dual_pool.hpp>
 #include <oriel/model/geometry.hpp>
+#include <oriel/prefix/heal.hpp>
 
 #include <engine/aligned_bytes.hpp>
 #include <engine/weights.hpp>
@@ -38,6 +39,16 @@ struct step_rows {
   std::uint32_t first_position = 0;
   std::span<const block_table_view> tables;  ///< [pools]: by pool_id
   std::uint32_t logit_rows = 0;              ///< the last so many rows get logits
+  /// The heal that these rows belong to, while first_position < heal->length; null for other rows,
+  /// ignored once the heal is done. Rows below a layer's frontier are not computed there.
+  const heal_plan* heal = nullptr;
+};
+
+/// Rows that a runner computed, one for each row and layer, since it was made. K and V alone, as
+/// the window layers of a heal make them in front of their rows, do not count.
+struct runner_counts {
+  std::uint64_t layer_rows = 0;
+  std::uint64_t heal_layer_rows = 0;  ///< those before `length` of a heal, among layer_rows
 };
 
 /// Sizes that a runner is built for. Memory follows from them: about rows_max * (hidden + widest
@@ -65,18 +76,26 @@ class model_runner {
 
   /// Computes the rows of `batch`, writes their KV, and returns the logits of the rows that asked
   /// for them: [sum of logit_rows, vocabulary], in the order of `batch`. Valid until the next call.
-  /// @pre rows, logit rows and sequences are within the limits; every page of the rows is reserved
+  ///
+  /// A healing sequence (prefix/heal.hpp) runs in any chunks from heal->first_row() on. In the
+  /// layers below its frontier a row makes K and V at most; full layers read what is cached before
+  /// heal->length and write nothing there. Rows of other sequences in the batch notice nothing;
+  /// they are best placed before healing ones, whose rows make room as they end.
+  /// @pre rows, logit rows and sequences are within the limits; every page of the rows is reserved;
+  ///      rows with logits do not lie before heal->length
   std::span<const float> forward(std::span<const step_rows> batch);
 
   /// Runs MTP block `head` on the hidden states (before the final norm) of the last `forward`,
   /// whose batch this one must match row by row: the tokens of row p are those at position p + 1 +
   /// head. Writes the block's KV at the same positions and returns logits as `forward` does: row p
   /// predicts the token at p + 2 + head (docs/model.md#multi-token-prediction, the paper's reading:
-  /// every head sees the main model's hidden state).
+  /// every head sees the main model's hidden state). Of a healing sequence only the rows from
+  /// heal->length on have a hidden state: the others are no part of this batch.
   /// @pre head < the MTP blocks that layers_kv described
   std::span<const float> forward_mtp(std::uint32_t head, std::span<const step_rows> batch);
 
   [[nodiscard]] const runner_limits& limits() const noexcept { return limits_; }
+  [[nodiscard]] const runner_counts& counts() const noexcept { return counts_; }
   /// Bytes of activations and scratch.
   [[nodiscard]] std::uint64_t workspace_bytes() const noexcept;
 
@@ -108,6 +127,8 @@ class model_runner {
   void take_memory();
   void start_batch(std::span<const step_rows> batch);
   void run_layer(std::size_t index, const layer_weights& weights, float* x);
+  void append_kv(std::size_t index, const float* k, const float* v, std::size_t stride);
+  void drop_rows_below_frontier(std::size_t layer, float* x, float* qkv, std::size_t qkv_width);
   void norm(const std::vector<float>& weight,
             const float* x,
             float* out,
@@ -151,7 +172,10 @@ class model_runner {
   std::vector<std::vector<paged_sequence>> tables_;  // [table][sequence] of the running batch
   std::vector<token_id> tokens_;
   std::vector<std::uint32_t> positions_;
-  std::uint32_t rows_ = 0;
+  std::vector<const heal_plan*> heals_;  // [sequence] of the running batch; null = does not heal
+  bool healing_ = false;                 // one of them is not null
+  std::uint32_t rows_ = 0;               // in the layer that runs
+  runner_counts counts_;
 };
 
 }  // namespace oriel::engine

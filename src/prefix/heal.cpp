@@ -60,7 +60,10 @@ heal_size measure_heal(const heal_model& model, const heal_bounds& bounds) noexc
 }
 
 heal_plan plan_heal(const heal_model& model, const heal_bounds& bounds) {
-  heal_plan plan{.safe_length = bounds.safe_length, .length = healed_length(model, bounds)};
+  heal_plan plan{.page_size = model.page_size,
+                 .slack_pages = model.slack_pages,
+                 .safe_length = bounds.safe_length,
+                 .length = healed_length(model, bounds)};
   plan.frontier.resize(model.windows.size() + 1, plan.length);
   for_each_frontier(model,
                     plan.safe_length,

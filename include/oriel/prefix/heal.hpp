@@ -71,8 +71,16 @@ struct heal_size {
 /// @pre bounds as documented; S <= T
 [[nodiscard]] heal_size measure_heal(const heal_model& model, const heal_bounds& bounds) noexcept;
 
+/// The first page of a window kind that a heal to `length` leaves whole: it publishes the pages
+/// [first_healed_page, length / page_size). O(1). @pre window_tokens > 0
+[[nodiscard]] std::uint32_t first_healed_page(const heal_model& model,
+                                              std::uint32_t window_tokens,
+                                              std::uint32_t length) noexcept;
+
 /// A heal to be run. Whoever runs it keeps it until the sequence has passed `length`.
 struct heal_plan {
+  std::uint32_t page_size = 16;
+  std::uint32_t slack_pages = 0;
   std::uint32_t safe_length = 0;             ///< S
   std::uint32_t length = 0;                  ///< T
   std::uint64_t layer_rows = 0;              ///< sum over layers of T - a(l + 1)
@@ -81,6 +89,10 @@ struct heal_plan {
   /// The position where the healing sequence starts.
   [[nodiscard]] std::uint32_t first_row() const noexcept { return frontier.front(); }
   [[nodiscard]] std::size_t layers() const noexcept { return frontier.size() - 1; }
+  /// The first page of a window kind that may be published. @pre window_tokens > 0
+  [[nodiscard]] std::uint32_t first_healed_page(std::uint32_t window_tokens) const noexcept {
+    return oriel::first_healed_page({{}, page_size, slack_pages}, window_tokens, length);
+  }
   /// The window pages that end at S are read: the sequence must borrow them. Otherwise its windows
   /// start empty at first_row(), wherever in a page that is.
   [[nodiscard]] bool reads_window_at_safe_length() const noexcept {
@@ -90,12 +102,6 @@ struct heal_plan {
 
 /// The frontiers; one allocation. O(layers). @pre as measure_heal
 [[nodiscard]] heal_plan plan_heal(const heal_model& model, const heal_bounds& bounds);
-
-/// The first page of a window kind that a heal to `length` leaves whole: it publishes the pages
-/// [first_healed_page, length / page_size). O(1). @pre window_tokens > 0
-[[nodiscard]] std::uint32_t first_healed_page(const heal_model& model,
-                                              std::uint32_t window_tokens,
-                                              std::uint32_t length) noexcept;
 
 /// Layer-rows as whole rows of the model: the tokens whose prefill is as much work, attention over
 /// a long context aside. About half the sum of W - 1, whatever the prefix length.

@@ -28,6 +28,7 @@ class OrielConan(ConanFile):
     test_package_folder = "tests/package/conan"
 
     def requirements(self):
+        self.requires("xxhash/0.8.1", headers=True, libs=False)
         if self.options.program:
             for reference in ("fmt/9.1.0", "simdjson/3.0.1", "nlohmann_json/3.11.2", "cli11/2.1.2",
                               "pcre2/10.42", "utf8proc/2.8.0"):

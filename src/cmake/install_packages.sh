@@ -4,7 +4,7 @@
 # test:  that, and what the tests need; oneDNN for the GEMM backend that they compare with.
 set -euo pipefail
 build=(g++ cmake ninja-build pkg-config libfmt-dev libsimdjson-dev nlohmann-json3-dev libcli11-dev
-       libpcre2-dev libutf8proc-dev libssl-dev libzstd-dev)
+       libpcre2-dev libutf8proc-dev libssl-dev libxxhash-dev libzstd-dev)
 test=(catch2 libbenchmark-dev libdnnl-dev clang-format clang-tidy python3 python3-venv git)
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;

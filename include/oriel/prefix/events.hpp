@@ -1,0 +1,54 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What a prefix cache tells those who mirror it (a router, a lower tier).
+#pragma once
+
+#include <oriel/core/hash.hpp>
+#include <oriel/core/ids.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <span>
+
+namespace oriel {
+
+enum class cache_event_kind : std::uint8_t {
+  stored,   ///< a page can be found
+  removed,  ///< it no longer can
+  cleared,  ///< nothing can; the pages have no events of their own
+};
+
+/// One page came or went. A mirror that starts empty and replays all events holds exactly what the
+/// cache holds; a gap in the sequence numbers means that events were lost.
+struct cache_event {
+  std::uint64_t sequence = 0;  ///< 1, 2, ... in the order of the changes
+  cache_event_kind kind = cache_event_kind::stored;
+  std::uint8_t tier = 0;   ///< 0: device pools
+  std::uint32_t pool = 0;  ///< 0: full pool; 1 + window kind
+  std::uint32_t page = 0;  ///< logical page: its tokens start at page * page_size
+  chain_hash space = {};   ///< digest of the namespace
+  chain_hash hash = {};    ///< of the namespace and all tokens up to the end of the page
+  chain_hash parent = {};  ///< of the page before; of the namespace for page 0
+  std::span<const token_id> tokens = {};  ///< of a stored full page; valid during the call
+};
+
+/// Takes events, in the thread that changes the cache; it must not call back. If `enabled` is false
+/// none are made and no hashes are needed.
+// clang-format off
+template <class S>
+concept event_sink = requires(S& s, const cache_event& event) {
+  { S::enabled } -> std::convertible_to<bool>;
+  { s(event) } noexcept;
+};
+// clang-format on
+
+/// Nobody listens.
+struct no_events {
+  static constexpr bool enabled = false;
+  void operator()(const cache_event&) noexcept {}
+};
+
+static_assert(event_sink<no_events>);
+
+}  // namespace oriel

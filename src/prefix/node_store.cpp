@@ -1,0 +1,464 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/contract.hpp>
+#include <oriel/prefix/detail/node_store.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <new>
+
+namespace oriel::detail {
+
+node_store::node_store(const store_sizes& sizes, std::span<const std::uint32_t> window_tokens)
+    : sizes_(sizes), window_tokens_(window_tokens.begin(), window_tokens.end()) {
+  ORIEL_EXPECTS(sizes.page_size > 0 && sizes.full_pages > 0 && sizes.namespaces_max > 0);
+  ORIEL_EXPECTS(window_tokens.size() == sizes.window_kinds);
+  // A home is node * node_pages_max + index in 32 bits; every node but a root has a page.
+  const std::uint64_t nodes = std::uint64_t{sizes.full_pages} + sizes.namespaces_max;
+  ORIEL_EXPECTS(nodes < 0xFFFF'FFFFu / node_pages_max);
+  nodes_max_ = static_cast<std::uint32_t>(nodes);
+  const std::size_t table = std::bit_ceil(std::size_t{nodes_max_} * 2);
+  table_mask_ = table - 1;
+  nodes_ = lazy_array<tree_node>(nodes_max_);
+  masks_ = lazy_array<std::uint32_t>(std::size_t{nodes_max_} * sizes.window_kinds);
+  table_ = lazy_array<std::uint32_t>(table);
+  tokens_ = lazy_array<token_id>(std::size_t{sizes.full_pages} * sizes.page_size);
+  homes_ = lazy_array<std::uint32_t>(sizes.full_pages);
+  generations_ = lazy_array<std::uint32_t>(sizes.full_pages);
+  chain_ = lazy_array<chain_hash>(sizes.keeps_hash_chain ? sizes.full_pages : 0);
+}
+
+chain_hash node_store::hash_of(page_place page) const noexcept {
+  ORIEL_EXPECTS(sizes_.keeps_hash_chain);
+  return chain_[nodes_[page.node].full[page.at]];
+}
+
+chain_hash node_store::hash_before(page_place page) const noexcept {
+  ORIEL_EXPECTS(sizes_.keeps_hash_chain);
+  const tree_node& n = nodes_[page.node];
+  return page.at == 0 ? nodes_[n.parent].end_hash : chain_[n.full[page.at - 1]];
+}
+
+// --- Namespaces ----------------------------------------------------------------------------------
+
+std::uint32_t node_store::find_root(const cache_namespace& space) const noexcept {
+  const auto found = spaces_.find(space.bytes());
+  return found == spaces_.end() ? null_node : found->second;
+}
+
+std::uint32_t node_store::open_root(const cache_namespace& space) noexcept {
+  if (const std::uint32_t known = find_root(space); known != null_node) {
+    return known;
+  }
+  if (roots_.size() >= sizes_.namespaces_max) {
+    return null_node;
+  }
+  const std::uint32_t id = new_node();
+  if (id == null_node) {
+    return null_node;
+  }
+  try {
+    spaces_.emplace(space.bytes(), id);
+    roots_.emplace(id, space.bytes());
+  } catch (const std::bad_alloc&) {
+    spaces_.erase(space.bytes());
+    free_node(id);
+    return null_node;
+  }
+  tree_node& root = nodes_[id];
+  root.end_hash = space.digest();
+  root.root = id;
+  return id;
+}
+
+void node_store::close_root(std::uint32_t root) noexcept {
+  const auto found = roots_.find(root);
+  if (found != roots_.end()) {
+    spaces_.erase(found->second);
+    roots_.erase(found);
+  }
+}
+
+void node_store::free_root(std::uint32_t root) noexcept {
+  ORIEL_EXPECTS(is_root(root) && nodes_[root].first_child == null_node);
+  close_root(root);
+  free_node(root);
+}
+
+std::uint32_t node_store::first_root() const noexcept {
+  std::uint32_t first = null_node;
+  for_each_root([&](std::uint32_t root) { first = std::min(first, root); });
+  return first;
+}
+
+// --- Walks ---------------------------------------------------------------------------------------
+
+std::uint64_t node_store::key_of(std::uint32_t parent,
+                                 std::span<const token_id> page) const noexcept {
+  return sizes_.keeps_hash_chain ? next_link(nodes_[parent].end_hash, page).low
+                                 : hash64(std::as_bytes(page));
+}
+
+std::size_t node_store::slot_of(std::uint32_t parent, std::uint64_t key) const noexcept {
+  std::uint64_t mixed = key + parent * 0x9E37'79B9'7F4A'7C15u;
+  mixed ^= mixed >> 29;
+  mixed *= 0xBF58'476D'1CE4'E5B9u;
+  return static_cast<std::size_t>(mixed >> 32) & table_mask_;
+}
+
+/// `page` null: the key is believed (an advisory walk).
+std::uint32_t node_store::find_child(std::uint32_t parent,
+                                     std::uint64_t key,
+                                     const token_id* page) const noexcept {
+  for (std::size_t slot = slot_of(parent, key); table_[slot] != 0;
+       slot = (slot + 1) & table_mask_) {
+    const std::uint32_t id = table_[slot] - 1;
+    const tree_node& n = nodes_[id];
+    if (n.key == key && n.parent == parent && (page == nullptr || same_pages(n, 0, page, 1) == 1)) {
+      return id;
+    }
+  }
+  return null_node;
+}
+
+/// Pages of `n` from `at` on, at most `most`, whose tokens are `tokens`. Pages with neighbouring
+/// ids are compared in one go.
+std::uint32_t node_store::same_pages(const tree_node& n,
+                                     std::uint32_t at,
+                                     const token_id* tokens,
+                                     std::uint32_t most) const noexcept {
+  const std::size_t page = sizes_.page_size;
+  const std::uint32_t end = std::min(n.pages, at + most);
+  std::uint32_t first = at;
+  while (first < end) {
+    std::uint32_t last = first + 1;
+    while (last < end && n.full[last] == n.full[last - 1] + 1) {
+      ++last;
+    }
+    const token_id* mine = tokens_.data() + n.full[first] * page;
+    const token_id* theirs = tokens + (first - at) * page;
+    if (std::memcmp(mine, theirs, (last - first) * page * sizeof(token_id)) != 0) {
+      while (std::memcmp(mine, theirs, page * sizeof(token_id)) == 0) {
+        mine += page;
+        theirs += page;
+        ++first;
+      }
+      return first - at;
+    }
+    first = last;
+  }
+  return end - at;
+}
+
+/// The same by links, which agree up to some page and differ from there on.
+std::uint32_t node_store::same_links(const tree_node& n,
+                                     std::uint32_t at,
+                                     const chain_hash* links,
+                                     std::uint32_t most) const noexcept {
+  std::uint32_t same = std::min(n.pages - at, most), differs = same + 1;
+  if (same != 0 && at + same == n.pages && n.end_hash == links[same - 1]) {
+    return same;
+  }
+  same = 0;
+  differs = std::min(n.pages - at, most) + 1;
+  while (differs - same > 1) {
+    const std::uint32_t middle = (same + differs) / 2;
+    (chain_[n.full[at + middle - 1]] == links[middle - 1] ? same : differs) = middle;
+  }
+  return same;
+}
+
+walk_end node_store::walk(walk_end from,
+                          std::span<const token_id> tokens,
+                          std::span<const chain_hash> chain) const noexcept {
+  const std::uint32_t page = sizes_.page_size;
+  const auto whole = static_cast<std::uint32_t>(tokens.size() / page);
+  ORIEL_EXPECTS(chain.empty() || (sizes_.keeps_hash_chain && chain.size() >= whole));
+  walk_end end = from;
+  while (nodes_[end.node].begin >= end.pages && !is_root(end.node)) {
+    end.node = nodes_[end.node].parent;
+  }
+  while (end.pages < whole) {
+    std::uint32_t at = end.pages - nodes_[end.node].begin;
+    if (at == nodes_[end.node].pages) {
+      const token_id* next = tokens.data() + std::size_t{end.pages} * page;
+      const std::uint32_t child = chain.empty()
+                                      ? find_child(end.node, key_of(end.node, {next, page}), next)
+                                      : find_child(end.node, chain[end.pages].low, nullptr);
+      if (child == null_node) {
+        break;
+      }
+      end = {child, end.pages + 1};
+      at = 1;
+    }
+    const tree_node& n = nodes_[end.node];
+    const std::uint32_t most = std::min(n.pages - at, whole - end.pages);
+    const std::uint32_t same =
+        chain.empty() ? same_pages(n, at, tokens.data() + std::size_t{end.pages} * page, most)
+                      : same_links(n, at, chain.data() + end.pages, most);
+    end.pages += same;
+    if (at + same < n.pages) {
+      break;
+    }
+  }
+  return end;
+}
+
+std::uint32_t node_store::first_needed(std::uint32_t kind, std::uint32_t end) const noexcept {
+  const std::uint64_t tokens = std::uint64_t{end} * sizes_.page_size;
+  const std::uint64_t behind = std::uint64_t{window_tokens_[kind]} - 1;
+  return tokens <= behind ? 0 : static_cast<std::uint32_t>((tokens - behind) / sizes_.page_size);
+}
+
+/// Walks back from `limit`. All pages in [present, boundary) have their window page.
+std::uint32_t node_store::deepest_boundary(std::uint32_t kind,
+                                           std::uint32_t node,
+                                           std::uint32_t limit) const noexcept {
+  std::uint32_t boundary = limit, present = limit;
+  while (present > first_needed(kind, boundary)) {
+    while (nodes_[node].begin >= present) {
+      node = nodes_[node].parent;
+    }
+    const std::uint32_t at = present - 1 - nodes_[node].begin;
+    const std::uint32_t bits = mask(node, kind) << (node_pages_max - 1 - at);  // Page `at` on top.
+    if (const auto ones = static_cast<std::uint32_t>(std::countl_one(bits)); ones != 0) {
+      present -= std::min(ones, at + 1);
+    } else {
+      present -= std::min(static_cast<std::uint32_t>(std::countl_zero(bits)), at + 1);
+      boundary = present;
+    }
+  }
+  return boundary;
+}
+
+std::uint32_t node_store::window_safe(std::uint32_t node, std::uint32_t limit) const noexcept {
+  // Every kind lowers the boundary to the deepest one it allows, until all agree in a row: the
+  // largest common one, whatever the order of the kinds.
+  std::uint32_t boundary = limit;
+  for (std::uint32_t kind = 0, agreed = 0; agreed < sizes_.window_kinds;
+       kind = kind + 1 == sizes_.window_kinds ? 0 : kind + 1) {
+    while (boundary != 0 && nodes_[node].begin >= boundary) {
+      node = nodes_[node].parent;
+    }
+    const std::uint32_t lower = deepest_boundary(kind, node, boundary);
+    agreed = lower == boundary ? agreed + 1 : 1;
+    boundary = lower;
+  }
+  return boundary;
+}
+
+page_place node_store::locate(std::uint32_t node, std::uint32_t page) const noexcept {
+  while (nodes_[node].begin > page) {
+    node = nodes_[node].parent;
+  }
+  ORIEL_ASSERT(page < nodes_[node].end());
+  return {node, page - nodes_[node].begin};
+}
+
+// --- Changes -------------------------------------------------------------------------------------
+
+std::uint32_t node_store::new_node() noexcept {
+  std::uint32_t id = free_nodes_;
+  if (id != null_node) {
+    free_nodes_ = nodes_[id].next_sibling;
+  } else if (nodes_touched_ < nodes_max_) {
+    id = nodes_touched_++;
+  } else {
+    return null_node;
+  }
+  tree_node& n = nodes_[id];
+  n.key = 0;
+  n.end_hash = {};
+  n.parent = n.first_child = n.next_sibling = n.previous_sibling = n.root = null_node;
+  n.run = to_index(null_run);
+  n.locks = n.begin = n.pages = 0;  // The generation stays: it tells the next node from this one.
+  for (std::uint32_t kind = 0; kind < sizes_.window_kinds; ++kind) {
+    mask(id, kind) = 0;
+  }
+  ++nodes_used_;
+  return id;
+}
+
+void node_store::free_node(std::uint32_t id) noexcept {
+  ++nodes_[id].generation;
+  nodes_[id].next_sibling = free_nodes_;
+  free_nodes_ = id;
+  --nodes_used_;
+}
+
+void node_store::put_page(std::uint32_t id,
+                          std::uint32_t at,
+                          page_handle page,
+                          const token_id* tokens,
+                          chain_hash link) noexcept {
+  const std::uint32_t full = to_index(page.id);
+  ORIEL_EXPECTS(full < sizes_.full_pages);
+  nodes_[id].full[at] = full;
+  homes_[full] = id * node_pages_max + at;
+  generations_[full] = page.generation;
+  std::memcpy(tokens_.data() + std::size_t{full} * sizes_.page_size,
+              tokens,
+              sizes_.page_size * sizeof(token_id));
+  if (sizes_.keeps_hash_chain) {
+    chain_[full] = link;
+  }
+}
+
+void node_store::link_child(std::uint32_t parent, std::uint32_t child) noexcept {
+  tree_node& p = nodes_[parent];
+  tree_node& c = nodes_[child];
+  c.parent = parent;
+  c.root = p.root;
+  c.previous_sibling = null_node;
+  c.next_sibling = p.first_child;
+  if (p.first_child != null_node) {
+    nodes_[p.first_child].previous_sibling = child;
+  }
+  p.first_child = child;
+}
+
+void node_store::unlink_child(std::uint32_t child) noexcept {
+  tree_node& c = nodes_[child];
+  if (c.previous_sibling != null_node) {
+    nodes_[c.previous_sibling].next_sibling = c.next_sibling;
+  } else {
+    nodes_[c.parent].first_child = c.next_sibling;
+  }
+  if (c.next_sibling != null_node) {
+    nodes_[c.next_sibling].previous_sibling = c.previous_sibling;
+  }
+}
+
+void node_store::table_insert(std::uint32_t id) noexcept {
+  std::size_t slot = slot_of(nodes_[id].parent, nodes_[id].key);
+  while (table_[slot] != 0) {
+    slot = (slot + 1) & table_mask_;
+  }
+  table_[slot] = id + 1;
+}
+
+std::size_t node_store::table_find(std::uint32_t id) const noexcept {
+  std::size_t slot = slot_of(nodes_[id].parent, nodes_[id].key);
+  while (table_[slot] != id + 1) {
+    ORIEL_EXPECTS(table_[slot] != 0);
+    slot = (slot + 1) & table_mask_;
+  }
+  return slot;
+}
+
+/// Closes the gap, so that probes stay short and no tombstones collect.
+void node_store::table_erase(std::uint32_t id) noexcept {
+  std::size_t hole = table_find(id);
+  for (std::size_t slot = (hole + 1) & table_mask_; table_[slot] != 0;
+       slot = (slot + 1) & table_mask_) {
+    const tree_node& n = nodes_[table_[slot] - 1];
+    const std::size_t wanted = slot_of(n.parent, n.key);
+    if (((slot - wanted) & table_mask_) >= ((slot - hole) & table_mask_)) {
+      table_[hole] = table_[slot];
+      hole = slot;
+    }
+  }
+  table_[hole] = 0;
+}
+
+std::uint32_t node_store::split(std::uint32_t id, std::uint32_t at) noexcept {
+  ORIEL_EXPECTS(0 < at && at < nodes_[id].pages);
+  const std::uint32_t upper_id = new_node();
+  ORIEL_EXPECTS(upper_id != null_node);  // A node per page is there, and none has fewer.
+  table_erase(id);
+  tree_node& lower = nodes_[id];
+  tree_node& upper = nodes_[upper_id];
+  unlink_child(id);
+  link_child(lower.parent, upper_id);
+  upper.key = lower.key;
+  upper.run = lower.run;
+  upper.begin = lower.begin;
+  upper.pages = at;
+  upper.locks = lower.locks != 0 ? 1 : 0;  // Its one child is locked, or is not.
+  lower.begin += at;
+  lower.pages -= at;
+  for (std::uint32_t i = 0; i < at; ++i) {
+    upper.full[i] = lower.full[i];
+    homes_[upper.full[i]] = upper_id * node_pages_max + i;
+  }
+  for (std::uint32_t i = 0; i < lower.pages; ++i) {
+    lower.full[i] = lower.full[at + i];
+    homes_[lower.full[i]] = id * node_pages_max + i;
+  }
+  for (std::uint32_t kind = 0; kind < sizes_.window_kinds; ++kind) {
+    mask(upper_id, kind) = mask(id, kind) & ((1u << at) - 1);
+    mask(id, kind) >>= at;
+  }
+  if (sizes_.keeps_hash_chain) {
+    upper.end_hash = chain_[upper.full[at - 1]];
+  }
+  table_insert(upper_id);
+  link_child(upper_id, id);
+  lower.key = key_of(upper_id, tokens(lower.full[0]));
+  table_insert(id);
+  return upper_id;
+}
+
+std::uint32_t node_store::append(std::uint32_t id,
+                                 std::span<const token_id> tokens,
+                                 std::span<const page_handle> full,
+                                 std::span<const chain_hash> chain,
+                                 bool may_extend,
+                                 run_id run) noexcept {
+  const std::uint32_t page = sizes_.page_size;
+  ORIEL_EXPECTS(tokens.size() == full.size() * page);
+  ORIEL_EXPECTS(chain.empty() || (sizes_.keeps_hash_chain && chain.size() == full.size()));
+  may_extend = may_extend && !is_root(id) && nodes_[id].first_child == null_node;
+  chain_hash link = nodes_[id].end_hash;
+  for (std::size_t done = 0; done < full.size();) {
+    if (!may_extend || nodes_[id].pages == node_pages_max) {
+      const std::uint32_t parent = id;
+      id = new_node();
+      ORIEL_EXPECTS(id != null_node);
+      link_child(parent, id);
+      nodes_[id].begin = nodes_[parent].end();
+      nodes_[id].run = to_index(run);
+      nodes_[id].key =
+          chain.empty() ? key_of(parent, tokens.subspan(done * page, page)) : chain[done].low;
+      table_insert(id);
+      may_extend = true;
+    }
+    tree_node& n = nodes_[id];
+    const std::size_t count = std::min<std::size_t>(node_pages_max - n.pages, full.size() - done);
+    for (std::size_t i = 0; i < count; ++i, ++done) {
+      if (sizes_.keeps_hash_chain) {
+        link = chain.empty() ? next_link(link, tokens.subspan(done * page, page)) : chain[done];
+      }
+      put_page(id, n.pages++, full[done], tokens.data() + done * page, link);
+    }
+    n.end_hash = link;
+  }
+  return id;
+}
+
+bool node_store::drop_last_page(std::uint32_t id) noexcept {
+  tree_node& n = nodes_[id];
+  ORIEL_EXPECTS(n.pages > 0 && n.first_child == null_node);
+  --n.pages;
+  if (n.pages != 0) {
+    if (sizes_.keeps_hash_chain) {
+      n.end_hash = chain_[n.full[n.pages - 1]];
+    }
+    return false;
+  }
+  table_erase(id);
+  unlink_child(id);
+  free_node(id);
+  return true;
+}
+
+std::uint64_t node_store::index_bytes(std::uint64_t full_pages_cached) const noexcept {
+  const std::uint64_t per_node = sizeof(tree_node) + sizes_.window_kinds * sizeof(std::uint32_t) +
+                                 2 * sizeof(std::uint32_t);  // its share of the table
+  const std::uint64_t per_page =
+      2 * sizeof(std::uint32_t) + (sizes_.keeps_hash_chain ? sizeof(chain_hash) : 0);
+  return nodes_used_ * per_node + full_pages_cached * per_page;
+}
+
+}  // namespace oriel::detail

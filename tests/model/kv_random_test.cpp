@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Random life in dual pools: sequences are admitted (cold, or behind a published prefix), grow,
-// have rows rejected, publish, end; published prefixes are evicted. After every operation the pools
-// are compared with a model that knows the rules alone (slow_kv.hpp): what is refused and why, how
-// many pages everyone holds, that nothing shared is ever written, that every window reads its own
-// tokens, and that free + used == capacity with references counted again from their holders.
+// Random life in dual pools: sequences are admitted (cold, behind a published prefix, or inside it
+// to heal its windows), grow, have rows rejected, publish, switch to another's pages, end;
+// published prefixes are evicted. After every operation the pools are compared with a model that
+// knows the rules alone (slow_kv.hpp): what is refused and why, how many pages everyone holds, that
+// nothing shared is ever written, that every window reads its own tokens, and that free + used ==
+// capacity with references counted again from their holders.
 #include "model/slow_kv.hpp"
 #include "support/scale.hpp"
 
@@ -33,6 +34,13 @@ struct running {
   std::int64_t full_pages = 0;                    // pages in its full table
   std::vector<slow_ring> rings;                   // [kinds]
   std::vector<std::vector<std::uint32_t>> pages;  // [pools] ids it holds, as last seen
+  std::vector<std::uint64_t> lent = {};           // tags of the prefix that it heals
+  std::uint32_t heal_row = 0;                     // where the heal began: no window row before it
+  std::vector<std::int64_t> scratch = {};         // [kinds] pages before it are never shared
+
+  [[nodiscard]] std::uint64_t tag_at(std::size_t position, std::uint64_t otherwise) const {
+    return position < lent.size() ? lent[position] : otherwise;
+  }
 };
 
 /// What a prefix tree would keep: references to the pages of one boundary.
@@ -86,6 +94,8 @@ class world {
         evict();
       } else if (dice == 10) {
         give_back_spares(running_[below(running_.size())]);
+      } else if (dice == 11) {
+        switch_page(running_[below(running_.size())]);
       } else {
         step(below(running_.size()));
       }
@@ -176,7 +186,9 @@ class world {
     }
     for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
       std::int64_t oldest = windows_[kind].oldest_position(length);
-      if (s.rings[kind].first * page_size_ > oldest) {  // Lent without the slack.
+      if (oldest < s.heal_row) {
+        oldest = s.heal_row;
+      } else if (s.rings[kind].first * page_size_ > oldest) {  // Lent without the slack.
         oldest = s.rings[kind].first * page_size_;
         const std::int64_t boundary = length / page_size_ * page_size_;
         expect(oldest <= std::max<std::int64_t>(0, boundary - windows_[kind].window_tokens + 1),
@@ -195,11 +207,32 @@ class world {
     expect(model_[pool].tag(page, position % page_size_) == s.tags[position], "its own token");
   }
 
+  struct heal_inputs {
+    std::uint32_t first_row = 0;
+    std::vector<std::uint32_t> first_shared = {};  // [kinds]
+  };
+
+  /// A row to start at, low enough that every page of need(length) will be written.
+  heal_inputs draw_heal(std::uint32_t length) {
+    heal_inputs heal;
+    std::uint32_t last = length - 1;
+    for (slow_window window : windows_) {
+      window.slack_pages = 0;
+      const auto page = static_cast<std::uint32_t>(window.oldest_position(length) / page_size_);
+      heal.first_shared.push_back(page);
+      last = std::min(last, page * page_size_);
+    }
+    heal.first_row = below(last + 1);
+    return heal;
+  }
+
   void admit() {
     const published* prefix =
         !published_.empty() && below(2) == 0 ? &published_[below(published_.size())] : nullptr;
     const std::uint32_t length =
         prefix != nullptr ? static_cast<std::uint32_t>(prefix->tags.size()) : 0;
+    const bool heals = prefix != nullptr && below(3) == 0;
+    const heal_inputs heal = heals ? draw_heal(length) : heal_inputs{};
     oriel::admission request;
     request.tokens_now = length + below(60);
     request.tokens_max = std::max(1u, request.tokens_now + below(200));
@@ -208,7 +241,9 @@ class world {
     std::int64_t full_pages = 0;
     for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
       slow_ring ring{windows_[kind]};
-      if (prefix != nullptr) {
+      if (heals) {
+        ring.first = ring.end = heal.first_row / page_size_;
+      } else if (prefix != nullptr) {
         lent.emplace_back(prefix->pages[kind + 1]);
         ring.end = length / page_size_;
         ring.first = std::max(ring.end - static_cast<std::int64_t>(lent.back().size()),
@@ -217,7 +252,10 @@ class world {
       rings.push_back(ring);
     }
     if (prefix != nullptr) {
-      request.prefix = {length, prefix->pages[0], lent};
+      request.prefix = {.length = length, .full = prefix->pages[0], .windows = lent};
+      if (heals) {
+        request.prefix.heal = oriel::heal_start{heal.first_row, heal.first_shared};
+      }
       full_pages = length / page_size_;
     }
 
@@ -242,7 +280,12 @@ class world {
     }
     running s{std::move(*admitted), request.tokens_max, {}, full_pages + missing, rings, {}};
     s.pages.resize(model_.size());
-    if (prefix != nullptr) {
+    if (heals) {
+      s.tags.assign(prefix->tags.begin(), prefix->tags.begin() + heal.first_row);
+      s.lent = prefix->tags;
+      s.heal_row = heal.first_row;
+      s.scratch.assign(heal.first_shared.begin(), heal.first_shared.end());
+    } else if (prefix != nullptr) {
       s.tags = prefix->tags;
     }
     observe(s);
@@ -291,15 +334,18 @@ class world {
         const auto position = static_cast<std::uint32_t>(s.tags.size()) + row;
         const std::uint32_t page = to_index(table.page_of(position / page_size_));
         expect(page < model_[pool].references.size(), "a reserved row has a page");
+        if (pool == 0 && position < s.real.lent_tokens()) {
+          continue;  // A heal reads what it was lent.
+        }
         expect(model_[pool].references[page] == 1, "nothing shared is written");
-        model_[pool].tag(page, position % page_size_) = next_tag_ + row;
+        model_[pool].tag(page, position % page_size_) = s.tag_at(position, next_tag_ + row);
       }
     }
   }
 
   void commit(running& s, std::uint32_t rows) {
     for (std::uint32_t row = 0; row < rows; ++row) {
-      s.tags.push_back(next_tag_ + row);
+      s.tags.push_back(s.tag_at(s.tags.size(), next_tag_ + row));
     }
     next_tag_ += step_tokens_;
     for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
@@ -322,7 +368,7 @@ class world {
 
   void publish(running& s) {
     const auto boundary = static_cast<std::uint32_t>(s.tags.size()) / page_size_;
-    if (boundary == 0 || published_.size() == 6) {
+    if (boundary == 0 || published_.size() == 6 || s.real.healing()) {
       return;
     }
     published entry;
@@ -336,7 +382,10 @@ class world {
         without_slack.slack_pages = 0;
         const auto need = static_cast<std::uint32_t>(
             without_slack.oldest_position(boundary * page_size_) / page_size_);
-        first = below(2) == 0 ? need : static_cast<std::uint32_t>(ring.first);
+        const std::uint32_t oldest = s.real.ring(pool - 1).first_shareable_page();
+        const std::int64_t scratch = s.scratch.empty() ? 0 : s.scratch[pool - 1];
+        expect(oldest == std::max(ring.first, scratch), "first shareable page");
+        first = below(2) == 0 ? need : oldest;
       }
       for (std::uint32_t j = first; j < boundary; ++j) {
         entry.pages[pool].push_back(s.real.share(oriel::pool_id{pool}, j));
@@ -344,6 +393,28 @@ class world {
       }
     }
     published_.push_back(std::move(entry));
+  }
+
+  /// Another page with the same tokens takes the place of a full page, as when a tree has its own.
+  void switch_page(running& s) {
+    const auto whole = static_cast<std::uint32_t>(s.tags.size()) / page_size_;
+    auto& pool = pools_->pool(oriel::full_pool);
+    oriel::page_handle page;
+    if (whole == 0 || !pool.try_allocate({&page, 1})) {
+      return;
+    }
+    const std::uint32_t logical = below(whole);
+    const std::uint32_t old = s.pages[0][logical], now = to_index(page.id);
+    for (std::uint32_t offset = 0; offset < page_size_; ++offset) {
+      model_[0].tag(now, offset) = model_[0].tag(old, offset);
+    }
+    s.real.switch_full_page(logical, page);
+    pool.release(page);
+    s.pages[0][logical] = now;
+    model_[0].add(now);
+    model_[0].drop(old);
+    expect(to_index(s.real.full_table().page_of(logical)) == now, "the table has switched");
+    compare(s);
   }
 
   /// A published page still says what it said, until its holder lets go.

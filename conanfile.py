@@ -31,7 +31,7 @@ class OrielConan(ConanFile):
         self.requires("xxhash/0.8.1", headers=True, libs=False)
         if self.options.program:
             for reference in ("fmt/9.1.0", "simdjson/3.0.1", "nlohmann_json/3.11.2", "cli11/2.1.2",
-                              "pcre2/10.42", "utf8proc/2.8.0"):
+                              "pcre2/10.42", "utf8proc/2.8.0", "openssl/3.0.15", "zstd/1.5.5"):
                 self.requires(reference)
 
     def validate(self):

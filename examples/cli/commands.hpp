@@ -60,8 +60,21 @@ struct bench_options {
   std::string format = "md";  ///< md, csv, json
 };
 
+/// Options of `oriel replay`. One capacity is given at most.
+struct replay_options {
+  std::string trace;
+  std::string preset = "mimo-v2.5-pro";
+  std::optional<double> capacity_gib;  ///< 400 if neither is given
+  std::optional<std::uint64_t> capacity_tokens;
+  std::string pools = "dual";     ///< uniform, dual
+  double hours = 8;               ///< over which sessions start
+  std::uint32_t page_tokens = 0;  ///< --page; 0: the trace's own
+  bool json = false;
+};
+
 int run(const run_options& options);
 int inspect(const inspect_options& options);
 int bench(const bench_options& options);
+int replay(const replay_options& options);
 
 }  // namespace oriel::cli

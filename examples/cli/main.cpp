@@ -158,6 +158,31 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   return command;
 }
 
+CLI::App* add_replay(CLI::App& app, replay_options& o) {
+  CLI::App* command = app.add_subcommand("replay", "what a prefix cache would reach on a trace");
+  command->add_option("trace", o.trace, "JSON lines, plain or .zst (docs/cli.md)")
+      ->required()
+      ->check(some_text());
+  command->add_option("--preset", o.preset, "a known model")
+      ->check(preset_name())
+      ->capture_default_str();
+  auto* bytes = command->add_option("--capacity-gib", o.capacity_gib, "memory of all pools [400]")
+                    ->check(number(0, 65'536, false));
+  command->add_option("--capacity-tokens", o.capacity_tokens, "tokens of the full pool instead")
+      ->transform(whole_number(1, std::uint64_t{1} << 40))
+      ->excludes(bytes);
+  command->add_option("--pools", o.pools, "uniform: every layer keeps all rows; or dual")
+      ->check(CLI::IsMember({"uniform", "dual"}))
+      ->capture_default_str();
+  command->add_option("--hours", o.hours, "window in which the sessions of a trace start")
+      ->check(number(0, 8'784, false))
+      ->capture_default_str();
+  command->add_option("--page", o.page_tokens, "tokens in a page, a multiple of 16 [the trace's]")
+      ->transform(whole_number(16, 4'096, 16));
+  command->add_flag("--json", o.json, "print one JSON object");
+  return command;
+}
+
 /// What CLI11 has to say: help and version are output, the rest is wrong usage.
 int answer(const CLI::App& app, const CLI::ParseError& e) {
   if (e.get_exit_code() == 0) {
@@ -182,9 +207,11 @@ int start(int argc, char** argv) {
   run_options run_o;
   inspect_options inspect_o;
   bench_options bench_o;
+  replay_options replay_o;
   CLI::App* run_command = add_run(app, run_o);
   CLI::App* inspect_command = add_inspect(app, inspect_o);
-  add_bench(app, bench_o);
+  CLI::App* bench_command = add_bench(app, bench_o);
+  add_replay(app, replay_o);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -192,7 +219,8 @@ int start(int argc, char** argv) {
   }
   const int code = run_command->parsed()       ? run(run_o)
                    : inspect_command->parsed() ? inspect(inspect_o)
-                                               : bench(bench_o);
+                   : bench_command->parsed()   ? bench(bench_o)
+                                               : replay(replay_o);
   finish_output();
   return code;
 }

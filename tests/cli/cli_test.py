@@ -172,7 +172,7 @@ class Usage(unittest.TestCase):
         self.assertEqual(done.returncode, 2, f"{arguments}: {message}")
         self.assertTrue(message.startswith("oriel: "), message)
         self.assertIn(says, message)
-        command = f" {arguments[0]}" if arguments and arguments[0] in ("run", "inspect", "bench") else ""
+        command = f" {arguments[0]}" if arguments and arguments[0] in ("run", "inspect", "bench", "replay") else ""
         self.assertIn(f"`oriel{command} --help`", message)
 
     def test_wrong_usage_is_2(self):
@@ -185,6 +185,10 @@ class Usage(unittest.TestCase):
         self.usage("inspect", "--preset", "gpt-5", says="mimo-v2.5-pro")
         self.usage("bench", "--random", "nothing", says="bench-0.4b")
         self.usage("bench", "-o", "xml", says="--output")
+        self.usage("replay", says="trace is required")
+        self.usage("replay", "a", "b", says="b")
+        self.usage("replay", "a", "--capacity-gib", 1, "--capacity-tokens", 1, says="excludes")
+        self.usage("replay", "a", "--pools", "triple", says="--pools")
 
     def test_values_out_of_range_are_2(self):
         for command, option, values in (
@@ -198,7 +202,9 @@ class Usage(unittest.TestCase):
                 ("run", "--prompt", ("",)), ("run", "--stop", ("", "x" * 1025)),
                 ("inspect", "--budget-gib", ("-1", "nan", "inf", "1e6")), ("inspect", "--context", ("0", "2147483649")),
                 ("inspect", "--page", ("24",)), ("bench", "--threads", ("100000",)), ("bench", "--prompt-tokens", ("0",)),
-                ("bench", "--new-tokens", ("0",)), ("bench", "--repetitions", ("0",))):
+                ("bench", "--new-tokens", ("0",)), ("bench", "--repetitions", ("0",)),
+                ("replay", "--capacity-gib", ("0", "-1", "nan", "1e9")), ("replay", "--capacity-tokens", ("0", "-5")),
+                ("replay", "--hours", ("0", "nan", "9999")), ("replay", "--page", ("8", "24", "8192"))):
             for value in values:
                 self.usage(command, option, value, says=option)
 
@@ -386,6 +392,76 @@ class Inspect(unittest.TestCase):
         done = run("inspect", "--preset", "mimo-v2.5-pro")
         self.assertIn(b"6.29 GiB", done.stdout)
         self.assertIn(b"43.75 GiB", done.stdout)
+
+
+class Replay(unittest.TestCase):
+    REQUESTS = [(0, [0, 1]), (1000, [0, 1, 2]), (2000, [3]), (3000, [0, 1, 4])]
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.trace = pathlib.Path(self.folder.name) / "trace.jsonl"
+        self.write(*self.lines())
+
+    def lines(self):
+        return [json.dumps({"timestamp": t, "input_length": 512 * len(ids), "output_length": 9, "hash_ids": ids})
+                for t, ids in self.REQUESTS]
+
+    def write(self, *lines):
+        self.trace.write_text("".join(line + "\n" for line in lines))
+
+    def replay(self, *arguments):
+        done = run("replay", "--json", self.trace, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr, b"")
+        return json.loads(done.stdout)
+
+    def test_simple_caches_hit_what_can_be_counted_by_hand(self):
+        answer = self.replay("--capacity-tokens", 512 * 3, "--pools", "uniform")
+        self.assertEqual((answer["requests"], answer["input_tokens"]), (4, 9 * 512))
+        self.assertEqual(answer["infinite_token_hit_rate"], 4 / 9)
+        self.assertEqual(answer["lru_token_hit_rate"], 4 / 9)
+        answer = self.replay("--capacity-tokens", 512 * 2, "--pools", "uniform")
+        self.assertEqual(answer["lru_token_hit_rate"], 3 / 9)
+        self.assertEqual(answer["clairvoyant_token_hit_rate"], 4 / 9)
+
+    def test_bytes_buy_more_tokens_in_dual_pools(self):
+        dual = self.replay("--capacity-gib", 400)
+        uniform = self.replay("--capacity-gib", 400, "--pools", "uniform")
+        self.assertGreater(dual["capacity_tokens"], 6 * uniform["capacity_tokens"])
+        for answer in (dual, uniform):
+            self.assertLessEqual(answer["capacity_bytes"], 400 * 2**30)
+
+    def test_damaged_traces_are_1_and_say_where(self):
+        for line, says in (("{", "trace.jsonl:5: not valid JSON"), ('{"timestamp": 1}', "input_length"),
+                           ('{"timestamp": -1}', "timestamp: expected"),
+                           ('{"timestamp": 1, "input_length": 5, "output_length": 5, "hash_ids": [1, 2]}', "2 ids")):
+            self.write(*self.lines(), line)
+            done = run("replay", self.trace)
+            self.assertEqual((done.returncode, done.stdout), (1, b""))
+            self.assertIn(b"trace.jsonl:5: ", done.stderr)
+            self.assertIn(says.encode(), done.stderr)
+        for text in ("", "hello", "{}"):
+            self.write(text)
+            self.assertEqual(run("replay", self.trace).returncode, 1)
+        self.assertEqual(run("replay", "/nowhere").returncode, 1)
+
+    def test_a_capacity_that_holds_nothing_is_1(self):
+        for capacity in (("--capacity-tokens", 511), ("--capacity-gib", 0.001)):
+            done = run("replay", self.trace, *capacity)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(capacity[0].encode(), done.stderr)
+
+    def test_progress_is_shown_on_a_terminal(self):
+        code, shown = run_on_terminal("replay", self.trace)
+        self.assertEqual(code, 0)
+        self.assertIn(b"reading the trace", shown)
+
+    def test_the_table_reads(self):
+        done = run("replay", self.trace)
+        self.assertEqual(done.returncode, 0)
+        self.assertIn(b"4 requests", done.stdout)
+        self.assertIn(b"clairvoyant", done.stdout)
 
 
 class FirstStep(unittest.TestCase):

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// The figures that the real traces' ORIGIN.md states. The traces are no part of the project: they
-// are looked for in the folder that ORIEL_TRACES names, or in shared/traces beside the project.
+// The figures published with the real traces. They are no part of the project: they are looked for
+// in the folder that ORIEL_TRACES names, or in shared/traces beside the project.
 #include <catch2/catch.hpp>
 #include <replay/read_trace.hpp>
 #include <replay/reference_cache.hpp>

@@ -287,22 +287,31 @@ void node_store::free_node(std::uint32_t id) noexcept {
   --nodes_used_;
 }
 
-void node_store::put_page(std::uint32_t id,
-                          std::uint32_t at,
-                          page_handle page,
-                          const token_id* tokens,
-                          chain_hash link) noexcept {
-  const std::uint32_t full = to_index(page.id);
-  ORIEL_EXPECTS(full < sizes_.full_pages);
-  nodes_[id].full[at] = full;
-  homes_[full] = id * node_pages_max + at;
-  generations_[full] = page.generation;
-  std::memcpy(tokens_.data() + std::size_t{full} * sizes_.page_size,
-              tokens,
-              sizes_.page_size * sizeof(token_id));
-  if (sizes_.keeps_hash_chain) {
-    chain_[full] = link;
+/// Files pages behind the last one of a node, which has room for them. Tokens of pages with
+/// neighbouring ids are copied in one go.
+void node_store::put_pages(std::uint32_t id,
+                           std::span<const page_handle> pages,
+                           const token_id* tokens) noexcept {
+  tree_node& n = nodes_[id];
+  const std::uint32_t home = id * node_pages_max + n.pages;
+  std::uint32_t* const full = n.full + n.pages;
+  const auto count = static_cast<std::uint32_t>(pages.size());
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint32_t page = to_index(pages[i].id);
+    ORIEL_EXPECTS(page < sizes_.full_pages);
+    full[i] = page;
+    homes_[page] = home + i;
+    generations_[page] = pages[i].generation;
   }
+  const std::size_t page_tokens = sizes_.page_size;
+  for (std::uint32_t first = 0, last = 0; first < count; first = last) {
+    for (last = first + 1; last < count && full[last] == full[last - 1] + 1; ++last) {
+    }
+    std::memcpy(tokens_.data() + full[first] * page_tokens,
+                tokens + first * page_tokens,
+                (last - first) * page_tokens * sizeof(token_id));
+  }
+  n.pages += count;
 }
 
 void node_store::link_child(std::uint32_t parent, std::uint32_t child) noexcept {
@@ -426,13 +435,15 @@ std::uint32_t node_store::append(std::uint32_t id,
     }
     tree_node& n = nodes_[id];
     const std::size_t count = std::min<std::size_t>(node_pages_max - n.pages, full.size() - done);
-    for (std::size_t i = 0; i < count; ++i, ++done) {
-      if (sizes_.keeps_hash_chain) {
-        link = chain.empty() ? next_link(link, tokens.subspan(done * page, page)) : chain[done];
+    put_pages(id, full.subspan(done, count), tokens.data() + done * page);
+    if (sizes_.keeps_hash_chain) {
+      for (std::size_t i = done; i < done + count; ++i) {
+        link = chain.empty() ? next_link(link, tokens.subspan(i * page, page)) : chain[i];
+        chain_[to_index(full[i].id)] = link;
       }
-      put_page(id, n.pages++, full[done], tokens.data() + done * page, link);
+      n.end_hash = link;
     }
-    n.end_hash = link;
+    done += count;
   }
   return id;
 }

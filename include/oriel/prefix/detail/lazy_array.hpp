@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <type_traits>
@@ -13,7 +14,7 @@
 namespace oriel::detail {
 
 /// Sized once for the largest index; what is never touched costs address space only, so an index
-/// over a large pool starts small and nothing allocates later.
+/// over a large pool starts small and nothing allocates later. Starts at a cache line.
 template <class T>
 class lazy_array {
   static_assert(std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T>);
@@ -22,19 +23,24 @@ class lazy_array {
   lazy_array() = default;
   /// @throws std::bad_alloc
   explicit lazy_array(std::size_t size)
-      : data_(static_cast<T*>(std::calloc(size == 0 ? 1 : size, sizeof(T)))), size_(size) {
-    if (data_ == nullptr) {
+      : memory_(std::calloc(size * sizeof(T) + line_bytes, 1)), size_(size) {
+    if (memory_ == nullptr) {
       throw std::bad_alloc();
     }
+    const auto address = reinterpret_cast<std::uintptr_t>(memory_);
+    data_ = reinterpret_cast<T*>((address + line_bytes - 1) / line_bytes * line_bytes);
   }
   lazy_array(lazy_array&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : memory_(std::exchange(other.memory_, nullptr)),
+        data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)) {}
   lazy_array& operator=(lazy_array&& other) noexcept {
+    std::swap(memory_, other.memory_);
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
     return *this;
   }
-  ~lazy_array() { std::free(data_); }
+  ~lazy_array() { std::free(memory_); }
 
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   [[nodiscard]] T* data() noexcept { return data_; }
@@ -43,6 +49,9 @@ class lazy_array {
   [[nodiscard]] const T& operator[](std::size_t i) const noexcept { return data_[i]; }
 
  private:
+  static constexpr std::size_t line_bytes = 64;
+
+  void* memory_ = nullptr;  // what calloc gave
   T* data_ = nullptr;
   std::size_t size_ = 0;
 };

@@ -190,11 +190,9 @@ class node_store {
                                                std::uint32_t limit) const noexcept;
   std::uint32_t new_node() noexcept;
   void free_node(std::uint32_t id) noexcept;
-  void put_page(std::uint32_t id,
-                std::uint32_t at,
-                page_handle page,
-                const token_id* tokens,
-                chain_hash link) noexcept;
+  void put_pages(std::uint32_t id,
+                 std::span<const page_handle> pages,
+                 const token_id* tokens) noexcept;
   void link_child(std::uint32_t parent, std::uint32_t child) noexcept;
   void unlink_child(std::uint32_t child) noexcept;
   [[nodiscard]] std::size_t slot_of(std::uint32_t parent, std::uint64_t key) const noexcept;

@@ -82,6 +82,10 @@ class dual_pool {
     return pools_[to_index(id)];
   }
 
+  /// All of them, by pool_id: what a prefix cache holds pages of. They stay where they are when the
+  /// dual_pool moves.
+  [[nodiscard]] std::span<pool_type> all() noexcept { return pools_; }
+
   /// Bytes of all pages somebody holds. O(pools).
   [[nodiscard]] std::uint64_t used_bytes() const noexcept {
     std::uint64_t bytes = 0;

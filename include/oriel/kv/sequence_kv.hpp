@@ -16,6 +16,7 @@
 #include <oriel/kv/pool_plan.hpp>
 #include <oriel/kv/window_ring.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -100,6 +101,8 @@ class sequence_kv {
   [[nodiscard]] std::uint32_t lent_tokens() const noexcept { return lent_tokens_; }
   /// The rows to run next belong to the lent prefix.
   [[nodiscard]] bool healing() const noexcept { return length_ < lent_tokens_; }
+  /// Tokens per page, in every pool.
+  [[nodiscard]] std::uint32_t page_size() const noexcept { return page_size_; }
   /// Tokens that have room in the tables: pages of tokens_max.
   [[nodiscard]] std::uint64_t capacity_tokens() const noexcept {
     return std::uint64_t{full_.capacity_pages()} * page_size_;
@@ -149,16 +152,38 @@ class sequence_kv {
   }
 
   /// Takes in the first `rows` reserved rows: they are accepted and their KV is written. Rows
-  /// reserved beyond are rolled back. Windows let go of what no boundary needs. O(pools + pages
-  /// that slide out).
+  /// reserved beyond are rolled back. Windows keep every page of the step, so that a prefix tree
+  /// can be given any of them; call `slide_out` before the next `reserve`. O(pools).
   /// @pre rows <= the rows last reserved
-  void commit(std::uint32_t rows) noexcept {
+  void accept(std::uint32_t rows) noexcept {
     ORIEL_EXPECTS(rows <= reserved_);
     length_ += rows;
     reserved_ = 0;
     for (window_ring<Pool>& ring : rings_) {
-      ring.commit(rows);
+      ring.accept(rows);
     }
+  }
+
+  /// Windows let go of what no boundary needs. O(pools + pages that slide out).
+  void slide_out() noexcept {
+    for (window_ring<Pool>& ring : rings_) {
+      ring.slide_out();
+    }
+  }
+
+  /// Both. O(pools + pages that slide out). @pre as accept
+  void commit(std::uint32_t rows) noexcept {
+    accept(rows);
+    slide_out();
+  }
+
+  /// Pages that `take_pages(tokens)` would take from a pool. O(1).
+  [[nodiscard]] std::uint32_t missing_pages(pool_id pool, std::uint32_t tokens) const noexcept {
+    if (pool != full_pool) {
+      return rings_[to_index(pool) - 1].missing_pages(tokens);
+    }
+    const std::uint32_t pages = tokens / page_size_ + (tokens % page_size_ != 0 ? 1u : 0u);
+    return pages - std::min(pages, full_.size_pages());
   }
 
   /// Takes full pages for `tokens` tokens and window pages for as many of them as the rings hold,

@@ -158,17 +158,28 @@ class window_ring {
     return true;
   }
 
-  /// Takes in the first `rows` reserved rows and lets go of the pages that no boundary worth
-  /// keeping needs (ring_geometry::first_kept_page). Rows reserved beyond are forgotten: reserve
-  /// and write them again. O(pages that slide out).
+  /// Takes in the first `rows` reserved rows: accepted, and their KV is written. Rows reserved
+  /// beyond are forgotten: reserve and write them again. No page slides out yet, so that all pages
+  /// of the step can be shared; `slide_out` follows. O(1).
   /// @pre the rows were reserved
-  void commit(std::uint32_t rows) noexcept {
+  void accept(std::uint32_t rows) noexcept {
     ORIEL_EXPECTS(geometry_.ceil_pages(length_ + rows) <= end_);
     length_ += rows;
+  }
+
+  /// Lets go of the pages that no boundary worth keeping needs (ring_geometry::first_kept_page).
+  /// O(pages that slide out).
+  void slide_out() noexcept {
     const std::uint32_t keep = geometry_.first_kept_page(length_);
     while (first_ < keep) {
       slide();
     }
+  }
+
+  /// Both. O(pages that slide out).
+  void commit(std::uint32_t rows) noexcept {
+    accept(rows);
+    slide_out();
   }
 
   /// First page that `share` may be asked for; pages before it have slid out, or are scratch.

@@ -83,6 +83,7 @@ struct publish_outcome {
 struct lease_end {
   request_end ended = request_end::unknown;
   std::uint64_t expected_us = no_forecast;  ///< when it expects to be continued
+  std::uint64_t duration_us = 0;            ///< how long its request ran; 0: unknown
 };
 
 /// What `evict` freed.

@@ -158,6 +158,7 @@ void ORIEL_TREE::release(lease& held, const lease_end& end, std::uint64_t now_us
   mine.facts = {.ended_us = now_us,
                 .gap_us = held.gap_us_,
                 .expected_us = end.expected_us,
+                .duration_us = end.duration_us,
                 .ended = end.ended,
                 .turn = held.turn_,
                 .pages = mine.pages,

@@ -120,6 +120,7 @@ class radix_tree {
       std::swap(page_size_, other.page_size_);
       std::swap(run_, other.run_);
       std::swap(gap_us_, other.gap_us_);
+      std::swap(pinned_us_, other.pinned_us_);
       std::swap(now_us_, other.now_us_);
       std::swap(turn_, other.turn_);
     }
@@ -130,6 +131,7 @@ class radix_tree {
     std::uint32_t page_size_ = 0;
     run_id run_ = null_run;
     std::uint64_t gap_us_ = no_gap;
+    std::uint64_t pinned_us_ = 0;
     std::uint64_t now_us_ = 0;  // of the last call
     std::uint32_t turn_ = 0;
   };

@@ -99,7 +99,7 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   held.pages_ = full;
   held.page_size_ = page;
   held.run_ = mine;
-  held.now_us_ = now_us;
+  held.pinned_us_ = held.now_us_ = now_us;
   lock(node);
   // A node that is held in part keeps its run until a publish cuts it: a run is whole nodes.
   take_over(store_.node(node).end() == full ? node : store_.node(node).parent, held, true);

@@ -40,6 +40,7 @@ class attention_body {
 
   /// Memory answers fastest when many places are asked for lines in turn: tiles fetched together.
   static constexpr std::uint32_t streams = 16;
+  static constexpr std::uint32_t rounds = split_tiles / streams;
   static constexpr std::uint32_t stream_vectors = streams * vectors_per_tile;
   static constexpr std::uint32_t cache_line_bytes = 64;
   static constexpr std::uint32_t vectors_per_line = cache_line_bytes / (width * 4);
@@ -48,13 +49,15 @@ class attention_body {
   static constexpr std::uint32_t columns_max = std::min(8u, lanes::accumulators_max / Rows);
 
   /// Where a split's tiles lie; null where no row of the block looks. While K of this split is
-  /// multiplied, K of the next one (`k_ahead`) is fetched, and so with V.
+  /// multiplied, K of the next one (`k_ahead`) is fetched, and so with V. Some K is left for the
+  /// softmax to fetch, which else would leave the memory idle.
   struct tile_table {
     const std::byte* k[split_tiles];
     const std::byte* v[split_tiles];
     const std::byte* k_ahead[split_tiles];
     const std::byte* v_ahead[split_tiles];
-    bool fetching;  ///< false: the tiles ahead are null
+    const std::byte* softmax_ahead[rounds];  ///< K
+    bool fetching;                           ///< false: the tiles ahead are null
   };
 
  public:
@@ -257,8 +260,28 @@ class attention_body {
     return lanes::mul(p, lanes::power_of_two(biased));
   }
 
+  /// Lines of K that the softmax of one row fetches: [line, last), counted across tiles.
+  struct softmax_fetch {
+    const std::byte* const* tiles;
+    std::uint32_t line;
+    std::uint32_t last;
+  };
+
+  static softmax_fetch softmax_fetch_of(const attention_block& b,
+                                        std::uint32_t row,
+                                        const tile_table& tiles) {
+    constexpr std::uint32_t lines_per_row = split_tokens / width;
+    const std::uint32_t lines = tiles.fetching ? rounds * units_of(*b.shape) : 0;
+    return {tiles.softmax_ahead, row * lines_per_row, lines};
+  }
+
   /// Turns scores into probabilities in place, zero for the masked keys of the vectors it touches.
-  static void softmax_row(float* row, key_range keys, float scale, float* max_out, float* sum_out) {
+  static void softmax_row(softmax_fetch ahead,
+                          float* row,
+                          key_range keys,
+                          float scale,
+                          float* max_out,
+                          float* sum_out) {
     constexpr float lowest = -std::numeric_limits<float>::infinity();
     const std::uint32_t first = keys.first / width, last = (keys.last + width - 1) / width;
     const auto mask = [&](std::uint32_t v) {
@@ -277,6 +300,10 @@ class attention_body {
     vec sum = lanes::set1(0.0f);
     for (std::uint32_t v = first; v < last; ++v) {
       const vec x = lanes::load(row + std::size_t{v} * width);
+      if (ahead.line < ahead.last) {
+        const std::size_t offset = std::size_t{ahead.line / rounds} * cache_line_bytes;
+        __builtin_prefetch(ahead.tiles[ahead.line++ % rounds] + offset);
+      }
       const vec p = exp2(lanes::fma(x, lanes::set1(scale), lanes::set1(-max)));
       sum = lanes::add(sum, p);
       Unit::store(row, v, p);
@@ -498,6 +525,11 @@ class attention_body {
         table.v_ahead[i] = there.v(t);
       }
     }
+    for (std::uint32_t round = 0; round < rounds; ++round) {
+      const std::byte** last = table.k_ahead + (round + 1) * streams - 1;
+      table.softmax_ahead[round] = *last;
+      *last = last[-1];  // Twice the same line: no more traffic.
+    }
     return table;
   }
 
@@ -511,7 +543,8 @@ class attention_body {
     for (std::uint32_t row = 0; row < b.rows(); ++row) {
       const key_range keys = keys_in_split(*b.shape, position_of(b, row), index);
       if (keys.first < keys.last) {
-        softmax_row(s.scores + row * score_stride,
+        softmax_row(softmax_fetch_of(b, row, tiles),
+                    s.scores + row * score_stride,
                     keys,
                     b.scale_log2e,
                     partial.max + row,

@@ -1,0 +1,111 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `hit_density_order`: the run goes first that promises the fewest hits for the room it takes.
+#pragma once
+
+#include <oriel/prefix/evict_order.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace oriel {
+
+/// Least hit density, learned online.
+///
+/// Every page that is kept costs page-seconds until it is hit or given up. The density of a run at
+/// its age is the best ratio that any plan of the form "wait until age x, then give up" can expect:
+/// hits by then over page-seconds until then (the Gittins index of its hazard). When the pool is
+/// full, the run of lowest density goes, among `sampled_runs` drawn at random.
+///
+/// The hazard, how likely a run of this age is hit next, is counted per class of runs and age. The
+/// class says how the request ended, how long it ran, and the gap before it (or, if the caller
+/// forecasts, how far ahead); where a class has seen little, the wider class speaks: all runs >
+/// same end > same duration > same gap. What is left of a run whose shallow part was taken over is
+/// a class of its own, by the share that is left, and its age starts again: a compaction leaves a
+/// branch that nobody wants, a side question leaves a conversation that goes on.
+///
+/// Nothing is tuned to a workload: durations, gaps and forecasts are told apart by powers of two or
+/// four of seconds. docs/decisions/eviction_order.md has the figures and what else was tried.
+///
+/// Deterministic: a seed and the calls fix every victim. Complexity: O(1) for every call; `victim`
+/// and `admits` look at `sampled_runs` runs, `insert` brings `classes_refreshed` classes up to
+/// date. Memory: 28 bytes per run id and 240 KiB.
+class hit_density_order {
+ public:
+  static constexpr std::uint32_t sampled_runs = 64;
+
+  /// @throws std::bad_alloc
+  explicit hit_density_order(std::uint32_t max_runs, std::uint64_t seed = 0x4F52'4945'4C00'0001u);
+
+  [[nodiscard]] bool contains(run_id run) const noexcept {
+    return runs_[to_index(run)].place != nowhere;
+  }
+  void insert(run_id run, const run_facts& facts) noexcept;
+  void erase(run_id run) noexcept;
+  void on_hit(run_id run, std::uint32_t pages, std::uint64_t now_us) noexcept;
+  void on_evict(run_id run, std::uint32_t pages, std::uint64_t now_us) noexcept;
+  void inherit(run_id, run_id) noexcept {}
+  [[nodiscard]] run_id victim(std::uint64_t now_us) noexcept;
+  [[nodiscard]] bool admits(const run_facts& fresh, std::uint64_t now_us) noexcept;
+
+  /// Hits per page-second to be expected of a run inside. @pre contains(run)
+  [[nodiscard]] float density(run_id run, std::uint64_t now_us) const noexcept {
+    const run_state& r = runs_[to_index(run)];
+    return density_[cell(r.class_index, bin_of(r.since_us, now_us))];
+  }
+
+ private:
+  static constexpr std::uint32_t nowhere = 0xFFFF'FFFFu;
+  static constexpr std::uint32_t classes_refreshed = 5;
+  // Ages: [0, 0.26 s), then four bins to the octave, up to 76 h.
+  static constexpr std::uint32_t bins = 81;
+  // The tree of classes, parents before children.
+  static constexpr std::uint32_t ends = 4, durations = 5, gaps = 10, shares = 5;
+  static constexpr std::uint32_t class_any = 0;
+  static constexpr std::uint32_t class_rest = 1;                     // of a run taken over in part
+  static constexpr std::uint32_t class_end = class_rest + 1;         // [ends]
+  static constexpr std::uint32_t class_duration = class_end + ends;  // [ends, durations]
+  static constexpr std::uint32_t class_gap = class_duration + ends * durations;      // [.., gaps]
+  static constexpr std::uint32_t class_share = class_gap + ends * durations * gaps;  // [shares]
+  static constexpr std::uint32_t classes = class_share + shares;
+
+  struct run_state {
+    std::uint64_t since_us = 0;     // its age counts from here
+    std::uint32_t place = nowhere;  // in inside_
+    std::uint32_t pages = 0;
+    float page_weight =
+        0;  // a whole request's pages weigh 1, so that long ones do not drown others
+    std::uint16_t class_index = 0;
+  };
+  // How pages left a class at an age, in runs: hit, or not (evicted, or changed class).
+  struct exits {
+    float hit = 0, other = 0;
+  };
+
+  [[nodiscard]] static std::uint32_t cell(std::uint32_t class_index, std::uint32_t bin) noexcept {
+    return class_index * bins + bin;
+  }
+  [[nodiscard]] static std::uint32_t bin_of(std::uint64_t since_us, std::uint64_t now_us) noexcept;
+  [[nodiscard]] static double bin_begin_s(std::uint32_t bin) noexcept;
+  [[nodiscard]] static std::uint32_t class_of(const run_facts& facts) noexcept;
+  [[nodiscard]] static std::uint32_t parent_of(std::uint32_t class_index) noexcept;
+  void count(const run_state& run, std::uint32_t pages, bool is_hit, std::uint64_t now_us) noexcept;
+  void refresh(std::uint32_t class_index) noexcept;
+  void learn_hazards(std::uint32_t class_index) noexcept;
+  [[nodiscard]] std::uint32_t draw_below(std::uint32_t bound) noexcept;
+
+  std::vector<run_state> runs_;        // [max_runs]
+  std::vector<std::uint32_t> inside_;  // [runs inside], in no order
+  std::uint32_t inside_count_ = 0;
+  std::vector<exits> exits_;    // [classes, bins]
+  std::vector<float> hazard_;   // [classes, bins]: probability of a hit within the bin
+  std::vector<float> density_;  // [classes, bins]: hits per page-second
+  std::uint32_t next_refresh_ = 0;
+  std::uint64_t random_;
+};
+
+static_assert(evict_order<hit_density_order>);
+
+}  // namespace oriel

@@ -1,0 +1,245 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/contract.hpp>
+#include <oriel/prefix/order_hit_density.hpp>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+namespace oriel {
+namespace {
+
+constexpr std::uint64_t second_us = 1'000'000;
+
+// The first bin ends at 2^18 us.
+constexpr std::uint32_t first_bin_bits = 18;
+
+// Before anything is learned: a run that was not hit by age t is hit at the rate 0.3 / (t + 10 s).
+// Any falling hazard would do: it makes a new order behave like LRU.
+constexpr double first_shape = 0.3, first_scale_s = 10.0;
+
+// What a wider class says counts as much as this many runs of the class itself.
+constexpr double prior_runs = 5.0;
+
+// Once in `classes` / `classes_refreshed` insertions; after 20,000 of them a count weighs 1 / e.
+constexpr float decay = 0.9977F;
+
+/// 0: below `first_s` seconds; then one for each factor of 2^step_bits; `buckets` - 1: all above.
+std::uint32_t bucket_of(std::uint64_t us,
+                        std::uint64_t first_s,
+                        std::uint32_t step_bits,
+                        std::uint32_t buckets) noexcept {
+  std::uint32_t bucket = 0;
+  for (std::uint64_t end_us = first_s * second_us; bucket + 1 < buckets && us >= end_us;
+       end_us <<= step_bits) {
+    ++bucket;
+  }
+  return bucket;
+}
+
+}  // namespace
+
+hit_density_order::hit_density_order(std::uint32_t max_runs, std::uint64_t seed)
+    : runs_(max_runs),
+      inside_(max_runs),
+      exits_(std::size_t{classes} * bins),
+      hazard_(std::size_t{classes} * bins),
+      density_(std::size_t{classes} * bins),
+      random_(seed != 0 ? seed : 1) {
+  for (std::uint32_t c = 0; c < classes; ++c) {
+    refresh(c);
+  }
+}
+
+void hit_density_order::insert(run_id run, const run_facts& facts) noexcept {
+  ORIEL_EXPECTS(!contains(run));
+  run_state& r = runs_[to_index(run)];
+  r = {.since_us = facts.ended_us,
+       .place = inside_count_,
+       .pages = facts.pages,
+       .page_weight = 1.0F / static_cast<float>(std::max(facts.end_page, 1u)),
+       .class_index = static_cast<std::uint16_t>(class_of(facts))};
+  inside_[inside_count_++] = to_index(run);
+  for (std::uint32_t i = 0; i < classes_refreshed; ++i) {
+    refresh(next_refresh_);
+    next_refresh_ = next_refresh_ + 1 < classes ? next_refresh_ + 1 : 0;
+  }
+}
+
+void hit_density_order::erase(run_id run) noexcept {
+  if (contains(run)) {
+    run_state& r = runs_[to_index(run)];
+    const std::uint32_t last = inside_[--inside_count_];
+    inside_[r.place] = last;
+    runs_[last].place = r.place;
+    r.place = nowhere;
+  }
+}
+
+void hit_density_order::on_hit(run_id run, std::uint32_t pages, std::uint64_t now_us) noexcept {
+  run_state& r = runs_[to_index(run)];
+  if (r.place == nowhere) {
+    return;
+  }
+  pages = std::min(pages, r.pages);
+  const std::uint32_t left = r.pages - pages;
+  count(r, pages, true, now_us);
+  count(r, left, false, now_us);
+  const std::array<float, shares - 1> share_ends{0.02F, 0.2F, 0.6F, 0.9F};
+  const float share = static_cast<float>(left) / static_cast<float>(std::max(r.pages, 1u));
+  const auto which = std::upper_bound(share_ends.begin(), share_ends.end(), share);
+  r.class_index = static_cast<std::uint16_t>(class_share + (which - share_ends.begin()));
+  r.pages = left;
+  r.since_us = now_us;
+}
+
+void hit_density_order::on_evict(run_id run, std::uint32_t pages, std::uint64_t now_us) noexcept {
+  ORIEL_EXPECTS(contains(run));
+  run_state& r = runs_[to_index(run)];
+  pages = std::min(pages, r.pages);
+  count(r, pages, false, now_us);
+  r.pages -= pages;
+}
+
+run_id hit_density_order::victim(std::uint64_t now_us) noexcept {
+  run_id worst = null_run;
+  float lowest = 0;
+  const std::uint32_t looks = std::min(inside_count_, sampled_runs);
+  for (std::uint32_t i = 0; i < looks; ++i) {
+    const bool sees_all = inside_count_ <= sampled_runs;
+    const run_id run{inside_[sees_all ? i : draw_below(inside_count_)]};
+    const float expected = density(run, now_us);
+    if (worst == null_run || expected < lowest) {
+      worst = run;
+      lowest = expected;
+    }
+  }
+  return worst;
+}
+
+bool hit_density_order::admits(const run_facts& fresh, std::uint64_t now_us) noexcept {
+  const run_id worst = victim(now_us);
+  return worst == null_run ||
+         density_[cell(class_of(fresh), bin_of(fresh.ended_us, now_us))] > density(worst, now_us);
+}
+
+std::uint32_t hit_density_order::bin_of(std::uint64_t since_us, std::uint64_t now_us) noexcept {
+  const std::uint64_t age_us = now_us > since_us ? now_us - since_us : 0;
+  const auto bits = static_cast<std::uint32_t>(std::bit_width(age_us >> first_bin_bits));
+  if (bits == 0) {
+    return 0;
+  }
+  const auto quarter = static_cast<std::uint32_t>(age_us >> (bits + first_bin_bits - 3)) & 3u;
+  return std::min(1 + 4 * (bits - 1) + quarter, bins - 1);
+}
+
+double hit_density_order::bin_begin_s(std::uint32_t bin) noexcept {
+  if (bin == 0) {
+    return 0;
+  }
+  const std::uint64_t octave = std::uint64_t{1} << (first_bin_bits + (bin - 1) / 4);
+  return static_cast<double>(octave + octave / 4 * ((bin - 1) % 4)) / second_us;
+}
+
+std::uint32_t hit_density_order::class_of(const run_facts& facts) noexcept {
+  const auto end = std::min(static_cast<std::uint32_t>(facts.ended), ends - 1);
+  const std::uint32_t duration =
+      facts.duration_us == 0 ? 0 : 1 + bucket_of(facts.duration_us, 4, 1, durations - 1);
+  std::uint32_t gap = facts.gap_us == no_gap ? 0 : 1 + bucket_of(facts.gap_us, 4, 2, 4);
+  if (facts.expected_us != no_forecast) {
+    const std::uint64_t ahead_us =
+        facts.expected_us > facts.ended_us ? facts.expected_us - facts.ended_us : 0;
+    gap = 5 + bucket_of(ahead_us, 4, 2, gaps - 5);
+  }
+  return class_gap + (end * durations + duration) * gaps + gap;
+}
+
+std::uint32_t hit_density_order::parent_of(std::uint32_t c) noexcept {
+  if (c >= class_share) {
+    return class_rest;
+  }
+  if (c >= class_gap) {
+    return class_duration + (c - class_gap) / gaps;
+  }
+  return c >= class_duration ? class_end + (c - class_duration) / durations : class_any;
+}
+
+void hit_density_order::count(const run_state& run,
+                              std::uint32_t pages,
+                              bool is_hit,
+                              std::uint64_t now_us) noexcept {
+  const float runs = static_cast<float>(pages) * run.page_weight;
+  const std::uint32_t bin = bin_of(run.since_us, now_us);
+  std::uint32_t c = run.class_index;
+  while (true) {
+    exits& at = exits_[cell(c, bin)];
+    (is_hit ? at.hit : at.other) += runs;
+    if (c == class_any) {
+      return;
+    }
+    c = parent_of(c);
+  }
+}
+
+/// Hazards of a class: hits over runs at risk, drawn towards its parent's.
+void hit_density_order::learn_hazards(std::uint32_t c) noexcept {
+  double older = 0;  // runs that left at a later age
+  for (std::uint32_t bin = bins; bin-- > 0;) {
+    exits& at = exits_[cell(c, bin)];
+    double expected = 0;
+    if (c == class_any) {
+      expected =
+          1 - std::pow((bin_begin_s(bin) + first_scale_s) / (bin_begin_s(bin + 1) + first_scale_s),
+                       first_shape);
+    } else {
+      expected = hazard_[cell(parent_of(c), bin)];
+    }
+    const double at_risk = older + at.hit + at.other / 2;
+    hazard_[cell(c, bin)] =
+        static_cast<float>((at.hit + prior_runs * expected) / (at_risk + prior_runs));
+    older += at.hit + at.other;
+    at.hit *= decay;
+    at.other *= decay;
+  }
+}
+
+/// Densities from hazards. A plan "until the end of bin x" that starts at a bin has the ratio of
+/// sums of hits and page-seconds over [bin, x]; the best x of every bin follows from merging, from
+/// the last bin down, each stretch with the next one as long as that one is better.
+void hit_density_order::refresh(std::uint32_t c) noexcept {
+  learn_hazards(c);
+  struct stretch {
+    double hits, seconds;
+  };
+  std::array<stretch, bins> single;
+  double alive = 1;
+  for (std::uint32_t bin = 0; bin < bins; ++bin) {
+    const double hazard = hazard_[cell(c, bin)];
+    single[bin] = {alive * hazard,
+                   alive * (1 - hazard / 2) * (bin_begin_s(bin + 1) - bin_begin_s(bin))};
+    alive = std::max(alive * (1 - hazard), 1e-12);
+  }
+  std::array<stretch, bins> merged;
+  std::uint32_t count = 0;
+  for (std::uint32_t bin = bins; bin-- > 0;) {
+    stretch s = single[bin];
+    while (count != 0 && merged[count - 1].hits * s.seconds > s.hits * merged[count - 1].seconds) {
+      s.hits += merged[count - 1].hits;
+      s.seconds += merged[count - 1].seconds;
+      --count;
+    }
+    merged[count++] = s;
+    density_[cell(c, bin)] = static_cast<float>(s.hits / s.seconds);
+  }
+}
+
+std::uint32_t hit_density_order::draw_below(std::uint32_t bound) noexcept {
+  random_ ^= random_ << 13;  // xorshift64, G. Marsaglia 2003.
+  random_ ^= random_ >> 7;
+  random_ ^= random_ << 17;
+  return static_cast<std::uint32_t>(((random_ >> 32) * bound) >> 32);
+}
+
+}  // namespace oriel

@@ -18,36 +18,29 @@
 namespace oriel {
 
 ORIEL_TREE_TEMPLATE
-template <class MakeOrder>
 ORIEL_TREE::radix_tree(std::span<Pool> pools,
                        radix_tree_options options,
                        Retention retention,
                        Events events,
-                       MakeOrder&& make_order)
+                       Order order)
     : pools_(pools.data()),
       options_(std::move(options)),
       retention_(std::move(retention)),
       events_(std::move(events)),
+      order_(std::move(order)),
       store_({.page_size = options_.page_size,
               .full_pages = pools[0].capacity(),
               .window_kinds = static_cast<std::uint32_t>(options_.windows.size()),
               .namespaces_max = options_.namespaces_max,
               .keeps_hash_chain = options_.keeps_hash_chain},
              options_.windows),
-      runs_(std::size_t{pools[0].capacity()} + options_.leases_max),
-      tenant_pages_(options_.tenant_shares) {
+      runs_(runs_max(pools, options_)) {
   ORIEL_EXPECTS(pools.size() == 1 + options_.windows.size() && options_.leases_max > 0);
-  ORIEL_EXPECTS(options_.tenant_shares > 0);
-  orders_.reserve(options_.tenant_shares);
-  for (std::uint32_t tenant = 0; tenant < options_.tenant_shares; ++tenant) {
-    orders_.push_back(make_order(static_cast<std::uint32_t>(runs_.size())));
-  }
-  tenants_.reserve(options_.tenant_shares);
   ORIEL_EXPECTS(!Events::enabled || options_.keeps_hash_chain);
   windows_.reserve(options_.windows.size());
   for (std::size_t kind = 0; kind < options_.windows.size(); ++kind) {
     ORIEL_EXPECTS(options_.windows[kind] > 0);
-    windows_.emplace_back(pools[kind + 1].capacity(), pools[0].capacity(), options_.tenant_shares);
+    windows_.emplace_back(pools[kind + 1].capacity(), pools[0].capacity());
   }
 }
 
@@ -92,7 +85,9 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
     }
     return held;
   }
-  const bool stands = found.compared_tokens && found.version == version_;
+  // The version does not tell that an empty namespace came or went; its root does.
+  const bool stands = found.compared_tokens && found.version == version_ &&
+                      store_.node(found.node).root == root;
   const prefix_match m =
       stands || ORIEL_MUTANT(pin_believes_hashes) ? found : probe(space, tokens, {});
   const std::uint32_t page = options_.page_size;
@@ -101,7 +96,6 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   while (store_.node(node).begin >= full && !store_.is_root(node)) {
     node = store_.node(node).parent;
   }
-  store_.node(root).tenant = run(mine).tenant = open_tenant(space);
   held.tree_ = this;
   held.node_ = node;
   held.pages_ = full;
@@ -126,6 +120,7 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
 
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::borrow(const lease& held, borrowed_pages& out) const {
+  const detail::shared_guard guard(mutex_);
   out.full.resize(held.pages_);
   out.windows.resize(kinds());
   std::uint32_t node = held.node_;
@@ -204,14 +199,13 @@ run_id ORIEL_TREE::new_run() noexcept {
                .tail = detail::null_node,
                .pages = 0,
                .next_free = to_index(null_run),
-               .tenant = 0,
                .state = run_state::held};
   return run_id{id};
 }
 
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::free_run(run_id id) noexcept {
-  orders_[run(id).tenant].erase(id);
+  order_.erase(id);
   run(id).state = run_state::free;
   run(id).pages = 0;
   run(id).next_free = free_runs_;
@@ -224,7 +218,7 @@ void ORIEL_TREE::make_evictable(run_id id) noexcept {
   r.state = run_state::evictable;
   r.facts.pages = r.pages;
   r.facts.end_page = store_.node(r.tail).end();
-  orders_[r.tenant].insert(id, r.facts);
+  order_.insert(id, r.facts);
 }
 
 /// `id` is left with so many pages fewer; without any it ends, unless a lease holds it.
@@ -260,9 +254,9 @@ void ORIEL_TREE::take_over(std::uint32_t node, lease& held, bool is_hit) noexcep
     }
     if (is_hit) {
       const run_record& theirs = run(other);
-      orders_[theirs.tenant].on_hit(other, pages, held.now_us_);
+      order_.on_hit(other, pages, held.now_us_);
       if (is_deepest) {
-        orders_[theirs.tenant].inherit(held.run_, other);
+        order_.inherit(held.run_, other);
         held.turn_ = theirs.facts.turn + 1;
         held.gap_us_ = theirs.state == run_state::held || theirs.facts.ended_us > held.now_us_
                            ? no_gap
@@ -420,10 +414,8 @@ std::uint32_t ORIEL_TREE::attach_windows(std::uint32_t node,
         continue;
       }
       mask |= 1u << at.at;
-      windows_[kind].attach(store_.node(at.node).full[at.at],
-                            part.pages[i],
-                            detail::window_list::tail,
-                            tenant_of(at.node));
+      windows_[kind].attach(
+          store_.node(at.node).full[at.at], part.pages[i], detail::window_list::tail);
       tell(cache_event_kind::stored, kind + 1, at);
       ++attached;
     }
@@ -464,6 +456,11 @@ void ORIEL_TREE::abort(publication& fresh) noexcept {
     return;
   }
   const detail::unique_guard guard(mutex_);
+  give_back(fresh);
+}
+
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::give_back(publication& fresh) noexcept {
   fresh.tree_ = nullptr;
   pools_[0].release(fresh.full_);
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
@@ -494,11 +491,11 @@ publish_outcome ORIEL_TREE::commit(lease& held,
                                    std::uint64_t now_us,
                                    std::span<const chain_hash> chain) noexcept {
   ORIEL_EXPECTS(fresh.tree_ == this);
+  const detail::unique_guard guard(mutex_);
   if (!held || (closed_roots_ != 0 && store_.is_closed(store_.node(held.node_).root))) {
-    abort(fresh);  // Nobody could find it.
+    give_back(fresh);  // Nobody could find it.
     return {};
   }
-  const detail::unique_guard guard(mutex_);
   const std::uint32_t page = options_.page_size;
   const std::uint32_t end = fresh.first_page_ + static_cast<std::uint32_t>(fresh.full_.size());
   ORIEL_EXPECTS(fresh.first_page_ <= held.pages_ && end >= held.pages_);
@@ -539,7 +536,6 @@ publish_outcome ORIEL_TREE::commit(lease& held,
     const std::uint32_t grown = store_.node(found.node).pages - before;
     evictable_full_ += added - (was_locked ? grown : 0);
     full_pages_ += added;
-    tenant_pages_[tenant_of(node)] += added;
     run(held.run_).pages += added;
     run(held.run_).tail = node;
     outcome.full_pages = added;
@@ -560,51 +556,6 @@ publish_outcome ORIEL_TREE::commit(lease& held,
   pin_windows(held, store_.window_safe(node, end) == end ? end : 0);
   counters_.switched_pages += outcome.switched_pages;
   return outcome;
-}
-
-// --- Tenants -------------------------------------------------------------------------------------
-
-/// The share of a namespace's tenant.
-ORIEL_TREE_TEMPLATE
-std::uint32_t ORIEL_TREE::open_tenant(const cache_namespace& space) noexcept {
-  if (options_.tenant_shares == 1) {
-    return 0;
-  }
-  const auto known = std::find(tenants_.begin(), tenants_.end(), space.tenant());
-  const auto index = static_cast<std::uint32_t>(known - tenants_.begin());
-  if (known == tenants_.end() && tenants_.size() < options_.tenant_shares) {
-    tenants_.push_back(space.tenant());  // Reserved: never throws.
-  }
-  return std::min(index, options_.tenant_shares - 1);
-}
-
-/// The run to free next, of the tenant that holds most, of those that can spare one.
-ORIEL_TREE_TEMPLATE
-run_id ORIEL_TREE::next_victim(std::uint64_t now_us) noexcept {
-  if (options_.tenant_shares == 1) {
-    return orders_[0].victim(now_us);
-  }
-  std::uint32_t below = 0xFFFF'FFFFu;
-  for (;;) {  // The largest holder; if it can spare nothing, the next largest.
-    std::uint32_t most = 0, tenant = 0;
-    for (std::uint32_t i = 0; i < tenant_pages_.size(); ++i) {
-      if (tenant_pages_[i] < below && tenant_pages_[i] > most) {
-        most = tenant_pages_[i];
-        tenant = i;
-      }
-    }
-    if (most == 0) {
-      return null_run;
-    }
-    for (std::uint32_t i = tenant; i < tenant_pages_.size(); ++i) {
-      if (tenant_pages_[i] == most) {
-        if (const run_id victim = orders_[i].victim(now_us); victim != null_run) {
-          return victim;
-        }
-      }
-    }
-    below = most;
-  }
 }
 
 // --- Evict ---------------------------------------------------------------------------------------
@@ -640,7 +591,6 @@ evicted_pages ORIEL_TREE::drop_last_page(std::uint32_t node) noexcept {
   }
   tell(cache_event_kind::removed, 0, {node, at});
   --full_pages_;
-  --tenant_pages_[tenant_of(node)];
   --evictable_full_;
   const run_id id{n.run};
   const std::uint32_t parent = n.parent;
@@ -664,13 +614,13 @@ evicted_pages ORIEL_TREE::evict_full(std::uint32_t pages, std::uint64_t now_us) 
   ++version_;
   evicted_pages freed;
   while (freed.full < pages) {
-    const run_id victim = next_victim(now_us);
+    const run_id victim = order_.victim(now_us);
     if (victim == null_run) {
       break;
     }
     std::uint32_t node = run(victim).tail;
     if (store_.node(node).locks != 0) {
-      orders_[run(victim).tenant].erase(victim);  // `unlock` brings it back.
+      order_.erase(victim);  // `unlock` brings it back.
       run(victim).state = run_state::parked;
       continue;
     }
@@ -684,7 +634,7 @@ evicted_pages ORIEL_TREE::evict_full(std::uint32_t pages, std::uint64_t now_us) 
            is_free_leaf(run(id).tail)) {
       node = run(id).tail;
       const std::uint32_t most = std::min(pages - freed.full, store_.node(node).pages);
-      orders_[run(id).tenant].on_evict(id, most, now_us);
+      order_.on_evict(id, most, now_us);
       for (std::uint32_t i = 0; i < most; ++i) {
         const evicted_pages one = drop_last_page(node);
         freed.full += one.full;
@@ -698,6 +648,7 @@ evicted_pages ORIEL_TREE::evict_full(std::uint32_t pages, std::uint64_t now_us) 
 
 ORIEL_TREE_TEMPLATE
 evicted_pages ORIEL_TREE::evict_window(std::uint32_t kind, std::uint32_t pages) noexcept {
+  ORIEL_EXPECTS(kind < kinds());
   const detail::unique_guard guard(mutex_);
   ++version_;
   evicted_pages freed;
@@ -894,9 +845,8 @@ const char* ORIEL_TREE::audit() const {
     for (std::uint32_t id = 0; id < runs_touched_; ++id) {
       check(runs_[id].state == run_state::free || runs_[id].pages == run_pages[id],
             "pages of a run miscounted");
-      check(
-          runs_[id].state != run_state::evictable || orders_[runs_[id].tenant].contains(run_id{id}),
-          "an evictable run that its order does not know");
+      check(runs_[id].state != run_state::evictable || order_.contains(run_id{id}),
+            "an evictable run that its order does not know");
     }
   }
   return wrong;

@@ -12,6 +12,7 @@
 namespace oriel::host {
 namespace {
 
+using detail::attention_ahead;
 using detail::attention_block;
 using detail::attention_rows;
 using detail::attention_scratch;
@@ -173,12 +174,19 @@ class attention_run {
   /// Each item on one worker, from its first split to its last.
   void run_items(executor_ref executor) const noexcept {
     executor.for_each(items(), [&](std::uint32_t task, std::uint32_t worker) {
-      const attention_block block = block_of(items() - 1 - task);  // The longest rows come last.
+      const std::uint32_t item = items() - 1 - task;  // The longest rows come last.
+      const std::uint32_t stride = executor.concurrency();
+      const attention_block block = block_of(item);
+      const attention_block next = block_of(item >= stride ? item - stride : item);
       const attention_scratch scratch = workspace_.scratch(worker);
       steps_.pack_queries(block, scratch);
       steps_.begin(block, scratch.state);
       for (std::uint32_t s = first_split(block); s < last_split(block); ++s) {
-        steps_.split(block, s, scratch, scratch.partial);
+        const attention_ahead ahead =
+            s + 1 < last_split(block)
+                ? attention_ahead{&block, s + 1}
+                : attention_ahead{item >= stride ? &next : nullptr, first_split(next)};
+        steps_.split(block, s, ahead, scratch, scratch.partial);
         steps_.fold(block, s, scratch.partial, scratch.state);
       }
       steps_.finish(block, scratch.state);
@@ -205,7 +213,11 @@ class attention_run {
         const attention_block block = block_of(job.item);
         const attention_scratch scratch = workspace_.scratch(worker);
         steps_.pack_queries(block, scratch);
-        steps_.split(block, job.split, scratch, workspace_.slot(task));
+        const std::uint32_t later = task + executor.concurrency();
+        const split_job& next_job = workspace_.jobs[later < jobs ? later : task];
+        const attention_block later_block = block_of(next_job.item);
+        const attention_ahead ahead{later < jobs ? &later_block : nullptr, next_job.split};
+        steps_.split(block, job.split, ahead, scratch, workspace_.slot(task));
       });
       fold_jobs(jobs);
     }

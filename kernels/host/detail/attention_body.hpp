@@ -32,27 +32,68 @@ class attention_body {
   static constexpr std::uint32_t width = lanes::width;
   static constexpr std::uint32_t vectors_per_tile = kv_tile_tokens / width;
   static constexpr std::uint32_t units_per_tile = kv_tile_tokens / Unit::elements;
-  /// Keys whose K, then V, is reused from the first cache by all rows of a block.
-  static constexpr std::uint32_t run_tokens = 64;
-  /// Tiles between the one being multiplied and the one being fetched into the second cache.
-  static constexpr std::uint32_t tiles_ahead = 8;
+  /// Keys whose K is reused from the first cache by all rows of a block.
+  static constexpr std::uint32_t key_run_tokens = 64;
+  /// Keys whose V is added to O at one go: the longer, the less often O is loaded and stored.
+  static constexpr std::uint32_t value_run_tokens = 256;
+  static constexpr std::uint32_t value_run_tiles = value_run_tokens / kv_tile_tokens;
+
+  /// Memory answers fastest when many places are asked for lines in turn: tiles fetched together.
+  static constexpr std::uint32_t streams = 16;
+  static constexpr std::uint32_t rounds = split_tiles / streams;
+  static constexpr std::uint32_t stream_vectors = streams * vectors_per_tile;
+  static constexpr std::uint32_t cache_line_bytes = 64;
+  static constexpr std::uint32_t vectors_per_line = cache_line_bytes / (width * 4);
 
   template <std::uint32_t Rows>
   static constexpr std::uint32_t columns_max = std::min(8u, lanes::accumulators_max / Rows);
 
-  /// Where a split's tiles lie; null where no row of the block looks. `k_ahead[t]` is what to fetch
-  /// while k[t] is multiplied: K tiles further on, then V, then K of the next split.
+  /// Where a split's tiles lie; null where no row of the block looks. While K of this split is
+  /// multiplied, K of the next one (`k_ahead`) is fetched, and so with V. Some K is left for the
+  /// softmax to fetch, which else would leave the memory idle.
   struct tile_table {
     const std::byte* k[split_tiles];
     const std::byte* v[split_tiles];
     const std::byte* k_ahead[split_tiles];
     const std::byte* v_ahead[split_tiles];
+    const std::byte* softmax_ahead[rounds];  ///< K
+    bool fetching;                           ///< false: the tiles ahead are null
   };
 
  public:
   static attention_steps steps() noexcept { return {pack_queries, begin, split, fold, finish}; }
 
  private:
+  /// The tiles of a split that some row of a block sees.
+  struct tile_finder {
+    tile_finder(const attention_block& block, std::uint32_t split)
+        : b(block),
+          tiles_per_page(block.shape->page_size / kv_tile_tokens),
+          k_bytes(k_bytes_per_page(kv_tile_tokens, 1, block.shape->head_dim_qk, block.shape->kv)),
+          v_bytes(v_bytes_per_page(kv_tile_tokens, 1, block.shape->head_dim_vo, block.shape->kv)),
+          first(std::max(first_key(*block.shape, block.first_position) / kv_tile_tokens,
+                         split * split_tiles)),
+          last(std::min((block.first_position + block.tokens - 1) / kv_tile_tokens + 1,
+                        (split + 1) * split_tiles)) {}
+
+    [[nodiscard]] const std::byte* k(std::uint32_t t) const {
+      return b.k + page(t) + t % tiles_per_page * k_bytes;
+    }
+    [[nodiscard]] const std::byte* v(std::uint32_t t) const {
+      return b.v + page(t) + t % tiles_per_page * v_bytes;
+    }
+    [[nodiscard]] std::size_t page(std::uint32_t t) const {
+      return page_at(*b.sequence, t / tiles_per_page) * b.page_stride_bytes;
+    }
+
+    const attention_block& b;
+    std::uint32_t tiles_per_page;
+    std::size_t k_bytes;
+    std::size_t v_bytes;
+    std::uint32_t first;
+    std::uint32_t last;  ///< exclusive
+  };
+
   /// Calls f(first_row, integral_constant rows) for register tiles that cover [first, first + n).
   template <class F>
   static void for_row_tiles(std::uint32_t first, std::uint32_t n, F&& f) {
@@ -72,8 +113,20 @@ class attention_body {
     }
   }
 
-  /// Into the second cache: line fill buffers of the first would limit the rate.
-  static void fetch(const std::byte* p) { __builtin_prefetch(p, 0, 2); }
+  /// Fetches as many bytes as `Columns` vectors hold of tiles [0, streams): a line of each in turn.
+  /// `vector` counts what was fetched of them before. Into the first cache, though nothing stays
+  /// there so long: fetches into the second alone are slower.
+  template <std::uint32_t Columns>
+  static void fetch(const std::byte* const* tiles, std::uint32_t vector) {
+    constexpr std::uint32_t lines = std::max(1u, Columns / vectors_per_line);
+    const std::uint32_t line = vector / vectors_per_line / lines * lines;
+    const std::byte* const* tile = tiles + line % streams;
+    const std::size_t offset = std::size_t{line / streams} * cache_line_bytes;
+#pragma GCC unroll 8
+    for (std::uint32_t i = 0; i < lines; ++i) {
+      __builtin_prefetch(tile[i] + offset);
+    }
+  }
 
   static std::uint32_t position_of(const attention_block& b, std::uint32_t row) {
     return b.first_position + row / b.group;
@@ -112,14 +165,14 @@ class attention_body {
                          bool fetching,
                          float* scores) {
     const std::byte* k[Columns];
-    const std::byte* ahead[Columns];
+    const std::byte* const* ahead = tiles.k_ahead + column / stream_vectors * streams;
+    const std::uint32_t fetched = column % stream_vectors * units;
     vec acc[Rows][Columns];
 #pragma GCC unroll 8
     for (std::uint32_t c = 0; c < Columns; ++c) {
       const std::uint32_t v = column + c;
       const std::uint32_t tile = v / vectors_per_tile, offset = v % vectors_per_tile * (width * 4);
       k[c] = tiles.k[tile] + offset;
-      ahead[c] = (fetching ? tiles.k_ahead[tile] : tiles.k[tile]) + offset;
 #pragma GCC unroll 8
       for (std::uint32_t r = 0; r < Rows; ++r) {
         acc[r][c] = lanes::set1(0.0f);
@@ -130,7 +183,9 @@ class attention_body {
 #pragma GCC unroll 8
       for (std::uint32_t c = 0; c < Columns; ++c) {
         x[c] = Unit::load(k[c] + std::size_t{u} * (kv_tile_tokens * 4));
-        fetch(ahead[c] + std::size_t{u} * (kv_tile_tokens * 4));
+      }
+      if (fetching) {
+        fetch<Columns>(ahead, fetched + u * Columns);
       }
 #pragma GCC unroll 8
       for (std::uint32_t r = 0; r < Rows; ++r, q += Unit::words) {
@@ -169,7 +224,7 @@ class attention_body {
                              std::uint32_t split,
                              const attention_scratch& s,
                              const tile_table& tiles) {
-    constexpr std::uint32_t run = run_tokens / width;
+    constexpr std::uint32_t run = key_run_tokens / width;
     const std::uint32_t units = units_of(*b.shape);
     const std::uint32_t last_position = b.first_position + b.tokens - 1;
     const std::uint32_t first = keys_in_split(*b.shape, b.first_position, split).first / width;
@@ -184,7 +239,7 @@ class attention_body {
             tiles,
             std::max(begin, low.first / width),
             std::min(begin + run, (high.last + width - 1) / width),
-            row == 0,
+            row == 0 && tiles.fetching,
             s.scores + row * score_stride);
       });
     }
@@ -205,8 +260,28 @@ class attention_body {
     return lanes::mul(p, lanes::power_of_two(biased));
   }
 
+  /// Lines of K that the softmax of one row fetches: [line, last), counted across tiles.
+  struct softmax_fetch {
+    const std::byte* const* tiles;
+    std::uint32_t line;
+    std::uint32_t last;
+  };
+
+  static softmax_fetch softmax_fetch_of(const attention_block& b,
+                                        std::uint32_t row,
+                                        const tile_table& tiles) {
+    constexpr std::uint32_t lines_per_row = split_tokens / width;
+    const std::uint32_t lines = tiles.fetching ? rounds * units_of(*b.shape) : 0;
+    return {tiles.softmax_ahead, row * lines_per_row, lines};
+  }
+
   /// Turns scores into probabilities in place, zero for the masked keys of the vectors it touches.
-  static void softmax_row(float* row, key_range keys, float scale, float* max_out, float* sum_out) {
+  static void softmax_row(softmax_fetch ahead,
+                          float* row,
+                          key_range keys,
+                          float scale,
+                          float* max_out,
+                          float* sum_out) {
     constexpr float lowest = -std::numeric_limits<float>::infinity();
     const std::uint32_t first = keys.first / width, last = (keys.last + width - 1) / width;
     const auto mask = [&](std::uint32_t v) {
@@ -225,6 +300,10 @@ class attention_body {
     vec sum = lanes::set1(0.0f);
     for (std::uint32_t v = first; v < last; ++v) {
       const vec x = lanes::load(row + std::size_t{v} * width);
+      if (ahead.line < ahead.last) {
+        const std::size_t offset = std::size_t{ahead.line / rounds} * cache_line_bytes;
+        __builtin_prefetch(ahead.tiles[ahead.line++ % rounds] + offset);
+      }
       const vec p = exp2(lanes::fma(x, lanes::set1(scale), lanes::set1(-max)));
       sum = lanes::add(sum, p);
       Unit::store(row, v, p);
@@ -241,7 +320,7 @@ class attention_body {
     float* out;                     ///< O of row 0
     std::size_t out_stride;         ///< floats
     const std::byte* const* tiles;  ///< V tiles of the split
-    const std::byte* const* ahead;  ///< per V tile, what to fetch meanwhile
+    const std::byte* const* ahead;  ///< V tiles to fetch meanwhile, or null
     std::uint32_t dims;
     std::uint32_t first;
     std::uint32_t last;
@@ -252,7 +331,7 @@ class attention_body {
   template <std::uint32_t Rows, std::uint32_t Columns, bool Whole>
   static void value_tile(const value_run& run, std::uint32_t column) {
     const std::uint32_t last_lanes = std::min(width, run.dims - (column + Columns - 1) * width);
-    const std::size_t line_bytes = std::size_t{run.dims} * 4;
+    const std::size_t unit_bytes = std::size_t{run.dims} * 4;
     float* out = run.out + std::size_t{column} * width;
     vec acc[Rows][Columns];
     for (std::uint32_t r = 0; r < Rows; ++r) {
@@ -260,23 +339,32 @@ class attention_body {
         acc[r][c] = lanes::load(out + r * run.out_stride + c * width);
       }
     }
+    const std::uint32_t columns = (run.dims + width - 1) / width;
+    const std::uint32_t first_tile = run.first / units_per_tile / value_run_tiles * value_run_tiles;
+    const std::byte* const* ahead =
+        run.ahead != nullptr ? run.ahead + first_tile / streams * streams : nullptr;
+    // Of the run before this tile, less those of units [0, run.first).
+    const std::uint32_t fetched =
+        units_per_tile * (first_tile % streams * columns + column * value_run_tiles) -
+        first_tile * units_per_tile * Columns;
     for (std::uint32_t u = run.first; u < run.last;) {
       const std::uint32_t tile = u / units_per_tile;
       const std::uint32_t tile_end = std::min(run.last, (tile + 1) * units_per_tile);
-      const std::size_t offset = u % units_per_tile * line_bytes + column * (width * 4);
+      const std::size_t offset = u % units_per_tile * unit_bytes + column * (width * 4);
       const std::byte* v = run.tiles[tile] + offset;
-      const std::byte* ahead = run.ahead[tile] + offset;
-      for (; u < tile_end; ++u, v += line_bytes, ahead += line_bytes) {
+      for (; u < tile_end; ++u, v += unit_bytes) {
         typename Unit::loaded x[Columns];
 #pragma GCC unroll 8
         for (std::uint32_t c = 0; c < Columns; ++c) {
-          fetch(ahead + c * (width * 4));
           if constexpr (Whole) {
             x[c] = Unit::load(v + c * (width * 4));
           } else {
             x[c] = Unit::load_first(
                 v + c * (width * 4), c + 1 < Columns ? width : last_lanes, run.mask);
           }
+        }
+        if (ahead != nullptr) {
+          fetch<Columns>(ahead, fetched + u * Columns);
         }
 #pragma GCC unroll 8
         for (std::uint32_t r = 0; r < Rows; ++r) {
@@ -327,7 +415,7 @@ class attention_body {
       value_run tile = run;
       tile.p += r * score_stride;
       tile.out += r * run.out_stride;
-      tile.ahead = r == 0 ? run.ahead : run.tiles;
+      tile.ahead = r == 0 ? run.ahead : nullptr;
       value_columns<rows(), columns_max<rows()>>(tile, 0);
     });
   }
@@ -401,61 +489,62 @@ class attention_body {
                         .out = partial.out,
                         .out_stride = out_stride(*b.shape),
                         .tiles = tiles.v,
-                        .ahead = tiles.v_ahead,
+                        .ahead = tiles.fetching ? tiles.v_ahead : nullptr,
                         .dims = b.shape->head_dim_vo,
                         .first = 0,
                         .last = 0,
                         .mask = both_keys};
     std::fill_n(partial.out, b.rows() * run.out_stride, 0.0f);
-    for (std::uint32_t key = first / run_tokens * run_tokens; key < last; key += run_tokens) {
+    for (std::uint32_t key = first / value_run_tokens * value_run_tokens; key < last;
+         key += value_run_tokens) {
       for (std::uint32_t row = 0; row < b.rows(); row += lanes::rows_max) {
         const std::uint32_t n = std::min(lanes::rows_max, b.rows() - row);
-        add_values(b, split, run, {key, key + run_tokens}, row, n);
+        add_values(b, split, run, {key, key + value_run_tokens}, row, n);
       }
     }
   }
 
   // --- steps --------------------------------------------------------------------------------
 
-  static tile_table find_tiles(const attention_block& b, std::uint32_t split) {
-    const attention_shape& s = *b.shape;
-    const std::uint32_t tiles_per_page = s.page_size / kv_tile_tokens;
-    const std::size_t k_tile_bytes = k_bytes_per_page(kv_tile_tokens, 1, s.head_dim_qk, s.kv);
-    const std::size_t v_tile_bytes = v_bytes_per_page(kv_tile_tokens, 1, s.head_dim_vo, s.kv);
-    const std::uint32_t end = (b.first_position + b.tokens - 1) / kv_tile_tokens + 1;
-    const std::uint32_t first =
-        std::max(first_key(s, b.first_position) / kv_tile_tokens, split * split_tiles);
-    const std::uint32_t last = std::min(end, (split + 1) * split_tiles);
-    const auto k_tile = [&](std::uint32_t t) {
-      const std::size_t page = page_at(*b.sequence, t / tiles_per_page) * b.page_stride_bytes;
-      return b.k + page + t % tiles_per_page * k_tile_bytes;
-    };
-    const auto v_tile = [&](std::uint32_t t) {
-      const std::size_t page = page_at(*b.sequence, t / tiles_per_page) * b.page_stride_bytes;
-      return b.v + page + t % tiles_per_page * v_tile_bytes;
-    };
+  static tile_table find_tiles(const attention_block& b,
+                               std::uint32_t split,
+                               const attention_ahead& next) {
+    const tile_finder here(b, split);
     tile_table table{};
-    for (std::uint32_t t = first; t < last; ++t) {
-      const std::uint32_t i = t % split_tiles, ahead = t + tiles_ahead;
-      table.k[i] = k_tile(t);
-      table.v[i] = v_tile(t);
-      table.k_ahead[i] =
-          ahead < last ? k_tile(ahead) : v_tile(std::min(ahead - last + first, last - 1));
-      table.v_ahead[i] = ahead < last ? v_tile(ahead) : k_tile(std::min(ahead, end - 1));
+    for (std::uint32_t t = here.first; t < here.last; ++t) {
+      table.k[t % split_tiles] = here.k(t);
+      table.v[t % split_tiles] = here.v(t);
+    }
+    table.fetching = next.block != nullptr;
+    if (table.fetching) {
+      const tile_finder there(*next.block, next.split);
+      for (std::uint32_t i = 0; i < split_tiles; ++i) {
+        const std::uint32_t t =
+            std::clamp(next.split * split_tiles + i, there.first, there.last - 1);
+        table.k_ahead[i] = there.k(t);
+        table.v_ahead[i] = there.v(t);
+      }
+    }
+    for (std::uint32_t round = 0; round < rounds; ++round) {
+      const std::byte** last = table.k_ahead + (round + 1) * streams - 1;
+      table.softmax_ahead[round] = *last;
+      *last = last[-1];  // Twice the same line: no more traffic.
     }
     return table;
   }
 
   static void split(const attention_block& b,
                     std::uint32_t index,
+                    const attention_ahead& next,
                     const attention_scratch& s,
                     const attention_rows& partial) noexcept {
-    const tile_table tiles = find_tiles(b, index);
+    const tile_table tiles = find_tiles(b, index, next);
     compute_scores(b, index, s, tiles);
     for (std::uint32_t row = 0; row < b.rows(); ++row) {
       const key_range keys = keys_in_split(*b.shape, position_of(b, row), index);
       if (keys.first < keys.last) {
-        softmax_row(s.scores + row * score_stride,
+        softmax_row(softmax_fetch_of(b, row, tiles),
+                    s.scores + row * score_stride,
                     keys,
                     b.scale_log2e,
                     partial.max + row,

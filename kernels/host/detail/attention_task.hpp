@@ -46,6 +46,12 @@ struct attention_block {
   [[nodiscard]] std::uint32_t rows() const noexcept { return tokens * group; }
 };
 
+/// What a worker will probably compute next, to be fetched meanwhile. Speed, not arithmetic.
+struct attention_ahead {
+  const attention_block* block;  ///< null: nothing
+  std::uint32_t split;           ///< one that some row of `block` sees
+};
+
 /// Keys [first, last) counted from the start of a split. Empty if first >= last.
 struct key_range {
   std::uint32_t first;
@@ -99,6 +105,7 @@ struct attention_steps {
   /// partial = the keys of `split`. Rows that see none of them are left alone.
   void (*split)(const attention_block&,
                 std::uint32_t split,
+                const attention_ahead& next,
                 const attention_scratch&,
                 const attention_rows& partial) noexcept;
   /// state = state + partial.

@@ -258,9 +258,9 @@ void ORIEL_TREE::take_over(std::uint32_t node, lease& held, bool is_hit) noexcep
       if (is_deepest) {
         order_.inherit(held.run_, other);
         held.turn_ = theirs.facts.turn + 1;
-        held.gap_us_ = theirs.state == run_state::held || theirs.facts.ended_us > held.now_us_
+        held.gap_us_ = theirs.state == run_state::held
                            ? no_gap
-                           : held.now_us_ - theirs.facts.ended_us;
+                           : held.now_us_ - std::min(held.now_us_, theirs.facts.ended_us);
       }
       is_deepest = false;
     }

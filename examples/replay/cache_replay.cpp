@@ -1,0 +1,272 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/kv/dual_pool.hpp>
+#include <oriel/prefix/heal.hpp>
+#include <oriel/prefix/order_lru.hpp>
+#include <oriel/prefix/radix_tree.hpp>
+#include <oriel/prefix/sequence_prefix.hpp>
+
+#include <replay/cache_replay.hpp>
+#include <replay/synthetic_prompt.hpp>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace oriel::replay {
+namespace {
+
+using pools_type = dual_pool<address_only_memory>;
+using retention = keep_any<keep_every, keep_branch_points, keep_dense_head>;
+
+/// One request on its way through.
+struct visit {
+  std::uint32_t prompt_tokens = 0;  // what fits the pool
+  prefix_match found;
+  std::optional<heal_plan> heal;
+};
+
+template <class Order>
+class session_cache {
+ public:
+  using tree_type = radix_tree<pools_type::pool_type, Order, retention>;
+
+  template <class MakeOrder>
+  session_cache(const trace& requests,
+                const model_geometry& model,
+                const cache_sizes& sizes,
+                const cache_options& options,
+                pools_type pools,
+                MakeOrder&& make_order)
+      : requests_(requests),
+        model_(model),
+        options_(options),
+        pools_(std::move(pools)),
+        capacity_pages_(sizes.sizes.pages[0]),
+        windows_(window_kinds(pools_.plan())),
+        layer_windows_(windows_.empty() ? std::vector<std::uint32_t>(model.layers.size())
+                                        : layer_windows(model)),
+        tree_(pools_.all(),
+              {.page_size = page(),
+               .windows = windows_,
+               .slack_pages = pools_.plan().options().slack_pages,
+               .leases_max = 16,
+               .namespaces_max = 1u << 16},
+              retention{keep_every{options.retain.every_tokens},
+                        keep_branch_points{options.retain.branch_points},
+                        keep_dense_head{options.retain.dense_head_tokens}},
+              {},
+              make_order) {}
+
+  result<cache_outcome> run(const std::function<void(std::size_t)>& progress) {
+    std::vector<std::uint64_t> session_requests(requests_.sessions.size());
+    std::vector<std::uint64_t> session_input(session_requests.size());
+    std::vector<std::uint64_t> session_hits(session_requests.size());
+    for (std::size_t i = 0; i < requests_.requests.size(); ++i) {
+      const trace_request& r = requests_.requests[i];
+      const result<std::uint64_t> hit = serve(i);
+      if (!hit) {
+        return hit.error();
+      }
+      outcome_.input_tokens += r.input_tokens;
+      outcome_.hit_tokens += *hit;
+      if (r.session != no_session) {
+        ++session_requests[r.session];
+        session_input[r.session] += r.input_tokens;
+        session_hits[r.session] += *hit;
+      }
+      if (progress) {
+        progress(i + 1);
+      }
+    }
+    add_top_decile(session_requests, session_input, session_hits);
+    const prefix_counters& c = tree_.counters();
+    outcome_.clipped_tokens = c.clipped_tokens;
+    outcome_.evicted_full_pages = c.evicted_full_pages;
+    outcome_.evicted_window_pages = c.evicted_window_pages;
+    outcome_.index_bytes = tree_.index_bytes();
+    outcome_.cached_pages = tree_.full_pages();
+    for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
+      outcome_.cached_pages += tree_.window_pages(kind);
+    }
+    return outcome_;
+  }
+
+ private:
+  using lease_type = typename tree_type::lease;
+
+  static std::vector<std::uint32_t> window_kinds(const pool_plan& plan) {
+    std::vector<std::uint32_t> windows;
+    for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
+      windows.push_back(plan.ring(kind).window_tokens);
+    }
+    return windows;
+  }
+
+  [[nodiscard]] std::uint32_t page() const noexcept { return pools_.plan().options().page_size; }
+
+  /// Hit tokens of one request.
+  result<std::uint64_t> serve(std::size_t index) {
+    const trace_request& r = requests_.requests[index];
+    if (r.input_tokens == 0) {
+      return std::uint64_t{0};
+    }
+    make_prompt(requests_, index, prompt_);
+    const std::uint64_t room = std::uint64_t{pools_.pool(full_pool).capacity()} * page();
+    prompt_.resize(std::min<std::uint64_t>(prompt_.size(), room));
+    const cache_namespace& space = space_of(r.name_space);
+    const visit v = look_up(space);
+    lease_type lease = tree_.pin(
+        space,
+        prompt_,
+        v.found,
+        v.heal ? pin_extent{v.heal->length, v.heal->safe_length} : pin_extent::hit(v.found),
+        r.arrival_us);
+    const std::uint64_t hit = lease.full_tokens();
+    if (status done = compute(v, lease, r.arrival_us); !done) {
+      return done.error();
+    }
+    if (v.heal) {
+      ++outcome_.heals;
+      outcome_.healed_tokens += v.heal->length - v.heal->safe_length;
+      outcome_.heal_token_equivalents +=
+          token_equivalents(v.heal->layer_rows, layer_windows_.size());
+    }
+    tree_.release(lease, {.ended = r.ended}, r.arrival_us + r.duration_us);
+    if (options_.working_pages != 0 && tree_.full_pages() > capacity_pages_) {
+      tree_.evict_full(tree_.full_pages() - capacity_pages_, r.arrival_us);
+    }
+    return hit;
+  }
+
+  /// Matches the prompt, and decides whether a heal pays.
+  visit look_up(const cache_namespace& space) {
+    visit v{.prompt_tokens = static_cast<std::uint32_t>(prompt_.size()),
+            .found = tree_.match(space, prompt_),
+            .heal = {}};
+    if (!options_.heal || v.found.heal_tokens == v.found.window_safe_tokens) {
+      return v;
+    }
+    const heal_model healed{
+        .windows = layer_windows_, .page_size = page(), .slack_pages = tree_.options().slack_pages};
+    const heal_bounds bounds{.full_length = v.found.full_tokens,
+                             .prompt_tokens = v.prompt_tokens,
+                             .safe_length = v.found.window_safe_tokens};
+    if (choose_reuse(model_, healed, bounds, options_.rates).way == reuse_way::heal) {
+      v.heal = plan_heal(healed, bounds);
+    }
+    return v;
+  }
+
+  /// Admits the sequence, runs its rows in steps, publishes them.
+  status compute(const visit& v, lease_type& lease, std::uint64_t now_us) {
+    const borrowed_prefix lent = loan_.lend(tree_, lease, windows_, v.heal ? &*v.heal : nullptr);
+    std::vector<std::uint32_t> missing(pools_.pools());
+    for (std::uint32_t pool = 0; pool < pools_.pools(); ++pool) {
+      missing[pool] = pools_.plan().pages_for(pool_id{pool}, v.prompt_tokens);
+    }
+    missing[0] -= std::min(missing[0], lease.full_tokens() / page());
+    if (!make_room(tree_, pools_, missing, now_us)) {
+      return failure{errc::out_of_pages, 0, "the pools cannot serve one request"};
+    }
+    auto kv = pools_.try_admit(
+        {.tokens_now = v.prompt_tokens, .tokens_max = v.prompt_tokens, .prefix = lent});
+    if (!kv) {
+      return kv.error();
+    }
+    const bool keeps_more = options_.retain.every_tokens != 0 ||
+                            options_.retain.dense_head_tokens != 0 || options_.retain.branch_points;
+    while (kv->length() < v.prompt_tokens) {
+      std::uint32_t rows = std::min(options_.step_tokens, v.prompt_tokens - kv->length());
+      if (kv->healing()) {
+        rows = std::min(rows, kv->lent_tokens() - kv->length());  // What it heals is published.
+      }
+      const std::uint32_t end = kv->length() + rows;
+      for (std::uint32_t pool = 0; pool < pools_.pools(); ++pool) {
+        missing[pool] = kv->missing_pages(pool_id{pool}, end);
+      }
+      if (!make_room(tree_, pools_, missing, now_us)) {
+        return failure{errc::out_of_pages, 0, "a window pool cannot serve one request"};
+      }
+      if (status reserved = kv->reserve(rows); !reserved) {
+        return reserved;
+      }
+      kv->accept(rows);
+      if (keeps_more || kv->length() == v.prompt_tokens || kv->length() == kv->lent_tokens()) {
+        publish_sequence(tree_, lease, *kv, prompt_, now_us);
+      }
+      outcome_.peak_bytes = std::max(outcome_.peak_bytes, pools_.used_bytes());
+      kv->slide_out();
+    }
+    return {};
+  }
+
+  const cache_namespace& space_of(std::uint32_t name_space) {
+    const auto known = spaces_.find(name_space);
+    if (known != spaces_.end()) {
+      return known->second;
+    }
+    const std::string salt = std::to_string(name_space);
+    return spaces_.emplace(name_space, cache_namespace({.tenant_salt = salt})).first->second;
+  }
+
+  void add_top_decile(const std::vector<std::uint64_t>& requests,
+                      const std::vector<std::uint64_t>& input,
+                      const std::vector<std::uint64_t>& hits) {
+    std::vector<std::size_t> by_requests(requests.size());
+    for (std::size_t i = 0; i < by_requests.size(); ++i) {
+      by_requests[i] = i;
+    }
+    std::ranges::stable_sort(
+        by_requests, std::greater<>{}, [&](std::size_t i) { return requests[i]; });
+    for (std::size_t i = 0; i < (by_requests.size() + 9) / 10; ++i) {
+      outcome_.top_input_tokens += input[by_requests[i]];
+      outcome_.top_hit_tokens += hits[by_requests[i]];
+    }
+  }
+
+  const trace& requests_;
+  const model_geometry& model_;
+  const cache_options& options_;
+  pools_type pools_;
+  std::uint32_t capacity_pages_;
+  std::vector<std::uint32_t> windows_;        // [window kinds]
+  std::vector<std::uint32_t> layer_windows_;  // [layers]
+  tree_type tree_;
+  prefix_loan loan_;
+  std::map<std::uint32_t, cache_namespace> spaces_;
+  std::vector<token_id> prompt_;
+  cache_outcome outcome_;
+};
+
+}  // namespace
+
+result<cache_outcome> replay_cache(const trace& requests,
+                                   const model_geometry& model,
+                                   const cache_sizes& sizes,
+                                   const cache_options& options,
+                                   const std::function<void(std::size_t)>& progress) {
+  pool_sizes pages = sizes.sizes;
+  pages.pages[0] += options.working_pages;
+  auto pools = pools_type::make(sizes.plan, pages);
+  if (!pools) {
+    return pools.error();
+  }
+  const auto run = [&](auto make_order) {
+    using order = decltype(make_order(1u));
+    return session_cache<order>(requests, model, sizes, options, std::move(*pools), make_order)
+        .run(progress);
+  };
+  switch (options.evict) {
+    case evict_choice::lru:
+    case evict_choice::s3_fifo:
+    case evict_choice::cost_aware:
+    case evict_choice::hit_density:
+      break;
+  }
+  return run([](std::uint32_t runs) { return lru_order(runs); });
+}
+
+}  // namespace oriel::replay

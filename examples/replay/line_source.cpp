@@ -183,7 +183,7 @@ line_source::line_source(const std::filesystem::path& file,
 
 bool line_source::next() {
   while (next_any()) {
-    if (line_.find_first_not_of(" \t\r") != line_.npos) {
+    if (line_.find_first_not_of(" \t\r") != std::string_view::npos) {
       return true;
     }
   }
@@ -195,17 +195,17 @@ bool line_source::next_any() {
   std::size_t searched = begin_;
   for (;;) {
     const std::size_t end = text_.find('\n', searched);
-    const std::size_t stop = end == text_.npos ? text_.size() : end;
+    const std::size_t stop = end == std::string::npos ? text_.size() : end;
     if (stop - begin_ > line_bytes_max_) {
       throw trace_error(fmt::format(
           "{}: the line has more than {} bytes: not a trace of one JSON object per line",
           place(),
           line_bytes_max_));
     }
-    if (end != text_.npos || ended_) {
+    if (end != std::string::npos || ended_) {
       line_ = std::string_view{text_}.substr(begin_, stop - begin_);
-      const bool any = end != text_.npos || !line_.empty();
-      begin_ = end == text_.npos ? stop : end + 1;
+      const bool any = end != std::string::npos || !line_.empty();
+      begin_ = end == std::string::npos ? stop : end + 1;
       return any;
     }
     text_.erase(0, begin_);

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <queue>
-#include <ranges>
+#include <span>
 #include <vector>
 
 namespace oriel::replay {
@@ -79,9 +79,10 @@ class next_uses {
     for (std::size_t i = requests.requests.size(); i-- > 0;) {
       first_[i + 1] = runs_.size();
       const auto pages = requests.pages_of(requests.requests[i]);
-      for (const std::uint32_t page : std::views::reverse(pages)) {
-        if (runs_.size() == first_[i + 1] || runs_.back().request != seen[page]) {
-          runs_.push_back({0, seen[page]});
+      for (std::size_t p = pages.size(); p-- > 0;) {
+        const std::uint32_t needed_by = seen[pages[p]];
+        if (runs_.size() == first_[i + 1] || runs_.back().request != needed_by) {
+          runs_.push_back({0, needed_by});
         }
         ++runs_.back().pages;
       }
@@ -186,7 +187,9 @@ hit_count lru_cache(const trace& requests, std::uint32_t capacity_pages) {
   std::uint32_t size = 0;
   for (const trace_request& request : requests.requests) {
     count_run(hits, requests, request, [&](std::uint32_t page) { return cached.contains(page); });
-    for (const std::uint32_t page : std::views::reverse(requests.pages_of(request))) {
+    const auto pages = requests.pages_of(request);
+    for (std::size_t p = pages.size(); p-- > 0;) {
+      const std::uint32_t page = pages[p];
       if (cached.contains(page)) {
         cached.erase(page);
       } else if (size < capacity_pages) {

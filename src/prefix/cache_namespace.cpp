@@ -22,6 +22,7 @@ cache_namespace::cache_namespace(const namespace_fields& fields) {
     append_framed(bytes_, field);
   }
   digest_ = hash128(std::as_bytes(std::span(bytes_)));
+  tenant_ = hash64(std::as_bytes(std::span(fields.tenant_salt)));
 }
 
 }  // namespace oriel

@@ -69,6 +69,7 @@ std::uint32_t node_store::open_root(const cache_namespace& space) noexcept {
   tree_node& root = nodes_[id];
   root.end_hash = space.digest();
   root.root = id;
+  root.tenant = 0;
   return id;
 }
 

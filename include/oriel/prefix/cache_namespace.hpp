@@ -38,6 +38,8 @@ class cache_namespace {
   [[nodiscard]] const std::string& bytes() const noexcept { return bytes_; }
   /// Where the hash chains of its pages start.
   [[nodiscard]] chain_hash digest() const noexcept { return digest_; }
+  /// Stands for the tenant's salt: namespaces of one tenant share its share of a cache.
+  [[nodiscard]] std::uint64_t tenant() const noexcept { return tenant_; }
 
   friend bool operator==(const cache_namespace& a, const cache_namespace& b) noexcept {
     return a.bytes_ == b.bytes_;
@@ -46,6 +48,7 @@ class cache_namespace {
  private:
   std::string bytes_;
   chain_hash digest_;
+  std::uint64_t tenant_ = 0;
 };
 
 }  // namespace oriel

@@ -54,7 +54,11 @@ struct radix_tree_options {
   std::uint32_t slack_pages = 1;         ///< boundaries before a kept one that stay window-safe too
   std::uint32_t leases_max = 4096;       ///< at once
   std::uint32_t namespaces_max = 65536;  ///< at once
-  bool keeps_hash_chain = false;         ///< 16 bytes a page; events and probes by hash need it
+  /// Tenants that have a share of their own; 1: shares are off. Room is taken from the tenant that
+  /// holds most, so one below an equal share keeps its pages whatever others ask. Tenants beyond so
+  /// many share the last share. Each costs the memory of an order.
+  std::uint32_t tenant_shares = 1;
+  bool keeps_hash_chain = false;  ///< 16 bytes a page; events and probes by hash need it
 };
 
 /// What `radix_tree::visit_pages` shows of a page.
@@ -178,26 +182,22 @@ class radix_tree {
              Retention retention = {},
              Events events = {})
       : radix_tree(pools,
-                   options,
+                   std::move(options),
                    std::move(retention),
                    std::move(events),
-                   Order(runs_max(pools, options))) {}
-  /// The same with an order of the caller's, made for runs_max(pools, options) runs.
+                   [](std::uint32_t max_runs) { return Order(max_runs); }) {}
+  /// The same with orders of the caller's making.
+  /// @param make_order  make_order(max_runs) -> Order, called once for each tenant share
+  template <class MakeOrder>
   radix_tree(std::span<Pool> pools,
              radix_tree_options options,
              Retention retention,
              Events events,
-             Order order);
+             MakeOrder&& make_order);
   radix_tree(const radix_tree&) = delete;
   radix_tree& operator=(const radix_tree&) = delete;
   /// Gives back every page. @pre no lease and no publication is left
   ~radix_tree() { clear(); }
-
-  /// Run ids that an order must have room for.
-  [[nodiscard]] static std::uint32_t runs_max(std::span<Pool> pools,
-                                              const radix_tree_options& options) noexcept {
-    return pools[0].capacity() + options.leases_max;
-  }
 
   /// Probes. Changes nothing, pins nothing, refreshes nothing. With `chain`, the links of all whole
   /// pages of `tokens` from hash_pages(space.digest(), ...), whole nodes are skipped and the answer
@@ -259,7 +259,8 @@ class radix_tree {
   [[nodiscard]] const radix_tree_options& options() const noexcept { return options_; }
   [[nodiscard]] const prefix_counters& counters() const noexcept { return counters_; }
   [[nodiscard]] Events& events() noexcept { return events_; }
-  [[nodiscard]] Order& order() noexcept { return order_; }
+  /// @pre tenant < options().tenant_shares
+  [[nodiscard]] Order& order(std::uint32_t tenant = 0) noexcept { return orders_[tenant]; }
   /// Pages in the tree; of them, those that `evict_full` could free.
   [[nodiscard]] std::uint32_t full_pages() const noexcept { return full_pages_; }
   [[nodiscard]] std::uint32_t evictable_full_pages() const noexcept { return evictable_full_; }
@@ -288,6 +289,7 @@ class radix_tree {
     std::uint32_t tail;   // node of its deepest page
     std::uint32_t pages;  // 0: tail means nothing
     std::uint32_t next_free;
+    std::uint32_t tenant;
     run_state state;
   };
 
@@ -298,6 +300,12 @@ class radix_tree {
   [[nodiscard]] prefix_match probe(const cache_namespace& space,
                                    std::span<const token_id> tokens,
                                    std::span<const chain_hash> chain) const noexcept;
+
+  [[nodiscard]] std::uint32_t tenant_of(std::uint32_t node) const noexcept {
+    return store_.node(store_.node(node).root).tenant;
+  }
+  [[nodiscard]] std::uint32_t open_tenant(const cache_namespace& space) noexcept;
+  [[nodiscard]] run_id next_victim(std::uint64_t now_us) noexcept;
 
   run_id new_run() noexcept;
   void free_run(run_id id) noexcept;
@@ -344,11 +352,13 @@ class radix_tree {
   radix_tree_options options_;
   Retention retention_;
   Events events_;
-  Order order_;
+  std::vector<Order> orders_;  // [tenant shares]
   mutable Mutex mutex_;
   detail::node_store store_;
   std::vector<detail::window_index> windows_;  // [kinds]
-  detail::lazy_array<run_record> runs_;        // [runs_max]
+  detail::lazy_array<run_record> runs_;        // [full pages + leases_max]
+  std::vector<std::uint64_t> tenants_;         // [known tenants]: their salt's hash
+  std::vector<std::uint32_t> tenant_pages_;    // [tenant shares]: full pages in the tree
   std::uint32_t free_runs_ = to_index(null_run), runs_touched_ = 0;
   std::uint32_t full_pages_ = 0, evictable_full_ = 0, leases_ = 0, closed_roots_ = 0;
   std::uint64_t version_ = 1, sequence_ = 0;

@@ -45,7 +45,10 @@ struct tree_node {
   std::uint32_t root;        // of its namespace
   std::uint32_t generation;  // grows when the node is freed
   std::uint32_t pages;       // 1 .. node_pages_max; a root has 0
-  std::uint32_t full[node_pages_max];  // ids of full pages
+  union {
+    std::uint32_t full[node_pages_max];  // ids of full pages
+    std::uint32_t tenant;                // of a root, which has no pages
+  };
 
   [[nodiscard]] std::uint32_t end() const noexcept { return begin + pages; }
 };

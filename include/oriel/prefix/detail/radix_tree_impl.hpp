@@ -18,29 +18,36 @@
 namespace oriel {
 
 ORIEL_TREE_TEMPLATE
+template <class MakeOrder>
 ORIEL_TREE::radix_tree(std::span<Pool> pools,
                        radix_tree_options options,
                        Retention retention,
                        Events events,
-                       Order order)
+                       MakeOrder&& make_order)
     : pools_(pools.data()),
       options_(std::move(options)),
       retention_(std::move(retention)),
       events_(std::move(events)),
-      order_(std::move(order)),
       store_({.page_size = options_.page_size,
               .full_pages = pools[0].capacity(),
               .window_kinds = static_cast<std::uint32_t>(options_.windows.size()),
               .namespaces_max = options_.namespaces_max,
               .keeps_hash_chain = options_.keeps_hash_chain},
              options_.windows),
-      runs_(runs_max(pools, options_)) {
+      runs_(std::size_t{pools[0].capacity()} + options_.leases_max),
+      tenant_pages_(options_.tenant_shares) {
   ORIEL_EXPECTS(pools.size() == 1 + options_.windows.size() && options_.leases_max > 0);
+  ORIEL_EXPECTS(options_.tenant_shares > 0);
+  orders_.reserve(options_.tenant_shares);
+  for (std::uint32_t tenant = 0; tenant < options_.tenant_shares; ++tenant) {
+    orders_.push_back(make_order(static_cast<std::uint32_t>(runs_.size())));
+  }
+  tenants_.reserve(options_.tenant_shares);
   ORIEL_EXPECTS(!Events::enabled || options_.keeps_hash_chain);
   windows_.reserve(options_.windows.size());
   for (std::size_t kind = 0; kind < options_.windows.size(); ++kind) {
     ORIEL_EXPECTS(options_.windows[kind] > 0);
-    windows_.emplace_back(pools[kind + 1].capacity(), pools[0].capacity());
+    windows_.emplace_back(pools[kind + 1].capacity(), pools[0].capacity(), options_.tenant_shares);
   }
 }
 
@@ -96,6 +103,7 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   while (store_.node(node).begin >= full && !store_.is_root(node)) {
     node = store_.node(node).parent;
   }
+  store_.node(root).tenant = run(mine).tenant = open_tenant(space);
   held.tree_ = this;
   held.node_ = node;
   held.pages_ = full;
@@ -199,13 +207,14 @@ run_id ORIEL_TREE::new_run() noexcept {
                .tail = detail::null_node,
                .pages = 0,
                .next_free = to_index(null_run),
+               .tenant = 0,
                .state = run_state::held};
   return run_id{id};
 }
 
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::free_run(run_id id) noexcept {
-  order_.erase(id);
+  orders_[run(id).tenant].erase(id);
   run(id).state = run_state::free;
   run(id).pages = 0;
   run(id).next_free = free_runs_;
@@ -218,7 +227,7 @@ void ORIEL_TREE::make_evictable(run_id id) noexcept {
   r.state = run_state::evictable;
   r.facts.pages = r.pages;
   r.facts.end_page = store_.node(r.tail).end();
-  order_.insert(id, r.facts);
+  orders_[r.tenant].insert(id, r.facts);
 }
 
 /// `id` is left with so many pages fewer; without any it ends, unless a lease holds it.
@@ -254,9 +263,9 @@ void ORIEL_TREE::take_over(std::uint32_t node, lease& held, bool is_hit) noexcep
     }
     if (is_hit) {
       const run_record& theirs = run(other);
-      order_.on_hit(other, pages, held.now_us_);
+      orders_[theirs.tenant].on_hit(other, pages, held.now_us_);
       if (is_deepest) {
-        order_.inherit(held.run_, other);
+        orders_[theirs.tenant].inherit(held.run_, other);
         held.turn_ = theirs.facts.turn + 1;
         held.gap_us_ = theirs.state == run_state::held
                            ? no_gap
@@ -414,8 +423,10 @@ std::uint32_t ORIEL_TREE::attach_windows(std::uint32_t node,
         continue;
       }
       mask |= 1u << at.at;
-      windows_[kind].attach(
-          store_.node(at.node).full[at.at], part.pages[i], detail::window_list::tail);
+      windows_[kind].attach(store_.node(at.node).full[at.at],
+                            part.pages[i],
+                            detail::window_list::tail,
+                            tenant_of(at.node));
       tell(cache_event_kind::stored, kind + 1, at);
       ++attached;
     }
@@ -536,6 +547,7 @@ publish_outcome ORIEL_TREE::commit(lease& held,
     const std::uint32_t grown = store_.node(found.node).pages - before;
     evictable_full_ += added - (was_locked ? grown : 0);
     full_pages_ += added;
+    tenant_pages_[tenant_of(node)] += added;
     run(held.run_).pages += added;
     run(held.run_).tail = node;
     outcome.full_pages = added;
@@ -556,6 +568,51 @@ publish_outcome ORIEL_TREE::commit(lease& held,
   pin_windows(held, store_.window_safe(node, end) == end ? end : 0);
   counters_.switched_pages += outcome.switched_pages;
   return outcome;
+}
+
+// --- Tenants -------------------------------------------------------------------------------------
+
+/// The share of a namespace's tenant.
+ORIEL_TREE_TEMPLATE
+std::uint32_t ORIEL_TREE::open_tenant(const cache_namespace& space) noexcept {
+  if (options_.tenant_shares == 1) {
+    return 0;
+  }
+  const auto known = std::find(tenants_.begin(), tenants_.end(), space.tenant());
+  const auto index = static_cast<std::uint32_t>(known - tenants_.begin());
+  if (known == tenants_.end() && tenants_.size() < options_.tenant_shares) {
+    tenants_.push_back(space.tenant());  // Reserved: never throws.
+  }
+  return std::min(index, options_.tenant_shares - 1);
+}
+
+/// The run to free next, of the tenant that holds most, of those that can spare one.
+ORIEL_TREE_TEMPLATE
+run_id ORIEL_TREE::next_victim(std::uint64_t now_us) noexcept {
+  if (options_.tenant_shares == 1) {
+    return orders_[0].victim(now_us);
+  }
+  std::uint32_t below = 0xFFFF'FFFFu;
+  for (;;) {  // The largest holder; if it can spare nothing, the next largest.
+    std::uint32_t most = 0, tenant = 0;
+    for (std::uint32_t i = 0; i < tenant_pages_.size(); ++i) {
+      if (tenant_pages_[i] < below && tenant_pages_[i] > most) {
+        most = tenant_pages_[i];
+        tenant = i;
+      }
+    }
+    if (most == 0) {
+      return null_run;
+    }
+    for (std::uint32_t i = tenant; i < tenant_pages_.size(); ++i) {
+      if (tenant_pages_[i] == most) {
+        if (const run_id victim = orders_[i].victim(now_us); victim != null_run) {
+          return victim;
+        }
+      }
+    }
+    below = most;
+  }
 }
 
 // --- Evict ---------------------------------------------------------------------------------------
@@ -591,6 +648,7 @@ evicted_pages ORIEL_TREE::drop_last_page(std::uint32_t node) noexcept {
   }
   tell(cache_event_kind::removed, 0, {node, at});
   --full_pages_;
+  --tenant_pages_[tenant_of(node)];
   --evictable_full_;
   const run_id id{n.run};
   const std::uint32_t parent = n.parent;
@@ -614,13 +672,13 @@ evicted_pages ORIEL_TREE::evict_full(std::uint32_t pages, std::uint64_t now_us) 
   ++version_;
   evicted_pages freed;
   while (freed.full < pages) {
-    const run_id victim = order_.victim(now_us);
+    const run_id victim = next_victim(now_us);
     if (victim == null_run) {
       break;
     }
     std::uint32_t node = run(victim).tail;
     if (store_.node(node).locks != 0) {
-      order_.erase(victim);  // `unlock` brings it back.
+      orders_[run(victim).tenant].erase(victim);  // `unlock` brings it back.
       run(victim).state = run_state::parked;
       continue;
     }
@@ -634,7 +692,7 @@ evicted_pages ORIEL_TREE::evict_full(std::uint32_t pages, std::uint64_t now_us) 
            is_free_leaf(run(id).tail)) {
       node = run(id).tail;
       const std::uint32_t most = std::min(pages - freed.full, store_.node(node).pages);
-      order_.on_evict(id, most, now_us);
+      orders_[run(id).tenant].on_evict(id, most, now_us);
       for (std::uint32_t i = 0; i < most; ++i) {
         const evicted_pages one = drop_last_page(node);
         freed.full += one.full;
@@ -845,8 +903,9 @@ const char* ORIEL_TREE::audit() const {
     for (std::uint32_t id = 0; id < runs_touched_; ++id) {
       check(runs_[id].state == run_state::free || runs_[id].pages == run_pages[id],
             "pages of a run miscounted");
-      check(runs_[id].state != run_state::evictable || order_.contains(run_id{id}),
-            "an evictable run that its order does not know");
+      check(
+          runs_[id].state != run_state::evictable || orders_[runs_[id].tenant].contains(run_id{id}),
+          "an evictable run that its order does not know");
     }
   }
   return wrong;

@@ -10,7 +10,7 @@
 ///         loose:  pages of no boundary worth keeping; they go first, oldest first
 ///         tail:   the last window of a branch, or of a checkpoint
 ///
-/// A pinned page is in neither list.
+/// A pinned page is in neither list. Each tenant has lists of its own.
 #pragma once
 
 #include <oriel/core/contract.hpp>
@@ -18,17 +18,19 @@
 #include <oriel/prefix/detail/lazy_array.hpp>
 
 #include <cstdint>
+#include <vector>
 
 namespace oriel::detail {
 
 enum class window_list : std::uint8_t { loose, tail };
 
-/// Every operation is O(1). Memory: 4 bytes per full page, 24 per window page, as touched.
+/// Every operation is O(1), `next_victim` O(tenants). Memory: 4 bytes per full page, 28 per window
+/// page, as touched.
 class window_index {
  public:
   /// @throws std::bad_alloc
-  window_index(std::uint32_t window_pages, std::uint32_t full_pages)
-      : pages_(window_pages), of_full_(full_pages) {}
+  window_index(std::uint32_t window_pages, std::uint32_t full_pages, std::uint32_t tenants)
+      : pages_(window_pages), of_full_(full_pages), tenants_(tenants) {}
 
   /// @pre a window page hangs below `full`
   [[nodiscard]] page_handle at(std::uint32_t full) const noexcept {
@@ -38,16 +40,21 @@ class window_index {
   [[nodiscard]] bool is_pinned(std::uint32_t full) const noexcept { return page(full).pins != 0; }
   [[nodiscard]] window_list list_of(std::uint32_t full) const noexcept { return page(full).list; }
 
-  /// Hangs `window` below `full`, newest of `list`.
-  void attach(std::uint32_t full, page_handle window, window_list list) noexcept {
+  /// Hangs `window` below `full`, newest of the tenant's `list`.
+  void attach(std::uint32_t full,
+              page_handle window,
+              window_list list,
+              std::uint32_t tenant) noexcept {
     const std::uint32_t id = to_index(window.id);
     ORIEL_EXPECTS(id < pages_.size());
     of_full_[full] = id;
     pages_[id].owner = full;
     pages_[id].generation = window.generation;
     pages_[id].pins = 0;
+    pages_[id].tenant = tenant;
     push_back(id, list);
     ++attached_;
+    ++tenants_[tenant].attached;
   }
 
   /// Takes it away again. @pre not pinned
@@ -55,6 +62,7 @@ class window_index {
     ORIEL_EXPECTS(!is_pinned(full));
     unlink(of_full_[full]);
     --attached_;
+    --tenants_[page(full).tenant].attached;
     return at(full);
   }
 
@@ -86,10 +94,19 @@ class window_index {
     }
   }
 
-  /// The full page whose window page goes next. @pre evictable() > 0
+  /// The full page whose window page goes next: of the tenant that holds most, of those that can
+  /// spare one. @pre evictable() > 0
   [[nodiscard]] std::uint32_t next_victim() const noexcept {
-    const list_ends& loose = ends_[0];
-    return pages_[(loose.oldest != 0 ? loose.oldest : ends_[1].oldest) - 1].owner;
+    std::uint32_t most = 0, victim = 0;
+    for (const tenant_pages& tenant : tenants_) {
+      const std::uint32_t loose = tenant.ends[0].oldest, tail = tenant.ends[1].oldest;
+      if ((loose | tail) != 0 && tenant.attached > most) {
+        most = tenant.attached;
+        victim = loose != 0 ? loose : tail;
+      }
+    }
+    ORIEL_EXPECTS(victim != 0);
+    return pages_[victim - 1].owner;
   }
 
   [[nodiscard]] std::uint32_t attached() const noexcept { return attached_; }
@@ -104,10 +121,15 @@ class window_index {
     std::uint32_t generation;    // of the handle
     std::uint32_t older, newer;  // window page + 1, or 0
     std::uint32_t pins;
+    std::uint32_t tenant;
     window_list list;
   };
   struct list_ends {
     std::uint32_t oldest = 0, newest = 0;  // window page + 1, or 0
+  };
+  struct tenant_pages {
+    list_ends ends[2];  // by window_list
+    std::uint32_t attached = 0;
   };
 
   [[nodiscard]] record& page(std::uint32_t full) noexcept { return pages_[of_full_[full]]; }
@@ -116,8 +138,8 @@ class window_index {
   }
 
   void push_back(std::uint32_t id, window_list list) noexcept {
-    list_ends& ends = ends_[static_cast<std::uint8_t>(list)];
     record& p = pages_[id];
+    list_ends& ends = tenants_[p.tenant].ends[static_cast<std::uint8_t>(list)];
     p.list = list;
     p.older = ends.newest;
     p.newer = 0;
@@ -127,14 +149,14 @@ class window_index {
 
   void unlink(std::uint32_t id) noexcept {
     const record& p = pages_[id];
-    list_ends& ends = ends_[static_cast<std::uint8_t>(p.list)];
+    list_ends& ends = tenants_[p.tenant].ends[static_cast<std::uint8_t>(p.list)];
     (p.older != 0 ? pages_[p.older - 1].newer : ends.oldest) = p.newer;
     (p.newer != 0 ? pages_[p.newer - 1].older : ends.newest) = p.older;
   }
 
   lazy_array<record> pages_;           // [window pages]
   lazy_array<std::uint32_t> of_full_;  // [full pages]
-  list_ends ends_[2];                  // by window_list
+  std::vector<tenant_pages> tenants_;
   std::uint32_t attached_ = 0, pinned_ = 0;
 };
 

@@ -2,7 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/kv/dual_pool.hpp>
 #include <oriel/prefix/heal.hpp>
+#include <oriel/prefix/order_cost_aware.hpp>
+#include <oriel/prefix/order_hit_density.hpp>
 #include <oriel/prefix/order_lru.hpp>
+#include <oriel/prefix/order_s3_fifo.hpp>
 #include <oriel/prefix/radix_tree.hpp>
 #include <oriel/prefix/sequence_prefix.hpp>
 
@@ -261,12 +264,15 @@ result<cache_outcome> replay_cache(const trace& requests,
   };
   switch (options.evict) {
     case evict_choice::lru:
+      return run([](std::uint32_t runs) { return lru_order(runs); });
     case evict_choice::s3_fifo:
+      return run([](std::uint32_t runs) { return s3_fifo_order(runs); });
     case evict_choice::cost_aware:
+      return run([](std::uint32_t runs) { return cost_aware_order(runs); });
     case evict_choice::hit_density:
       break;
   }
-  return run([](std::uint32_t runs) { return lru_order(runs); });
+  return run([&](std::uint32_t runs) { return hit_density_order(runs, options.seed); });
 }
 
 }  // namespace oriel::replay

@@ -327,6 +327,10 @@ class radix_tree {
   void for_each_window(std::uint32_t kind, std::uint32_t node, page_span pages, Visit&& visit);
   void pin_windows(lease& held, std::uint32_t boundary) noexcept;
   void unpin_windows(lease& held, std::uint32_t end, std::uint32_t fork) noexcept;
+  void loosen_windows(std::uint32_t node,
+                      std::uint32_t boundary,
+                      std::uint32_t end,
+                      std::uint32_t fork) noexcept;
   std::uint32_t attach_windows(std::uint32_t node,
                                publication& fresh,
                                std::uint32_t end,

@@ -93,8 +93,8 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
     return held;
   }
   // The version does not tell that an empty namespace came or went; its root does.
-  const bool stands = found.compared_tokens && found.version == version_ &&
-                      store_.node(found.node).root == root;
+  const bool stands =
+      found.compared_tokens && found.version == version_ && store_.node(found.node).root == root;
   const prefix_match m =
       stands || ORIEL_MUTANT(pin_believes_hashes) ? found : probe(space, tokens, {});
   const std::uint32_t page = options_.page_size;
@@ -398,6 +398,22 @@ void ORIEL_TREE::unpin_windows(lease& held, std::uint32_t end, std::uint32_t for
   }
 }
 
+/// The path went on from `boundary`, whose windows nobody pins for it any more, to `end`.
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::loosen_windows(std::uint32_t node,
+                                std::uint32_t boundary,
+                                std::uint32_t end,
+                                std::uint32_t fork) noexcept {
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    for_each_window(
+        kind, node, tail_span(kind, boundary), [&](std::uint32_t full, std::uint32_t page) {
+          if (!windows_[kind].is_pinned(full) && !keeps(kind, page, end, fork)) {
+            windows_[kind].refresh(full, detail::window_list::loose);
+          }
+        });
+  }
+}
+
 /// Hangs the offered window pages below the path's pages where one is missing and worth having;
 /// gives back the others.
 ORIEL_TREE_TEMPLATE
@@ -561,10 +577,13 @@ publish_outcome ORIEL_TREE::commit(lease& held,
   unlock(held.node_);
   outcome.window_pages = attach_windows(node, fresh, end, fork);
   held.node_ = node;
+  const std::uint32_t start = std::exchange(held.pages_, end);
+  if (held.window_pages_ != start && end != start) {  // Dropped early, or a heal began before it.
+    loosen_windows(node, start, end, fork);
+  }
   if (held.window_pages_ != 0) {
     unpin_windows(held, end, fork);
   }
-  held.pages_ = end;
   pin_windows(held, store_.window_safe(node, end) == end ? end : 0);
   counters_.switched_pages += outcome.switched_pages;
   return outcome;

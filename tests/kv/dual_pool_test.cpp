@@ -118,8 +118,7 @@ TEST_CASE("admission takes pages everywhere") {
   CHECK(pools.pool(window_pool(1)).high_water() == 15);
 }
 
-// Case 35.
-TEST_CASE("a shortfall in any pool takes nothing from any") {
+TEST_CASE("case 35: a shortfall in any pool takes nothing from any") {
   const std::uint32_t enough = 40;
   for (std::uint32_t scarce = 0; scarce < 3; ++scarce) {
     CAPTURE(scarce);
@@ -176,8 +175,7 @@ TEST_CASE("a request larger than a pool is refused at once, with the sizes") {
   CHECK(fits->reserve(1).error().code == errc::request_too_large);
 }
 
-// Case 15.
-TEST_CASE("a long prompt slides through a small window pool") {
+TEST_CASE("case 15: a long prompt slides through a small window pool") {
   auto pools = make_pools(1'000, 7, 11);
   auto sequence = pools.try_admit({.tokens_now = 16'000, .tokens_max = 16'000});
   REQUIRE(sequence);
@@ -200,7 +198,7 @@ TEST_CASE("a long prompt slides through a small window pool") {
   }
 }
 
-TEST_CASE("rejected rows are rolled back, the table never shrinks") {
+TEST_CASE("case 13: rejected rows are rolled back, the table never shrinks") {
   auto pools = make_pools(64, 32, 32);
   auto sequence = pools.try_admit({.tokens_now = 10, .tokens_max = 640});
   REQUIRE(sequence);

@@ -21,7 +21,7 @@ std::uint32_t first_page_read_at(std::int64_t boundary, std::int64_t window, std
 }  // namespace
 
 // Worked out by hand: length 4 needs positions 1 to 3, so both pages stay.
-TEST_CASE("the release schedule of P=2 W=4 without slack") {
+TEST_CASE("case 13: the release schedule of P=2 W=4 without slack") {
   const ring_geometry g{.page_size = 2, .window_tokens = 4, .step_tokens = 1, .slack_pages = 0};
   const std::uint32_t released_below[] = {0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4};
   for (std::uint32_t length = 0; length < std::size(released_below); ++length) {
@@ -32,7 +32,7 @@ TEST_CASE("the release schedule of P=2 W=4 without slack") {
 
 // Exhaustively: nothing that the last boundary, or a boundary within the slack, reads has
 // been released; and everything older has been.
-TEST_CASE("no length loses its own boundary, and no page is kept too long") {
+TEST_CASE("case 13: no length loses its own boundary, and no page is kept too long") {
   std::uint64_t lost = 0, kept_too_long = 0, went_back = 0, beyond_ring = 0;
   for (const std::uint32_t page : {1u, 2u, 16u, 64u, 256u}) {
     for (std::uint32_t window = 1; window <= 300; ++window) {

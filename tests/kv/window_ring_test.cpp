@@ -66,8 +66,8 @@ void run(ring& r, written_tokens& bytes, std::uint64_t author, std::uint32_t row
 
 }  // namespace
 
-// Case 13: the schedule on a real ring, with lengths skipped.
-TEST_CASE("pages slide out when their last boundary has passed") {
+// The schedule on a real ring, with lengths skipped.
+TEST_CASE("case 13: pages slide out when their last boundary has passed") {
   allocator pages{16};
   ring r(pages, {.page_size = 2, .window_tokens = 4, .step_tokens = 4, .slack_pages = 0});
   const auto first_at = [&](std::uint32_t length) {
@@ -107,8 +107,8 @@ TEST_CASE("rejected rows move nothing and are written again") {
   }
 }
 
-// Case 32: A publishes, C runs through the same ring entries, B borrows A's pages.
-TEST_CASE("a borrowed window holds the bytes of the lender") {
+// A publishes, C runs through the same ring entries, B borrows A's pages.
+TEST_CASE("case 32: a borrowed window holds the bytes of the lender") {
   allocator pages{40};
   const oriel::ring_geometry g{
       .page_size = 4, .window_tokens = 10, .step_tokens = 5, .slack_pages = 1};

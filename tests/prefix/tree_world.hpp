@@ -37,13 +37,24 @@ inline std::vector<oriel::token_id> fork_of(const std::vector<oriel::token_id>& 
   return forked;
 }
 
+using world_retention =
+    oriel::keep_any<oriel::keep_every, oriel::keep_branch_points, oriel::keep_dense_head>;
+
+/// Nothing but tails.
+inline world_retention tail_retention() {
+  return world_retention({}, {.on = false}, {});
+}
+/// Every window page.
+inline world_retention dense_retention() {
+  return world_retention({}, {.on = false}, {.tokens = 1'000'000});
+}
+
 struct world_options {
   std::uint32_t page_size = 4;
   std::vector<std::uint32_t> windows = {};  ///< [kinds] W
   std::uint32_t slack_pages = 0;
   std::uint32_t pages = 64;  ///< of every pool
-  oriel::keep_any<oriel::keep_every, oriel::keep_branch_points, oriel::keep_dense_head> retention{
-      oriel::keep_every{}, oriel::keep_branch_points{false}, oriel::keep_dense_head{}};
+  world_retention retention = tail_retention();
 };
 
 /// Logical window pages [first, end) of one kind.

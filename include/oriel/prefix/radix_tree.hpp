@@ -312,6 +312,7 @@ class radix_tree {
   void take_over(std::uint32_t node, lease& held, bool is_hit) noexcept;
   void lose_pages(run_id id, std::uint32_t pages) noexcept;
   void make_evictable(run_id id) noexcept;
+  std::uint32_t cut(std::uint32_t node, std::uint32_t pages) noexcept;
   void lock(std::uint32_t node) noexcept;
   void unlock(std::uint32_t node) noexcept;
 

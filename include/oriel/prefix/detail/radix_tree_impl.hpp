@@ -104,6 +104,7 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
     node = store_.node(node).parent;
   }
   store_.node(root).tenant = run(mine).tenant = open_tenant(space);
+  node = cut(node, full);
   held.tree_ = this;
   held.node_ = node;
   held.pages_ = full;
@@ -111,8 +112,7 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   held.run_ = mine;
   held.pinned_us_ = held.now_us_ = now_us;
   lock(node);
-  // A node that is held in part keeps its run until a publish cuts it: a run is whole nodes.
-  take_over(store_.node(node).end() == full ? node : store_.node(node).parent, held, true);
+  take_over(node, held, true);
   pin_windows(held, store_.window_safe(node, std::min(extent.window_tokens / page, full)));
 
   ++leases_;
@@ -124,6 +124,14 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   counters_.healed_tokens += std::uint64_t{full - held.window_pages_} * page;
   counters_.clipped_tokens += m.heal_tokens - full * page;
   return held;
+}
+
+/// The node that ends at `pages` and contains the page before. Locks and runs are of whole nodes: a
+/// lease that ended inside of one would keep pages from eviction that it does not hold.
+ORIEL_TREE_TEMPLATE
+std::uint32_t ORIEL_TREE::cut(std::uint32_t node, std::uint32_t pages) noexcept {
+  const detail::tree_node& n = store_.node(node);
+  return n.end() == pages ? node : store_.split(node, pages - n.begin);
 }
 
 ORIEL_TREE_TEMPLATE
@@ -535,22 +543,17 @@ publish_outcome ORIEL_TREE::commit(lease& held,
   publish_outcome outcome{.tokens = end * page};
   detail::walk_end found = store_.walk({held.node_, held.pages_}, tokens, {});
   keep_own_pages(found.node, found.pages, fresh, outcome);
-  std::uint32_t fork = 0;
-  if (found.pages < end && !store_.is_root(found.node)) {
-    const detail::tree_node& n = store_.node(found.node);
-    if (found.pages < n.end()) {
-      found.node = store_.split(found.node, found.pages - n.begin);
-      fork = found.pages;
-    } else if (n.first_child != detail::null_node) {
-      fork = found.pages;
-    }
-  }
-  const bool ends_inside = store_.node(found.node).end() != found.pages;
-  take_over(ends_inside ? store_.node(found.node).parent : found.node, held, false);
-  std::uint32_t node = found.node;
+  std::uint32_t node = cut(found.node, found.pages);
+  const bool is_fork = found.pages < end && !store_.is_root(node) &&
+                       store_.node(node).first_child != detail::null_node;
+  const std::uint32_t fork = is_fork ? found.pages : 0;
+  take_over(node, held, false);
   if (const std::uint32_t added = end - found.pages; added != 0) {
-    const bool was_locked = store_.node(node).locks != 0;
-    const std::uint32_t before = store_.node(node).pages;
+    // Nobody else ends in a node that grows: pages that a lease does not hold are not locked.
+    const std::uint32_t locks = store_.node(node).locks;
+    const bool may_extend = locks == (node == held.node_ ? 1u : 0u);
+    const bool was_locked = locks != 0;
+    const std::uint32_t above = node, before = store_.node(node).pages;
     const std::uint32_t first = found.pages - fresh.first_page_;
     node = store_.append(node,
                          tokens.subspan(std::size_t{found.pages} * page),
@@ -558,9 +561,9 @@ publish_outcome ORIEL_TREE::commit(lease& held,
                          options_.keeps_hash_chain && !chain.empty()
                              ? chain.subspan(found.pages, added)
                              : std::span<const chain_hash>{},
-                         true,
+                         may_extend,
                          held.run_);
-    const std::uint32_t grown = store_.node(found.node).pages - before;
+    const std::uint32_t grown = store_.node(above).pages - before;
     evictable_full_ += added - (was_locked ? grown : 0);
     full_pages_ += added;
     tenant_pages_[tenant_of(node)] += added;

@@ -111,8 +111,7 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   held.page_size_ = page;
   held.run_ = mine;
   held.pinned_us_ = held.now_us_ = now_us;
-  lock(node);
-  take_over(node, held, true);
+  take_over(node, held, /*is_hit=*/true);
   pin_windows(held, store_.window_safe(node, std::min(extent.window_tokens / page, full)));
 
   ++leases_;
@@ -250,50 +249,63 @@ void ORIEL_TREE::lose_pages(run_id id, std::uint32_t pages) noexcept {
 }
 
 /// The path from the root to the end of `node` becomes the lease's. What other runs keep is deeper,
-/// so they stay chains.
+/// so they stay chains. A hit also locks it, on the same way up: `lock(node)`.
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::take_over(std::uint32_t node, lease& held, bool is_hit) noexcept {
   run_record& mine = run(held.run_);
-  if (!store_.is_root(node) && node != detail::null_node) {
+  if (!store_.is_root(node)) {
     mine.tail = node;
   }
-  bool is_deepest = true;
-  while (node != detail::null_node && !store_.is_root(node)) {
+  bool is_deepest = true, locks = is_hit;
+  while (!store_.is_root(node)) {
     const run_id other{store_.node(node).run};
-    std::uint32_t pages = 0;
-    while (!store_.is_root(node) && store_.node(node).run == to_index(other)) {
-      store_.node(node).run = to_index(held.run_);
-      pages += store_.node(node).pages;
-      node = store_.node(node).parent;
+    const std::uint32_t theirs = to_index(other), ours = to_index(held.run_);
+    std::uint32_t pages = 0, locked_pages = 0;
+    for (detail::tree_node* n = &store_.node(node); n->run == theirs; n = &store_.node(node)) {
+      n->run = ours;  // A root has no run: the loop ends there.
+      pages += n->pages;
+      if (locks) {
+        locks = n->locks++ == 0;
+        locked_pages += locks ? n->pages : 0;
+      }
+      node = n->parent;
     }
+    evictable_full_ -= locked_pages;
     if (other == held.run_) {
       continue;
     }
     if (is_hit) {
-      const run_record& theirs = run(other);
-      orders_[theirs.tenant].on_hit(other, pages, held.now_us_);
+      const run_record& before = run(other);
+      orders_[before.tenant].on_hit(other, pages, held.now_us_);
       if (is_deepest) {
-        orders_[theirs.tenant].inherit(held.run_, other);
-        held.turn_ = theirs.facts.turn + 1;
-        held.gap_us_ = theirs.state == run_state::held
+        orders_[before.tenant].inherit(held.run_, other);
+        held.turn_ = before.facts.turn + 1;
+        held.gap_us_ = before.state == run_state::held
                            ? no_gap
-                           : held.now_us_ - std::min(held.now_us_, theirs.facts.ended_us);
+                           : held.now_us_ - std::min(held.now_us_, before.facts.ended_us);
       }
       is_deepest = false;
     }
     mine.pages += pages;
     lose_pages(other, pages);
   }
+  store_.node(node).locks += locks;
 }
 
 // --- Locks ---------------------------------------------------------------------------------------
 
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::lock(std::uint32_t node) noexcept {
-  while (node != detail::null_node && store_.node(node).locks++ == 0) {
-    evictable_full_ -= store_.node(node).pages;
-    node = store_.node(node).parent;
+  std::uint32_t pages = 0;  // Summed apart from the nodes: the loop then waits for no store.
+  while (node != detail::null_node) {
+    detail::tree_node& n = store_.node(node);
+    if (n.locks++ != 0) {
+      break;
+    }
+    pages += n.pages;
+    node = n.parent;
   }
+  evictable_full_ -= pages;
 }
 
 ORIEL_TREE_TEMPLATE

@@ -137,7 +137,8 @@ class session_cache {
       outcome_.heal_token_equivalents +=
           token_equivalents(v.heal->layer_rows, layer_windows_.size());
     }
-    tree_.release(lease, {.ended = r.ended}, r.arrival_us + r.duration_us);
+    tree_.release(
+        lease, {.ended = r.ended, .duration_us = r.duration_us}, r.arrival_us + r.duration_us);
     if (options_.working_pages != 0 && tree_.full_pages() > capacity_pages_) {
       tree_.evict_full(tree_.full_pages() - capacity_pages_, r.arrival_us);
     }

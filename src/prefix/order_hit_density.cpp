@@ -119,12 +119,6 @@ run_id hit_density_order::victim(std::uint64_t now_us) noexcept {
   return worst;
 }
 
-bool hit_density_order::admits(const run_facts& fresh, std::uint64_t now_us) noexcept {
-  const run_id worst = victim(now_us);
-  return worst == null_run ||
-         density_[cell(class_of(fresh), bin_of(fresh.ended_us, now_us))] > density(worst, now_us);
-}
-
 std::uint32_t hit_density_order::bin_of(std::uint64_t since_us, std::uint64_t now_us) noexcept {
   const std::uint64_t age_us = now_us > since_us ? now_us - since_us : 0;
   const auto bits = static_cast<std::uint32_t>(std::bit_width(age_us >> first_bin_bits));

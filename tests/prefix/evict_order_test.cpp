@@ -30,7 +30,7 @@ run_facts facts_of(std::uint32_t pages, std::uint64_t ended_us = 0) {
 /// back after 1 to 3 s, the other after 200 to 600 s; how a request ended tells which it is.
 /// Returns the share of requests whose run was still there.
 template <evict_order Order>
-double two_kinds_hit_rate(Order order, bool refuses) {
+double two_kinds_hit_rate(Order order) {
   constexpr std::uint32_t clients = 60, pages_each = 10, capacity_pages = 200;
   std::mt19937_64 random(5);
   struct arrival {
@@ -66,7 +66,10 @@ double two_kinds_hit_rate(Order order, bool refuses) {
     }
     run_facts facts = facts_of(pages_each, now_us);
     facts.ended = is_fast ? request_end::tool_call : request_end::end_of_turn;
-    while (used_pages + pages_each > capacity_pages && (!refuses || order.admits(facts, now_us))) {
+    order.insert(run, facts);  // And then back to the capacity: it may be the first to go.
+    pages_of[to_index(run)] = pages_each;
+    used_pages += pages_each;
+    while (used_pages > capacity_pages) {
       const run_id victim = order.victim(now_us);
       REQUIRE(victim != null_run);
       order.on_evict(victim, pages_of[to_index(victim)], now_us);
@@ -75,11 +78,6 @@ double two_kinds_hit_rate(Order order, bool refuses) {
       pages_of[to_index(victim)] = 0;
     }
     run_of[client] = to_index(run);
-    if (used_pages + pages_each <= capacity_pages) {
-      order.insert(run, facts);
-      pages_of[to_index(run)] = pages_each;
-      used_pages += pages_each;
-    }
     const std::uint64_t gap_us =
         is_fast ? second_us + random() % (2 * second_us) : (200 + random() % 400) * second_us;
     arrivals.push({now_us + gap_us, client});
@@ -209,7 +207,6 @@ TEST_CASE("hit_density_order learns which runs come back, and when") {
   CHECK(density(1, 7) > 2 * density(1, 0));   // It comes closer: worth more than a fresh one,
   CHECK(density(1, 0) > 5 * density(1, 20));  // until it stayed away.
   CHECK(order.victim(now_us) == run_id{2});
-  CHECK_FALSE(order.admits(turn, now_us));
   // 0.75 hits in about 8 s if it comes, and 2 s of the bin that it may stay in vain.
   CHECK(density(1, 0) == Approx(0.75 / 8.5).epsilon(0.15));
 }
@@ -252,8 +249,8 @@ TEST_CASE("hit_density_order gives what is left of a run a class of its own") {
 }
 
 TEST_CASE("hit_density_order beats LRU where the end of a request tells when the next comes") {
-  const double lru = two_kinds_hit_rate(lru_order(120), false);
-  const double density = two_kinds_hit_rate(hit_density_order(120), true);
+  const double lru = two_kinds_hit_rate(lru_order(120));
+  const double density = two_kinds_hit_rate(hit_density_order(120));
   CAPTURE(lru, density);
   CHECK(density > 0.5);  // There is room for 20 of the 30 fast ones: 0.66 at best.
   CHECK(density > lru + 0.1);

@@ -41,9 +41,6 @@ class any_order {
   [[nodiscard]] oriel::run_id victim(std::uint64_t now_us) noexcept {
     return std::visit([&](auto& order) { return order.victim(now_us); }, order_);
   }
-  [[nodiscard]] bool admits(const oriel::run_facts& facts, std::uint64_t now_us) noexcept {
-    return std::visit([&](auto& order) { return order.admits(facts, now_us); }, order_);
-  }
 
  private:
   using variant = std::variant<oriel::lru_order,

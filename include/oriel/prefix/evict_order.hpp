@@ -33,7 +33,7 @@ inline constexpr std::uint64_t no_forecast = ~std::uint64_t{0};
 /// What is known of a run at the moment it becomes evictable. Times are microseconds of the
 /// caller's clock; nothing here reads one.
 struct run_facts {
-  std::uint64_t ended_us = 0;               ///< when its request ended
+  std::uint64_t ended_us = 0;               ///< when its request ended; may lie ahead in a replay
   std::uint64_t gap_us = no_gap;            ///< from the end of the run it continued to its start
   std::uint64_t expected_us = no_forecast;  ///< when the caller expects the next request
   std::uint64_t duration_us = 0;            ///< how long its request ran; 0: unknown
@@ -57,10 +57,6 @@ struct run_facts {
 ///                                before `insert(to)`, while the state of `from` is still there.
 ///  - `victim(now)`               a run inside, or null_run if and only if none is. May draw
 ///                                random numbers, which a seed fixes.
-///  - `admits(facts, now)`        whether a fresh run of these facts deserves room more than the
-///                                present victim. Who can do without (a replay, a lower tier)
-///                                asks before it makes room; an engine must hold the pages of a
-///                                running request anyway, and lets its run compete afterwards.
 ///
 /// Every call is O(1); `victim` may look at a fixed number of runs. `now` never goes back.
 ///
@@ -78,7 +74,6 @@ concept evict_order =
       { o.on_evict(run, pages, now_us) } noexcept -> std::same_as<void>;
       { o.inherit(run, run) } noexcept -> std::same_as<void>;
       { o.victim(now_us) } noexcept -> std::same_as<run_id>;
-      { o.admits(facts, now_us) } noexcept -> std::same_as<bool>;
     };
 // clang-format on
 

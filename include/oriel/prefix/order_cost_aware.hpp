@@ -95,9 +95,6 @@ class cost_aware_order {
     return least;
   }
 
-  /// Always: a refusal would not raise the floor, and what is inside would stay for ever.
-  [[nodiscard]] bool admits(const run_facts&, std::uint64_t) noexcept { return true; }
-
  private:
   static constexpr std::uint32_t nowhere = 0xFFFF'FFFFu;
   struct record {

@@ -42,7 +42,6 @@ class lru_order {
   [[nodiscard]] run_id victim(std::uint64_t) noexcept {
     return links_[0].newer == 0 ? null_run : run_id{links_[0].newer - 1};
   }
-  [[nodiscard]] bool admits(const run_facts&, std::uint64_t) noexcept { return true; }
 
  private:
   // A ring through slot 0: its `newer` is the oldest run, its `older` the newest.

@@ -77,8 +77,6 @@ class s3_fifo_order {
     return runs_[main].newer == main ? null_run : run_id{runs_[main].newer - queues};
   }
 
-  [[nodiscard]] bool admits(const run_facts&, std::uint64_t) noexcept { return true; }
-
  private:
   static constexpr std::uint32_t none = 0xFFFF'FFFFu;
   static constexpr std::uint32_t small = 0, main = 1, queues = 2;

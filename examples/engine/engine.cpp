@@ -1,10 +1,12 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <engine/engine.hpp>
+#include <engine/engine_pools.hpp>
 #include <engine/error.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 namespace oriel::engine {
@@ -28,40 +30,12 @@ const engine_options& checked(const engine_options& o, const model_geometry& mod
                             model.name,
                             model.context_tokens));
   }
+  if (o.retain.every_tokens % o.page_tokens != 0) {
+    throw error(fmt::format("windows kept every {} tokens: not a multiple of the page size {}",
+                            o.retain.every_tokens,
+                            o.page_tokens));
+  }
   return o;
-}
-
-dual_pool<> make_pools(const model_geometry& model, const engine_options& o, dtype kv) {
-  const auto shapes = kv_shapes_of(model.layers, kv);
-  const auto plan = pool_plan::make(
-      shapes,
-      {.page_size = o.page_tokens, .step_tokens = std::min(o.chunk_tokens, o.context_tokens)});
-  if (!plan) {
-    throw error(fmt::format("the KV pools do not fit the model: {}", plan.error().detail));
-  }
-  const std::uint64_t tokens =
-      o.kv_tokens != 0 ? o.kv_tokens : std::uint64_t{o.sequences_max} * o.context_tokens;
-  pool_sizes sizes;
-  for (std::uint32_t pool = 0; pool < plan->pools(); ++pool) {
-    const std::uint64_t longest = plan->pages_for(pool_id{pool}, o.context_tokens);
-    const std::uint64_t pages =
-        pool == 0 ? std::max(longest, tokens / o.page_tokens) : longest * o.sequences_max;
-    sizes.pages.push_back(static_cast<std::uint32_t>(std::min<std::uint64_t>(pages, 0xFFFF'FFFEu)));
-  }
-  auto pools = dual_pool<>::make(*plan, sizes);
-  if (!pools) {
-    throw error(fmt::format(
-        "no memory for the KV pools ({} tokens): {}; lower -c", tokens, pools.error().detail));
-  }
-  return std::move(*pools);
-}
-
-std::vector<pool_layer> layer_homes(const dual_pool<>& pools) {
-  std::vector<pool_layer> homes;
-  for (std::uint32_t layer = 0; layer < pools.plan().layers(); ++layer) {
-    homes.push_back(pools.layer(layer));
-  }
-  return homes;
 }
 
 runner_limits limits_of(const engine_options& o) {
@@ -72,7 +46,33 @@ runner_limits limits_of(const engine_options& o) {
           .context_tokens = o.context_tokens};
 }
 
+/// Full pages that a request may come to need. Its last token is given out, never computed on.
+std::uint32_t longest_tokens(const request& r) noexcept {
+  return static_cast<std::uint32_t>(r.prompt.size()) + r.max_new_tokens - 1;
+}
+
+/// When the prefix is wanted again, by how the answer ended.
+request_end end_of(finish_reason finish) noexcept {
+  switch (finish) {
+    case finish_reason::stop:
+      return request_end::end_of_turn;
+    case finish_reason::cancelled:
+    case finish_reason::failed:
+      return request_end::aborted;
+    case finish_reason::none:
+    case finish_reason::length:
+      return request_end::unknown;
+  }
+  return request_end::unknown;
+}
+
 }  // namespace
+
+std::uint64_t steady_now_us() {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                        std::chrono::steady_clock::now().time_since_epoch())
+                                        .count());
+}
 
 engine::engine(const model_geometry& model,
                const model_weights& weights,
@@ -94,44 +94,79 @@ engine::engine(const model_geometry& model,
               executor),
       sampler_(model.vocabulary, executor.concurrency(), weights.path),
       limits_{.vocabulary = model.vocabulary, .max_context_tokens = options.context_tokens} {
+  if (options.prefix_cache) {
+    cache_.emplace(
+        pools_,
+        model,
+        options_,
+        arithmetic_id(weights.path, weights.backend, weights.compute, kv_, options.page_tokens));
+  }
   tables_.resize(options.sequences_max);
+  missing_.resize(pools_.pools());
 }
 
 status engine::submit(request r) {
   if (status fits = check(r, limits_); !fits) {
     return fits;
   }
-  const auto has_id = [&](const request& other) { return other.id == r.id; };
+  const auto has_id = [&](const work& other) { return other.asked.id == r.id; };
   if (std::ranges::any_of(queued_, has_id) ||
-      std::ranges::any_of(running_, has_id, &sequence::asked)) {
+      std::ranges::any_of(running_, has_id, &sequence::job)) {
     return failure{errc::invalid_argument, 0, "a request with this id is being served"};
   }
-  queued_.push_back(std::move(r));
+  cache_namespace space =
+      cache_ ? cache_->namespace_of(r.tenant) : cache_namespace({.tenant_salt = r.tenant});
+  token_stream stream{r.stop, r.max_new_tokens};
+  std::vector<token_id> tokens = r.prompt;
+  queued_.push_back({.asked = std::move(r),
+                     .space = std::move(space),
+                     .stream = std::move(stream),
+                     .tokens = std::move(tokens)});
   return {};
 }
 
 std::optional<event> engine::cancel(request_id id) {
-  event last{.id = id, .token = {}, .text = {}, .finish = finish_reason::cancelled};
-  const auto queued = std::ranges::find(queued_, id, &request::id);
+  const auto has_id = [id](const work& job) { return job.asked.id == id; };
+  const auto last_event = [id](work& job) {
+    return event{.id = id,
+                 .token = {},
+                 .text = std::string(job.stream.finish(finish_reason::cancelled)),
+                 .finish = finish_reason::cancelled,
+                 .usage = job.usage};
+  };
+  std::optional<event> last;
+  const auto queued = std::ranges::find_if(queued_, has_id);
+  const auto running = std::ranges::find_if(running_, has_id, &sequence::job);
   if (queued != queued_.end()) {
+    last = last_event(*queued);
     queued_.erase(queued);
-    metrics_.requests_cancelled.add();
-    return last;
+  } else if (running != running_.end()) {
+    last = last_event(running->job);
+    now_us_ = options_.now_us();
+    release(*running, {.ended = request_end::aborted}, true);
+    running_.erase(running);
   }
-  const auto running =
-      std::ranges::find_if(running_, [&](const sequence& s) { return s.asked.id == id; });
-  if (running == running_.end()) {
-    return std::nullopt;
-  }
-  last.text = running->stream.finish(finish_reason::cancelled);
-  promised_pages_ -= running->promised_pages;
-  running_.erase(running);
-  metrics_.requests_cancelled.add();
+  metrics_.requests_cancelled.add(last.has_value());
   return last;
+}
+
+bool engine::preempt(request_id id) {
+  const auto found =
+      std::ranges::find_if(running_, [id](const sequence& s) { return s.job.asked.id == id; });
+  if (found == running_.end()) {
+    return false;
+  }
+  now_us_ = options_.now_us();
+  release(*found, {.ended = request_end::unknown, .expected_us = now_us_}, true);
+  queued_.push_front(std::move(found->job));
+  running_.erase(found);
+  metrics_.requests_preempted.add();
+  return true;
 }
 
 std::span<const event> engine::step() {
   events_.clear();
+  now_us_ = options_.now_us();
   admit();
   choose_rows();
   compute();
@@ -139,46 +174,141 @@ std::span<const event> engine::step() {
   return events_;
 }
 
-/// Admits queued requests in order of arrival while the longest form of the next one fits.
+/// Admits queued requests in order of arrival while the longest form of the next one fits. Only who
+/// waits for a twin is passed by others.
 void engine::admit() {
-  while (!queued_.empty() && running_.size() < options_.sequences_max) {
-    const request& next = queued_.front();
-    const auto prompt = static_cast<std::uint32_t>(next.prompt.size());
-    // The last token is given out, never computed on.
-    const std::uint32_t longest = prompt + next.max_new_tokens - 1;
-    const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest);
+  for (auto next = queued_.begin();
+       next != queued_.end() && running_.size() < options_.sequences_max;) {
+    const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest_tokens(next->asked));
     if (promised_pages_ + pages > pools_.pool(full_pool).capacity()) {
       return;
     }
-    auto kv = pools_.try_admit({.tokens_now = 0, .tokens_max = longest});
-    if (!kv) {
+    if (next->wait && is_computing(*next->wait)) {
+      ++next;
+      continue;
+    }
+    reuse_decision decision;
+    if (cache_) {
+      decision = cache_->decide(next->space, next->tokens);
+      if (waits_for_twin(*next, decision.length)) {
+        metrics_.requests_waited.add();
+        ++next;
+        continue;
+      }
+    }
+    if (!start(*next, decision)) {
       if (!running_.empty()) {
         return;
       }
       // Nobody will give anything back: waiting would be for ever.
-      events_.push_back({.id = next.id, .token = {}, .text = {}, .finish = finish_reason::failed});
+      events_.push_back({.id = next->asked.id,
+                         .token = {},
+                         .text = std::string(next->stream.finish(finish_reason::failed)),
+                         .finish = finish_reason::failed,
+                         .usage = next->usage});
       metrics_.requests_failed.add();
-      queued_.pop_front();
+    }
+    next = queued_.erase(next);
+  }
+}
+
+/// Looks for the running sequence that is about to publish most of a request's prefix, and more
+/// than is there. The wait ends: a running prompt gets rows in every step, and when it has computed
+/// the prefix, or is gone, nothing is left to wait for. A request that came later waits for the
+/// same twin where it shares as much, so none that passes by becomes the next one to wait for.
+bool engine::waits_for_twin(work& job, std::uint32_t reusable) const {
+  job.wait.reset();
+  std::uint32_t best = reusable;
+  for (const sequence& s : running_) {
+    if (!s.lease || !(s.job.space == job.space)) {
       continue;
     }
-    promised_pages_ += pages;
-    std::vector<token_id> tokens = next.prompt;
-    tokens.reserve(std::size_t{longest} + 1);
-    token_stream stream{next.stop, next.max_new_tokens};
-    running_.push_back({.asked = std::move(queued_.front()),
-                        .kv = std::move(*kv),
-                        .stream = std::move(stream),
-                        .tokens = std::move(tokens),
-                        .promised_pages = pages});
-    queued_.pop_front();
+    const auto known = std::span(s.job.tokens).first(s.known_tokens);
+    const auto fork =
+        std::ranges::mismatch(known, std::span(job.tokens).first(job.tokens.size() - 1));
+    const auto common = static_cast<std::uint32_t>(fork.in1 - known.begin());
+    const twin_wait wait{s.job.asked.id, common / options_.page_tokens * options_.page_tokens};
+    if (wait.tokens > best && s.kv.length() < wait.tokens && s.lease.full_tokens() < wait.tokens) {
+      best = wait.tokens;
+      job.wait = wait;
+    }
   }
+  return job.wait.has_value();
+}
+
+bool engine::is_computing(const twin_wait& wait) const {
+  return std::ranges::any_of(running_, [&](const sequence& s) {
+    return s.job.asked.id == wait.twin && s.kv.length() < wait.tokens;
+  });
+}
+
+/// Makes a sequence of a request, or changes nothing but what the cache evicted for it. The prefix
+/// is locked before anything is allocated. False: the system has no memory.
+bool engine::start(work& job, const reuse_decision& decision) {
+  const std::uint32_t longest = longest_tokens(job.asked);
+  prefix_reuse::lease lease;
+  borrowed_prefix lent;
+  if (cache_) {
+    lease = cache_->pin(job.space, job.tokens, decision, now_us_);
+    if (lease) {  // Else the tree is out of namespaces: the request goes without it.
+      lent = cache_->lend(lease, decision);
+    }
+    const std::uint32_t at = lent.heal ? lent.heal->first_row : lent.length;
+    for (std::uint32_t pool = 1; pool < missing_.size(); ++pool) {
+      const ring_geometry& ring = pools_.plan().ring(pool - 1);
+      missing_[pool] =
+          std::min(ring.ceil_pages(lent.length) - at / ring.page_size, ring.ring_pages());
+    }
+    missing_[0] = 0;
+    const bool has_room = cache_->make_room(missing_, now_us_);
+    ORIEL_EXPECTS(has_room);  // See make_pools.
+  }
+  auto kv = pools_.try_admit({.tokens_now = lent.length, .tokens_max = longest, .prefix = lent});
+  if (!kv) {
+    return false;
+  }
+  const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest);
+  promised_pages_ += pages;
+  job.tokens.reserve(std::size_t{longest} + 1);
+  const auto known = static_cast<std::uint32_t>(job.tokens.size());
+  running_.push_back({.job = std::move(job),
+                      .lease = std::move(lease),
+                      .heal = {},
+                      .kv = std::move(*kv),
+                      .known_tokens = known,
+                      .promised_pages = pages,
+                      .started_us = now_us_});
+  sequence& s = running_.back();
+  if (lent.heal) {
+    s.heal = decision.heal;
+  }
+  work& started = s.job;
+  const std::uint32_t before = started.usage.cached_tokens + started.usage.computed_tokens;
+  count_prompt(started, lent.length, &request_usage::cached_tokens);
+  if (lent.heal) {
+    const std::uint32_t counted = started.usage.cached_tokens + started.usage.computed_tokens;
+    const std::uint32_t healed = counted - std::min(counted, std::max(before, s.heal->safe_length));
+    started.usage.healed_tokens += healed;
+    metrics_.healed_tokens.add(healed);
+  }
+  return true;
+}
+
+/// The first `end` prompt tokens have KV now: those that had none before come from `from`.
+void engine::count_prompt(work& job, std::uint32_t end, std::uint32_t request_usage::*from) {
+  const std::uint32_t counted = job.usage.cached_tokens + job.usage.computed_tokens;
+  const auto prompt = static_cast<std::uint32_t>(job.asked.prompt.size());
+  const std::uint32_t more = std::max(counted, std::min(end, prompt)) - counted;
+  job.usage.*from += more;
+  (from == &request_usage::cached_tokens ? metrics_.cached_tokens : metrics_.prompt_tokens)
+      .add(more);
 }
 
 /// Running sequences that have their prompt decode first; prompts share what is left of the budget.
 void engine::choose_rows() {
   std::uint32_t budget = options_.chunk_tokens;
   const auto missing = [](const sequence& s) {
-    return static_cast<std::uint32_t>(s.tokens.size()) - s.kv.length();
+    return static_cast<std::uint32_t>(s.job.tokens.size()) - s.kv.length();
   };
   for (sequence& s : running_) {
     s.rows = missing(s) == 1 ? 1 : 0;
@@ -192,27 +322,17 @@ void engine::choose_rows() {
   }
 }
 
-/// Reserves pages for the chosen rows and computes them.
+/// Reserves pages for the chosen rows and computes them. Healing sequences come last: in the layers
+/// below their frontiers they have no rows, and nobody has to move up.
 void engine::compute() {
   batch_.clear();
   rows_.clear();
-  for (sequence& s : running_) {
-    if (s.rows == 0) {
-      continue;
+  for (const bool healing : {false, true}) {
+    for (sequence& s : running_) {
+      if (s.rows != 0 && s.kv.healing() == healing) {
+        add_to_batch(s);
+      }
     }
-    const status reserved = s.kv.reserve(s.rows);
-    ORIEL_EXPECTS(static_cast<bool>(reserved));  // Promised at admission.
-    std::vector<block_table_view>& tables = tables_[batch_.size()];
-    tables.clear();
-    for (std::uint32_t pool = 0; pool < pools_.plan().pools(); ++pool) {
-      tables.push_back(s.kv.table(pool_id{pool}));
-    }
-    const std::uint32_t first = s.kv.length();
-    rows_.push_back({.tokens = std::span(s.tokens).subspan(first, s.rows),
-                     .first_position = first,
-                     .tables = tables,
-                     .logit_rows = first + s.rows == s.tokens.size() ? 1u : 0u});
-    batch_.push_back(&s);
   }
   if (rows_.empty()) {
     return;
@@ -226,20 +346,54 @@ void engine::compute() {
   metrics_.rows_per_step.add(computed);
 }
 
-/// Commits the computed rows, samples the sequences that reached their end, and tells what they
-/// said.
+void engine::add_to_batch(sequence& s) {
+  make_room(s, s.kv.length() + s.rows);
+  const status reserved = s.kv.reserve(s.rows);
+  ORIEL_EXPECTS(static_cast<bool>(reserved));  // Promised at admission, and see make_pools.
+  std::vector<block_table_view>& tables = tables_[batch_.size()];
+  tables.clear();
+  for (std::uint32_t pool = 0; pool < pools_.plan().pools(); ++pool) {
+    tables.push_back(s.kv.table(pool_id{pool}));
+  }
+  const std::uint32_t first = s.kv.length();
+  rows_.push_back({.tokens = std::span(s.job.tokens).subspan(first, s.rows),
+                   .first_position = first,
+                   .tables = tables,
+                   .logit_rows = first + s.rows == s.job.tokens.size() ? 1u : 0u,
+                   .heal = s.heal ? &*s.heal : nullptr});
+  batch_.push_back(&s);
+}
+
+/// The cache gives up what a sequence of `tokens` tokens lacks.
+void engine::make_room(const sequence& s, std::uint32_t tokens) {
+  if (!cache_) {
+    return;
+  }
+  for (std::uint32_t pool = 0; pool < missing_.size(); ++pool) {
+    missing_[pool] = s.kv.missing_pages(pool_id{pool}, tokens);
+  }
+  const bool has_room = cache_->make_room(missing_, now_us_);
+  ORIEL_EXPECTS(has_room);  // See make_pools.
+}
+
+/// Takes in the computed rows, samples the sequences that reached their end, tells what they said,
+/// and gives the cache what it may have.
 void engine::emit() {
   sampled_rows_.clear();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
     sequence& s = *batch_[i];
-    const std::size_t prompt = s.asked.prompt.size(), first = s.kv.length();
-    metrics_.prompt_tokens.add(std::min<std::size_t>(prompt - std::min(prompt, first), s.rows));
-    s.kv.commit(s.rows);
-    if (s.rows > 1 && rows_[i].logit_rows != 0) {
-      s.kv.give_back_spares(1);  // The prompt is done: a decode step appends one row.
-    }
+    const std::uint32_t healed_end = s.kv.healing() ? s.kv.lent_tokens() : 0;
+    metrics_.heal_rows.add(std::min(s.rows, healed_end - std::min(healed_end, s.kv.length())));
+    s.kv.accept(s.rows);
+    count_prompt(s.job, s.kv.length(), &request_usage::computed_tokens);
     if (rows_[i].logit_rows != 0) {
-      sampled_rows_.push_back({.options = &s.asked.sampling, .position = s.tokens.size()});
+      const std::size_t row = sampled_rows_.size(), position = s.job.tokens.size();
+      sampled_rows_.push_back({.options = &s.job.asked.sampling, .position = position});
+      if (options_.observer != nullptr) {
+        options_.observer->on_logits(s.job.asked.id,
+                                     static_cast<std::uint32_t>(position),
+                                     logits_.subspan(row * model_.vocabulary, model_.vocabulary));
+      }
     }
   }
   step_usage_ = usage();
@@ -248,45 +402,78 @@ void engine::emit() {
 
   std::size_t next = 0;
   for (std::size_t i = 0; i < batch_.size(); ++i) {
-    if (rows_[i].logit_rows == 0) {
-      continue;
+    if (rows_[i].logit_rows != 0) {
+      take_token(*batch_[i], sampled_[next++]);
     }
-    take_token(*batch_[i], sampled_[next++]);
+    end_step(*batch_[i]);
   }
-  std::erase_if(running_, [&](const sequence& s) {
-    const bool finished = s.stream.finished() != finish_reason::none;
-    promised_pages_ -= finished ? s.promised_pages : 0;
-    return finished;
-  });
+  std::erase_if(running_,
+                [](const sequence& s) { return s.job.stream.finished() != finish_reason::none; });
 }
 
 /// Appends the event of a new token; without one (the logits held no number), that of a failure.
 void engine::take_token(sequence& s, sampled_token sampled) {
-  event happened{.id = s.asked.id, .token = {}, .text = {}};
+  event happened{.id = s.job.asked.id, .token = {}, .text = {}, .usage = s.job.usage};
   if (sampled.probability > 0.0f) {
-    s.tokens.push_back(sampled.id);
+    s.job.tokens.push_back(sampled.id);
     happened.token = sampled.id;
-    happened.text = s.stream.push(sampled.id, tokenizer_.bytes_of(sampled.id));
+    happened.text = s.job.stream.push(sampled.id, tokenizer_.bytes_of(sampled.id));
     metrics_.output_tokens.add();
   } else {
-    happened.text = s.stream.finish(finish_reason::failed);
+    happened.text = s.job.stream.finish(finish_reason::failed);
   }
-  happened.finish = s.stream.finished();
+  happened.finish = s.job.stream.finished();
   metrics_.requests_stopped.add(happened.finish == finish_reason::stop);
   metrics_.requests_cut.add(happened.finish == finish_reason::length);
   metrics_.requests_failed.add(happened.finish == finish_reason::failed);
   events_.push_back(std::move(happened));
 }
 
+/// Publishes what a chunk of a prompt, or the end of the answer, brought; only then windows slide.
+/// A decoding sequence publishes nothing before its end, so that its window pages go round.
+void engine::end_step(sequence& s) {
+  const finish_reason finish = s.job.stream.finished();
+  if (finish != finish_reason::none) {
+    release(s, {.ended = end_of(finish)}, finish != finish_reason::failed);
+    return;
+  }
+  if (s.lease && s.kv.length() <= s.known_tokens) {
+    cache_->publish(s.lease, s.kv, s.job.tokens, now_us_);
+  }
+  s.kv.slide_out();
+  if (s.rows > 1 && s.job.tokens.size() == s.kv.length() + std::size_t{1}) {
+    s.kv.give_back_spares(1);  // The prompt is done: a decode step appends one row.
+  }
+}
+
+/// Takes the pages of a sequence that is about to go; the cache keeps them if it publishes them.
+void engine::release(sequence& s, const lease_end& end, bool publishes) {
+  if (s.lease) {
+    if (publishes) {
+      cache_->publish(s.lease, s.kv, s.job.tokens, now_us_);
+    }
+    lease_end how = end;
+    how.duration_us = now_us_ - std::min(now_us_, s.started_us);
+    cache_->release(s.lease, how, now_us_);
+  }
+  s.kv.release();
+  promised_pages_ -= s.promised_pages;
+}
+
 kv_usage engine::usage() const noexcept {
-  kv_usage usage{.bytes = pools_.used_bytes()};
+  kv_usage usage{.pool_bytes = pools_.used_bytes()};
   std::uint64_t row_bytes = 0;  // of a row that every layer keeps
   for (const layer_geometry& layer : model_.layers) {
     row_bytes += kv_bytes_per_token(layer.attention, kv_);
   }
+  const pool_plan& plan = pools_.plan();
   for (const sequence& s : running_) {
-    const std::uint64_t pages = pools_.plan().pages_for(full_pool, s.kv.length());
+    const std::uint64_t pages = plan.pages_for(full_pool, s.kv.length());
     usage.uniform_bytes += row_bytes * pages * options_.page_tokens;
+    usage.bytes += s.kv.full_pages().size_pages() * plan.layout(full_pool).page_bytes();
+    for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
+      usage.bytes += s.kv.ring(kind).held_pages() * plan.layout(window_pool(kind)).page_bytes();
+    }
   }
   return usage;
 }

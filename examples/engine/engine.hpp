@@ -20,7 +20,9 @@
 #include <oriel/output/token_stream.hpp>
 #include <oriel/request/request.hpp>
 
+#include <engine/engine_options.hpp>
 #include <engine/model_runner.hpp>
+#include <engine/prefix_reuse.hpp>
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weights.hpp>
 
@@ -34,15 +36,17 @@
 
 namespace oriel::engine {
 
-/// Sizes of an engine; each is a bound that is checked before memory is taken.
-struct engine_options {
-  std::uint32_t page_tokens = 16;       ///< tokens per KV page; a multiple of 16
-  std::uint32_t chunk_tokens = 512;     ///< tokens computed in one step (the token budget)
-  std::uint32_t sequences_max = 1;      ///< sequences running at once
-  std::uint32_t context_tokens = 4096;  ///< prompt and output of one sequence
-  /// Tokens that the full pool holds for all sequences; 0: sequences_max * context_tokens.
-  std::uint64_t kv_tokens = 0;
-  std::optional<dtype> kv = {};  ///< storage of K and V; the weights' dtype if not given
+/// Where the KV of a request's prompt came from. Once its first token is out,
+/// cached_tokens + computed_tokens is the length of the prompt, whatever happened on the way: a
+/// prompt token counts once, when it first has KV. What is run again after a preemption, the rows
+/// of a heal, and the tokens of the answer count nowhere.
+struct request_usage {
+  std::uint32_t cached_tokens = 0;  ///< prompt tokens whose KV other requests had computed
+  /// Of them, those behind the last boundary whose windows were cached: a heal repaired that.
+  std::uint32_t healed_tokens = 0;
+  std::uint32_t computed_tokens = 0;  ///< prompt tokens that every layer computed
+
+  friend bool operator==(const request_usage&, const request_usage&) = default;
 };
 
 /// What one step brought about for one request.
@@ -51,33 +55,48 @@ struct event {
   std::optional<token_id> token;               ///< the token that was chosen
   std::string text;                            ///< UTF-8 that is final now; may be empty
   finish_reason finish = finish_reason::none;  ///< not none: the last event of the request
+  request_usage usage = {};                    ///< until now
 };
 
-/// KV memory that sequences hold, in whole pages on both sides.
+/// KV memory, in whole pages.
 struct kv_usage {
-  std::uint64_t bytes = 0;          ///< in all pools
-  std::uint64_t uniform_bytes = 0;  ///< in a cache where every layer keeps every row
+  /// What the running sequences hold; a page that several of them share counts for each.
+  std::uint64_t bytes = 0;
+  /// The same in a cache where every layer keeps every row.
+  std::uint64_t uniform_bytes = 0;
+  std::uint64_t pool_bytes = 0;  ///< what anybody holds, cached prefixes included
 };
 
 /// What the engine has done so far.
 struct engine_metrics {
   counter steps;             ///< forward passes
-  counter prompt_tokens;     ///< rows computed for prompts
+  counter prompt_tokens;     ///< prompt tokens computed: sum of request_usage::computed_tokens
+  counter cached_tokens;     ///< sum of request_usage::cached_tokens
+  counter healed_tokens;     ///< sum of request_usage::healed_tokens
+  counter heal_rows;         ///< rows run again, in some layers, to heal cached prefixes
   counter output_tokens;     ///< tokens chosen
   counter requests_stopped;  ///< ended by a stop token or string
   counter requests_cut;      ///< ended by their number of tokens
   counter requests_cancelled;
-  counter requests_failed;  ///< the logits held no number, or there was no memory
+  counter requests_failed;     ///< the logits held no number, or there was no memory
+  counter requests_preempted;  ///< times that `preempt` took one back
+  counter requests_waited;     ///< times that one waited for a twin to compute its prefix
   histogram rows_per_step;
 };
 
 /// First come, first served: running sequences decode first, the rest of the token budget goes to
 /// prompts in their order of arrival, in chunks. A sequence is admitted when its longest form fits
-/// beside what the running ones were promised, so none is ever preempted.
+/// beside what the running ones were promised, so none has to be preempted.
+///
+/// Prefixes are shared inside a tenant. A request whose prefix a running sequence is just computing
+/// waits for it, others may pass; a sequence publishes its pages after each chunk of its prompt and
+/// when it ends.
 ///
 /// Thread safety: none; one thread calls, the executor's threads help.
 class engine {
  public:
+  using pools = prefix_reuse::pools_type;
+
   /// @throws engine::error when the options contradict each other or the model, std::bad_alloc
   engine(const model_geometry& model,
          const model_weights& weights,
@@ -91,39 +110,78 @@ class engine {
   ///          a request with this id is being served
   status submit(request r);
 
-  /// Ends a request, queued or running, and gives its last event; its pages are free at once.
-  /// Nothing: there is no such request.
+  /// Ends a request, queued or running, and gives its last event; nobody but the prefix cache holds
+  /// its pages any more. Nothing: there is no such request.
   std::optional<event> cancel(request_id id);
 
-  /// One step: admit, pages, compute, emit. The events are valid until the next call.
+  /// Takes the pages from a running request and puts it back in front of the queue, with the tokens
+  /// that it has. It goes on from what is cached then; its answer stays the same. False: no request
+  /// with this id is running.
+  bool preempt(request_id id);
+
+  /// One step: admit, pages, compute, emit, publish. The events are valid until the next call.
   std::span<const event> step();
 
   /// Nothing queued, nothing running.
   [[nodiscard]] bool idle() const noexcept { return queued_.empty() && running_.empty(); }
+  [[nodiscard]] std::size_t running() const noexcept { return running_.size(); }
   /// Held now.
   [[nodiscard]] kv_usage usage() const noexcept;
   /// Held in the last step, before the sequences that ended in it gave theirs back.
   [[nodiscard]] kv_usage step_usage() const noexcept { return step_usage_; }
   [[nodiscard]] const engine_metrics& metrics() const noexcept { return metrics_; }
   [[nodiscard]] const engine_options& options() const noexcept { return options_; }
+  /// Rows that were computed, one for each layer.
+  [[nodiscard]] const runner_counts& rows_computed() const noexcept { return runner_.counts(); }
+  [[nodiscard]] const pools& kv_pools() const noexcept { return pools_; }
+  /// Calls visit(pool_id, page_id) for each page that a running sequence holds, a shared one once
+  /// for each holder. For accounts and tests. O(pages held).
+  template <class Visit>
+  void visit_pages(Visit&& visit) const;
+  /// The prefix cache; null when it is off. Who evicts or clears does it between two steps.
+  [[nodiscard]] prefix_reuse* cache() noexcept { return cache_ ? &*cache_ : nullptr; }
 
  private:
-  using pools = dual_pool<>;
+  /// A sequence that computes a prefix of ours, until it has `tokens` of it.
+  struct twin_wait {
+    request_id twin;
+    std::uint32_t tokens = 0;
+  };
+
+  /// A request and its answer so far: what outlives a preemption.
+  struct work {
+    request asked;
+    cache_namespace space;
+    token_stream stream;
+    std::vector<token_id> tokens;  // prompt, then output
+    request_usage usage = {};
+    std::optional<twin_wait> wait = {};
+  };
 
   struct sequence {
-    request asked;
+    work job;
+    prefix_reuse::lease lease;
+    std::optional<heal_plan> heal;
     pools::sequence_type kv;
-    token_stream stream;
-    std::vector<token_id> tokens;      // prompt, then output
+    std::uint32_t known_tokens = 0;    // when it was admitted: from there on it decodes
     std::uint32_t rows = 0;            // rows of the running step
     std::uint64_t promised_pages = 0;  // full pages of its longest form
+    std::uint64_t started_us = 0;
   };
 
   void admit();
+  bool waits_for_twin(work& job, std::uint32_t reusable) const;
+  [[nodiscard]] bool is_computing(const twin_wait& wait) const;
+  bool start(work& job, const reuse_decision& decision);
   void choose_rows();
   void compute();
+  void add_to_batch(sequence& s);
+  void make_room(const sequence& s, std::uint32_t tokens);
   void emit();
   void take_token(sequence& s, sampled_token sampled);
+  void count_prompt(work& job, std::uint32_t end, std::uint32_t request_usage::*from);
+  void end_step(sequence& s);
+  void release(sequence& s, const lease_end& end, bool publishes);
 
   const model_geometry& model_;
   const tokenizer& tokenizer_;
@@ -131,13 +189,15 @@ class engine {
   dtype kv_;
   executor_ref executor_;
   pools pools_;
+  std::optional<prefix_reuse> cache_;
   model_runner runner_;
   sampler sampler_;
   request_limits limits_;
 
-  std::deque<request> queued_;
+  std::deque<work> queued_;
   std::list<sequence> running_;  // in order of arrival
   std::uint64_t promised_pages_ = 0;
+  std::uint64_t now_us_ = 0;  // when the running step began
   std::vector<event> events_;
   engine_metrics metrics_;
   kv_usage step_usage_;
@@ -148,7 +208,24 @@ class engine {
   std::vector<std::vector<block_table_view>> tables_;
   std::vector<sampler_row> sampled_rows_;
   std::vector<sampled_token> sampled_;
+  std::vector<std::uint32_t> missing_;  // [pools]
   std::span<const float> logits_;
 };
+
+template <class Visit>
+void engine::visit_pages(Visit&& visit) const {
+  for (const sequence& s : running_) {
+    for (const page_handle page : s.kv.full_pages().handles()) {
+      visit(full_pool, page.id);
+    }
+    for (std::uint32_t kind = 0; kind < s.kv.window_kinds(); ++kind) {
+      for (const std::uint32_t id : s.kv.ring_table(kind).pages) {
+        if (page_id{id} != null_page) {
+          visit(window_pool(kind), page_id{id});
+        }
+      }
+    }
+  }
+}
 
 }  // namespace oriel::engine

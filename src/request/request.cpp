@@ -52,5 +52,8 @@ oriel::status oriel::check(const request& r, const request_limits& limits) noexc
   if (const status s = check_stops(r.stop, limits); !s) {
     return s;
   }
+  if (r.tenant.size() > limits.max_tenant_bytes) {
+    return failure{errc::invalid_argument, 0, "the tenant's name is too long"};
+  }
   return check(r.sampling);
 }

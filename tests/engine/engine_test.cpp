@@ -101,18 +101,23 @@ std::map<request_id, answer> serve(const std::vector<request>& requests,
       take(answers, happened);
     }
   }
-  CHECK(engine.usage().bytes == 0);  // Every page came back.
+  CHECK(engine.usage().bytes == 0);
+  if (engine.cache() != nullptr) {
+    engine.cache()->tree().clear();
+  }
+  CHECK(engine.usage().pool_bytes == 0);  // Every page came back.
   std::uint64_t prompt = 0, output = 0;
   for (const request& r : requests) {
     prompt += r.prompt.size();
     output += answers[r.id].tokens.size();
   }
   const engine_metrics& m = engine.metrics();
-  CHECK(m.prompt_tokens.value() == prompt);
+  CHECK(m.prompt_tokens.value() + m.cached_tokens.value() == prompt);
   CHECK(m.output_tokens.value() == output);
   CHECK(m.requests_stopped.value() + m.requests_cut.value() == requests.size());
   CHECK(m.rows_per_step.count() == m.steps.value());
-  CHECK(m.rows_per_step.sum() == prompt + output - requests.size());
+  CHECK(m.rows_per_step.sum() ==
+        m.prompt_tokens.value() + m.heal_rows.value() + output - requests.size());
   CHECK(m.rows_per_step.percentile(1.0) <= options.chunk_tokens * 33 / 32);
   return answers;
 }
@@ -135,9 +140,14 @@ TEST_CASE("a request's tokens do not depend on batch, chunk, page or threads") {
               {.page_tokens = 64, .chunk_tokens = 33, .sequences_max = 3, .context_tokens = 256},
               2) == alone);
   // A pool that holds two of them: the others wait, none is lost.
-  CHECK(serve(requests,
-              {.chunk_tokens = 64, .sequences_max = 8, .context_tokens = 256, .kv_tokens = 256}) ==
-        alone);
+  engine_options tight{
+      .chunk_tokens = 64, .sequences_max = 8, .context_tokens = 256, .kv_tokens = 256};
+  tight.prefix_cache = false;
+  CHECK(serve(requests, tight) == alone);
+  tight.prefix_cache = true;
+  tight.cache_tokens = 0;
+  tight.cache_windows = 0;
+  CHECK(serve(requests, tight) == alone);
 }
 
 TEST_CASE("a stop string ends the text before it, whatever tokens it is made of") {
@@ -186,6 +196,8 @@ TEST_CASE("cancelling frees the pages, gives the held back text, and leaves the 
   }
   REQUIRE(cancelled.size() >= 2);
   CHECK(engine.usage().bytes == 0);
+  engine.cache()->tree().clear();
+  CHECK(engine.usage().pool_bytes == 0);
   for (const auto& [id, a] : answers) {
     if (a.finish != finish_reason::cancelled) {
       CHECK(a == whole.at(id));

@@ -10,6 +10,7 @@
 #include <oriel/request/stop_conditions.hpp>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace oriel {
@@ -21,6 +22,9 @@ struct request {
   std::uint32_t max_new_tokens = 128;  ///< at least 1
   stop_conditions stop;
   sampling_options sampling;
+  /// Whose request it is: a salt that the trusted side chooses. Cached prefixes are shared inside a
+  /// tenant only, or by all who say oriel::shared_salt (prefix/cache_namespace.hpp).
+  std::string tenant;
 };
 
 /// What a request may ask for, checked before anything is reserved for it.
@@ -30,12 +34,13 @@ struct request_limits {
   std::uint32_t max_stop_tokens = 64;
   std::uint32_t max_stop_strings = 16;
   std::uint32_t max_stop_string_bytes = 1'024;  ///< of each
+  std::uint32_t max_tenant_bytes = 1'024;
 };
 
 /// @returns errc::request_too_large when prompt + max_new_tokens exceeds the context;
 ///          errc::invalid_argument for an empty prompt, max_new_tokens 0, an id outside the
-///          vocabulary, a stop string that is empty or too long, too many stops, or sampling
-///          options out of range.
+///          vocabulary, a stop string that is empty or too long, too many stops, a tenant
+///          that is too long, or sampling options out of range.
 [[nodiscard]] status check(const request& r, const request_limits& limits) noexcept;
 
 }  // namespace oriel

@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What an engine is built for: sizes, and what it does with prefixes that it has seen before.
+#pragma once
+
+#include <oriel/core/dtype.hpp>
+#include <oriel/core/ids.hpp>
+#include <oriel/model/cost.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+namespace oriel::engine {
+
+/// Microseconds of a clock that never goes back: the default of engine_options::now_us.
+[[nodiscard]] std::uint64_t steady_now_us();
+
+/// Where the cache keeps windows besides the tail of each branch; what any of them keeps is kept.
+/// By default: nowhere, a fork at an earlier boundary heals.
+struct retention_choice {
+  std::uint32_t every_tokens = 0;       ///< at each multiple; 0: not
+  bool branch_points = false;           ///< where a prompt left another one
+  std::uint32_t dense_head_tokens = 0;  ///< everywhere in the first so many tokens
+};
+
+/// Is shown the logits that each token is chosen from. For tests, and for log-probabilities.
+class logits_observer {
+ public:
+  /// @param position  of the token that will be chosen
+  /// @param logits    [vocabulary], until the call returns
+  virtual void on_logits(request_id id, std::uint32_t position, std::span<const float> logits) = 0;
+
+ protected:
+  ~logits_observer() = default;
+};
+
+/// Sizes of an engine; each is a bound that is checked before memory is taken.
+struct engine_options {
+  std::uint32_t page_tokens = 16;       ///< tokens per KV page; a multiple of 16
+  std::uint32_t chunk_tokens = 512;     ///< tokens computed in one step (the token budget)
+  std::uint32_t sequences_max = 1;      ///< sequences running at once
+  std::uint32_t context_tokens = 4096;  ///< prompt and output of one sequence
+  /// Tokens that the full pool holds for all sequences; 0: sequences_max * context_tokens.
+  std::uint64_t kv_tokens = 0;
+  std::optional<dtype> kv = {};  ///< storage of K and V; the weights' dtype if not given
+
+  /// Requests share the KV of common prefixes. Answers do not depend on it, bit for bit.
+  bool prefix_cache = true;
+  bool heal = true;  ///< repair lost windows where that is less work than a recompute
+  retention_choice retain = {};
+  /// Tokens of room in the full pool beside kv_tokens, for prefixes that nobody uses just now; none
+  /// given: as many as kv_tokens. What the running sequences leave free is used as well.
+  std::optional<std::uint64_t> cache_tokens = {};
+  /// Boundaries whose windows have room beside those of running sequences; none given: one in 512
+  /// cache_tokens, but sequences_max at least.
+  std::optional<std::uint32_t> cache_windows = {};
+  /// What heals and recomputes are weighed with. The default assumes that products with weights and
+  /// attention run at one rate: then only the counts of operations matter.
+  compute_rates rates = {1.0, 1.0};
+  /// Names config and weights, see checkpoint_digest: part of every key of the cache.
+  std::string model_digest = {};
+
+  std::uint64_t (*now_us)() = steady_now_us;  ///< the only clock that the engine and its cache know
+  logits_observer* observer = nullptr;        ///< lives as long as the engine; null: nobody looks
+};
+
+}  // namespace oriel::engine

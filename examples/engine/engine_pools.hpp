@@ -1,0 +1,34 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The pools of an engine: how large, and why that is enough.
+#pragma once
+
+#include <oriel/kv/dual_pool.hpp>
+#include <oriel/model/geometry.hpp>
+
+#include <engine/engine_options.hpp>
+
+#include <vector>
+
+namespace oriel::engine {
+
+/// Pools in which a sequence that was admitted never lacks a page. A page that is neither held by a
+/// running sequence nor locked by its lease is free, or the cache gives it up when asked:
+///
+///   - full pages: a lease locks exactly the pages that its sequence has published or borrowed. So
+///     all but the pages of running sequences are to be had, and admission promises no more of them
+///     than there are.
+///   - window pages: a sequence holds at most its ring, and its lease pins at most one window more,
+///     which may have slid out of the ring. There is room for both, sequences_max times.
+///
+/// The room for the cache comes on top of that.
+/// @throws engine::error, std::bad_alloc
+[[nodiscard]] dual_pool<> make_pools(const model_geometry& model,
+                                     const engine_options& options,
+                                     dtype kv);
+
+/// Where each layer of the model has its KV.
+[[nodiscard]] std::vector<pool_layer> layer_homes(const dual_pool<>& pools);
+
+}  // namespace oriel::engine

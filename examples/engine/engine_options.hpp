@@ -57,6 +57,8 @@ struct engine_options {
   /// Boundaries whose windows have room beside those of running sequences; none given: one in 512
   /// cache_tokens, but sequences_max at least.
   std::optional<std::uint32_t> cache_windows = {};
+  /// Tenants that have a share of the cache each; the last share is that of all further ones.
+  std::uint32_t tenant_shares = 1;
   /// What heals and recomputes are weighed with. The default assumes that products with weights and
   /// attention run at one rate: then only the counts of operations matter.
   compute_rates rates = {1.0, 1.0};

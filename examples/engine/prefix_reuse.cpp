@@ -3,6 +3,7 @@
 #include <engine/prefix_reuse.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace oriel::engine {
@@ -16,6 +17,7 @@ radix_tree_options tree_options(const pool_plan& plan, const engine_options& o) 
   options.page_size = plan.options().page_size;
   options.slack_pages = plan.options().slack_pages;
   options.leases_max = o.sequences_max + 1;
+  options.tenant_shares = std::max(1u, o.tenant_shares);
   for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
     options.windows.push_back(plan.ring(kind).window_tokens);
   }

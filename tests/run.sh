@@ -31,10 +31,11 @@ stage_release() {
 }
 stage_package() { ./tests/package/run.sh; }
 stage_asan() { ORIEL_TEST_SCALE=0.1 build_and_test asan; }
-stage_tsan() {  # What has threads: the pool itself, and every kernel through the engine's forward pass.
+stage_tsan() {  # What has threads: the pool itself, probes of a tree, every kernel in the engine's forward pass.
   cmake --preset tsan > /dev/null
-  cmake --build --preset tsan -j "$jobs" --target test.core test.engine
-  ctest --preset tsan -j 1 -R '^test\.core:|^test\.engine:(logits have the same bits|a request.s tokens)'
+  cmake --build --preset tsan -j "$jobs" --target test.core test.prefix test.engine
+  ORIEL_TEST_SCALE=0.1 ctest --preset tsan -j 1 \
+    -R '^test\.core:|^test\.prefix:case 49|^test\.engine:(logits have the same bits|a request.s tokens)'
 }
 stage_cuda() { ./tests/package/cuda.sh; }
 

@@ -9,6 +9,11 @@
 #include <cstdint>
 #include <cstdlib>
 
+/// Was tests/run.sh called with --long? Then the soaks take their minutes.
+inline bool is_long_run() {
+  return std::getenv("ORIEL_TEST_LONG") != nullptr;
+}
+
 /// `operations` times the scale, at least 1.
 inline std::uint64_t scaled(std::uint64_t operations) {
   const char* text = std::getenv("ORIEL_TEST_SCALE");

@@ -5,6 +5,10 @@
 #include "prefix/tree_life.hpp"
 #include "support/scale.hpp"
 
+#include <oriel/prefix/order_cost_aware.hpp>
+#include <oriel/prefix/order_hit_density.hpp>
+#include <oriel/prefix/order_s3_fifo.hpp>
+
 #include <catch2/catch.hpp>
 
 #include <cstdint>
@@ -48,7 +52,17 @@ life_options draw_life(std::uint64_t seed) {
   o.namespaces = one_of(1, 2, 4);
   o.length_max = std::min<std::uint32_t>(p * one_of(6, 12, 20, 50), 160);
   o.requests_max = one_of(1, 3, 6);
+  o.tenant_shares = one_of(1, 1, 2, 4);
   return o;
+}
+
+template <evict_order Order>
+life_counts run_lives(std::uint64_t episodes, std::uint64_t operations) {
+  life_counts counts;
+  for (std::uint64_t seed = 1; seed <= episodes; ++seed) {
+    counts += tree_life<Order>(draw_life(seed)).run(operations);
+  }
+  return counts;
 }
 
 }  // namespace
@@ -56,10 +70,7 @@ life_options draw_life(std::uint64_t seed) {
 TEST_CASE("case 12: the tree answers as the obvious model after every operation", "[prefix]") {
   constexpr std::uint64_t episodes = 200;
   const std::uint64_t operations = scaled(hashes_differ ? 1'000'000 : 100'000) / episodes + 1;
-  life_counts counts;
-  for (std::uint64_t seed = 1; seed <= episodes; ++seed) {
-    counts += tree_life<lru_order>(draw_life(seed)).run(operations);
-  }
+  const life_counts counts = run_lives<lru_order>(episodes, operations);
   // A life in which nothing happens would pass too.
   CAPTURE(counts.probes, counts.hits, counts.pins, counts.commits, counts.splits, counts.twins);
   CAPTURE(counts.revived, counts.evicted_full, counts.evicted_window, counts.drops);
@@ -75,3 +86,12 @@ TEST_CASE("case 12: the tree answers as the obvious model after every operation"
   CHECK(counts.evicted_window > all / 100);
   CHECK(counts.beyond_3_windows > all / 100);
 }
+
+#ifndef ORIEL_WEAK_HASH
+TEST_CASE("case 12: the same under every order of eviction", "[prefix]") {
+  const std::uint64_t operations = scaled(1'000);
+  CHECK(run_lives<s3_fifo_order>(100, operations).evicted_full > operations);
+  CHECK(run_lives<cost_aware_order<>>(100, operations).evicted_full > operations);
+  CHECK(run_lives<hit_density_order>(100, operations).evicted_full > operations);
+}
+#endif

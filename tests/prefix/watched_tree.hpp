@@ -45,6 +45,7 @@ struct life_options {
   std::uint32_t namespaces = 2;
   std::uint32_t length_max = 64;   ///< tokens of a request
   std::uint32_t requests_max = 5;  ///< at once
+  std::uint32_t tenant_shares = 1;
   /// Hashes tell pages apart: events and probes by hash can be checked. Off where they collide.
   bool hashes_differ = true;
 };
@@ -78,6 +79,7 @@ class watched_tree {
                .slack_pages = habits().slack_pages,
                .leases_max = 16,
                .namespaces_max = 16,
+               .tenant_shares = options.tenant_shares,
                .keeps_hash_chain = true},
               {habits().keep_every, habits().keep_forks, habits().dense_head},
               {&mirror_}),
@@ -216,10 +218,7 @@ class watched_tree {
     for (const oriel::page_handle window : at->second.windows) {
       expect(!window, "window pages go along");
     }
-    for (const request& r : requests_) {
-      expect(!is_on_path(r, at) || at->second.page >= r.held.full_tokens() / page_size(),
-             "a leased page stays");
-    }
+    expect(!is_leased(at), "a leased page stays");
     erase(at);
   }
   void remove_window(place at, std::size_t kind) {
@@ -230,6 +229,11 @@ class watched_tree {
     }
     expect(static_cast<bool>(at->second.windows[kind]), "a removed window page was there");
     at->second.windows[kind] = {};
+  }
+  [[nodiscard]] bool is_leased(place at) const {
+    return std::any_of(requests_.begin(), requests_.end(), [&](const request& r) {
+      return at->second.page < r.held.full_tokens() / page_size() && is_on_path(r, at);
+    });
   }
   [[nodiscard]] bool is_on_path(const request& r, place at) const {
     const prefix_model::path& p = at->first;
@@ -284,31 +288,32 @@ class watched_tree {
     for (std::size_t pool = 0; pool < pools_.size(); ++pool) {
       owned_[pool].assign(pools_[pool].capacity(), false);
     }
-    tree_.visit_pages(
-        [&](const oriel::cached_page& page, std::uint32_t pool, oriel::page_handle handle) {
-          const auto at = by_full_.find(to_index(page.full.id));
-          expect(at != by_full_.end() && at->second->second.full == page.full, "the model has it");
-          const model_page& want = at->second->second;
-          expect(want.page == page.page, "at this depth");
-          expect(!owned_[pool][to_index(handle.id)], "no page stands for two");
-          owned_[pool][to_index(handle.id)] = true;
-          if (pool == 0) {
-            ++pages;
-            unlocked += !page.is_locked;
-            const std::string& p = at->second->first;
-            for (std::size_t i = 0; i < page.tokens.size(); ++i) {
-              expect(static_cast<unsigned char>(p[p.size() - page.tokens.size() + i]) ==
-                         to_index(page.tokens[i]),
-                     "with these tokens");
-            }
-            expect(
-                !options_.hashes_differ || mirror_.pages.contains(event_mirror::key_of(page.hash)),
-                "the mirror has it");
-          } else {
-            ++windows;
-            expect(want.windows[pool - 1] == handle, "with this window page");
-          }
-        });
+    tree_.visit_pages([&](const oriel::cached_page& page,
+                          std::uint32_t pool,
+                          oriel::page_handle handle) {
+      const auto at = by_full_.find(to_index(page.full.id));
+      expect(at != by_full_.end() && at->second->second.full == page.full, "the model has it");
+      const model_page& want = at->second->second;
+      expect(want.page == page.page, "at this depth");
+      expect(!owned_[pool][to_index(handle.id)], "no page stands for two");
+      owned_[pool][to_index(handle.id)] = true;
+      if (pool == 0) {
+        ++pages;
+        unlocked += !page.is_locked;
+        expect(page.is_locked == is_leased(at->second), "leases lock their pages and no others");
+        const std::string& p = at->second->first;
+        for (std::size_t i = 0; i < page.tokens.size(); ++i) {
+          expect(static_cast<unsigned char>(p[p.size() - page.tokens.size() + i]) ==
+                     to_index(page.tokens[i]),
+                 "with these tokens");
+        }
+        expect(!options_.hashes_differ || mirror_.pages.contains(event_mirror::key_of(page.hash)),
+               "the mirror has it");
+      } else {
+        ++windows;
+        expect(want.windows[pool - 1] == handle, "with this window page");
+      }
+    });
     std::uint32_t want_windows = 0, mirrored = 0;
     for (const auto& [path, page] : model_.pages()) {
       for (const oriel::page_handle window : page.windows) {

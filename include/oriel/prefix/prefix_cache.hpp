@@ -34,7 +34,11 @@ concept prefix_cache =
     requires(C c, const C& cc, const cache_namespace& space, std::span<const token_id> tokens,
              const prefix_match& found, pin_extent extent, std::uint64_t now_us,
              typename C::lease& lease, typename C::publication& fresh, borrowed_pages& pages,
-             const publish_source& source, const lease_end& end, std::uint32_t count) {
+             const publish_source& source, const lease_end& end, std::uint32_t count,
+             const typename C::lease& held, const typename C::publication& published) {
+      { held.full_tokens() } noexcept -> std::same_as<std::uint32_t>;
+      { held.window_tokens() } noexcept -> std::same_as<std::uint32_t>;
+      { published.full_pages() } noexcept -> std::same_as<std::span<const page_handle>>;
       { cc.match(space, tokens) } noexcept -> std::same_as<prefix_match>;
       { c.pin(space, tokens, found, extent, now_us) } noexcept -> std::same_as<typename C::lease>;
       { cc.borrow(lease, pages) };

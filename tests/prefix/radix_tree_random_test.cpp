@@ -4,6 +4,7 @@
 // maximal; accounts, events, leases and bytes are right after every one.
 #include "prefix/tree_life.hpp"
 #include "support/scale.hpp"
+#include "support/weak_hash.hpp"
 
 #include <oriel/prefix/order_cost_aware.hpp>
 #include <oriel/prefix/order_hit_density.hpp>
@@ -18,12 +19,6 @@
 using namespace oriel;
 
 namespace {
-
-#ifdef ORIEL_WEAK_HASH
-constexpr bool hashes_differ = false;  // tests/weak_hash: all hashes have 4 bits.
-#else
-constexpr bool hashes_differ = true;
-#endif
 
 life_options draw_life(std::uint64_t seed) {
   std::mt19937_64 random(seed);
@@ -87,11 +82,9 @@ TEST_CASE("case 12: the tree answers as the obvious model after every operation"
   CHECK(counts.beyond_3_windows > all / 100);
 }
 
-#ifndef ORIEL_WEAK_HASH
 TEST_CASE("case 12: the same under every order of eviction", "[prefix]") {
   const std::uint64_t operations = scaled(1'000);
   CHECK(run_lives<s3_fifo_order>(100, operations).evicted_full > operations);
   CHECK(run_lives<cost_aware_order<>>(100, operations).evicted_full > operations);
   CHECK(run_lives<hit_density_order>(100, operations).evicted_full > operations);
 }
-#endif

@@ -16,13 +16,14 @@
 namespace oriel {
 
 /// S3-FIFO over runs. A run that continued none is on probation in the small queue, which gives
-/// victims while it holds more than a tenth of the pages; a run that continued another goes to the
-/// main queue, with one use more than that one had (at most 3). The head of the main queue is
+/// victims while it holds more than a quarter of the pages; a run that continued another goes to
+/// the main queue, with one use more than that one had (at most 3). The head of the main queue is
 /// spared once for each of its uses.
 ///
-/// What differs from the original: a request makes a new run of the pages it hit, so a used page
-/// moves to the tail of the main queue instead of waiting for the head; and there is no ghost
-/// queue, since nothing of an evicted run is left by which it could be recognised.
+/// What differs from the original: the small queue is a quarter, not a tenth, since a tenth of a
+/// cache that is short of room holds no whole run; a request makes a new run of the pages it hit,
+/// so a used page moves to the tail of the main queue instead of waiting for the head; and there is
+/// no ghost queue, since nothing of an evicted run is left by which it could be recognised.
 ///
 /// Every call is O(1): `victim` spares at most `spared_runs` in one call. Memory: 16 bytes per run
 /// id.
@@ -64,7 +65,8 @@ class s3_fifo_order {
   }
 
   [[nodiscard]] run_id victim(std::uint64_t) noexcept {
-    const bool is_small_over = std::uint64_t{pages_[small]} * 10 > pages_[small] + pages_[main];
+    const bool is_small_over =
+        std::uint64_t{pages_[small]} * small_part > pages_[small] + pages_[main];
     if (runs_[small].newer != small && (is_small_over || runs_[main].newer == main)) {
       return run_id{runs_[small].newer - queues};
     }
@@ -81,6 +83,7 @@ class s3_fifo_order {
   static constexpr std::uint32_t none = 0xFFFF'FFFFu;
   static constexpr std::uint32_t small = 0, main = 1, queues = 2;
   static constexpr std::uint32_t uses_max = 3;
+  static constexpr std::uint32_t small_part = 4;  // The small queue's aim is 1 / small_part.
   struct record {
     std::uint32_t older = 0, newer = none;
     std::uint32_t pages = 0;

@@ -134,7 +134,8 @@ double hit_density_order::bin_begin_s(std::uint32_t bin) noexcept {
     return 0;
   }
   const std::uint64_t octave = std::uint64_t{1} << (first_bin_bits + (bin - 1) / 4);
-  return static_cast<double>(octave + octave / 4 * ((bin - 1) % 4)) / second_us;
+  const std::uint64_t begin_us = octave + octave / 4 * ((bin - 1) % 4);
+  return static_cast<double>(begin_us) / static_cast<double>(second_us);
 }
 
 std::uint32_t hit_density_order::class_of(const run_facts& facts) noexcept {

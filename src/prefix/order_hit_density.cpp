@@ -24,7 +24,7 @@ constexpr double first_shape = 0.3, first_scale_s = 10.0;
 constexpr double prior_runs = 5.0;
 
 // Once in `classes` / `classes_refreshed` insertions; after 20,000 of them a count weighs 1 / e.
-constexpr float decay = 0.9977F;
+constexpr float decay = 0.9942F;
 
 /// 0: below `first_s` seconds; then one for each factor of 2^step_bits; `buckets` - 1: all above.
 std::uint32_t bucket_of(std::uint64_t us,

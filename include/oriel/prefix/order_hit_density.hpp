@@ -57,7 +57,7 @@ class hit_density_order {
 
  private:
   static constexpr std::uint32_t nowhere = 0xFFFF'FFFFu;
-  static constexpr std::uint32_t classes_refreshed = 5;
+  static constexpr std::uint32_t classes_refreshed = 2;
   // Ages: [0, 0.26 s), then four bins to the octave, up to 76 h.
   static constexpr std::uint32_t bins = 81;
   // The tree of classes, parents before children.

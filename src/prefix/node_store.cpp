@@ -87,12 +87,6 @@ void node_store::free_root(std::uint32_t root) noexcept {
   free_node(root);
 }
 
-std::uint32_t node_store::first_root() const noexcept {
-  std::uint32_t first = null_node;
-  for_each_root([&](std::uint32_t root) { first = std::min(first, root); });
-  return first;
-}
-
 // --- Walks ---------------------------------------------------------------------------------------
 
 std::uint64_t node_store::key_of(std::uint32_t parent,

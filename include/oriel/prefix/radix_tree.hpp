@@ -226,6 +226,9 @@ class radix_tree {
 
   /// Publish, step one: takes a reference to each page. The caller fills what is not filled yet,
   /// behind whatever fence its device needs, and then commits or aborts.
+  /// @pre a page of the full pool is offered for one place only: a page that the tree has, or had
+  ///      when its namespace was dropped under a lease that still runs, is not offered for other
+  ///      tokens
   /// @throws std::bad_alloc
   [[nodiscard]] publication reserve(const publish_source& source);
   /// Publish, last step: the pages become visible. Pages the tree has already stay the tree's own;

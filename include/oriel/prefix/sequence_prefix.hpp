@@ -104,8 +104,9 @@ publish_outcome publish_sequence(Cache& cache,
   return outcome;
 }
 
-/// Evicts until `missing[pool]` pages are allocatable in every pool, or returns false: even without
-/// any cached page there would be too few, and then nothing is evicted. O(pages freed).
+/// Evicts until `missing[pool]` pages are allocatable in every pool. Returns false without evicting
+/// if the cache has too few that nobody leases; and false after evicting them if others still hold
+/// references to some. O(pages freed).
 /// @param missing  [pools]
 template <class Cache, class Pools>
 [[nodiscard]] bool make_room(Cache& cache,

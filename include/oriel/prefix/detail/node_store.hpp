@@ -123,8 +123,10 @@ class node_store {
   [[nodiscard]] std::uint32_t namespaces() const noexcept {
     return static_cast<std::uint32_t>(roots_.size());
   }
-  /// The open root with the lowest id, or null_node. O(namespaces).
-  [[nodiscard]] std::uint32_t first_root() const noexcept;
+  /// An open root, or null_node. O(1).
+  [[nodiscard]] std::uint32_t any_root() const noexcept {
+    return roots_.empty() ? null_node : roots_.begin()->first;
+  }
   /// Calls visit(root) for every open root, in no order that means anything.
   template <class Visit>
   void for_each_root(Visit&& visit) const {

@@ -816,7 +816,7 @@ void ORIEL_TREE::clear() noexcept {
   if constexpr (Events::enabled) {
     events_({.sequence = ++sequence_, .kind = cache_event_kind::cleared});
   }
-  for (std::uint32_t root; (root = store_.first_root()) != detail::null_node;) {
+  for (std::uint32_t root; (root = store_.any_root()) != detail::null_node;) {
     forget(root);
   }
 }

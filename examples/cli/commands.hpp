@@ -5,6 +5,9 @@
 /// the user can mend (exit 1) and returns the exit code otherwise.
 #pragma once
 
+#include <replay/cache_replay.hpp>
+#include <replay/cache_sizes.hpp>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -60,15 +63,23 @@ struct bench_options {
   std::string format = "md";  ///< md, csv, json
 };
 
+inline constexpr double default_capacity_gib = 400;
+
 /// Options of `oriel replay`. One capacity is given at most.
 struct replay_options {
   std::string trace;
   std::string preset = "mimo-v2.5-pro";
-  std::optional<double> capacity_gib;  ///< 400 if neither is given
+  std::optional<double> capacity_gib;  ///< default_capacity_gib if neither is given
   std::optional<std::uint64_t> capacity_tokens;
-  std::string pools = "dual";     ///< uniform, dual
-  double hours = 8;               ///< over which sessions start
-  std::uint32_t page_tokens = 0;  ///< --page; 0: the trace's own
+  std::string pools = "dual";  ///< uniform, dual
+  double window_share =
+      replay::cache_question{}.window_share;  ///< of all bytes, to the window pools
+  std::string evict = "hit-density";          ///< lru, s3-fifo, cost-aware, hit-density
+  replay::retain_choice retain;               ///< --retain
+  std::string heal = "on";                    ///< on, off
+  std::uint64_t seed = 1;                     ///< of orders that sample
+  double hours = 8;                           ///< over which sessions start
+  std::uint32_t page_tokens = 0;              ///< --page; 0: the trace's own
   bool json = false;
 };
 

@@ -158,27 +158,61 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   return command;
 }
 
+/// What the cache may hold, and where.
+void add_capacity(CLI::App& command, replay_options& o) {
+  auto* bytes =
+      command
+          .add_option("--capacity-gib", o.capacity_gib, "memory for everything: all pools [400]")
+          ->check(number(0, 65'536, false));
+  command
+      .add_option("--capacity-tokens",
+                  o.capacity_tokens,
+                  "tokens of the full pool, for the cache alone: requests compute beside it")
+      ->transform(whole_number(1, std::uint64_t{1} << 40))
+      ->excludes(bytes);
+  command.add_option("--pools", o.pools, "uniform: every layer keeps all rows; or dual")
+      ->check(CLI::IsMember({"uniform", "dual"}))
+      ->capture_default_str();
+  command.add_option("--window-share", o.window_share, "of all bytes, to the window pools")
+      ->check(number(0, 0.9))
+      ->capture_default_str();
+  command.add_option("--page", o.page_tokens, "tokens in a page, a multiple of 16 [the trace's]")
+      ->transform(whole_number(16, 4'096, 16));
+}
+
+/// What the cache does.
+void add_policies(CLI::App& command, replay_options& o) {
+  command.add_option("--evict", o.evict, "lru, s3-fifo, cost-aware or hit-density")
+      ->check(CLI::IsMember({"lru", "s3-fifo", "cost-aware", "hit-density"}))
+      ->capture_default_str();
+  const auto take_retain = [&o](const std::string& text) { o.retain = parse_retain(text).value(); };
+  command
+      .add_option_function<std::string>(
+          "--retain",
+          take_retain,
+          "where windows are kept: tail, every:N, branch, dense:N, with commas between [tail]")
+      ->check(retention());
+  command.add_option("--heal", o.heal, "on, or off: clip hits to where windows are left")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+  command.add_option("-s,--seed", o.seed, "seed of an order that samples")
+      ->transform(whole_number(0))
+      ->capture_default_str();
+}
+
 CLI::App* add_replay(CLI::App& app, replay_options& o) {
-  CLI::App* command = app.add_subcommand("replay", "what a prefix cache would reach on a trace");
+  CLI::App* command = app.add_subcommand("replay", "what a prefix cache reaches on a trace");
   command->add_option("trace", o.trace, "JSON lines, plain or .zst (docs/cli.md)")
       ->required()
       ->check(some_text());
   command->add_option("--preset", o.preset, "a known model")
       ->check(preset_name())
       ->capture_default_str();
-  auto* bytes = command->add_option("--capacity-gib", o.capacity_gib, "memory of all pools [400]")
-                    ->check(number(0, 65'536, false));
-  command->add_option("--capacity-tokens", o.capacity_tokens, "tokens of the full pool instead")
-      ->transform(whole_number(1, std::uint64_t{1} << 40))
-      ->excludes(bytes);
-  command->add_option("--pools", o.pools, "uniform: every layer keeps all rows; or dual")
-      ->check(CLI::IsMember({"uniform", "dual"}))
-      ->capture_default_str();
+  add_capacity(*command, o);
+  add_policies(*command, o);
   command->add_option("--hours", o.hours, "window in which the sessions of a trace start")
       ->check(number(0, 8'784, false))
       ->capture_default_str();
-  command->add_option("--page", o.page_tokens, "tokens in a page, a multiple of 16 [the trace's]")
-      ->transform(whole_number(16, 4'096, 16));
   command->add_flag("--json", o.json, "print one JSON object");
   return command;
 }

@@ -1,36 +1,31 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// `oriel replay`: what a prefix cache would reach on a trace of real requests.
+// `oriel replay`: what a prefix cache reaches on a trace of real requests.
 #include "commands.hpp"
+#include "replay_report.hpp"
 #include "support.hpp"
 
 #include <oriel/model/presets.hpp>
 
 #include <engine/error.hpp>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
+#include <replay/cache_replay.hpp>
 #include <replay/cache_sizes.hpp>
 #include <replay/read_trace.hpp>
 #include <replay/reference_cache.hpp>
 
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 
 namespace oriel::cli {
 namespace {
 
 constexpr double gib = 1024.0 * 1024.0 * 1024.0;
-
-/// Everything that is printed, in both forms.
-struct report {
-  std::string model;
-  std::uint32_t page_tokens = 0;
-  std::size_t requests = 0;
-  std::uint64_t input_tokens = 0;
-  std::uint64_t capacity_tokens = 0;  // of the full pool
-  std::uint64_t capacity_bytes = 0;
-  replay::hit_count lru, clairvoyant, infinite;
-};
 
 /// A line on stderr, if that is a terminal, that tells what is being done; gone afterwards.
 class activity {
@@ -52,20 +47,59 @@ class activity {
   bool shown_;
 };
 
-replay::cache_sizes sizes_of(const replay_options& o, std::uint32_t page_tokens) {
-  constexpr double default_gib = 400;
-  const double asked_gib = o.capacity_gib.value_or(default_gib);
+/// A bar on stderr of how much is done and how fast, drawn ten times a second; gone afterwards.
+class progress_bar {
+ public:
+  explicit progress_bar(std::size_t total) : total_(total) {}
+  progress_bar(const progress_bar&) = delete;
+  progress_bar& operator=(const progress_bar&) = delete;
+  ~progress_bar() { note("\r\x1b[K"); }
+
+  void show(std::size_t done) {
+    const auto now = clock::now();
+    if (done != total_ && now - drawn_ < std::chrono::milliseconds{100}) {
+      return;
+    }
+    drawn_ = now;
+    const double seconds = std::chrono::duration<double>(now - began_).count();
+    constexpr std::size_t width = 30;
+    note("\r\x1b[K[{:<{}}] {:>3} %  {} of {} requests  {:.0f}/s",
+         std::string(width * done / total_, '#'),
+         width,
+         100 * done / total_,
+         done,
+         total_,
+         static_cast<double>(done) / std::max(seconds, 1e-3));
+  }
+
+ private:
+  using clock = std::chrono::steady_clock;
+  std::size_t total_;
+  clock::time_point began_ = clock::now(), drawn_;
+};
+
+std::string capacity_text(const replay_options& o) {
+  return o.capacity_tokens
+             ? fmt::format("--capacity-tokens {}", *o.capacity_tokens)
+             : fmt::format("--capacity-gib {}", o.capacity_gib.value_or(default_capacity_gib));
+}
+
+replay::cache_sizes sizes_of(const replay_options& o,
+                             const model_geometry& model,
+                             std::uint32_t page_tokens) {
   const auto sizes = replay::plan_cache(
-      preset(o.preset).value().layers,  // The command line is checked for it.
-      {.capacity_bytes = static_cast<std::uint64_t>(asked_gib * gib),
+      model.layers,
+      {.capacity_bytes =
+           static_cast<std::uint64_t>(o.capacity_gib.value_or(default_capacity_gib) * gib),
        .capacity_tokens = o.capacity_tokens.value_or(0),
        .pools = o.pools == "dual" ? replay::pool_form::dual : replay::pool_form::uniform,
-       .page_tokens = page_tokens});
+       .page_tokens = page_tokens,
+       .window_share = o.window_share});
   if (!sizes) {
     throw engine::error(
-        fmt::format("{} for {} with pages of {} tokens: {}; change the capacity, or --page",
-                    o.capacity_tokens ? fmt::format("--capacity-tokens {}", *o.capacity_tokens)
-                                      : fmt::format("--capacity-gib {}", asked_gib),
+        fmt::format("{} for {} with pages of {} tokens: {}; change the capacity, "
+                    "or --page",
+                    capacity_text(o),
                     o.preset,
                     page_tokens,
                     sizes.error().detail));
@@ -73,56 +107,84 @@ replay::cache_sizes sizes_of(const replay_options& o, std::uint32_t page_tokens)
   return *sizes;
 }
 
-report make_report(const replay_options& o) {
+/// The uniform cache that the bytes of dual pools would buy: its tokens, and what it hits.
+void add_uniform(replay_report& r, const replay::trace& trace, const model_geometry& model) {
+  const auto uniform = replay::plan_cache(model.layers,
+                                          {.capacity_bytes = r.sizes.bytes,
+                                           .pools = replay::pool_form::uniform,
+                                           .page_tokens = r.page_tokens});
+  r.uniform_tokens = uniform ? uniform->capacity_tokens : 0;
+  r.uniform_lru =
+      replay::lru_cache(trace, static_cast<std::uint32_t>(r.uniform_tokens / trace.page_tokens));
+}
+
+void add_references(replay_report& r, const replay::trace& trace, const model_geometry& model) {
+  const activity comparing{"replaying reference caches"};
+  const auto pages = static_cast<std::uint32_t>(r.sizes.capacity_tokens / trace.page_tokens);
+  r.lru = replay::lru_cache(trace, pages);
+  r.clairvoyant = replay::clairvoyant_cache(trace, pages);
+  r.infinite = replay::infinite_cache(trace);
+  if (r.sizes.plan.window_kinds() != 0) {
+    add_uniform(r, trace, model);
+  }
+}
+
+replay::evict_choice evict_choice_of(const std::string& name) {
+  return name == "lru"          ? replay::evict_choice::lru
+         : name == "s3-fifo"    ? replay::evict_choice::s3_fifo
+         : name == "cost-aware" ? replay::evict_choice::cost_aware
+                                : replay::evict_choice::hit_density;
+}
+
+/// Runs the tree and the pools. The running request is paid from what is given in bytes; beside
+/// what is given in tokens.
+void add_cache(replay_report& r, const replay::trace& trace, const model_geometry& model) {
+  replay::cache_options options{.evict = evict_choice_of(r.options.evict),
+                                .retain = r.options.retain,
+                                .heal = r.options.heal == "on",
+                                .seed = r.options.seed};
+  if (r.options.capacity_tokens) {
+    options.working_pages = replay::working_pages_of(trace, r.page_tokens);
+    r.working_bytes =
+        options.working_pages * std::uint64_t{r.sizes.plan.layout(full_pool).page_bytes()};
+  }
+  std::optional<progress_bar> bar;
+  std::function<void(std::size_t)> progress;
+  if (shows_progress()) {
+    bar.emplace(trace.requests.size());
+    progress = [&](std::size_t done) { bar->show(done); };
+  }
+  const auto outcome = replay::replay_cache(trace, model, r.sizes, options, progress);
+  if (!outcome) {
+    throw engine::error(fmt::format("{} for {}: {}; change the capacity, or --page",
+                                    capacity_text(r.options),
+                                    r.options.preset,
+                                    outcome.error().detail));
+  }
+  r.cache = *outcome;
+}
+
+replay_report make_report(const replay_options& o) {
   const replay::trace trace = [&] {
     const activity reading{"reading the trace"};
     return replay::read_trace(o.trace, {.hours = o.hours});
   }();
   const std::uint32_t page_tokens = o.page_tokens == 0 ? trace.page_tokens : o.page_tokens;
-  const replay::cache_sizes sizes = sizes_of(o, page_tokens);
-  const auto pages = static_cast<std::uint32_t>(sizes.capacity_tokens / trace.page_tokens);
-  const activity comparing{"replaying reference caches"};
-  return {.model = o.preset,
-          .page_tokens = page_tokens,
-          .requests = trace.requests.size(),
-          .input_tokens = trace.input_tokens(),
-          .capacity_tokens = sizes.capacity_tokens,
-          .capacity_bytes = sizes.bytes,
-          .lru = replay::lru_cache(trace, pages),
-          .clairvoyant = replay::clairvoyant_cache(trace, pages),
-          .infinite = replay::infinite_cache(trace)};
-}
-
-void print_json(const report& r) {
-  const nlohmann::ordered_json object{{"model", r.model},
-                                      {"page_tokens", r.page_tokens},
-                                      {"capacity_tokens", r.capacity_tokens},
-                                      {"capacity_bytes", r.capacity_bytes},
-                                      {"requests", r.requests},
-                                      {"input_tokens", r.input_tokens},
-                                      {"lru_token_hit_rate", r.lru.rate()},
-                                      {"clairvoyant_token_hit_rate", r.clairvoyant.rate()},
-                                      {"infinite_token_hit_rate", r.infinite.rate()}};
-  print_out("{}\n", object.dump());
-}
-
-void print_table(const report& r) {
-  print_out("{} requests, {:.1f} M input tokens; {} for {} hold {:.2f} M tokens\n\n",
-            r.requests,
-            static_cast<double>(r.input_tokens) / 1e6,
-            bytes_text(r.capacity_bytes),
-            r.model,
-            static_cast<double>(r.capacity_tokens) / 1e6);
-  print_out("Token hit rate of simple caches of that many tokens\n");
-  print_out("  least recently used     {:.4f}\n", r.lru.rate());
-  print_out("  clairvoyant             {:.4f}\n", r.clairvoyant.rate());
-  print_out("  infinite                {:.4f}\n", r.infinite.rate());
+  const model_geometry model = preset(o.preset).value();  // The command line is checked for it.
+  replay_report r{.options = o,
+                  .page_tokens = page_tokens,
+                  .requests = trace.requests.size(),
+                  .sessions = trace.sessions.size(),
+                  .sizes = sizes_of(o, model, page_tokens)};
+  add_cache(r, trace, model);
+  add_references(r, trace, model);
+  return r;
 }
 
 }  // namespace
 
 int replay(const replay_options& o) {
-  const report r = make_report(o);
+  const replay_report r = make_report(o);
   if (o.json) {
     print_json(r);
   } else {

@@ -23,6 +23,15 @@ std::optional<T> parsed(std::string_view text) {
   return error == std::errc{} && stop == end ? std::optional{value} : std::nullopt;
 }
 
+/// "name:N" with N > 0 as N, or nothing.
+std::optional<std::uint32_t> parsed_after(std::string_view name, std::string_view text) {
+  if (!text.starts_with(name) || !text.substr(name.size()).starts_with(':')) {
+    return std::nullopt;
+  }
+  const auto value = parsed<std::uint32_t>(text.substr(name.size() + 1));
+  return value && *value != 0 ? value : std::nullopt;
+}
+
 }  // namespace
 
 CLI::Validator whole_number(std::uint64_t least, std::uint64_t most, std::uint64_t step) {
@@ -82,6 +91,17 @@ CLI::Validator token_ids() {
   return CLI::Validator{check, ""};
 }
 
+CLI::Validator retention() {
+  const auto check = [](std::string& text) -> std::string {
+    return parse_retain(text) ? ""
+                              : fmt::format(
+                                    "'{}' is not a retention: tail, every:N, branch, "
+                                    "dense:N, or some of them with commas between",
+                                    text);
+  };
+  return CLI::Validator{check, ""};
+}
+
 std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text) {
   std::vector<std::uint32_t> ids;
   for (;;) {
@@ -96,6 +116,28 @@ std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text) {
     ids.push_back(*id);
     if (comma == text.npos) {
       return ids;
+    }
+    text.remove_prefix(comma + 1);
+  }
+}
+
+std::optional<replay::retain_choice> parse_retain(std::string_view text) {
+  replay::retain_choice retain;
+  for (;;) {
+    const std::size_t comma = text.find(',');
+    const std::string_view one = text.substr(0, comma);
+    if (const auto every = parsed_after("every", one); every && retain.every_tokens == 0) {
+      retain.every_tokens = *every;
+    } else if (const auto dense = parsed_after("dense", one);
+               dense && retain.dense_head_tokens == 0) {
+      retain.dense_head_tokens = *dense;
+    } else if (one == "branch") {
+      retain.branch_points = true;
+    } else if (one != "tail") {
+      return std::nullopt;
+    }
+    if (comma == text.npos) {
+      return retain;
     }
     text.remove_prefix(comma + 1);
   }

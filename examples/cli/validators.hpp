@@ -6,6 +6,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <replay/cache_replay.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -40,5 +41,12 @@ namespace oriel::cli {
 /// "1,2,3" as ids; spaces may surround each.
 /// @returns nothing when the text is something else
 [[nodiscard]] std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text);
+
+/// Where windows are kept, as `parse_retain` reads it.
+[[nodiscard]] CLI::Validator retention();
+
+/// "tail", "every:N", "branch", "dense:N", or some of them with commas between.
+/// @returns nothing when the text is something else
+[[nodiscard]] std::optional<replay::retain_choice> parse_retain(std::string_view text);
 
 }  // namespace oriel::cli

@@ -167,16 +167,19 @@ class session_cache {
   /// Admits the sequence, runs its rows in steps, publishes them.
   status compute(const visit& v, lease_type& lease, std::uint64_t now_us) {
     const borrowed_prefix lent = loan_.lend(tree_, lease, windows_, v.heal ? &*v.heal : nullptr);
+    const std::uint32_t first_row = lent.heal ? lent.heal->first_row : lent.length;
     std::vector<std::uint32_t> missing(pools_.pools());
-    for (std::uint32_t pool = 0; pool < pools_.pools(); ++pool) {
-      missing[pool] = pools_.plan().pages_for(pool_id{pool}, v.prompt_tokens);
+    for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
+      const std::size_t lent_pages = kind < lent.windows.size() ? lent.windows[kind].size() : 0;
+      missing[kind + 1] =
+          std::min((lent.length - first_row + page() - 1) / page(),
+                   pools_.plan().ring(kind).ring_pages() - static_cast<std::uint32_t>(lent_pages));
     }
-    missing[0] -= std::min(missing[0], lease.full_tokens() / page());
     if (!make_room(tree_, pools_, missing, now_us)) {
-      return failure{errc::out_of_pages, 0, "the pools cannot serve one request"};
+      return failure{errc::out_of_pages, 0, "a window pool cannot serve one request"};
     }
     auto kv = pools_.try_admit(
-        {.tokens_now = v.prompt_tokens, .tokens_max = v.prompt_tokens, .prefix = lent});
+        {.tokens_now = lent.length, .tokens_max = v.prompt_tokens, .prefix = lent});
     if (!kv) {
       return kv.error();
     }
@@ -192,7 +195,7 @@ class session_cache {
         missing[pool] = kv->missing_pages(pool_id{pool}, end);
       }
       if (!make_room(tree_, pools_, missing, now_us)) {
-        return failure{errc::out_of_pages, 0, "a window pool cannot serve one request"};
+        return failure{errc::out_of_pages, 0, "the pools cannot serve one request"};
       }
       if (status reserved = kv->reserve(rows); !reserved) {
         return reserved;
@@ -202,6 +205,7 @@ class session_cache {
         publish_sequence(tree_, lease, *kv, prompt_, now_us);
       }
       outcome_.peak_bytes = std::max(outcome_.peak_bytes, pools_.used_bytes());
+      tree_.drop_windows(lease);  // Else they keep room from the windows that it will write.
       kv->slide_out();
     }
     return {};
@@ -245,16 +249,40 @@ class session_cache {
   cache_outcome outcome_;
 };
 
+/// What the cache and its requests can fill: the tables of a pool take memory for every page.
+pool_sizes useful_sizes(const trace& requests,
+                        const cache_sizes& sizes,
+                        std::uint32_t working_pages) {
+  std::uint64_t touched = 1;
+  for (const trace_request& r : requests.requests) {
+    touched += r.input_tokens / sizes.plan.options().page_size + 1;
+  }
+  pool_sizes useful;
+  for (std::uint32_t pool = 0; pool < sizes.plan.pools(); ++pool) {
+    const std::uint64_t asked =
+        std::uint64_t{sizes.sizes.pages[pool]} + (pool == 0 ? working_pages : 0);
+    const std::uint64_t most = touched + (pool == 0 ? 0 : sizes.plan.ring(pool - 1).ring_pages());
+    useful.pages.push_back(static_cast<std::uint32_t>(std::min(asked, most)));
+  }
+  return useful;
+}
+
 }  // namespace
+
+std::uint32_t working_pages_of(const trace& requests, std::uint32_t page_tokens) {
+  std::uint32_t largest = 0;
+  for (const trace_request& r : requests.requests) {
+    largest = std::max(largest, r.input_tokens);
+  }
+  return largest / page_tokens + (largest % page_tokens != 0 ? 1 : 0);
+}
 
 result<cache_outcome> replay_cache(const trace& requests,
                                    const model_geometry& model,
                                    const cache_sizes& sizes,
                                    const cache_options& options,
                                    const std::function<void(std::size_t)>& progress) {
-  pool_sizes pages = sizes.sizes;
-  pages.pages[0] += options.working_pages;
-  auto pools = pools_type::make(sizes.plan, pages);
+  auto pools = pools_type::make(sizes.plan, useful_sizes(requests, sizes, options.working_pages));
   if (!pools) {
     return pools.error();
   }

@@ -16,8 +16,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <string_view>
-#include <vector>
 
 namespace oriel::replay {
 
@@ -38,7 +36,8 @@ struct cache_options {
   /// matters here: it says when a heal is cheaper than to recompute.
   compute_rates rates{.linear_flops_per_s = 2.69e15, .attention_flops_per_s = 4.13e15};
   /// Full pages that requests compute in beside the pool, so that the pool is the cache's alone
-  /// (the procedure of the reference caches). 0: running requests take their pages from the pools.
+  /// (the procedure of the reference caches: `working_pages_of`). 0: running requests take their
+  /// pages from the pools.
   std::uint32_t working_pages = 0;
   std::uint32_t step_tokens = 512;  ///< rows of a prefill step
   std::uint64_t seed = 1;           ///< of orders that sample
@@ -59,18 +58,26 @@ struct cache_outcome {
   std::uint64_t cached_pages = 0;          ///< at the end, of all pools
   std::uint64_t top_input_tokens = 0, top_hit_tokens = 0;  ///< the busiest tenth of the sessions
 
+  /// Rates of no input at all are 0.
   [[nodiscard]] double hit_rate() const noexcept {
-    return static_cast<double>(hit_tokens) / static_cast<double>(input_tokens);
+    return rate(static_cast<double>(hit_tokens), input_tokens);
   }
   /// The work of heals taken off.
   [[nodiscard]] double net_hit_rate() const noexcept {
-    return (static_cast<double>(hit_tokens) - heal_token_equivalents) /
-           static_cast<double>(input_tokens);
+    return rate(static_cast<double>(hit_tokens) - heal_token_equivalents, input_tokens);
   }
   [[nodiscard]] double top_decile_hit_rate() const noexcept {
-    return static_cast<double>(top_hit_tokens) / static_cast<double>(top_input_tokens);
+    return rate(static_cast<double>(top_hit_tokens), top_input_tokens);
+  }
+
+ private:
+  static double rate(double part, std::uint64_t whole) noexcept {
+    return whole == 0 ? 0.0 : part / static_cast<double>(whole);
   }
 };
+
+/// Pages of `page_tokens` tokens that the largest request needs.
+[[nodiscard]] std::uint32_t working_pages_of(const trace& requests, std::uint32_t page_tokens);
 
 /// Replays the whole trace, one request after another, in order of arrival. A request that is
 /// larger than the full pool streams through it: what does not fit is computed and not kept.

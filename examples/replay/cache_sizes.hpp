@@ -27,7 +27,7 @@ struct cache_question {
   std::uint32_t step_tokens = 512;  ///< rows of a prefill step at most
   std::uint32_t slack_pages = 1;
   /// Of all bytes, to the window pools, in equal parts. Each gets a sequence's ring at least.
-  double window_share = 0.02;
+  double window_share = 0.015;
 };
 
 struct cache_sizes {

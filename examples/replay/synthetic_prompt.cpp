@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <replay/synthetic_prompt.hpp>
 
+#include <algorithm>
+
 namespace oriel::replay {
 
 void make_prompt(const trace& requests, std::size_t index, std::vector<token_id>& prompt) {
@@ -9,12 +11,12 @@ void make_prompt(const trace& requests, std::size_t index, std::vector<token_id>
   const auto pages = requests.pages_of(request);
   const std::uint32_t own = requests.distinct_pages + static_cast<std::uint32_t>(index);
   prompt.resize(request.input_tokens);
-  std::uint32_t page = 0, offset = 0;
-  for (token_id& token : prompt) {
-    token = synthetic_token(page < pages.size() ? pages[page] : own, offset);
-    if (++offset == requests.page_tokens) {
-      offset = 0;
-      ++page;
+  std::size_t page = 0;
+  for (std::size_t first = 0; first < prompt.size(); first += requests.page_tokens, ++page) {
+    std::uint32_t token = scattered(page < pages.size() ? pages[page] : own);
+    const std::size_t end = std::min<std::size_t>(first + requests.page_tokens, prompt.size());
+    for (std::size_t i = first; i < end; ++i, token += synthetic_step) {
+      prompt[i] = token_id{token};
     }
   }
 }

@@ -189,6 +189,8 @@ class Usage(unittest.TestCase):
         self.usage("replay", "a", "b", says="b")
         self.usage("replay", "a", "--capacity-gib", 1, "--capacity-tokens", 1, says="excludes")
         self.usage("replay", "a", "--pools", "triple", says="--pools")
+        self.usage("replay", "a", "--evict", "newest", says="hit-density")
+        self.usage("replay", "a", "--heal", "maybe", says="--heal")
 
     def test_values_out_of_range_are_2(self):
         for command, option, values in (
@@ -204,7 +206,10 @@ class Usage(unittest.TestCase):
                 ("inspect", "--page", ("24",)), ("bench", "--threads", ("100000",)), ("bench", "--prompt-tokens", ("0",)),
                 ("bench", "--new-tokens", ("0",)), ("bench", "--repetitions", ("0",)),
                 ("replay", "--capacity-gib", ("0", "-1", "nan", "1e9")), ("replay", "--capacity-tokens", ("0", "-5")),
-                ("replay", "--hours", ("0", "nan", "9999")), ("replay", "--page", ("8", "24", "8192"))):
+                ("replay", "--hours", ("0", "nan", "9999")), ("replay", "--page", ("8", "24", "8192")),
+                ("replay", "--window-share", ("-0.1", "0.95", "nan")), ("replay", "--seed", ("-1", "x")),
+                ("replay", "--retain", ("", "tail,", "every", "every:0", "every:x", "dense:-1", "tails", "branch:2",
+                                        "every:64,every:128"))):
             for value in values:
                 self.usage(command, option, value, says=option)
 
@@ -425,6 +430,41 @@ class Replay(unittest.TestCase):
         self.assertEqual(answer["lru_token_hit_rate"], 3 / 9)
         self.assertEqual(answer["clairvoyant_token_hit_rate"], 4 / 9)
 
+    def test_the_tree_hits_what_can_be_counted_by_hand(self):
+        for pools in ("uniform", "dual"):
+            answer = self.replay("--capacity-tokens", 512 * 8, "--pools", pools)
+            self.assertEqual(answer["token_hit_rate"], 4 / 9)
+            self.assertEqual(answer["clipped_tokens"], 0)
+            self.assertEqual(answer["working_bytes"] % (512 * 3), 0)
+            self.assertGreater(answer["working_bytes"], 0)
+            self.assertLessEqual(answer["peak_bytes"], answer["capacity_bytes"] + answer["working_bytes"])
+            self.assertIsNone(answer["sessions"])
+            self.assertIsNone(answer["top_decile_token_hit_rate"])
+
+    def test_every_policy_serves(self):
+        keys = set(self.replay())
+        for key in ("requests input_tokens token_hit_rate net_token_hit_rate lru_token_hit_rate clairvoyant_token_hit_rate "
+                    "infinite_token_hit_rate clipped_tokens heals healed_tokens heal_token_equivalents evicted_full_pages "
+                    "evicted_window_pages peak_bytes").split():
+            self.assertIn(key, keys)
+        for arguments in (("--evict", "lru"), ("--evict", "s3-fifo"), ("--evict", "cost-aware"), ("--heal", "off"),
+                          ("--evict", "hit-density", "--seed", 7), ("--retain", "every:1024,branch"), ("--page", 64),
+                          ("--retain", "tail,dense:2048"), ("--preset", "gemma-3-27b")):
+            answer = self.replay(*arguments)
+            self.assertEqual(set(answer), keys)
+            self.assertEqual(answer["working_bytes"], 0)
+            self.assertLessEqual(answer["net_token_hit_rate"], answer["token_hit_rate"])
+            self.assertLessEqual(answer["token_hit_rate"], 4 / 9, arguments)
+        self.assertEqual(self.replay("--retain", "branch,every:1024")["retain"], "tail,every:1024,branch")
+
+    def test_room_that_nothing_fills_costs_nothing(self):
+        for capacity in (("--capacity-tokens", 2**36), ("--capacity-gib", 65536)):
+            self.assertEqual(self.replay(*capacity, "--preset", "gpt-oss-20b", "--page", 64)["token_hit_rate"], 4 / 9)
+
+    def test_requests_larger_than_the_pool_stream_through(self):
+        answer = self.replay("--capacity-tokens", 512, "--pools", "uniform", "--evict", "lru")
+        self.assertEqual(answer["token_hit_rate"], answer["lru_token_hit_rate"])
+
     def test_bytes_buy_more_tokens_in_dual_pools(self):
         dual = self.replay("--capacity-gib", 400)
         uniform = self.replay("--capacity-gib", 400, "--pools", "uniform")
@@ -456,12 +496,15 @@ class Replay(unittest.TestCase):
         code, shown = run_on_terminal("replay", self.trace)
         self.assertEqual(code, 0)
         self.assertIn(b"reading the trace", shown)
+        self.assertIn(b"4 of 4 requests", shown)
 
     def test_the_table_reads(self):
         done = run("replay", self.trace)
         self.assertEqual(done.returncode, 0)
-        self.assertIn(b"4 requests", done.stdout)
-        self.assertIn(b"clairvoyant", done.stdout)
+        self.assertEqual(done.stderr, b"")
+        for part in (b"4 requests", b"full pool", b"window pool, W = 128", b"net of heals", b"clipped", b"evicted",
+                     b"clairvoyant", b"infinite", b"uniform"):
+            self.assertIn(part, done.stdout)
 
 
 class FirstStep(unittest.TestCase):

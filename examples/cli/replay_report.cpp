@@ -1,0 +1,165 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include "replay_report.hpp"
+#include "support.hpp"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <string>
+#include <vector>
+
+namespace oriel::cli {
+namespace {
+
+using json = nlohmann::ordered_json;
+
+std::string millions(double tokens) {
+  return fmt::format("{:.2f} M", tokens / 1e6);
+}
+
+std::string millions(std::uint64_t tokens) {
+  return millions(static_cast<double>(tokens));
+}
+
+/// 12345678 as "12,345,678".
+std::string grouped(std::uint64_t number) {
+  std::string text = std::to_string(number);
+  for (std::size_t end = text.size(); end > 3; end -= 3) {
+    text.insert(end - 3, 1, ',');
+  }
+  return text;
+}
+
+template <class T>
+json or_null(bool known, const T& value) {
+  return known ? json(value) : json(nullptr);
+}
+
+std::string retention_text(const replay::retain_choice& retain) {
+  std::string text = "tail";
+  if (retain.every_tokens != 0) {
+    text += fmt::format(",every:{}", retain.every_tokens);
+  }
+  if (retain.branch_points) {
+    text += ",branch";
+  }
+  if (retain.dense_head_tokens != 0) {
+    text += fmt::format(",dense:{}", retain.dense_head_tokens);
+  }
+  return text;
+}
+
+void print_pools(const replay_report& r) {
+  const replay_options& o = r.options;
+  const pool_plan& plan = r.sizes.plan;
+  print_out("{} requests, {} input tokens. {}, pages of {} tokens:\n",
+            grouped(r.requests),
+            millions(r.cache.input_tokens),
+            o.preset,
+            r.page_tokens);
+  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
+    const std::uint32_t pages = r.sizes.sizes.pages[pool];
+    print_out("  {:<22}  {:>11} pages {:>11}{}\n",
+              pool == 0 ? std::string("full pool")
+                        : fmt::format("window pool, W = {}", plan.ring(pool - 1).window_tokens),
+              grouped(pages),
+              bytes_text(pages * std::uint64_t{plan.layout(pool_id{pool}).page_bytes()}),
+              pool == 0 ? fmt::format("  {} tokens", millions(r.sizes.capacity_tokens)) : "");
+  }
+  print_out("  evict {}, retain {}, heal {}; ", o.evict, retention_text(o.retain), o.heal);
+  if (r.working_bytes == 0) {
+    print_out("the running request is paid from the pools\n\n");
+  } else {
+    print_out("the running request has {} beside the pools\n\n", bytes_text(r.working_bytes));
+  }
+}
+
+void print_cache(const replay_report& r) {
+  const replay::cache_outcome& c = r.cache;
+  print_out("Token hit rate             {:.4f}\n", c.hit_rate());
+  print_out("  net of heals             {:.4f}\n", c.net_hit_rate());
+  if (r.sessions != 0) {
+    print_out("  busiest 10 % of sessions {:.4f}\n", c.top_decile_hit_rate());
+  }
+  print_out("  hit                      {} tokens\n", millions(c.hit_tokens));
+  print_out("  clipped                  {} tokens\n", grouped(c.clipped_tokens));
+  print_out("  heals                    {}: {} tokens, at the cost of {}\n",
+            grouped(c.heals),
+            millions(c.healed_tokens),
+            millions(c.heal_token_equivalents));
+  print_out("  evicted                  {} full pages, {} window pages alone\n",
+            grouped(c.evicted_full_pages),
+            grouped(c.evicted_window_pages));
+  print_out("  peak                     {}\n\n", bytes_text(c.peak_bytes));
+}
+
+void print_references(const replay_report& r) {
+  print_out("Simple caches of {} tokens\n", millions(r.sizes.capacity_tokens));
+  print_out("  least recently used      {:.4f}\n", r.lru.rate());
+  print_out("  clairvoyant              {:.4f}\n", r.clairvoyant.rate());
+  if (const auto closed = r.gap_closed()) {
+    print_out("  gap between them closed  {:.1f} %\n", 100 * *closed);
+  }
+  print_out("An infinite one            {:.4f}\n", r.infinite.rate());
+  if (r.uniform_lru) {
+    print_out("A uniform one of {}, {} tokens, least recently used: {:.4f}\n",
+              bytes_text(r.sizes.bytes),
+              millions(r.uniform_tokens),
+              r.uniform_lru->rate());
+  }
+}
+
+}  // namespace
+
+std::optional<double> replay_report::gap_closed() const noexcept {
+  const double gap = clairvoyant.rate() - lru.rate();
+  return gap > 0 ? std::optional{(cache.hit_rate() - lru.rate()) / gap} : std::nullopt;
+}
+
+void print_json(const replay_report& r) {
+  const replay::cache_outcome& c = r.cache;
+  const std::vector<std::uint32_t>& pages = r.sizes.sizes.pages;
+  const auto closed = r.gap_closed();
+  const json object{
+      {"model", r.options.preset},
+      {"pools", r.options.pools},
+      {"evict", r.options.evict},
+      {"retain", retention_text(r.options.retain)},
+      {"heal", r.options.heal == "on"},
+      {"page_tokens", r.page_tokens},
+      {"capacity_tokens", r.sizes.capacity_tokens},
+      {"capacity_bytes", r.sizes.bytes},
+      {"working_bytes", r.working_bytes},
+      {"full_pages", pages.front()},
+      {"window_pages", std::vector<std::uint32_t>(pages.begin() + 1, pages.end())},
+      {"requests", r.requests},
+      {"sessions", or_null(r.sessions != 0, r.sessions)},
+      {"input_tokens", c.input_tokens},
+      {"token_hit_rate", c.hit_rate()},
+      {"net_token_hit_rate", c.net_hit_rate()},
+      {"top_decile_token_hit_rate", or_null(r.sessions != 0, c.top_decile_hit_rate())},
+      {"lru_token_hit_rate", r.lru.rate()},
+      {"clairvoyant_token_hit_rate", r.clairvoyant.rate()},
+      {"infinite_token_hit_rate", r.infinite.rate()},
+      {"uniform_lru_token_hit_rate", r.uniform_lru ? json(r.uniform_lru->rate()) : json(nullptr)},
+      {"gap_closed", closed ? json(*closed) : json(nullptr)},
+      {"clipped_tokens", c.clipped_tokens},
+      {"heals", c.heals},
+      {"healed_tokens", c.healed_tokens},
+      {"heal_token_equivalents", c.heal_token_equivalents},
+      {"evicted_full_pages", c.evicted_full_pages},
+      {"evicted_window_pages", c.evicted_window_pages},
+      {"cached_pages", c.cached_pages},
+      {"index_bytes", c.index_bytes},
+      {"peak_bytes", c.peak_bytes}};
+  print_out("{}\n", object.dump());
+}
+
+void print_table(const replay_report& r) {
+  print_pools(r);
+  print_cache(r);
+  print_references(r);
+}
+
+}  // namespace oriel::cli

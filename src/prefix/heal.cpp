@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/prefix/heal.hpp>
 
 #include <algorithm>
@@ -26,9 +27,13 @@ void for_each_frontier(const heal_model& model,
   for (std::size_t l = model.windows.size(); l-- > 0;) {
     std::uint32_t here = above;
     if (const std::uint32_t window = model.windows[l]; window != 0) {
-      const std::uint32_t exact = above - std::min(above, window - 1);
+      const std::uint32_t behind =
+          window - (ORIEL_MUTANT(heal_starts_one_row_late) && window > 1 ? 2 : 1);
+      const std::uint32_t exact = above - std::min(above, behind);
       const std::uint32_t whole = first_healed_page(model, window, length) * model.page_size;
-      here = std::min(above, std::max(safe_length, std::min(exact, whole)));
+      here = std::min(above,
+                      std::max(ORIEL_MUTANT(heal_ignores_safe_windows) ? 0 : safe_length,
+                               std::min(exact, ORIEL_MUTANT(heal_has_no_floor) ? exact : whole)));
     }
     visit(l, here, above);
     above = here;

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/prefix/detail/node_store.hpp>
 
 #include <algorithm>
@@ -96,7 +97,7 @@ std::uint64_t node_store::key_of(std::uint32_t parent,
 }
 
 std::size_t node_store::slot_of(std::uint32_t parent, std::uint64_t key) const noexcept {
-  std::uint64_t mixed = key + parent * 0x9E37'79B9'7F4A'7C15u;
+  std::uint64_t mixed = (ORIEL_MUTANT(weak_keys) ? 0 : key) + parent * 0x9E37'79B9'7F4A'7C15u;
   mixed ^= mixed >> 29;
   mixed *= 0xBF58'476D'1CE4'E5B9u;
   return static_cast<std::size_t>(mixed >> 32) & table_mask_;
@@ -110,7 +111,9 @@ std::uint32_t node_store::find_child(std::uint32_t parent,
        slot = (slot + 1) & table_mask_) {
     const std::uint32_t id = table_[slot] - 1;
     const tree_node& n = nodes_[id];
-    if (n.key == key && n.parent == parent && (page == nullptr || same_pages(n, 0, page, 1) == 1)) {
+    const bool is_key = n.key == key || ORIEL_MUTANT(weak_keys);
+    const bool believes = page == nullptr || ORIEL_MUTANT(key_is_believed);
+    if (is_key && n.parent == parent && (believes || same_pages(n, 0, page, 1) == 1)) {
       return id;
     }
   }
@@ -192,7 +195,7 @@ walk_end node_store::walk(walk_end from,
     const std::uint32_t same =
         chain.empty() ? same_pages(n, at, tokens.data() + std::size_t{end.pages} * page, most)
                       : same_links(n, at, chain.data() + end.pages, most);
-    end.pages += same;
+    end.pages += ORIEL_MUTANT(boundaries_at_node_ends) && at + same < n.pages ? 0 : same;
     if (at + same < n.pages) {
       break;
     }
@@ -202,7 +205,8 @@ walk_end node_store::walk(walk_end from,
 
 std::uint32_t node_store::first_needed(std::uint32_t kind, std::uint32_t end) const noexcept {
   const std::uint64_t tokens = std::uint64_t{end} * sizes_.page_size;
-  const std::uint64_t behind = std::uint64_t{window_tokens_[kind]} - 1;
+  const std::uint64_t behind =
+      std::uint64_t{window_tokens_[kind]} - (ORIEL_MUTANT(boundary_needs_window_tokens) ? 0 : 1);
   return tokens <= behind ? 0 : static_cast<std::uint32_t>((tokens - behind) / sizes_.page_size);
 }
 
@@ -211,7 +215,7 @@ std::uint32_t node_store::deepest_boundary(std::uint32_t kind,
                                            std::uint32_t node,
                                            std::uint32_t limit) const noexcept {
   std::uint32_t boundary = limit, present = limit;
-  while (present > first_needed(kind, boundary)) {
+  while (present > first_needed(kind, boundary) + ORIEL_MUTANT(boundary_needs_too_few)) {
     while (nodes_[node].begin >= present) {
       node = nodes_[node].parent;
     }
@@ -237,7 +241,7 @@ std::uint32_t node_store::window_safe(std::uint32_t node, std::uint32_t limit) c
       node = nodes_[node].parent;
     }
     const std::uint32_t lower = deepest_boundary(kind, node, boundary);
-    agreed = lower == boundary ? agreed + 1 : 1;
+    agreed = lower == boundary || ORIEL_MUTANT(kinds_agree_in_one_pass) ? agreed + 1 : 1;
     boundary = lower;
   }
   return boundary;
@@ -358,7 +362,8 @@ void node_store::table_erase(std::uint32_t id) noexcept {
        slot = (slot + 1) & table_mask_) {
     const tree_node& n = nodes_[table_[slot] - 1];
     const std::size_t wanted = slot_of(n.parent, n.key);
-    if (((slot - wanted) & table_mask_) >= ((slot - hole) & table_mask_)) {
+    if (((slot - wanted) & table_mask_) >= ((slot - hole) & table_mask_) &&
+        !ORIEL_MUTANT(table_keeps_its_gaps)) {
       table_[hole] = table_[slot];
       hole = slot;
     }
@@ -379,7 +384,8 @@ std::uint32_t node_store::split(std::uint32_t id, std::uint32_t at) noexcept {
   upper.run = lower.run;
   upper.begin = lower.begin;
   upper.pages = at;
-  upper.locks = lower.locks != 0 ? 1 : 0;  // Its one child is locked, or is not.
+  // Its one child is locked, or is not.
+  upper.locks = lower.locks != 0 && !ORIEL_MUTANT(split_loses_the_lock) ? 1 : 0;
   lower.begin += at;
   lower.pages -= at;
   for (std::uint32_t i = 0; i < at; ++i) {
@@ -391,11 +397,13 @@ std::uint32_t node_store::split(std::uint32_t id, std::uint32_t at) noexcept {
     homes_[lower.full[i]] = id * node_pages_max + i;
   }
   for (std::uint32_t kind = 0; kind < sizes_.window_kinds; ++kind) {
-    mask(upper_id, kind) = mask(id, kind) & ((1u << at) - 1);
+    mask(upper_id, kind) =
+        ORIEL_MUTANT(split_loses_window_bits) ? 0 : mask(id, kind) & ((1u << at) - 1);
     mask(id, kind) >>= at;
   }
   if (sizes_.keeps_hash_chain) {
-    upper.end_hash = chain_[upper.full[at - 1]];
+    upper.end_hash =
+        ORIEL_MUTANT(split_loses_the_parent_hash) ? lower.end_hash : chain_[upper.full[at - 1]];
   }
   table_insert(upper_id);
   link_child(upper_id, id);

@@ -85,6 +85,21 @@ TEST_CASE("case 6: window pages that a hit does not need are not refreshed", "[p
   CHECK(w.safe_pages(tokens) == 2);
 }
 
+TEST_CASE("a hit refreshes its window, not the path before it", "[prefix]") {
+  tree_world w({.page_size = 4, .windows = {10}, .retention = dense_retention()});
+  const auto first = tokens_from(0, 33), second = tokens_from(100, 33);
+  w.run(first);
+  w.run(second);
+  auto held = w.pin(first);
+  REQUIRE(held.window_tokens() == 32);
+  w.release(held);
+  // The three pages of its window are the newest now; its five others are still the oldest.
+  CHECK(w.tree.evict_window(0, 5).window == 5);
+  CHECK(w.safe_pages(first) == 8);
+  CHECK(w.safe_pages(fork_of(second, 12, {})) == 3);
+  CHECK(w.safe_pages(fork_of(first, 12, {})) == 0);
+}
+
 TEST_CASE("case 7: a window of one token needs no page", "[prefix]") {
   tree_world w({.page_size = 4, .windows = {1}});
   const auto tokens = tokens_from(0, 40);

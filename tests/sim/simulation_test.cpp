@@ -50,9 +50,11 @@ void check_seeds(std::uint64_t first, std::uint64_t count) {
 
 }  // namespace
 
-TEST_CASE("one seed chosen by ORIEL_SIM_SEED", "[sim]") {
+TEST_CASE("the seeds from ORIEL_SIM_SEED on: one or ORIEL_SIM_COUNT of them", "[sim]") {
   if (const char* seed = std::getenv("ORIEL_SIM_SEED"); seed != nullptr) {
-    check_seeds(std::strtoull(seed, nullptr, 10), 1);
+    const char* count = std::getenv("ORIEL_SIM_COUNT");
+    check_seeds(std::strtoull(seed, nullptr, 10),
+                count != nullptr ? std::strtoull(count, nullptr, 10) : 1);
   }
 }
 
@@ -67,12 +69,19 @@ TEST_CASE("seeds that once failed hold", "[sim]") {
   }
 }
 
-TEST_CASE("simulated engines keep every invariant: seeds 1 to 1000", "[sim]") {
-  check_seeds(1, scaled(1000));
+// In parts, for machines with several cores.
+TEST_CASE("simulated engines keep every invariant: seeds 1 to 2000", "[sim]") {
+  check_seeds(1, scaled(2000));
 }
 
-TEST_CASE("simulated engines keep every invariant: seeds 1001 to 2000", "[sim]") {
-  check_seeds(1001, scaled(1000));
+TEST_CASE("simulated engines keep every invariant: seeds 2001 to 4000", "[sim]") {
+  check_seeds(2001, scaled(2000));
+}
+
+TEST_CASE("simulated engines keep every invariant: 50 000 seeds with --long", "[sim]") {
+  if (std::getenv("ORIEL_TEST_LONG") != nullptr) {
+    check_seeds(10'001, scaled(50'000));
+  }
 }
 
 TEST_CASE("the same seed gives the same trace", "[sim]") {

@@ -7,6 +7,7 @@
 
 #include <oriel/core/contract.hpp>
 #include <oriel/core/ids.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/kv/free_order.hpp>
 #include <oriel/kv/page_allocator.hpp>
 
@@ -51,7 +52,8 @@ class paged_allocator {
       return false;
     }
     const slot& s = slots_[to_index(handle.id)];
-    return s.references != 0 && s.generation == handle.generation;
+    return s.references != 0 &&
+           (s.generation == handle.generation || ORIEL_MUTANT(generation_is_ignored));
   }
 
   /// References to the page. O(1).
@@ -103,7 +105,7 @@ class paged_allocator {
   [[nodiscard]] page_handle renew(page_handle handle) noexcept {
     slot& s = live_slot(handle);
     ORIEL_EXPECTS(s.references == 1);
-    return {handle.id, ++s.generation};
+    return {handle.id, ORIEL_MUTANT(reused_page_keeps_its_handle) ? s.generation : ++s.generation};
   }
 
  private:

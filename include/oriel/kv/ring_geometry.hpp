@@ -7,6 +7,8 @@
 /// sees keys max(0, p - W + 1) .. p, and computing position L needs the W - 1 positions before it.
 #pragma once
 
+#include <oriel/core/mutation.hpp>
+
 #include <cstdint>
 
 namespace oriel {
@@ -20,7 +22,8 @@ struct ring_geometry {
 
   /// Entries of the ring: R = ceil((W - 1) / P) + 1 + slack + ceil(step / P).
   [[nodiscard]] constexpr std::uint32_t ring_pages() const noexcept {
-    return ceil_pages(window_tokens - 1) + 1 + slack_pages + ceil_pages(step_tokens);
+    return ceil_pages(window_tokens - 1) + (ORIEL_MUTANT(ring_is_one_page_short) ? 0 : 1) +
+           slack_pages + ceil_pages(step_tokens);
   }
 
   /// The first logical page that a sequence of `length` committed tokens keeps; everything before
@@ -32,7 +35,9 @@ struct ring_geometry {
   /// Counting from `length` instead of L, or W instead of max(W - 1, ...), loses the boundary
   /// whenever P does not divide W. Never decreases when `length` grows. O(1).
   [[nodiscard]] constexpr std::uint32_t first_kept_page(std::uint32_t length) const noexcept {
-    const std::uint64_t boundary = length / page_size * std::uint64_t{page_size};
+    const std::uint64_t boundary = ORIEL_MUTANT(release_counts_from_the_length)
+                                       ? length
+                                       : length / page_size * std::uint64_t{page_size};
     const std::uint64_t behind =
         std::uint64_t{slack_pages} * page_size + (std::uint64_t{window_tokens} - 1);
     return boundary <= behind ? 0 : static_cast<std::uint32_t>((boundary - behind) / page_size);

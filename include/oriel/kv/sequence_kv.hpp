@@ -11,6 +11,7 @@
 
 #include <oriel/core/contract.hpp>
 #include <oriel/core/ids.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/core/result.hpp>
 #include <oriel/kv/block_table.hpp>
 #include <oriel/kv/pool_plan.hpp>
@@ -157,7 +158,7 @@ class sequence_kv {
   /// @pre rows <= the rows last reserved
   void accept(std::uint32_t rows) noexcept {
     ORIEL_EXPECTS(rows <= reserved_);
-    length_ += rows;
+    length_ += ORIEL_MUTANT(rejected_rows_count) ? reserved_ : rows;
     reserved_ = 0;
     for (window_ring<Pool>& ring : rings_) {
       ring.accept(rows);
@@ -199,7 +200,8 @@ class sequence_kv {
       return failure{errc::out_of_pages, 0, "full pages"};
     }
     for (std::uint32_t kind = 0; kind < rings_.size(); ++kind) {
-      if (rings_[kind].missing_pages(tokens) > pools_[kind + 1].available()) {
+      if (rings_[kind].missing_pages(tokens) > pools_[kind + 1].available() &&
+          !ORIEL_MUTANT(shortfall_keeps_full_pages)) {
         return failure{errc::out_of_pages, 0, "window pages"};
       }
     }
@@ -213,7 +215,8 @@ class sequence_kv {
         for (std::uint32_t filled = kind; filled-- > 0;) {
           rings_[filled].undo_fill();
         }
-        while (full_.size_pages() > had) {  // Backwards: the free pages keep their order.
+        // Backwards: the free pages keep their order.
+        while (full_.size_pages() > had && !ORIEL_MUTANT(shortfall_keeps_full_pages)) {
           pools_[0].release(full_[full_.size_pages() - 1]);
           full_.truncate(full_.size_pages() - 1);
         }
@@ -273,8 +276,8 @@ class sequence_kv {
     ORIEL_EXPECTS(logical < length_ / page_size_);
     const page_handle old = full_[logical];
     pools_[0].add_ref(page);
-    full_.replace(logical, page);
-    pools_[0].release(old);
+    full_.replace(logical, ORIEL_MUTANT(switch_leaves_the_table) ? old : page);
+    pools_[0].release(ORIEL_MUTANT(switch_leaves_the_table) ? page : old);
   }
 
   /// Returns the window pages that steps of up to `step_tokens` rows cannot need: call it between a

@@ -28,6 +28,7 @@
 
 #include <oriel/core/contract.hpp>
 #include <oriel/core/ids.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/kv/block_table.hpp>
 #include <oriel/kv/page_allocator.hpp>
 #include <oriel/kv/ring_geometry.hpp>
@@ -171,7 +172,7 @@ class window_ring {
   /// O(pages that slide out).
   void slide_out() noexcept {
     const std::uint32_t keep = geometry_.first_kept_page(length_);
-    while (first_ < keep) {
+    while (first_ < keep && !ORIEL_MUTANT(window_never_slides)) {
       slide();
     }
   }
@@ -184,7 +185,7 @@ class window_ring {
 
   /// First page that `share` may be asked for; pages before it have slid out, or are scratch.
   [[nodiscard]] std::uint32_t first_shareable_page() const noexcept {
-    return first_ < scratch_end_ ? scratch_end_ : first_;
+    return first_ < scratch_end_ && !ORIEL_MUTANT(ring_hands_over_scratch) ? scratch_end_ : first_;
   }
 
   /// A reference to a live, whole, committed page, for a prefix tree to keep. The bytes of the page
@@ -273,7 +274,7 @@ class window_ring {
   /// Page `first_` leaves the window.
   void slide() noexcept {
     const page_handle page = handles_[entry(first_)];
-    if (allocator_->ref_count(page) == 1) {
+    if (allocator_->ref_count(page) == 1 || ORIEL_MUTANT(ring_reuses_a_shared_page)) {
       put(first_, page_handle{});
       ++first_;
       put(filled_, allocator_->renew(page));  // The same entry, if the ring was full.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/prefix/evict_order.hpp>
 
 #include <cstdint>
@@ -40,7 +41,9 @@ class lru_order {
   void on_evict(run_id, std::uint32_t, std::uint64_t) noexcept {}
   void inherit(run_id, run_id) noexcept {}
   [[nodiscard]] run_id victim(std::uint64_t) noexcept {
-    return links_[0].newer == 0 ? null_run : run_id{links_[0].newer - 1};
+    const std::uint32_t next =
+        ORIEL_MUTANT(newest_run_goes_first) ? links_[0].older : links_[0].newer;
+    return next == 0 ? null_run : run_id{next - 1};
   }
 
  private:

@@ -28,6 +28,7 @@
 #include <oriel/core/contract.hpp>
 #include <oriel/core/hash.hpp>
 #include <oriel/core/ids.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/kv/page_allocator.hpp>
 #include <oriel/prefix/cache_namespace.hpp>
 #include <oriel/prefix/detail/node_store.hpp>
@@ -347,7 +348,8 @@ class radix_tree {
   bool drop_window(std::uint32_t kind, std::uint32_t full) noexcept;
   evicted_pages drop_last_page(std::uint32_t node) noexcept;
   [[nodiscard]] bool is_free_leaf(std::uint32_t node) const noexcept {
-    return store_.node(node).locks == 0 && store_.node(node).first_child == detail::null_node;
+    return (store_.node(node).locks == 0 || ORIEL_MUTANT(locked_pages_are_evicted)) &&
+           store_.node(node).first_child == detail::null_node;
   }
   template <class Visit>
   void for_each_node_below(std::uint32_t root, Visit&& visit) const;

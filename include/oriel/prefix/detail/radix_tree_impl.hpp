@@ -94,7 +94,8 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   }
   // The version does not tell that an empty namespace came or went; its root does.
   const bool stands =
-      found.compared_tokens && found.version == version_ && store_.node(found.node).root == root;
+      found.compared_tokens && found.version == version_ &&
+      (store_.node(found.node).root == root || ORIEL_MUTANT(match_of_another_root_stands));
   const prefix_match m =
       stands || ORIEL_MUTANT(pin_believes_hashes) ? found : probe(space, tokens, {});
   const std::uint32_t page = options_.page_size;
@@ -130,7 +131,9 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
 ORIEL_TREE_TEMPLATE
 std::uint32_t ORIEL_TREE::cut(std::uint32_t node, std::uint32_t pages) noexcept {
   const detail::tree_node& n = store_.node(node);
-  return n.end() == pages ? node : store_.split(node, pages - n.begin);
+  return n.end() == pages || ORIEL_MUTANT(lease_ends_inside_a_node)
+             ? node
+             : store_.split(node, pages - n.begin);
 }
 
 ORIEL_TREE_TEMPLATE
@@ -169,7 +172,7 @@ void ORIEL_TREE::release(lease& held, const lease_end& end, std::uint64_t now_us
     return;
   }
   const detail::unique_guard guard(mutex_);
-  if (held.window_pages_ != 0) {
+  if (held.window_pages_ != 0 && !ORIEL_MUTANT(ended_lease_keeps_its_pins)) {
     unpin_windows(held, held.window_pages_, 0);
   }
   run_record& mine = run(held.run_);
@@ -270,7 +273,7 @@ void ORIEL_TREE::take_over(std::uint32_t node, lease& held, bool is_hit) noexcep
       }
       node = n->parent;
     }
-    evictable_full_ -= locked_pages;
+    evictable_full_ -= ORIEL_MUTANT(locked_pages_count_as_evictable) ? 0 : locked_pages;
     if (other == held.run_) {
       continue;
     }
@@ -313,7 +316,7 @@ void ORIEL_TREE::unlock(std::uint32_t node) noexcept {
   while (node != detail::null_node) {
     detail::tree_node& n = store_.node(node);
     ORIEL_EXPECTS(n.locks != 0);
-    if (--n.locks != 0) {
+    if (--n.locks != 0 && !ORIEL_MUTANT(unlock_goes_on_above_a_lock)) {
       return;
     }
     const std::uint32_t parent = n.parent;
@@ -324,8 +327,9 @@ void ORIEL_TREE::unlock(std::uint32_t node) noexcept {
       }
       return;
     }
-    evictable_full_ += n.pages;
-    if (const run_id id{n.run}; run(id).state == run_state::parked && run(id).tail == node) {
+    evictable_full_ += ORIEL_MUTANT(evictable_pages_count_twice) ? 2 * n.pages : n.pages;
+    if (const run_id id{n.run}; run(id).state == run_state::parked && run(id).tail == node &&
+                                !ORIEL_MUTANT(parked_run_is_forgotten)) {
       make_evictable(id);
     }
     if (closed_roots_ != 0 && store_.is_closed(n.root) && n.first_child == detail::null_node) {
@@ -346,7 +350,8 @@ typename ORIEL_TREE::page_span ORIEL_TREE::tail_span(std::uint32_t kind,
   if (options_.windows[kind] == 1) {
     return {boundary, boundary};  // A query sees itself alone.
   }
-  const std::uint32_t before = boundary - std::min(boundary, options_.slack_pages);
+  const std::uint32_t slack = ORIEL_MUTANT(slack_page_is_dropped) ? 0 : options_.slack_pages;
+  const std::uint32_t before = boundary - std::min(boundary, slack);
   return {store_.first_needed(kind, before), boundary};
 }
 
@@ -356,13 +361,14 @@ bool ORIEL_TREE::keeps(std::uint32_t kind,
                        std::uint32_t page,
                        std::uint32_t end,
                        std::uint32_t fork) const noexcept {
-  if (page >= tail_span(kind, end).first) {
+  if (page >= tail_span(kind, end).first && !ORIEL_MUTANT(retention_keeps_no_tail)) {
     return true;
   }
   for (std::uint32_t boundary = page + 1;
        boundary <= end && tail_span(kind, boundary).first <= page;
        ++boundary) {
-    if (retention_.keeps({.tokens = boundary * options_.page_size, .is_fork = boundary == fork})) {
+    if (ORIEL_MUTANT(retention_keeps_everything) ||
+        retention_.keeps({.tokens = boundary * options_.page_size, .is_fork = boundary == fork})) {
       return true;
     }
   }
@@ -402,19 +408,22 @@ void ORIEL_TREE::pin_windows(lease& held, std::uint32_t boundary) noexcept {
 /// no tail any more: unless it is kept for another reason, they are the first to go.
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::unpin_windows(lease& held, std::uint32_t end, std::uint32_t fork) noexcept {
-  const std::uint32_t boundary = std::exchange(held.window_pages_, 0);
+  const std::uint32_t boundary = std::exchange(
+      held.window_pages_, ORIEL_MUTANT(windows_are_unpinned_twice) ? held.window_pages_ : 0);
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
     const std::uint32_t first_pinned = store_.first_needed(kind, boundary);
-    for_each_window(
-        kind, held.node_, tail_span(kind, boundary), [&](std::uint32_t full, std::uint32_t page) {
-          const auto list =
-              keeps(kind, page, end, fork) ? detail::window_list::tail : detail::window_list::loose;
-          if (page >= first_pinned) {
-            windows_[kind].unpin(full, list);
-          } else {
-            windows_[kind].refresh(full, list);
-          }
-        });
+    const page_span refreshed = ORIEL_MUTANT(hit_refreshes_the_whole_path)
+                                    ? page_span{0, boundary}
+                                    : tail_span(kind, boundary);
+    for_each_window(kind, held.node_, refreshed, [&](std::uint32_t full, std::uint32_t page) {
+      const auto list =
+          keeps(kind, page, end, fork) ? detail::window_list::tail : detail::window_list::loose;
+      if (page >= first_pinned) {
+        windows_[kind].unpin(full, list);
+      } else {
+        windows_[kind].refresh(full, list);
+      }
+    });
   }
 }
 
@@ -447,7 +456,8 @@ std::uint32_t ORIEL_TREE::attach_windows(std::uint32_t node,
     std::uint32_t at_node = node;
     for (std::size_t i = part.pages.size(); i-- > 0;) {
       const std::uint32_t page = part.first_page + static_cast<std::uint32_t>(i);
-      if (page >= end || !keeps(kind, page, end, fork)) {
+      if ((page >= end || !keeps(kind, page, end, fork)) &&
+          !ORIEL_MUTANT(publish_takes_every_window_page)) {
         give_back(kind + 1, part.pages[i]);
         continue;
       }
@@ -527,7 +537,7 @@ void ORIEL_TREE::keep_own_pages(std::uint32_t node,
     page_handle& offered = fresh.full_[page - fresh.first_page_];
     const page_handle own = store_.full_page(store_.node(node).full[at.at]);
     outcome.switched_pages += !(offered == own);
-    give_back(0, std::exchange(offered, own));
+    give_back(0, std::exchange(offered, ORIEL_MUTANT(switched_page_is_not_told) ? offered : own));
   }
 }
 
@@ -563,7 +573,8 @@ publish_outcome ORIEL_TREE::commit(lease& held,
   if (const std::uint32_t added = end - found.pages; added != 0) {
     // Nobody else ends in a node that grows: pages that a lease does not hold are not locked.
     const std::uint32_t locks = store_.node(node).locks;
-    const bool may_extend = locks == (node == held.node_ ? 1u : 0u);
+    const bool may_extend =
+        locks == (node == held.node_ ? 1u : 0u) || ORIEL_MUTANT(node_grows_under_a_lease);
     const bool was_locked = locks != 0;
     const std::uint32_t above = node, before = store_.node(node).pages;
     const std::uint32_t first = found.pages - fresh.first_page_;
@@ -599,7 +610,8 @@ publish_outcome ORIEL_TREE::commit(lease& held,
   if (held.window_pages_ != 0) {
     unpin_windows(held, end, fork);
   }
-  pin_windows(held, store_.window_safe(node, end) == end ? end : 0);
+  const bool is_safe = store_.window_safe(node, end) == end;
+  pin_windows(held, is_safe && !ORIEL_MUTANT(published_windows_are_not_pinned) ? end : 0);
   counters_.switched_pages += outcome.switched_pages;
   return outcome;
 }
@@ -656,14 +668,14 @@ ORIEL_TREE_TEMPLATE
 bool ORIEL_TREE::give_back(std::uint32_t pool, page_handle page) noexcept {
   const std::uint32_t before = pools_[pool].available();
   pools_[pool].release(std::span(&page, 1));
-  return pools_[pool].available() != before;
+  return pools_[pool].available() != before || ORIEL_MUTANT(freed_counts_what_others_hold);
 }
 
 ORIEL_TREE_TEMPLATE
 bool ORIEL_TREE::drop_window(std::uint32_t kind, std::uint32_t full) noexcept {
   const detail::page_place at = store_.home(full);
   tell(cache_event_kind::removed, kind + 1, at);
-  store_.mask(at.node, kind) &= ~(1u << at.at);
+  store_.mask(at.node, kind) &= ORIEL_MUTANT(freed_window_keeps_its_bit) ? ~0u : ~(1u << at.at);
   return give_back(kind + 1, windows_[kind].detach(full));
 }
 
@@ -675,7 +687,7 @@ evicted_pages ORIEL_TREE::drop_last_page(std::uint32_t node) noexcept {
   ORIEL_ASSERT(n.locks == 0 && n.first_child == detail::null_node);
   const std::uint32_t at = n.pages - 1, full = n.full[at];
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
-    if ((store_.mask(node, kind) >> at & 1u) != 0) {
+    if ((store_.mask(node, kind) >> at & 1u) != 0 && !ORIEL_MUTANT(full_page_leaves_its_windows)) {
       freed.window += drop_window(kind, full);
       ++counters_.dropped_window_pages;
     }
@@ -711,7 +723,7 @@ evicted_pages ORIEL_TREE::evict_full(std::uint32_t pages, std::uint64_t now_us) 
       break;
     }
     std::uint32_t node = run(victim).tail;
-    if (store_.node(node).locks != 0) {
+    if (store_.node(node).locks != 0 && !ORIEL_MUTANT(locked_pages_are_evicted)) {
       orders_[run(victim).tenant].erase(victim);  // `unlock` brings it back.
       run(victim).state = run_state::parked;
       continue;

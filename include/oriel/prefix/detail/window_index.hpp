@@ -15,6 +15,7 @@
 
 #include <oriel/core/contract.hpp>
 #include <oriel/core/ids.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/prefix/detail/lazy_array.hpp>
 
 #include <cstdint>
@@ -69,7 +70,7 @@ class window_index {
   /// It cannot be chosen while it has pins.
   void pin(std::uint32_t full) noexcept {
     record& p = page(full);
-    if (p.pins++ == 0) {
+    if (p.pins++ == 0 && !ORIEL_MUTANT(pinned_window_can_be_evicted)) {
       unlink(of_full_[full]);
       ++pinned_;
     }
@@ -102,7 +103,7 @@ class window_index {
       const std::uint32_t loose = tenant.ends[0].oldest, tail = tenant.ends[1].oldest;
       if ((loose | tail) != 0 && tenant.attached > most) {
         most = tenant.attached;
-        victim = loose != 0 ? loose : tail;
+        victim = tail == 0 || (loose != 0 && !ORIEL_MUTANT(tail_goes_before_loose)) ? loose : tail;
       }
     }
     ORIEL_EXPECTS(victim != 0);

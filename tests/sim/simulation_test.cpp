@@ -106,9 +106,6 @@ TEST_CASE("the seeds meet what they are meant to meet", "[sim]") {
                      << all.preempted << ", resumed " << all.resumed << ", publications "
                      << all.publications << ", stale pins " << all.stale_pins << ", pages checked "
                      << all.pages_checked);
-  if (std::getenv("ORIEL_TEST_LONG") != nullptr) {
-    WARN("counted");
-  }
   CHECK(all.hits > 100);
   CHECK(all.heals > 100);
   CHECK(all.rejected_rows > 100);

@@ -22,8 +22,8 @@
 
 namespace {
 
-/// A planted bug. The names say what is wrong; the numbers are those of the specification: R of
-/// reliability.md A.3, cases of prefix-cache.md 8.
+/// A planted bug. The name says what is wrong, `kin` whose bug it is: cases, R and F are numbers of
+/// the specification that tests share, project#number an incident elsewhere.
 struct mutant {
   const char* name;
   const char* kin;           ///< whose bug it is

@@ -29,6 +29,14 @@ struct visit {
   std::uint32_t prompt_tokens = 0;  // what fits the pool
   prefix_match found;
   std::optional<heal_plan> heal;
+
+  /// A heal that starts beyond the windows at S leaves them: the ring may need their room.
+  [[nodiscard]] pin_extent extent() const noexcept {
+    if (!heal) {
+      return pin_extent::hit(found);
+    }
+    return {heal->length, heal->reads_window_at_safe_length() ? heal->safe_length : 0};
+  }
 };
 
 template <class Order>
@@ -121,12 +129,7 @@ class session_cache {
     prompt_.resize(std::min<std::uint64_t>(prompt_.size(), room));
     const cache_namespace& space = space_of(r.name_space);
     const visit v = look_up(space);
-    lease_type lease = tree_.pin(
-        space,
-        prompt_,
-        v.found,
-        v.heal ? pin_extent{v.heal->length, v.heal->safe_length} : pin_extent::hit(v.found),
-        r.arrival_us);
+    lease_type lease = tree_.pin(space, prompt_, v.found, v.extent(), r.arrival_us);
     const std::uint64_t hit = lease.full_tokens();
     if (status done = compute(v, lease, r.arrival_us); !done) {
       return done.error();

@@ -30,7 +30,7 @@ struct retain_choice {
 
 struct cache_options {
   evict_choice evict = evict_choice::hit_density;
-  retain_choice retain;
+  retain_choice retain = {};
   bool heal = true;
   /// Of one node of 8 GPUs: fitted on published prefill rates of MiMo-V2.5-Pro. Only their ratio
   /// matters here: it says when a heal is cheaper than to recompute.

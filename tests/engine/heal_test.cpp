@@ -5,6 +5,7 @@
 #include "support/death.hpp"
 #include "support/healing_world.hpp"
 #include "support/scale.hpp"
+#include "support/toy_model.hpp"
 
 #include <oriel/core/random.hpp>
 
@@ -17,36 +18,6 @@
 using namespace oriel;
 
 namespace {
-
-/// A model of the family at toy size: `windows` per layer (0 = full), every third layer with
-/// experts if `moe`.
-model_geometry toy_model(const std::vector<std::uint32_t>& windows, bool moe) {
-  model_geometry m;
-  m.name = "toy";
-  m.hidden = 48;
-  m.vocabulary = 61;
-  m.context_tokens = 2048;
-  m.attention_value_scale = 0.7;
-  for (std::size_t l = 0; l < windows.size(); ++l) {
-    const bool full = windows[l] == 0;
-    const attention_geometry attention{.kind = full ? attention_kind::full : attention_kind::window,
-                                       .window_tokens = windows[l],
-                                       .q_heads = 4,
-                                       .kv_heads = full ? 1u : 2u,
-                                       .head_dim_qk = 12,
-                                       .head_dim_vo = 8,
-                                       .rotary_dims = 4,
-                                       .rope_base_dims = 4,
-                                       .rope_theta = full ? 1e6 : 1e4,
-                                       .has_sink = !full};
-    const bool routed = moe && l % 3 == 2;
-    m.layers.push_back({attention,
-                        routed ? ffn_geometry{.intermediate = 16, .experts = 6, .top_k = 2}
-                               : ffn_geometry{.intermediate = 64}});
-  }
-  REQUIRE_FALSE(problem_in(m));
-  return m;
-}
 
 /// One full layer in eight, W = 16.
 std::vector<std::uint32_t> one_in_eight() {

@@ -21,7 +21,7 @@ inline constexpr int exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interru
 /// Options of `oriel run`.
 struct run_options {
   std::string model_dir;                  ///< -m; empty: the nano model
-  std::optional<std::string> prompt;      ///< -p
+  std::vector<std::string> prompts;       ///< -p, repeatable
   std::string prompt_file;                ///< -f; "-" is standard input
   std::vector<std::uint32_t> prompt_ids;  ///< --ids
   std::uint32_t new_tokens = 128;         ///< -n
@@ -37,6 +37,9 @@ struct run_options {
   bool json = false;
   std::uint32_t chunk_tokens = 512;  ///< --chunk
   std::uint32_t page_tokens = 16;    ///< --page
+  bool no_cache = false;             ///< --no-cache
+  replay::retain_choice retain;      ///< --retain
+  std::string heal = "on";           ///< on, off
   std::optional<std::uint32_t> qkv_shards;
 };
 

@@ -39,6 +39,22 @@ CLI::Option* add_chunk(CLI::App& command, T& tokens) {
       ->capture_default_str();
 }
 
+void add_retain(CLI::App& command, oriel::replay::retain_choice& choice) {
+  const auto take = [&choice](const std::string& text) { choice = parse_retain(text).value(); };
+  command
+      .add_option_function<std::string>(
+          "--retain",
+          take,
+          "where windows are kept: tail, every:N, branch, dense:N, with commas between [tail]")
+      ->check(retention());
+}
+
+void add_heal(CLI::App& command, std::string& heal) {
+  command.add_option("--heal", heal, "on, or off: clip hits to where windows are left")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+}
+
 void add_sampling(CLI::App& command, run_options& o) {
   command.add_option("--temp", o.temperature, "temperature; 0 takes the likeliest token")
       ->check(number(0, 100))
@@ -59,7 +75,13 @@ void add_sampling(CLI::App& command, run_options& o) {
 
 /// The prompt in one of its three forms, and what is done to it.
 void add_prompt(CLI::App& command, run_options& o) {
-  auto* text = command.add_option("-p,--prompt", o.prompt, "prompt")->check(some_text());
+  // One text at a time: what follows it is no prompt.
+  const auto take_prompt = [&o](const std::string& prompt) { o.prompts.push_back(prompt); };
+  auto* text = command
+                   .add_option_function<std::string>(
+                       "-p,--prompt", take_prompt, "prompt; may be repeated, one after another")
+                   ->trigger_on_parse()
+                   ->check(some_text());
   auto* file =
       command.add_option("-f,--file", o.prompt_file, "read the prompt from a file; - is stdin")
           ->check(some_text())
@@ -104,6 +126,9 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
   command->add_flag("--json", o.json, "print one JSON object");
   add_chunk(*command, o.chunk_tokens);
   add_page(*command, o.page_tokens);
+  command->add_flag("--no-cache", o.no_cache, "compute every prompt from its first token");
+  add_retain(*command, o.retain);
+  add_heal(*command, o.heal);
   command->add_option("--qkv-shards", o.qkv_shards, "shards of a fused QKV tensor")
       ->transform(whole_number(1, 65'536));
   return command;
@@ -185,16 +210,8 @@ void add_policies(CLI::App& command, replay_options& o) {
   command.add_option("--evict", o.evict, "lru, s3-fifo, cost-aware or hit-density")
       ->check(CLI::IsMember({"lru", "s3-fifo", "cost-aware", "hit-density"}))
       ->capture_default_str();
-  const auto take_retain = [&o](const std::string& text) { o.retain = parse_retain(text).value(); };
-  command
-      .add_option_function<std::string>(
-          "--retain",
-          take_retain,
-          "where windows are kept: tail, every:N, branch, dense:N, with commas between [tail]")
-      ->check(retention());
-  command.add_option("--heal", o.heal, "on, or off: clip hits to where windows are left")
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
+  add_retain(command, o.retain);
+  add_heal(command, o.heal);
   command.add_option("-s,--seed", o.seed, "seed of an order that samples")
       ->transform(whole_number(0))
       ->capture_default_str();

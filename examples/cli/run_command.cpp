@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// `oriel run`: one prompt through the engine.
+// `oriel run`: prompts through the engine, one after another.
 #include "commands.hpp"
 #include "support.hpp"
 
@@ -74,6 +74,7 @@ struct outcome {
   std::string text;
   std::vector<token_id> tokens;
   finish_reason finish = finish_reason::none;
+  engine::request_usage usage;
   double prefill_ms = 0, decode_ms = 0;
   engine::kv_usage kv;  // held in the last step
 };
@@ -99,7 +100,7 @@ void show(const engine::event& happened, std::size_t tokens_before, form shown) 
   }
 }
 
-/// Runs the request to its end, or to Ctrl-C, and shows the output as it comes.
+/// Runs the one request that is queued to its end, or to Ctrl-C, and shows the output as it comes.
 outcome generate(engine::engine& engine, request_id id, form shown) {
   outcome result;
   const auto take = [&](const engine::event& happened) {
@@ -109,6 +110,7 @@ outcome generate(engine::engine& engine, request_id id, form shown) {
     }
     result.text += happened.text;
     result.finish = happened.finish;
+    result.usage = happened.usage;
   };
   const auto begin = std::chrono::steady_clock::now();
   auto first_token = begin;
@@ -140,12 +142,13 @@ std::uint64_t prompt_bytes_max(std::uint32_t context_tokens) {
   return std::min(mib + std::uint64_t{64} * context_tokens, 256 * mib);
 }
 
-std::string prompt_of(const run_options& o, std::uint32_t context_tokens) {
-  if (o.prompt) {
-    return *o.prompt;
+/// The texts to answer, if the prompts are texts.
+std::vector<std::string> texts_of(const run_options& o, std::uint32_t context_tokens) {
+  if (!o.prompts.empty()) {
+    return o.prompts;
   }
-  return o.prompt_file.empty() ? built_in_prompt
-                               : read_text(o.prompt_file, prompt_bytes_max(context_tokens));
+  return {o.prompt_file.empty() ? built_in_prompt
+                                : read_text(o.prompt_file, prompt_bytes_max(context_tokens))};
 }
 
 /// Tokens, and the text that is shown before the answer to them.
@@ -192,26 +195,27 @@ engine::tokenizer no_tokenizer() {
     "decoder": {"type": "ByteLevel"}})");
 }
 
-prompt make_prompt(const run_options& o,
-                   const engine::tokenizer* tokenizer,
-                   std::uint32_t context_tokens) {
-  prompt p;
+std::vector<prompt> make_prompts(const run_options& o,
+                                 const engine::tokenizer* tokenizer,
+                                 std::uint32_t context_tokens) {
   if (!o.prompt_ids.empty()) {
+    prompt p;
     for (const std::uint32_t id : o.prompt_ids) {
       p.tokens.push_back(token_id{id});
     }
     p.shown = tokenizer != nullptr ? tokenizer->decode(p.tokens) : "";
-    return p;
+    return {std::move(p)};
   }
-  const std::string text = prompt_of(o, context_tokens);
-  if (o.chat) {
-    const engine::chat_message message{engine::chat_role::user, text};
-    p.tokens = engine::encode_chat(*tokenizer, {&message, 1});
-  } else {
-    p.tokens = tokenizer->encode(text);
-    p.shown = text;
+  std::vector<prompt> prompts;
+  for (const std::string& text : texts_of(o, context_tokens)) {
+    if (o.chat) {
+      const engine::chat_message message{engine::chat_role::user, text};
+      prompts.push_back({engine::encode_chat(*tokenizer, {&message, 1}), ""});
+    } else {
+      prompts.push_back({tokenizer->encode(text), text});
+    }
   }
-  return p;
+  return prompts;
 }
 
 std::uint32_t context_of(const run_options& o, const model_geometry& model) {
@@ -226,11 +230,12 @@ std::uint32_t context_of(const run_options& o, const model_geometry& model) {
 /// A request that the engine will take.
 /// @throws engine::error
 request make_request(const run_options& o,
+                     std::uint64_t id,
                      std::vector<token_id> tokens,
                      const engine::model_config& config,
                      std::uint32_t context_tokens) {
   request r;
-  r.id = request_id{1};
+  r.id = request_id{id};
   r.prompt = std::move(tokens);
   if (r.prompt.empty()) {
     throw engine::error("the prompt is empty: give some text with -p or -f");
@@ -269,6 +274,9 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
                                       {"tokens", std::move(ids)},
                                       {"prompt_tokens", prompt_tokens},
                                       {"completion_tokens", result.tokens.size()},
+                                      {"cached_tokens", result.usage.cached_tokens},
+                                      {"healed_tokens", result.usage.healed_tokens},
+                                      {"computed_tokens", result.usage.computed_tokens},
                                       {"finish_reason", name_of(result.finish)},
                                       {"prefill_ms", result.prefill_ms},
                                       {"decode_ms", result.decode_ms},
@@ -280,12 +288,14 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
 void print_summary(const outcome& result, std::size_t prompt_tokens) {
   const double decoded = static_cast<double>(result.tokens.size()) - 1;
   note(
-      "\n\nprompt      {:>6} tokens in {:.1f} ms ({:.0f} tokens/s)\n"
+      "\n\nprompt      {:>6} tokens in {:.1f} ms ({:.0f} tokens/s), {} cached, {} of them healed\n"
       "generated   {:>6} tokens in {:.1f} ms ({:.0f} tokens/s), finish: {}\n"
       "KV in use   {:>10}; a uniform cache would hold {} ({:.1f}x)\n",
       prompt_tokens,
       result.prefill_ms,
       1e3 * static_cast<double>(prompt_tokens) / std::max(result.prefill_ms, 1e-3),
+      result.usage.cached_tokens,
+      result.usage.healed_tokens,
       result.tokens.size(),
       result.decode_ms,
       1e3 * std::max(decoded, 0.0) / std::max(result.decode_ms, 1e-3),
@@ -296,6 +306,56 @@ void print_summary(const outcome& result, std::size_t prompt_tokens) {
           std::max(1.0, static_cast<double>(result.kv.bytes)));
 }
 
+engine::engine_options engine_options_of(const run_options& o,
+                                         const engine::checkpoint& checkpoint,
+                                         std::uint32_t context_tokens) {
+  engine::engine_options options{.page_tokens = o.page_tokens,
+                                 .chunk_tokens = o.chunk_tokens,
+                                 .sequences_max = 1,
+                                 .context_tokens = context_tokens};
+  options.prefix_cache = !o.no_cache;
+  options.heal = o.heal == "on";
+  options.retain = {.every_tokens = o.retain.every_tokens,
+                    .branch_points = o.retain.branch_points,
+                    .dense_head_tokens = o.retain.dense_head_tokens};
+  options.model_digest = engine::checkpoint_digest(checkpoint);
+  return options;
+}
+
+/// Serves one request and prints what it gave.
+/// @param has_text  false: ids stand for text
+finish_reason answer(engine::engine& engine,
+                     request asked,
+                     const std::string& shown,
+                     const run_options& o,
+                     bool has_text) {
+  const std::size_t prompt_tokens = asked.prompt.size();
+  const request_id id = asked.id;
+  if (const status queued = engine.submit(std::move(asked)); !queued) {
+    throw engine::error(fmt::format("the request was refused: {}", queued.error().detail));
+  }
+  if (!o.json) {
+    print_now(shown);
+  }
+  outcome result = generate(engine, id, o.json ? form::nothing : has_text ? form::text : form::ids);
+  if (result.finish == finish_reason::failed) {
+    throw engine::error(fmt::format(
+        "{}: the logits hold no number after {} tokens: the weights are damaged (NaN or infinity)",
+        model_folder(o.model_dir).string(),
+        prompt_tokens + result.tokens.size()));
+  }
+  if (!has_text) {
+    result.text.clear();
+  }
+  if (o.json) {
+    print_json(result, prompt_tokens);
+  } else {
+    print_now(has_text ? "" : "\n");
+    print_summary(result, prompt_tokens);
+  }
+  return result.finish;
+}
+
 }  // namespace
 
 int run(const run_options& o) {
@@ -304,10 +364,18 @@ int run(const run_options& o) {
   const engine::checkpoint checkpoint = open_model(folder, o.qkv_shards);
   const model_geometry& model = checkpoint.config.geometry;
   const std::uint32_t context = context_of(o, model);
+  if (o.retain.every_tokens % o.page_tokens != 0) {
+    throw engine::error(fmt::format("--retain every:{}: not a multiple of the {} tokens of a page",
+                                    o.retain.every_tokens,
+                                    o.page_tokens));
+  }
   const auto found = load_tokenizer(folder, o, model);
-  prompt prompt = make_prompt(o, found ? &*found : nullptr, context);
-  const std::size_t prompt_tokens = prompt.tokens.size();
-  request asked = make_request(o, std::move(prompt.tokens), checkpoint.config, context);
+  std::vector<prompt> prompts = make_prompts(o, found ? &*found : nullptr, context);
+  std::vector<request> requests;
+  for (prompt& p : prompts) {
+    requests.push_back(
+        make_request(o, requests.size() + 1, std::move(p.tokens), checkpoint.config, context));
+  }
 
   const engine::model_weights weights = load_with_progress(checkpoint);
   thread_pool threads{thread_count(o.threads)};
@@ -315,39 +383,20 @@ int run(const run_options& o) {
   engine::engine engine{model,
                         weights,
                         found ? *found : *stand_in,
-                        {.page_tokens = o.page_tokens,
-                         .chunk_tokens = o.chunk_tokens,
-                         .sequences_max = 1,
-                         .context_tokens = context},
+                        engine_options_of(o, checkpoint, context),
                         threads};
-  if (const status queued = engine.submit(std::move(asked)); !queued) {
-    throw engine::error(fmt::format("the request was refused: {}", queued.error().detail));
-  }
   catch_interrupts();
-  if (!o.json) {
-    print_now(prompt.shown);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    if (i != 0 && !o.json && found) {
+      print_now("\n");
+    }
+    const finish_reason finish =
+        answer(engine, std::move(requests[i]), prompts[i].shown, o, found.has_value());
+    if (finish == finish_reason::cancelled) {
+      return exit_interrupted;
+    }
   }
-  outcome result = generate(engine,
-                            request_id{1},
-                            o.json  ? form::nothing
-                            : found ? form::text
-                                    : form::ids);
-  if (result.finish == finish_reason::failed) {
-    throw engine::error(fmt::format(
-        "{}: the logits hold no number after {} tokens: the weights are damaged (NaN or infinity)",
-        folder.string(),
-        prompt_tokens + result.tokens.size()));
-  }
-  if (!found) {
-    result.text.clear();
-  }
-  if (o.json) {
-    print_json(result, prompt_tokens);
-  } else {
-    print_now(found ? "" : "\n");
-    print_summary(result, prompt_tokens);
-  }
-  return result.finish == finish_reason::cancelled ? exit_interrupted : exit_ok;
+  return exit_ok;
 }
 
 }  // namespace oriel::cli

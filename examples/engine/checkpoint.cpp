@@ -1,10 +1,15 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/hash.hpp>
+
 #include <engine/checkpoint.hpp>
 #include <engine/error.hpp>
+#include <engine/file_bytes.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <span>
 #include <utility>
 
 namespace oriel::engine {
@@ -53,6 +58,25 @@ checkpoint open_checkpoint(const std::filesystem::path& directory,
   opened.layout = plan_layout(opened.config, opened.tensors, options.qkv_shards);
   opened.warnings = opened.layout.warnings;
   return opened;
+}
+
+std::string checkpoint_digest(const checkpoint& opened, const config_limits& limits) {
+  constexpr std::size_t tensors_read = 1024, bytes_read = 64;
+  const auto entries = opened.tensors.entries();
+  const std::size_t stride = (entries.size() + tensors_read - 1) / tensors_read;
+  std::string text = read_file(opened.tensors.directory() / "config.json", limits.file_bytes);
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const tensor_entry& t = entries[i];
+    text += fmt::format(
+        "\n{} {} {} {} {} ", t.name, t.stored_as, shape_words(t.shape), t.file, t.offset_bytes);
+    if (i % stride == 0) {
+      const auto bytes = opened.tensors.bytes(t);
+      const auto first = bytes.first(std::min(bytes.size(), bytes_read));
+      text.append(reinterpret_cast<const char*>(first.data()), first.size());
+    }
+  }
+  const chain_hash hash = hash128(std::as_bytes(std::span(text)));
+  return fmt::format("{:016x}{:016x}", hash.high, hash.low);
 }
 
 }  // namespace oriel::engine

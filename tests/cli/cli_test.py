@@ -64,8 +64,8 @@ class Run(unittest.TestCase):
         answer = run_json("-p", "def main():", "-n", 32, "--temp", 0)
         self.assertEqual(
             list(answer),
-            ["text", "tokens", "prompt_tokens", "completion_tokens", "finish_reason", "prefill_ms", "decode_ms",
-             "kv_bytes", "kv_bytes_uniform"])
+            ["text", "tokens", "prompt_tokens", "completion_tokens", "cached_tokens", "healed_tokens", "computed_tokens",
+             "finish_reason", "prefill_ms", "decode_ms", "kv_bytes", "kv_bytes_uniform"])
         self.assertEqual(len(answer["tokens"]), answer["completion_tokens"])
         self.assertGreater(answer["kv_bytes"], 0)
         self.assertGreater(answer["kv_bytes_uniform"], 0)
@@ -76,6 +76,32 @@ class Run(unittest.TestCase):
             first = run_json(*prompt, *sampling, "-t", 1)["tokens"]
             for other in (["-t", 2], ["--chunk", 1], ["--chunk", 5], ["--page", 64], ["-c", 256]):
                 self.assertEqual(run_json(*prompt, *sampling, *other)["tokens"], first, other)
+
+    def test_prompts_one_after_another_hit_what_came_before(self):
+        text = "import os\n\nclass Stack:\n    def push(self, item):\n        self.items.append(item)\n" * 6
+        prompts = [text, text + "\nx = 1\n", text[:len(text) // 2] + "\ny = 2\n", text]
+        arguments = [word for prompt in prompts for word in ("-p", prompt)] + ["-n", "12", "--temp", "0"]
+
+        def answers(*more):
+            done = run("run", "--json", *arguments, *more)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return [json.loads(line) for line in done.stdout.splitlines()]
+
+        cold = answers("--no-cache")
+        self.assertEqual([a["cached_tokens"] for a in cold], [0] * 4)
+        for more in ([], ["--heal", "off"], ["--retain", "every:32,branch"], ["--page", "32"], ["--chunk", "7"]):
+            warm = answers(*more)
+            self.assertEqual([a["tokens"] for a in warm], [a["tokens"] for a in cold], more)
+            self.assertEqual(warm[0]["cached_tokens"], 0)
+            self.assertGreater(warm[3]["cached_tokens"], warm[3]["prompt_tokens"] - 34)
+            for a in cold + warm:
+                self.assertEqual(a["cached_tokens"] + a["computed_tokens"], a["prompt_tokens"])
+                self.assertLessEqual(a["healed_tokens"], a["cached_tokens"])
+            self.assertEqual(sum(a["healed_tokens"] for a in warm) > 0, more != ["--heal", "off"] and "--retain" not in more, more)
+        shown = run("run", *arguments)
+        self.assertEqual(shown.stdout.count(b"class Stack"), sum(p.count("class Stack") for p in prompts)
+                         + sum(a["text"].count("class Stack") for a in cold))
+        self.assertIn(b"cached", shown.stderr)
 
     def test_seeds_matter_only_with_a_temperature(self):
         tokens = [run_json("-p", "def ", "-n", 24, "--temp", t, "-s", s)["tokens"] for t in (0, 1) for s in (1, 2)]
@@ -180,6 +206,9 @@ class Usage(unittest.TestCase):
         self.usage("nonsense", says="subcommand")
         self.usage("run", "--nonsense", says="nonsense")
         self.usage("run", "-p", "a", "-f", "b", says="excludes")
+        self.usage("run", "-p", "a", "b", says="b")
+        self.usage("run", "--heal", "maybe", says="--heal")
+        self.usage("run", "--retain", "all", says="retention")
         self.usage("run", "-p", "a", "--ids", "1", says="excludes")
         self.usage("run", "--chat", "--ids", "1", says="excludes")
         self.usage("inspect", "--preset", "gpt-5", says="mimo-v2.5-pro")
@@ -236,6 +265,7 @@ class Usage(unittest.TestCase):
         self.fails(1, "run", "-p", "x " * 500, "-c", "64", says="context limit is 64")
         self.fails(1, "run", "-c", "99999999", says="-c")
         self.fails(1, "run", "--qkv-shards", "2", says="no fused QKV")
+        self.fails(1, "run", "--retain", "every:40", says="multiple")
         self.fails(1, "run", "--ids", "1,4096", says="vocabulary")
         self.fails(1, "bench", "-p", "5000", says="-p + -n")
         self.fails(1, "bench", "--random", "mimo-v2.5-pro", "-p", "8", "-n", "1", says="this machine has")

@@ -215,3 +215,24 @@ TEST_CASE("400 GiB of mimo-v2.5-pro, everything paid from them") {
   CHECK(clipped.heals == 0);
   CHECK(clipped.hit_rate() < 0.2);
 }
+
+TEST_CASE("the default order goes its part of the way from LRU to the clairvoyant") {
+  auto t = real_trace("agentic/sessions.jsonl.zst");
+  if (!t || !is_whole(*t)) {
+    return;
+  }
+  struct goal {
+    double million_tokens;
+    double part;
+  };
+  for (const goal& g : {goal{0.5, 0.55}, {2, 0.33}, {1.2, 0.45}, {4, 0.20}}) {
+    CAPTURE(g.million_tokens);
+    const std::uint32_t room = pages(*t, g.million_tokens);
+    const double lru = lru_cache(*t, room).rate(), best = clairvoyant_cache(*t, room).rate();
+    const double real = replay_tokens(*t, g.million_tokens, cache_options{}.evict).hit_rate();
+    CHECK(real >= lru + g.part * (best - lru));
+    CHECK(real <= best);
+  }
+  CHECK(replay_tokens(*t, 8.4, cache_options{}.evict).hit_rate() >=
+        lru_cache(*t, pages(*t, 8.4)).rate() - 0.002);
+}

@@ -162,7 +162,7 @@ class life final : public logits_observer {
     const std::uint32_t what = draw_.next_below(32);
     for (std::uint32_t kind = 0; what < 22 && kind < tree.options().windows.size(); ++kind) {
       const std::uint32_t pages = tree.evictable_window_pages(kind);
-      tree.evict_window(kind, what < 5 ? pages : draw_.next_below(pages + 1));
+      tree.evict_window(kind, what < 4 ? pages : draw_.next_below(pages * 3 / 4 + 1));
     }
     if (what == 22) {
       tree.evict_full(draw_.next_below(tree.evictable_full_pages() + 1), ticking_us());
@@ -375,7 +375,7 @@ TEST_CASE("reuse is exact: the nano model") {
   library books{.model = opened.config.geometry,
                 .weights = load_weights(opened, {.with_mtp = false}),
                 .tokens = tokenizer::load((folder / "tokenizer.json").string()),
-                .context = 300};
+                .context = 400};
   books.model.mtp_layers.clear();
   check_exact(books, 12, requests_of(420), 4);
 }

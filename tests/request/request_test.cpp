@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <limits>
+#include <string>
 
 using oriel::errc;
 using oriel::request;
@@ -84,6 +85,14 @@ TEST_CASE("what is wrong with a request is named") {
   CHECK(names(wrong([](request& r) { r.stop.strings.assign(17, "x"); }), "too many"));
   CHECK(names(wrong([](request& r) { r.stop.tokens.assign(65, token_id{1}); }), "too many"));
   CHECK(names(wrong([](request& r) { r.sampling.top_p = 2.0f; }), "top_p"));
+}
+
+TEST_CASE("a tenant's name has a limit") {
+  request r = good_request();
+  r.tenant = std::string(limits.max_tenant_bytes, 't');
+  CHECK(oriel::check(r, limits));
+  r.tenant += 't';
+  CHECK(names(oriel::check(r, limits), "tenant"));
 }
 
 TEST_CASE("finish reasons have names") {

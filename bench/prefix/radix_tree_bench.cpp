@@ -5,6 +5,7 @@
 /// 64 tokens unless said. docs/performance.md has the peers' figures.
 #include <oriel/core/random.hpp>
 #include <oriel/kv/paged_allocator.hpp>
+#include <oriel/prefix/order_lru.hpp>
 #include <oriel/prefix/radix_tree.hpp>
 
 #include <benchmark/benchmark.h>
@@ -19,7 +20,8 @@ namespace oriel {
 namespace {
 
 using pool = paged_allocator<>;
-using tree_type = radix_tree<pool>;
+using lru_tree = radix_tree<pool, lru_order>;
+using default_tree = radix_tree<pool>;
 
 const cache_namespace space({.tenant_salt = "tenant", .model = "bench"});
 
@@ -33,9 +35,10 @@ std::vector<token_id> random_tokens(std::uint64_t seed, std::size_t count) {
 }
 
 /// Pools and a tree; sequences are published as an engine does, with the last window's pages.
+template <class Tree>
 struct cache {
   std::vector<pool> pools;
-  std::unique_ptr<tree_type> tree;
+  std::unique_ptr<Tree> tree;
   std::uint32_t page;
   std::uint64_t now = 0;
   std::vector<page_handle> full;
@@ -47,11 +50,11 @@ struct cache {
     for (std::uint32_t i = 0; i <= kinds; ++i) {
       pools.emplace_back(pages);
     }
-    tree = std::make_unique<tree_type>(
-        pools,
-        radix_tree_options{.page_size = page_size,
-                           .windows = std::vector<std::uint32_t>(kinds, 128),
-                           .keeps_hash_chain = hashes});
+    tree =
+        std::make_unique<Tree>(pools,
+                               radix_tree_options{.page_size = page_size,
+                                                  .windows = std::vector<std::uint32_t>(kinds, 128),
+                                                  .keeps_hash_chain = hashes});
   }
 
   /// Takes the pages that a prefill of [from, to) would, outside the timing.
@@ -69,7 +72,7 @@ struct cache {
       offered[k] = {.first_page = to / page - tail, .pages = windows[k]};
     }
   }
-  void publish(tree_type::lease& lease,
+  void publish(typename Tree::lease& lease,
                std::span<const token_id> tokens,
                std::uint32_t from,
                std::span<const chain_hash> chain = {}) {
@@ -108,7 +111,8 @@ void timed(benchmark::State& state, Work&& work) {
 constexpr std::uint32_t prompt_tokens = 131'072;
 
 /// A chain of 64 nodes of 2,048 tokens: a request of its own for each, so that none is extended.
-void grow_chain(cache& c, std::span<const token_id> tokens) {
+template <class Tree>
+void grow_chain(cache<Tree>& c, std::span<const token_id> tokens) {
   for (std::uint32_t to = 2048; to <= tokens.size(); to += 2048) {
     const auto m = c.tree->match(space, tokens.first(to));
     auto lease = c.tree->pin(space, tokens.first(to), m, {m.heal_tokens, 0}, ++c.now);
@@ -120,7 +124,7 @@ void grow_chain(cache& c, std::span<const token_id> tokens) {
 }
 
 void match_chain(benchmark::State& state, bool with_hashes, std::uint32_t kinds) {
-  cache c(64, 8192, kinds, with_hashes);
+  cache<default_tree> c(64, 8192, kinds, with_hashes);
   const auto tokens = random_tokens(1, prompt_tokens);
   grow_chain(c, tokens);
   std::vector<chain_hash> chain(with_hashes ? prompt_tokens / 64 : 0);
@@ -137,7 +141,7 @@ void match_chain(benchmark::State& state, bool with_hashes, std::uint32_t kinds)
 }
 
 void insert_100k(benchmark::State& state, bool with_hashes, std::uint32_t kinds) {
-  cache c(64, 4096, kinds, with_hashes);
+  cache<default_tree> c(64, 4096, kinds, with_hashes);
   const auto tokens = random_tokens(2, 102'400);
   std::vector<chain_hash> chain(with_hashes ? 1600 : 0);
   if (with_hashes) {
@@ -146,7 +150,7 @@ void insert_100k(benchmark::State& state, bool with_hashes, std::uint32_t kinds)
   for (auto _ : state) {
     c.tree->clear();
     c.compute(0, 102'400);
-    tree_type::lease lease;
+    default_tree::lease lease;
     timed(state, [&] {
       lease = c.tree->pin(space, tokens, {}, {}, ++c.now);
       c.publish(lease, tokens, 0, chain);
@@ -158,7 +162,7 @@ void insert_100k(benchmark::State& state, bool with_hashes, std::uint32_t kinds)
 
 /// One step of a sequence at 128 K tokens: 2,048 more are published.
 void grow_at_128k(benchmark::State& state) {
-  cache c(64, 8192, 1, false);
+  cache<default_tree> c(64, 8192, 1, false);
   const auto tokens = random_tokens(3, prompt_tokens + 2048);
   for (auto _ : state) {
     c.tree->clear();
@@ -173,9 +177,10 @@ void grow_at_128k(benchmark::State& state) {
 }
 
 /// 20,000 leaves of 256 tokens under a shared prefix of 4,096; pages of 64 tokens.
+template <class Tree>
 void evict_1024(benchmark::State& state) {
   constexpr std::uint32_t leaves = 20'000;
-  cache c(64, 64 + 4 * (leaves + 16), 1, false);
+  cache<Tree> c(64, 64 + 4 * (leaves + 16), 1, false);
   const auto prefix = random_tokens(4, 4096);
   std::uint64_t seed = 5;
   const auto add_leaf = [&] {
@@ -203,8 +208,9 @@ void evict_1024(benchmark::State& state) {
 }
 
 /// A lease of a chain of 64 nodes and its end, the probe not counted.
+template <class Tree>
 void lock_unlock(benchmark::State& state) {
-  cache c(64, 8192, 1, false);
+  cache<Tree> c(64, 8192, 1, false);
   const auto tokens = random_tokens(6, prompt_tokens);
   grow_chain(c, tokens);
   const auto m = c.tree->match(space, tokens);
@@ -227,8 +233,10 @@ BENCHMARK_CAPTURE(insert_100k, tokens_only_7_kinds, false, 7)
     ->UseManualTime()
     ->Unit(benchmark::kMicrosecond);
 BENCHMARK(grow_at_128k)->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(300);
-BENCHMARK(evict_1024)->UseManualTime()->Unit(benchmark::kMicrosecond);
-BENCHMARK(lock_unlock)->Unit(benchmark::kNanosecond);
+BENCHMARK(evict_1024<lru_tree>)->UseManualTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(evict_1024<default_tree>)->UseManualTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(lock_unlock<lru_tree>)->Unit(benchmark::kNanosecond);
+BENCHMARK(lock_unlock<default_tree>)->Unit(benchmark::kNanosecond);  // It learns at each release.
 
 }  // namespace
 }  // namespace oriel

@@ -4,6 +4,7 @@
 // the pages, a publish makes new ones visible, eviction frees the deepest pages of the oldest run.
 // Next: 04_heal resumes where the window KV is gone.
 #include <oriel/kv/paged_allocator.hpp>
+#include <oriel/prefix/order_lru.hpp>
 #include <oriel/prefix/radix_tree.hpp>
 
 #include <cstdio>
@@ -13,7 +14,7 @@
 namespace {
 
 using pool = oriel::paged_allocator<>;
-using tree = oriel::radix_tree<pool>;
+using tree = oriel::radix_tree<pool, oriel::lru_order>;
 
 constexpr std::uint32_t page = 4;     // tokens
 constexpr std::uint32_t window = 10;  // tokens a window layer sees, the query included

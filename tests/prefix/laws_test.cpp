@@ -38,11 +38,11 @@ struct ignore_events {
 
 TEST_CASE("radix_tree<lru_order> is a prefix_cache", "[prefix]") {
   check_prefix_cache(
-      [](auto pools) { return make_tree<oriel::radix_tree<pool_type>>(pools, 1, false); });
+      [](auto pools) { return make_tree<oriel::radix_tree<pool_type, oriel::lru_order>>(pools, 1, false); });
 }
 TEST_CASE("radix_tree<lru_order> without slack, with a hash chain, is a prefix_cache", "[prefix]") {
   check_prefix_cache(
-      [](auto pools) { return make_tree<oriel::radix_tree<pool_type>>(pools, 0, true); });
+      [](auto pools) { return make_tree<oriel::radix_tree<pool_type, oriel::lru_order>>(pools, 0, true); });
 }
 TEST_CASE("radix_tree<s3_fifo_order> is a prefix_cache", "[prefix]") {
   check_prefix_cache([](auto pools) {

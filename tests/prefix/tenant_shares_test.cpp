@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/random.hpp>
 #include <oriel/kv/dual_pool.hpp>
+#include <oriel/prefix/order_lru.hpp>
 #include <oriel/prefix/radix_tree.hpp>
 #include <oriel/prefix/sequence_prefix.hpp>
 
@@ -15,7 +16,7 @@ using namespace oriel;
 namespace {
 
 using pools_type = dual_pool<address_only_memory>;
-using tree_type = radix_tree<pools_type::pool_type>;
+using tree_type = radix_tree<pools_type::pool_type, lru_order>;
 
 constexpr std::uint32_t page = 4, window = 6;
 

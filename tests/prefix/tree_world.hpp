@@ -9,6 +9,7 @@
 #include "support/weak_hash.hpp"
 
 #include <oriel/kv/paged_allocator.hpp>
+#include <oriel/prefix/order_lru.hpp>
 #include <oriel/prefix/radix_tree.hpp>
 
 #include <catch2/catch.hpp>

@@ -37,7 +37,7 @@
 #include <oriel/prefix/events.hpp>
 #include <oriel/prefix/evict_order.hpp>
 #include <oriel/prefix/match.hpp>
-#include <oriel/prefix/order_lru.hpp>
+#include <oriel/prefix/order_hit_density.hpp>
 #include <oriel/prefix/retention.hpp>
 
 #include <algorithm>
@@ -84,7 +84,7 @@ struct cached_page {
 /// Memory: address space for pools of this size is taken in the constructor and touched as the tree
 /// grows; nothing allocates later, but for a new namespace and the vectors of publications.
 template <page_allocator Pool,
-          evict_order Order = lru_order,
+          evict_order Order = hit_density_order,
           retention_policy Retention = tail_only,
           event_sink Events = no_events,
           shared_lockable Mutex = no_mutex>
@@ -377,4 +377,8 @@ class radix_tree {
 
 }  // namespace oriel
 
-#include <oriel/prefix/detail/radix_tree_impl.hpp>
+// The bodies.
+#include <oriel/prefix/detail/radix_tree_account.hpp>
+#include <oriel/prefix/detail/radix_tree_evict.hpp>
+#include <oriel/prefix/detail/radix_tree_lease.hpp>
+#include <oriel/prefix/detail/radix_tree_publish.hpp>

@@ -1,0 +1,261 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Bodies of `radix_tree`: tenants, eviction, and namespaces that go. radix_tree.hpp includes this
+/// file.
+#pragma once
+
+#include <oriel/core/mutation.hpp>
+#include <oriel/prefix/radix_tree.hpp>
+
+#define ORIEL_TREE_TEMPLATE             \
+  template <page_allocator Pool,        \
+            evict_order Order,          \
+            retention_policy Retention, \
+            event_sink Events,          \
+            shared_lockable Mutex>
+#define ORIEL_TREE radix_tree<Pool, Order, Retention, Events, Mutex>
+
+namespace oriel {
+
+// --- Tenants -------------------------------------------------------------------------------------
+
+/// The share of a namespace's tenant.
+ORIEL_TREE_TEMPLATE
+std::uint32_t ORIEL_TREE::open_tenant(const cache_namespace& space) noexcept {
+  if (options_.tenant_shares == 1) {
+    return 0;
+  }
+  const auto known = std::find(tenants_.begin(), tenants_.end(), space.tenant());
+  const auto index = static_cast<std::uint32_t>(known - tenants_.begin());
+  if (known == tenants_.end() && tenants_.size() < options_.tenant_shares) {
+    tenants_.push_back(space.tenant());  // Reserved: never throws.
+  }
+  return std::min(index, options_.tenant_shares - 1);
+}
+
+/// The run to free next, of the tenant that holds most, of those that can spare one.
+ORIEL_TREE_TEMPLATE
+run_id ORIEL_TREE::next_victim(std::uint64_t now_us) noexcept {
+  if (options_.tenant_shares == 1) {
+    return orders_[0].victim(now_us);
+  }
+  std::uint32_t below = 0xFFFF'FFFFu;
+  for (;;) {  // The largest holder; if it can spare nothing, the next largest.
+    std::uint32_t most = 0, tenant = 0;
+    for (std::uint32_t i = 0; i < tenant_pages_.size(); ++i) {
+      if (tenant_pages_[i] < below && tenant_pages_[i] > most) {
+        most = tenant_pages_[i];
+        tenant = i;
+      }
+    }
+    if (most == 0) {
+      return null_run;
+    }
+    for (std::uint32_t i = tenant; i < tenant_pages_.size(); ++i) {
+      if (tenant_pages_[i] == most) {
+        if (const run_id victim = orders_[i].victim(now_us); victim != null_run) {
+          return victim;
+        }
+      }
+    }
+    below = most;
+  }
+}
+
+// --- Evict ---------------------------------------------------------------------------------------
+
+/// Whether the page became allocatable.
+ORIEL_TREE_TEMPLATE
+bool ORIEL_TREE::give_back(std::uint32_t pool, page_handle page) noexcept {
+  const std::uint32_t before = pools_[pool].available();
+  pools_[pool].release(std::span(&page, 1));
+  return pools_[pool].available() != before || ORIEL_MUTANT(freed_counts_what_others_hold);
+}
+
+ORIEL_TREE_TEMPLATE
+bool ORIEL_TREE::drop_window(std::uint32_t kind, std::uint32_t full) noexcept {
+  const detail::page_place at = store_.home(full);
+  tell(cache_event_kind::removed, kind + 1, at);
+  store_.mask(at.node, kind) &= ORIEL_MUTANT(freed_window_keeps_its_bit) ? ~0u : ~(1u << at.at);
+  return give_back(kind + 1, windows_[kind].detach(full));
+}
+
+/// Frees the last page of a leaf, and the window pages below it.
+ORIEL_TREE_TEMPLATE
+evicted_pages ORIEL_TREE::drop_last_page(std::uint32_t node) noexcept {
+  evicted_pages freed;
+  detail::tree_node& n = store_.node(node);
+  ORIEL_ASSERT(n.locks == 0 && n.first_child == detail::null_node);
+  const std::uint32_t at = n.pages - 1, full = n.full[at];
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    if ((store_.mask(node, kind) >> at & 1u) != 0 && !ORIEL_MUTANT(full_page_leaves_its_windows)) {
+      freed.window += drop_window(kind, full);
+      ++counters_.dropped_window_pages;
+    }
+  }
+  tell(cache_event_kind::removed, 0, {node, at});
+  --full_pages_;
+  --tenant_pages_[tenant_of(node)];
+  --evictable_full_;
+  const run_id id{n.run};
+  const std::uint32_t parent = n.parent;
+  const bool gone = store_.drop_last_page(node);
+  if (gone && run(id).tail == node) {
+    run(id).tail = parent;  // The chain's next node; if it is another's, no page is left.
+  }
+  lose_pages(id, 1);
+  if (gone && store_.is_root(parent) && store_.node(parent).locks == 0 &&
+      store_.node(parent).first_child == detail::null_node) {
+    closed_roots_ -= store_.is_closed(parent);
+    store_.free_root(parent);
+  }
+  freed.full = give_back(0, store_.full_page(full));
+  return freed;
+}
+
+ORIEL_TREE_TEMPLATE
+evicted_pages ORIEL_TREE::evict_full(std::uint32_t pages, std::uint64_t now_us) noexcept {
+  const detail::unique_guard guard(mutex_);
+  ++version_;
+  evicted_pages freed;
+  while (freed.full < pages) {
+    const run_id victim = next_victim(now_us);
+    if (victim == null_run) {
+      break;
+    }
+    std::uint32_t node = run(victim).tail;
+    if (store_.node(node).locks != 0 && !ORIEL_MUTANT(locked_pages_are_evicted)) {
+      orders_[run(victim).tenant].erase(victim);  // `unlock` brings it back.
+      run(victim).state = run_state::parked;
+      continue;
+    }
+    while (store_.node(node).first_child != detail::null_node) {
+      node = store_.node(node).first_child;  // A run that ends below it goes first.
+    }
+    // This leaf ends its run: free from here up, as long as the chain lasts.
+    const run_id id{store_.node(node).run};
+    ORIEL_EXPECTS(run(id).state == run_state::evictable && run(id).tail == node);
+    while (freed.full < pages && run(id).state == run_state::evictable &&
+           is_free_leaf(run(id).tail)) {
+      node = run(id).tail;
+      const std::uint32_t most = std::min(pages - freed.full, store_.node(node).pages);
+      orders_[run(id).tenant].on_evict(id, most, now_us);
+      for (std::uint32_t i = 0; i < most; ++i) {
+        const evicted_pages one = drop_last_page(node);
+        freed.full += one.full;
+        freed.window += one.window;
+      }
+      counters_.evicted_full_pages += most;
+    }
+  }
+  return freed;
+}
+
+ORIEL_TREE_TEMPLATE
+evicted_pages ORIEL_TREE::evict_window(std::uint32_t kind, std::uint32_t pages) noexcept {
+  ORIEL_EXPECTS(kind < kinds());
+  const detail::unique_guard guard(mutex_);
+  ++version_;
+  evicted_pages freed;
+  while (freed.window < pages && windows_[kind].evictable() != 0) {
+    freed.window += drop_window(kind, windows_[kind].next_victim());
+    ++counters_.evicted_window_pages;
+  }
+  return freed;
+}
+
+/// Calls visit(node) for every node below a root, children before parents; it may remove the node.
+ORIEL_TREE_TEMPLATE
+template <class Visit>
+void ORIEL_TREE::for_each_node_below(std::uint32_t root, Visit&& visit) const {
+  const auto deepest = [&](std::uint32_t node) {
+    while (store_.node(node).first_child != detail::null_node) {
+      node = store_.node(node).first_child;
+    }
+    return node;
+  };
+  for (std::uint32_t node = deepest(root); node != root;) {
+    const detail::tree_node& n = store_.node(node);
+    const std::uint32_t next =
+        n.next_sibling != detail::null_node ? deepest(n.next_sibling) : n.parent;
+    visit(node);
+    node = next;
+  }
+}
+
+/// No walk finds the namespace any more. What no lease needs goes now, the rest with its lease.
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::forget(std::uint32_t root) noexcept {
+  store_.close_root(root);
+  ++closed_roots_;
+  lock(root);  // It must outlast the walk.
+  for_each_node_below(root, [&](std::uint32_t node) {
+    if (is_free_leaf(node)) {
+      for (std::uint32_t pages = store_.node(node).pages; pages != 0; --pages) {
+        drop_last_page(node);
+      }
+    }
+  });
+  unlock(root);
+}
+
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::drop(const cache_namespace& space) noexcept {
+  const detail::unique_guard guard(mutex_);
+  const std::uint32_t root = store_.find_root(space);
+  if (root == detail::null_node) {
+    return;
+  }
+  ++version_;
+  if constexpr (Events::enabled) {
+    for_each_node_below(root, [&](std::uint32_t node) {
+      for (std::uint32_t at = store_.node(node).pages; at-- > 0;) {
+        for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+          if ((store_.mask(node, kind) >> at & 1u) != 0) {
+            tell(cache_event_kind::removed, kind + 1, {node, at});
+          }
+        }
+        tell(cache_event_kind::removed, 0, {node, at});
+      }
+    });
+  }
+  forget(root);
+}
+
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::clear() noexcept {
+  const detail::unique_guard guard(mutex_);
+  ++version_;
+  if constexpr (Events::enabled) {
+    events_({.sequence = ++sequence_, .kind = cache_event_kind::cleared});
+  }
+  for (std::uint32_t root; (root = store_.any_root()) != detail::null_node;) {
+    forget(root);
+  }
+}
+
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::tell(cache_event_kind kind, std::uint32_t pool, detail::page_place page) noexcept {
+  if constexpr (Events::enabled) {
+    const detail::tree_node& n = store_.node(page.node);
+    if (closed_roots_ != 0 && store_.is_closed(n.root)) {
+      return;  // `drop` or `clear` has said so.
+    }
+    events_({.sequence = ++sequence_,
+             .kind = kind,
+             .pool = pool,
+             .page = n.begin + page.at,
+             .space = store_.node(n.root).end_hash,
+             .hash = store_.hash_of(page),
+             .parent = store_.hash_before(page),
+             .tokens = pool == 0 && kind == cache_event_kind::stored
+                           ? store_.tokens(n.full[page.at])
+                           : std::span<const token_id>{}});
+  }
+}
+
+}  // namespace oriel
+
+#undef ORIEL_TREE_TEMPLATE
+#undef ORIEL_TREE

@@ -1,0 +1,298 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Bodies of `radix_tree`: window pages and publications. radix_tree.hpp includes this file.
+#pragma once
+
+#include <oriel/core/mutation.hpp>
+#include <oriel/prefix/radix_tree.hpp>
+
+#define ORIEL_TREE_TEMPLATE             \
+  template <page_allocator Pool,        \
+            evict_order Order,          \
+            retention_policy Retention, \
+            event_sink Events,          \
+            shared_lockable Mutex>
+#define ORIEL_TREE radix_tree<Pool, Order, Retention, Events, Mutex>
+
+namespace oriel {
+
+// --- Window pages --------------------------------------------------------------------------------
+
+/// The pages that `boundary` and the slack before it need.
+ORIEL_TREE_TEMPLATE
+typename ORIEL_TREE::page_span ORIEL_TREE::tail_span(std::uint32_t kind,
+                                                     std::uint32_t boundary) const noexcept {
+  if (options_.windows[kind] == 1) {
+    return {boundary, boundary};  // A query sees itself alone.
+  }
+  const std::uint32_t slack = ORIEL_MUTANT(slack_page_is_dropped) ? 0 : options_.slack_pages;
+  const std::uint32_t before = boundary - std::min(boundary, slack);
+  return {store_.first_needed(kind, before), boundary};
+}
+
+/// Is a window page worth having, at a publish that ends at `end` and left another path at `fork`?
+ORIEL_TREE_TEMPLATE
+bool ORIEL_TREE::keeps(std::uint32_t kind,
+                       std::uint32_t page,
+                       std::uint32_t end,
+                       std::uint32_t fork) const noexcept {
+  if (page >= tail_span(kind, end).first && !ORIEL_MUTANT(retention_keeps_no_tail)) {
+    return true;
+  }
+  for (std::uint32_t boundary = page + 1;
+       boundary <= end && tail_span(kind, boundary).first <= page;
+       ++boundary) {
+    if (ORIEL_MUTANT(retention_keeps_everything) ||
+        retention_.keeps({.tokens = boundary * options_.page_size, .is_fork = boundary == fork})) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Calls visit(full page id, logical page) for the pages of `pages` that have their window page,
+/// deepest first.
+ORIEL_TREE_TEMPLATE
+template <class Visit>
+void ORIEL_TREE::for_each_window(std::uint32_t kind,
+                                 std::uint32_t node,
+                                 page_span pages,
+                                 Visit&& visit) {
+  for (std::uint32_t page = pages.end; page-- > pages.first;) {
+    const detail::page_place at = store_.locate(node, page);
+    node = at.node;
+    if ((store_.mask(node, kind) >> at.at & 1u) != 0) {
+      visit(store_.node(node).full[at.at], page);
+    }
+  }
+}
+
+/// @pre `boundary` is window-safe on the path of the lease
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::pin_windows(lease& held, std::uint32_t boundary) noexcept {
+  held.window_pages_ = boundary;
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    const page_span pages{store_.first_needed(kind, boundary), boundary};
+    for_each_window(kind, held.node_, pages, [&](std::uint32_t full, std::uint32_t) {
+      windows_[kind].pin(full);
+    });
+  }
+}
+
+/// The windows that the lease pinned may go again. If the path goes on to `end`, their boundary is
+/// no tail any more: unless it is kept for another reason, they are the first to go.
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::unpin_windows(lease& held, std::uint32_t end, std::uint32_t fork) noexcept {
+  const std::uint32_t boundary = std::exchange(
+      held.window_pages_, ORIEL_MUTANT(windows_are_unpinned_twice) ? held.window_pages_ : 0);
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    const std::uint32_t first_pinned = store_.first_needed(kind, boundary);
+    const page_span refreshed = ORIEL_MUTANT(hit_refreshes_the_whole_path)
+                                    ? page_span{0, boundary}
+                                    : tail_span(kind, boundary);
+    for_each_window(kind, held.node_, refreshed, [&](std::uint32_t full, std::uint32_t page) {
+      const auto list =
+          keeps(kind, page, end, fork) ? detail::window_list::tail : detail::window_list::loose;
+      if (page >= first_pinned) {
+        windows_[kind].unpin(full, list);
+      } else {
+        windows_[kind].refresh(full, list);
+      }
+    });
+  }
+}
+
+/// The path went on from `boundary`, whose windows nobody pins for it any more, to `end`.
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::loosen_windows(std::uint32_t node,
+                                std::uint32_t boundary,
+                                std::uint32_t end,
+                                std::uint32_t fork) noexcept {
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    for_each_window(
+        kind, node, tail_span(kind, boundary), [&](std::uint32_t full, std::uint32_t page) {
+          if (!windows_[kind].is_pinned(full) && !keeps(kind, page, end, fork)) {
+            windows_[kind].refresh(full, detail::window_list::loose);
+          }
+        });
+  }
+}
+
+/// Hangs the offered window pages below the path's pages where one is missing and worth having;
+/// gives back the others.
+ORIEL_TREE_TEMPLATE
+std::uint32_t ORIEL_TREE::attach_windows(std::uint32_t node,
+                                         publication& fresh,
+                                         std::uint32_t end,
+                                         std::uint32_t fork) noexcept {
+  std::uint32_t attached = 0;
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    const auto& part = fresh.windows_[kind];
+    std::uint32_t at_node = node;
+    for (std::size_t i = part.pages.size(); i-- > 0;) {
+      const std::uint32_t page = part.first_page + static_cast<std::uint32_t>(i);
+      if ((page >= end || !keeps(kind, page, end, fork)) &&
+          !ORIEL_MUTANT(publish_takes_every_window_page)) {
+        give_back(kind + 1, part.pages[i]);
+        continue;
+      }
+      const detail::page_place at = store_.locate(at_node, page);
+      at_node = at.node;
+      std::uint32_t& mask = store_.mask(at.node, kind);
+      if ((mask >> at.at & 1u) != 0) {
+        give_back(kind + 1, part.pages[i]);
+        continue;
+      }
+      mask |= 1u << at.at;
+      windows_[kind].attach(store_.node(at.node).full[at.at],
+                            part.pages[i],
+                            detail::window_list::tail,
+                            tenant_of(at.node));
+      tell(cache_event_kind::stored, kind + 1, at);
+      ++attached;
+    }
+  }
+  return attached;
+}
+
+// --- Publish -------------------------------------------------------------------------------------
+
+ORIEL_TREE_TEMPLATE
+typename ORIEL_TREE::publication ORIEL_TREE::reserve(const publish_source& source) {
+  ORIEL_EXPECTS(source.windows.size() == kinds());
+  const detail::unique_guard guard(mutex_);
+  publication fresh;
+  fresh.first_page_ = source.first_page;
+  fresh.full_.assign(source.full.begin(), source.full.end());
+  fresh.windows_.resize(kinds());
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    const window_page_span& offered = source.windows[kind];
+    fresh.windows_[kind].first_page = offered.first_page;
+    fresh.windows_[kind].pages.assign(offered.pages.begin(), offered.pages.end());
+  }
+  fresh.tree_ = this;  // From here on nothing throws.
+  for (const page_handle page : fresh.full_) {
+    pools_[0].add_ref(page);
+  }
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    for (const page_handle page : fresh.windows_[kind].pages) {
+      pools_[kind + 1].add_ref(page);
+    }
+  }
+  return fresh;
+}
+
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::abort(publication& fresh) noexcept {
+  if (fresh.tree_ == nullptr) {
+    return;
+  }
+  const detail::unique_guard guard(mutex_);
+  give_back(fresh);
+}
+
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::give_back(publication& fresh) noexcept {
+  fresh.tree_ = nullptr;
+  pools_[0].release(fresh.full_);
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    pools_[kind + 1].release(fresh.windows_[kind].pages);
+  }
+}
+
+/// The tree has the first `pages` pages of the path to `node` already: it keeps its own.
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::keep_own_pages(std::uint32_t node,
+                                std::uint32_t pages,
+                                publication& fresh,
+                                publish_outcome& outcome) noexcept {
+  for (std::uint32_t page = pages; page-- > fresh.first_page_;) {
+    const detail::page_place at = store_.locate(node, page);
+    node = at.node;
+    page_handle& offered = fresh.full_[page - fresh.first_page_];
+    const page_handle own = store_.full_page(store_.node(node).full[at.at]);
+    outcome.switched_pages += !(offered == own);
+    give_back(0, std::exchange(offered, ORIEL_MUTANT(switched_page_is_not_told) ? offered : own));
+  }
+}
+
+ORIEL_TREE_TEMPLATE
+publish_outcome ORIEL_TREE::commit(lease& held,
+                                   publication& fresh,
+                                   std::span<const token_id> tokens,
+                                   std::uint64_t now_us,
+                                   std::span<const chain_hash> chain) noexcept {
+  ORIEL_EXPECTS(fresh.tree_ == this);
+  const detail::unique_guard guard(mutex_);
+  if (!held || (closed_roots_ != 0 && store_.is_closed(store_.node(held.node_).root))) {
+    give_back(fresh);  // Nobody could find it.
+    return {};
+  }
+  const std::uint32_t page = options_.page_size;
+  const std::uint32_t end = fresh.first_page_ + static_cast<std::uint32_t>(fresh.full_.size());
+  ORIEL_EXPECTS(fresh.first_page_ <= held.pages_ && end >= held.pages_);
+  ORIEL_EXPECTS(tokens.size() / page >= end);
+  tokens = tokens.first(std::size_t{end} * page);
+  fresh.tree_ = nullptr;
+  held.now_us_ = now_us;
+  ++version_;
+
+  publish_outcome outcome{.tokens = end * page};
+  detail::walk_end found = store_.walk({held.node_, held.pages_}, tokens, {});
+  keep_own_pages(found.node, found.pages, fresh, outcome);
+  std::uint32_t node = cut(found.node, found.pages);
+  const bool is_fork = found.pages < end && !store_.is_root(node) &&
+                       store_.node(node).first_child != detail::null_node;
+  const std::uint32_t fork = is_fork ? found.pages : 0;
+  take_over(node, held, false);
+  if (const std::uint32_t added = end - found.pages; added != 0) {
+    // Nobody else ends in a node that grows: pages that a lease does not hold are not locked.
+    const std::uint32_t locks = store_.node(node).locks;
+    const bool may_extend =
+        locks == (node == held.node_ ? 1u : 0u) || ORIEL_MUTANT(node_grows_under_a_lease);
+    const bool was_locked = locks != 0;
+    const std::uint32_t above = node, before = store_.node(node).pages;
+    const std::uint32_t first = found.pages - fresh.first_page_;
+    node = store_.append(node,
+                         tokens.subspan(std::size_t{found.pages} * page),
+                         std::span(std::as_const(fresh.full_)).subspan(first),
+                         options_.keeps_hash_chain && !chain.empty()
+                             ? chain.subspan(found.pages, added)
+                             : std::span<const chain_hash>{},
+                         may_extend,
+                         held.run_);
+    const std::uint32_t grown = store_.node(above).pages - before;
+    evictable_full_ += added - (was_locked ? grown : 0);
+    full_pages_ += added;
+    tenant_pages_[tenant_of(node)] += added;
+    run(held.run_).pages += added;
+    run(held.run_).tail = node;
+    outcome.full_pages = added;
+    if constexpr (Events::enabled) {
+      for (std::uint32_t i = found.pages; i < end; ++i) {
+        tell(cache_event_kind::stored, 0, store_.locate(node, i));
+      }
+    }
+  }
+  lock(node);
+  unlock(held.node_);
+  outcome.window_pages = attach_windows(node, fresh, end, fork);
+  held.node_ = node;
+  const std::uint32_t start = std::exchange(held.pages_, end);
+  if (held.window_pages_ != start && end != start) {  // Dropped early, or a heal began before it.
+    loosen_windows(node, start, end, fork);
+  }
+  if (held.window_pages_ != 0) {
+    unpin_windows(held, end, fork);
+  }
+  const bool is_safe = store_.window_safe(node, end) == end;
+  pin_windows(held, is_safe && !ORIEL_MUTANT(published_windows_are_not_pinned) ? end : 0);
+  counters_.switched_pages += outcome.switched_pages;
+  return outcome;
+}
+
+}  // namespace oriel
+
+#undef ORIEL_TREE_TEMPLATE
+#undef ORIEL_TREE

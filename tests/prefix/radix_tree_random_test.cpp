@@ -8,6 +8,7 @@
 
 #include <oriel/prefix/order_cost_aware.hpp>
 #include <oriel/prefix/order_hit_density.hpp>
+#include <oriel/prefix/order_lru.hpp>
 #include <oriel/prefix/order_s3_fifo.hpp>
 
 #include <catch2/catch.hpp>

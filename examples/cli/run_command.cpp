@@ -372,6 +372,7 @@ int run(const run_options& o) {
   const auto found = load_tokenizer(folder, o, model);
   std::vector<prompt> prompts = make_prompts(o, found ? &*found : nullptr, context);
   std::vector<request> requests;
+  requests.reserve(prompts.size());
   for (prompt& p : prompts) {
     requests.push_back(
         make_request(o, requests.size() + 1, std::move(p.tokens), checkpoint.config, context));

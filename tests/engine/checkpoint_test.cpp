@@ -287,3 +287,19 @@ TEST_CASE("a flipped or cut configuration ends in an error or in a model, never 
   }
   CHECK(refused > 200);
 }
+
+TEST_CASE("a checkpoint's digest tells weights and configurations apart") {
+  const auto digest = [](const tiny::checkpoint& c) {
+    const temporary_directory folder;
+    c.write(folder.path());
+    return checkpoint_digest(open_checkpoint(folder.path()));
+  };
+  const std::string first = digest(tiny::make(dtype::bf16));
+  CHECK(first.size() == 32);
+  CHECK(digest(tiny::make(dtype::bf16)) == first);
+  CHECK(digest(tiny::make(dtype::bf16, 2)) != first);
+  CHECK(digest(tiny::make(dtype::f32)) != first);
+  tiny::checkpoint other = tiny::make(dtype::bf16);
+  other.config = tiny::config_json(R"(, "rms_norm_note": 1)");
+  CHECK(digest(other) != first);
+}

@@ -28,7 +28,8 @@ class lazy_array {
       throw std::bad_alloc();
     }
     const auto address = reinterpret_cast<std::uintptr_t>(memory_);
-    data_ = reinterpret_cast<T*>((address + line_bytes - 1) / line_bytes * line_bytes);
+    const std::size_t to_line = (line_bytes - address % line_bytes) % line_bytes;
+    data_ = reinterpret_cast<T*>(static_cast<std::byte*>(memory_) + to_line);
   }
   lazy_array(lazy_array&& other) noexcept
       : memory_(std::exchange(other.memory_, nullptr)),

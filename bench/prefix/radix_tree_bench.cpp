@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -140,6 +141,26 @@ void match_chain(benchmark::State& state, bool with_hashes, std::uint32_t kinds)
   state.counters["nodes"] = c.tree->nodes();
 }
 
+/// What comparing the tokens alone costs.
+void compare_128k(benchmark::State& state) {
+  const auto tokens = random_tokens(1, prompt_tokens);
+  const auto cached = tokens;
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(
+        std::memcmp(tokens.data(), cached.data(), tokens.size() * sizeof(token_id)));
+  }
+}
+
+/// What copying the tokens alone costs.
+void copy_100k(benchmark::State& state) {
+  const auto tokens = random_tokens(2, 102'400);
+  auto cached = tokens;
+  for (auto _ : state) {
+    std::memcpy(cached.data(), tokens.data(), tokens.size() * sizeof(token_id));
+    benchmark::ClobberMemory();
+  }
+}
+
 void insert_100k(benchmark::State& state, bool with_hashes, std::uint32_t kinds) {
   cache<default_tree> c(64, 4096, kinds, with_hashes);
   const auto tokens = random_tokens(2, 102'400);
@@ -220,6 +241,8 @@ void lock_unlock(benchmark::State& state) {
   }
 }
 
+BENCHMARK(compare_128k)->Unit(benchmark::kMicrosecond);
+BENCHMARK(copy_100k)->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(match_chain, tokens_compared, false, 1)->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(match_chain, hash_chain_given, true, 1)->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(match_chain, tokens_compared_7_kinds, false, 7)->Unit(benchmark::kMicrosecond);

@@ -104,12 +104,21 @@ void hit_density_order::on_evict(run_id run, std::uint32_t pages, std::uint64_t 
 }
 
 run_id hit_density_order::victim(std::uint64_t now_us) noexcept {
+  // First all draws, then all states: runs lie far apart, and their misses may overlap.
+  std::array<std::uint32_t, sampled_runs> sample;
+  const std::uint32_t looks = std::min(inside_count_, sampled_runs);
+  const bool sees_all = inside_count_ <= sampled_runs;
+  for (std::uint32_t i = 0; i < looks; ++i) {
+    sample[i] = sees_all ? i : draw_below(inside_count_);
+  }
+  for (std::uint32_t i = 0; i < looks; ++i) {
+    sample[i] = inside_[sample[i]];
+    __builtin_prefetch(&runs_[sample[i]]);
+  }
   run_id worst = null_run;
   float lowest = 0;
-  const std::uint32_t looks = std::min(inside_count_, sampled_runs);
   for (std::uint32_t i = 0; i < looks; ++i) {
-    const bool sees_all = inside_count_ <= sampled_runs;
-    const run_id run{inside_[sees_all ? i : draw_below(inside_count_)]};
+    const run_id run{sample[i]};
     const float expected = density(run, now_us);
     if (worst == null_run || expected < lowest) {
       worst = run;

@@ -37,12 +37,14 @@ struct ignore_events {
 }  // namespace
 
 TEST_CASE("radix_tree<lru_order> is a prefix_cache", "[prefix]") {
-  check_prefix_cache(
-      [](auto pools) { return make_tree<oriel::radix_tree<pool_type, oriel::lru_order>>(pools, 1, false); });
+  check_prefix_cache([](auto pools) {
+    return make_tree<oriel::radix_tree<pool_type, oriel::lru_order>>(pools, 1, false);
+  });
 }
 TEST_CASE("radix_tree<lru_order> without slack, with a hash chain, is a prefix_cache", "[prefix]") {
-  check_prefix_cache(
-      [](auto pools) { return make_tree<oriel::radix_tree<pool_type, oriel::lru_order>>(pools, 0, true); });
+  check_prefix_cache([](auto pools) {
+    return make_tree<oriel::radix_tree<pool_type, oriel::lru_order>>(pools, 0, true);
+  });
 }
 TEST_CASE("radix_tree<s3_fifo_order> is a prefix_cache", "[prefix]") {
   check_prefix_cache([](auto pools) {

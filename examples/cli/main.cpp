@@ -39,9 +39,18 @@ CLI::Option* add_chunk(CLI::App& command, T& tokens) {
       ->capture_default_str();
 }
 
-void add_retain(CLI::App& command, oriel::replay::retain_choice& choice) {
+/// @param page_tokens  lives as long as the command; 0: not known before the trace is read
+CLI::Option* add_retain(CLI::App& command,
+                        oriel::replay::retain_choice& choice,
+                        const std::uint32_t& page_tokens) {
   const auto take = [&choice](const std::string& text) { choice = parse_retain(text).value(); };
-  command
+  command.callback([&choice, &page_tokens] {  // --page may come later.
+    const std::string wrong = page_tokens != 0 ? wrong_retention(choice, page_tokens) : "";
+    if (!wrong.empty()) {
+      throw CLI::ValidationError("--retain", wrong);
+    }
+  });
+  return command
       .add_option_function<std::string>(
           "--retain",
           take,
@@ -49,8 +58,8 @@ void add_retain(CLI::App& command, oriel::replay::retain_choice& choice) {
       ->check(retention());
 }
 
-void add_heal(CLI::App& command, std::string& heal) {
-  command.add_option("--heal", heal, "on, or off: clip hits to where windows are left")
+CLI::Option* add_heal(CLI::App& command, std::string& heal) {
+  return command.add_option("--heal", heal, "on, or off: clip hits to where windows are left")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
 }
@@ -126,9 +135,9 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
   command->add_flag("--json", o.json, "print one JSON object");
   add_chunk(*command, o.chunk_tokens);
   add_page(*command, o.page_tokens);
-  command->add_flag("--no-cache", o.no_cache, "compute every prompt from its first token");
-  add_retain(*command, o.retain);
-  add_heal(*command, o.heal);
+  command->add_flag("--no-cache", o.no_cache, "compute every prompt from its first token")
+      ->excludes(add_retain(*command, o.retain, o.page_tokens))
+      ->excludes(add_heal(*command, o.heal));
   command->add_option("--qkv-shards", o.qkv_shards, "shards of a fused QKV tensor")
       ->transform(whole_number(1, 65'536));
   return command;
@@ -210,7 +219,7 @@ void add_policies(CLI::App& command, replay_options& o) {
   command.add_option("--evict", o.evict, "lru, s3-fifo, cost-aware or hit-density")
       ->check(CLI::IsMember({"lru", "s3-fifo", "cost-aware", "hit-density"}))
       ->capture_default_str();
-  add_retain(command, o.retain);
+  add_retain(command, o.retain, o.page_tokens);
   add_heal(command, o.heal);
   command.add_option("-s,--seed", o.seed, "seed of an order that samples")
       ->transform(whole_number(0))

@@ -4,6 +4,7 @@
 #include "commands.hpp"
 #include "replay_report.hpp"
 #include "support.hpp"
+#include "validators.hpp"
 
 #include <oriel/model/presets.hpp>
 
@@ -170,6 +171,9 @@ replay_report make_report(const replay_options& o) {
     return replay::read_trace(o.trace, {.hours = o.hours});
   }();
   const std::uint32_t page_tokens = o.page_tokens == 0 ? trace.page_tokens : o.page_tokens;
+  if (const std::string wrong = wrong_retention(o.retain, page_tokens); !wrong.empty()) {
+    throw engine::error("--retain: " + wrong);
+  }
   const model_geometry model = preset(o.preset).value();  // The command line is checked for it.
   replay_report r{.options = o,
                   .page_tokens = page_tokens,

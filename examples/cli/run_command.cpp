@@ -364,11 +364,6 @@ int run(const run_options& o) {
   const engine::checkpoint checkpoint = open_model(folder, o.qkv_shards);
   const model_geometry& model = checkpoint.config.geometry;
   const std::uint32_t context = context_of(o, model);
-  if (o.retain.every_tokens % o.page_tokens != 0) {
-    throw engine::error(fmt::format("--retain every:{}: not a multiple of the {} tokens of a page",
-                                    o.retain.every_tokens,
-                                    o.page_tokens));
-  }
   const auto found = load_tokenizer(folder, o, model);
   std::vector<prompt> prompts = make_prompts(o, found ? &*found : nullptr, context);
   std::vector<request> requests;

@@ -143,4 +143,12 @@ std::optional<replay::retain_choice> parse_retain(std::string_view text) {
   }
 }
 
+std::string wrong_retention(const replay::retain_choice& retain, std::uint64_t page_tokens) {
+  return retain.every_tokens % page_tokens == 0
+             ? ""
+             : fmt::format("every:{} is not a multiple of the {} tokens of a page",
+                           retain.every_tokens,
+                           page_tokens);
+}
+
 }  // namespace oriel::cli

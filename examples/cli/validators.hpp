@@ -49,4 +49,9 @@ namespace oriel::cli {
 /// @returns nothing when the text is something else
 [[nodiscard]] std::optional<replay::retain_choice> parse_retain(std::string_view text);
 
+/// Windows are kept at whole pages only.
+/// @returns what is wrong with the choice for pages of `page_tokens` tokens; empty: nothing
+[[nodiscard]] std::string wrong_retention(const replay::retain_choice& retain,
+                                          std::uint64_t page_tokens);
+
 }  // namespace oriel::cli

@@ -157,8 +157,11 @@ bool engine::preempt(request_id id) {
     return false;
   }
   now_us_ = options_.now_us();
-  release(*found, {.ended = request_end::unknown, .expected_us = now_us_}, true);
-  queued_.push_front(std::move(found->job));
+  if (found->lease) {
+    cache_->publish(found->lease, found->kv, found->job.tokens, now_us_);
+  }
+  queued_.push_front(std::move(found->job));  // The last that may throw.
+  release(*found, {.ended = request_end::unknown, .expected_us = now_us_}, false);
   running_.erase(found);
   metrics_.requests_preempted.add();
   return true;
@@ -242,8 +245,9 @@ bool engine::is_computing(const twin_wait& wait) const {
   });
 }
 
-/// Makes a sequence of a request, or changes nothing but what the cache evicted for it. The prefix
-/// is locked before anything is allocated. False: the system has no memory.
+/// Makes a sequence of a request, or, if it fails or throws, changes nothing but what the cache
+/// evicted for it. The prefix is locked before anything is allocated. False: the system has no
+/// memory.
 bool engine::start(work& job, const reuse_decision& decision) {
   const std::uint32_t longest = longest_tokens(job.asked);
   prefix_reuse::lease lease;
@@ -268,20 +272,12 @@ bool engine::start(work& job, const reuse_decision& decision) {
     return false;
   }
   const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest);
-  promised_pages_ += pages;
   job.tokens.reserve(std::size_t{longest} + 1);
-  const auto known = static_cast<std::uint32_t>(job.tokens.size());
-  running_.push_back({.job = std::move(job),
-                      .lease = std::move(lease),
-                      .heal = {},
-                      .kv = std::move(*kv),
-                      .known_tokens = known,
-                      .promised_pages = pages,
-                      .started_us = now_us_});
-  sequence& s = running_.back();
-  if (lent.heal) {
-    s.heal = decision.heal;
-  }
+  std::optional<heal_plan> heal = lent.heal ? decision.heal : std::nullopt;
+  // The last that may throw: takes the parts when there is memory for the whole.
+  sequence& s = running_.emplace_back(
+      std::move(job), std::move(lease), std::move(heal), std::move(*kv), pages, now_us_);
+  promised_pages_ += pages;
   work& started = s.job;
   const std::uint32_t before = started.usage.cached_tokens + started.usage.computed_tokens;
   count_prompt(started, lent.length, &request_usage::cached_tokens);
@@ -305,6 +301,7 @@ void engine::count_prompt(work& job, std::uint32_t end, std::uint32_t request_us
 }
 
 /// Running sequences that have their prompt decode first; prompts share what is left of the budget.
+/// A chunk ends where a heal does: there the repaired windows are whole, and published.
 void engine::choose_rows() {
   std::uint32_t budget = options_.chunk_tokens;
   const auto missing = [](const sequence& s) {
@@ -317,6 +314,9 @@ void engine::choose_rows() {
   for (sequence& s : running_) {
     if (s.rows == 0) {
       s.rows = std::min(missing(s), budget);
+      if (s.kv.healing()) {
+        s.rows = std::min(s.rows, s.kv.lent_tokens() - s.kv.length());
+      }
       budget -= s.rows;
     }
   }

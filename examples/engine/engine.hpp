@@ -32,6 +32,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace oriel::engine {
@@ -86,7 +87,8 @@ struct engine_metrics {
 
 /// First come, first served: running sequences decode first, the rest of the token budget goes to
 /// prompts in their order of arrival, in chunks. A sequence is admitted when its longest form fits
-/// beside what the running ones were promised, so none has to be preempted.
+/// beside what the running ones were promised, so none has to be preempted. A page that several
+/// sequences share is promised to each of them: sharing saves compute, not promised room.
 ///
 /// Prefixes are shared inside a tenant. A request whose prefix a running sequence is just computing
 /// waits for it, others may pass; a sequence publishes its pages after each chunk of its prompt and
@@ -159,14 +161,28 @@ class engine {
   };
 
   struct sequence {
+    sequence(work&& asked,
+             prefix_reuse::lease&& locked,
+             std::optional<heal_plan>&& repair,
+             pools::sequence_type&& pages,
+             std::uint64_t promised,
+             std::uint64_t now_us) noexcept
+        : job(std::move(asked)),
+          lease(std::move(locked)),
+          heal(std::move(repair)),
+          kv(std::move(pages)),
+          known_tokens(static_cast<std::uint32_t>(job.tokens.size())),
+          promised_pages(promised),
+          started_us(now_us) {}
+
     work job;
     prefix_reuse::lease lease;
     std::optional<heal_plan> heal;
     pools::sequence_type kv;
-    std::uint32_t known_tokens = 0;    // when it was admitted: from there on it decodes
-    std::uint32_t rows = 0;            // rows of the running step
-    std::uint64_t promised_pages = 0;  // full pages of its longest form
-    std::uint64_t started_us = 0;
+    std::uint32_t known_tokens;    // when it was admitted: from there on it decodes
+    std::uint32_t rows = 0;        // rows of the running step
+    std::uint64_t promised_pages;  // full pages of its longest form
+    std::uint64_t started_us;
   };
 
   void admit();

@@ -210,6 +210,11 @@ class Usage(unittest.TestCase):
         self.usage("run", "-p", "a", "b", says="b")
         self.usage("run", "--heal", "maybe", says="--heal")
         self.usage("run", "--retain", "all", says="retention")
+        self.usage("run", "--retain", "every:40", says="--retain: every:40 is not a multiple of the 16 tokens")
+        self.usage("run", "--retain", "every:16", "--page", "32", says="not a multiple of the 32 tokens")
+        self.usage("run", "--no-cache", "--retain", "tail", says="excludes")
+        self.usage("run", "--no-cache", "--heal", "off", says="excludes")
+        self.usage("replay", "a", "--retain", "every:100", "--page", "64", says="not a multiple of the 64 tokens")
         self.usage("run", "-p", "a", "--ids", "1", says="excludes")
         self.usage("run", "--chat", "--ids", "1", says="excludes")
         self.usage("inspect", "--preset", "gpt-5", says="mimo-v2.5-pro")
@@ -266,7 +271,6 @@ class Usage(unittest.TestCase):
         self.fails(1, "run", "-p", "x " * 500, "-c", "64", says="context limit is 64")
         self.fails(1, "run", "-c", "99999999", says="-c")
         self.fails(1, "run", "--qkv-shards", "2", says="no fused QKV")
-        self.fails(1, "run", "--retain", "every:40", says="multiple")
         self.fails(1, "run", "--ids", "1,4096", says="vocabulary")
         self.fails(1, "bench", "-p", "5000", says="-p + -n")
         self.fails(1, "bench", "--random", "mimo-v2.5-pro", "-p", "8", "-n", "1", says="this machine has")
@@ -487,6 +491,9 @@ class Replay(unittest.TestCase):
             self.assertLessEqual(answer["net_token_hit_rate"], answer["token_hit_rate"])
             self.assertLessEqual(answer["token_hit_rate"], 4 / 9, arguments)
         self.assertEqual(self.replay("--retain", "branch,every:1024")["retain"], "tail,every:1024,branch")
+        wrong = run("replay", self.trace, "--retain", "every:100")  # The page is the trace's.
+        self.assertEqual((wrong.returncode, wrong.stdout), (1, b""))
+        self.assertIn(b"--retain: every:100 is not a multiple of the 512 tokens of a page", wrong.stderr)
 
     def test_room_that_nothing_fills_costs_nothing(self):
         for capacity in (("--capacity-tokens", 2**36), ("--capacity-gib", 65536)):

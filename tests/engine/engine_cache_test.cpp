@@ -156,8 +156,57 @@ TEST_CASE("what diverges behind a lost window is healed, and the rows are those 
   const auto rows = s.engine.rows_computed();
   CHECK(rows.heal_layer_rows - rows_before.heal_layer_rows == decision.heal->layer_rows);
   CHECK(rows.layer_rows - rows_before.layer_rows == decision.heal->layer_rows + 112 * 5);
-  // The fork is not the tail of a branch: with tail_only its windows are not kept.
-  CHECK(s.engine.cache()->decide(s.engine.cache()->namespace_of(""), leaving(first, 301)).heal);
+}
+
+TEST_CASE("requests that part where another one healed find its windows") {
+  const std::vector<token_id> first = prompt_of(2, 400);
+  server s(options_of(1, 512));
+  s.serve(first);
+  CHECK(s.serve(leaving(first, 300)).usage == request_usage{288, 288, 112});
+  CHECK(s.serve(leaving(first, 301)).usage == request_usage{288, 0, 112});
+}
+
+TEST_CASE("a fork heals once where branch points are kept") {
+  const std::vector<token_id> first = prompt_of(2, 400);
+  for (const std::uint32_t chunk : {512u, 64u, 33u}) {
+    for (const bool stays : {true, false}) {
+      CAPTURE(chunk, stays);
+      engine_options o = options_of(1, chunk);
+      o.cache_tokens = 4096;  // Windows of 8 boundaries.
+      o.retain.branch_points = stays;
+      server s(o);
+      // A kept boundary has two window pages, the page of slack included.
+      const auto lose_all_but = [&](std::uint32_t boundaries) {
+        auto& tree = s.engine.cache()->tree();
+        REQUIRE(tree.evictable_window_pages(0) >= 2 * boundaries);
+        tree.evict_window(0, tree.evictable_window_pages(0) - 2 * boundaries);
+      };
+      s.serve(first);
+      lose_all_but(1);
+      CHECK(s.serve(leaving(first, 300)).usage.healed_tokens == 288);
+      lose_all_but(stays ? 3 : 2);
+      // Others part at the same page: for the first of them the fork is cached, or heals again.
+      CHECK(s.serve(leaving(first, 301)).usage.cached_tokens == 288);
+      CHECK(s.all.at(request_id{3}).usage.healed_tokens == (stays ? 0 : 288));
+      lose_all_but(stays ? 4 : 3);
+      CHECK(s.serve(leaving(first, 302)).usage.cached_tokens == 288);
+      CHECK(s.all.at(request_id{4}).usage.healed_tokens == (stays ? 0 : 288));
+    }
+  }
+}
+
+TEST_CASE("a healing sequence stops at the boundary, and its neighbours take the rest") {
+  server s(options_of(2, 512));
+  const std::vector<token_id> first = prompt_of(2, 400), alone = prompt_of(17, 300);
+  s.serve(first);
+  const request_id healed = s.submit(leaving(first, 300));
+  const request_id cold = s.submit(alone);
+  s.step();
+  CHECK(s.all.count(healed) == 0);  // Its prompt goes on in the next step.
+  CHECK(s.all.count(cold) == 1);
+  s.run();
+  CHECK(s.all.at(healed).usage == request_usage{288, 288, 112});
+  CHECK(s.all.at(cold).usage == request_usage{0, 0, 300});
 }
 
 TEST_CASE("retention keeps boundaries that need no heal") {

@@ -52,7 +52,7 @@ std::uint32_t node_store::open_root(const cache_namespace& space) noexcept {
   if (const std::uint32_t known = find_root(space); known != null_node) {
     return known;
   }
-  if (roots_.size() >= sizes_.namespaces_max) {
+  if (roots_used_ >= sizes_.namespaces_max) {  // Closed ones that leases keep count too.
     return null_node;
   }
   const std::uint32_t id = new_node();
@@ -70,6 +70,7 @@ std::uint32_t node_store::open_root(const cache_namespace& space) noexcept {
   tree_node& root = nodes_[id];
   root.end_hash = space.digest();
   root.root = id;
+  ++roots_used_;
   root.tenant = 0;
   return id;
 }
@@ -85,6 +86,7 @@ void node_store::close_root(std::uint32_t root) noexcept {
 void node_store::free_root(std::uint32_t root) noexcept {
   ORIEL_EXPECTS(is_root(root) && nodes_[root].first_child == null_node);
   close_root(root);
+  --roots_used_;
   free_node(root);
 }
 

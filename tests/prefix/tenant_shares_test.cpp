@@ -99,3 +99,23 @@ TEST_CASE("a tenant below its share keeps its pages, whatever another asks", "[p
 TEST_CASE("a share is no limit: a tenant alone has all the room", "[prefix]") {
   CHECK(fleet(8).hit_rate(0) == fleet(1).hit_rate(0));
 }
+
+TEST_CASE("a tenant without pages gives its share to the next", "[prefix]") {
+  // Salts made up by an abuser, one request each, take no share from who comes later.
+  fleet f(2);
+  for (std::uint32_t salt = 10; salt < 60; ++salt) {
+    f.serve(salt, 1, 100);
+    f.tree.evict_full(400, ++f.now);  // Nothing is left of it.
+  }
+  for (std::uint32_t session = 0; session < 6; ++session) {
+    f.serve(1, session, 100);
+  }
+  std::uint32_t fresh = 100;
+  for (std::uint32_t i = 0; i < 60; ++i) {
+    f.serve(2, ++fresh, 100);
+  }
+  for (std::uint32_t session = 0; session < 6; ++session) {
+    CHECK(f.serve(1, session, 100) == 96);
+  }
+  CHECK(f.tree.audit() == nullptr);
+}

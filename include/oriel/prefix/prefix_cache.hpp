@@ -31,11 +31,14 @@ namespace oriel {
 // clang-format off
 template <class C>
 concept prefix_cache =
+    std::movable<typename C::lease> && std::default_initializable<typename C::lease> &&
+    std::movable<typename C::publication> &&
     requires(C c, const C& cc, const cache_namespace& space, std::span<const token_id> tokens,
              const prefix_match& found, pin_extent extent, std::uint64_t now_us,
              typename C::lease& lease, typename C::publication& fresh, borrowed_pages& pages,
              const publish_source& source, const lease_end& end, std::uint32_t count,
              const typename C::lease& held, const typename C::publication& published) {
+      { static_cast<bool>(held) } noexcept;
       { held.full_tokens() } noexcept -> std::same_as<std::uint32_t>;
       { held.window_tokens() } noexcept -> std::same_as<std::uint32_t>;
       { published.full_pages() } noexcept -> std::same_as<std::span<const page_handle>>;
@@ -51,6 +54,8 @@ concept prefix_cache =
       { c.evict_window(count, count) } noexcept -> std::same_as<evicted_pages>;
       { c.drop(space) } noexcept;
       { c.clear() } noexcept;
+      { cc.evictable_full_pages() } noexcept -> std::same_as<std::uint32_t>;
+      { cc.evictable_window_pages(count) } noexcept -> std::same_as<std::uint32_t>;
       { cc.counters() } noexcept -> std::same_as<const prefix_counters&>;
     };
 // clang-format on

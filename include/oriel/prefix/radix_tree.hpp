@@ -56,8 +56,9 @@ struct radix_tree_options {
   std::uint32_t leases_max = 4096;       ///< at once
   std::uint32_t namespaces_max = 65536;  ///< at once
   /// Tenants that have a share of their own; 1: shares are off. Room is taken from the tenant that
-  /// holds most, so one below an equal share keeps its pages whatever others ask. Tenants beyond so
-  /// many share the last share. Each costs the memory of an order.
+  /// holds most, so one below an equal share keeps its pages whatever others ask. A tenant without
+  /// pages gives its share to the next; tenants beyond so many share the last one. Each costs the
+  /// memory of an order.
   std::uint32_t tenant_shares = 1;
   bool keeps_hash_chain = false;  ///< 16 bytes a page; events and probes by hash need it
 };
@@ -82,7 +83,8 @@ struct cached_page {
 ///                    exclusively. Default: none, one thread owns tree and pools.
 ///
 /// Memory: address space for pools of this size is taken in the constructor and touched as the tree
-/// grows; nothing allocates later, but for a new namespace and the vectors of publications.
+/// grows; nothing allocates later, but for a new namespace and the vectors of publications. An
+/// order takes its own at once: 8 bytes for each page of the full pool (LRU) to 28 (hit density).
 template <page_allocator Pool,
           evict_order Order = hit_density_order,
           retention_policy Retention = tail_only,
@@ -229,7 +231,7 @@ class radix_tree {
   /// behind whatever fence its device needs, and then commits or aborts.
   /// @pre a page of the full pool is offered for one place only: a page that the tree has, or had
   ///      when its namespace was dropped under a lease that still runs, is not offered for other
-  ///      tokens
+  ///      tokens; nor is a window page
   /// @throws std::bad_alloc
   [[nodiscard]] publication reserve(const publish_source& source);
   /// Publish, last step: the pages become visible. Pages the tree has already stay the tree's own;
@@ -276,7 +278,7 @@ class radix_tree {
   }
   [[nodiscard]] std::uint32_t leases() const noexcept { return leases_; }
   [[nodiscard]] std::uint32_t nodes() const noexcept { return store_.nodes_used(); }
-  /// Bytes of index that the present tree uses, token ids excluded.
+  /// Bytes of index that the present tree uses, token ids and the order's excluded.
   [[nodiscard]] std::uint64_t index_bytes() const noexcept;
 
   /// Calls visit(const cached_page&, pool, handle) for every page of every pool that can be found.

@@ -18,6 +18,7 @@
 #include <oriel/kv/sequence_kv.hpp>
 #include <oriel/prefix/heal.hpp>
 #include <oriel/prefix/match.hpp>
+#include <oriel/prefix/prefix_cache.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -35,7 +36,7 @@ class prefix_loan {
   /// @pre    without heal: the lease's two boundaries are equal; with it: its full boundary is
   ///         heal->length, its window boundary heal->safe_length
   /// @throws std::bad_alloc
-  template <class Cache>
+  template <prefix_cache Cache>
   [[nodiscard]] borrowed_prefix lend(const Cache& cache,
                                      const typename Cache::lease& lease,
                                      std::span<const std::uint32_t> windows,
@@ -71,7 +72,7 @@ class prefix_loan {
 /// that one. Nothing happens while a heal has not reached its end. O(new pages + ring pages).
 /// @param tokens  at least the tokens that the sequence has computed, from position 0
 /// @throws std::bad_alloc
-template <class Cache, class Pool>
+template <prefix_cache Cache, class Pool>
 publish_outcome publish_sequence(Cache& cache,
                                  typename Cache::lease& lease,
                                  sequence_kv<Pool>& kv,
@@ -108,7 +109,7 @@ publish_outcome publish_sequence(Cache& cache,
 /// if the cache has too few that nobody leases; and false after evicting them if others still hold
 /// references to some. O(pages freed).
 /// @param missing  [pools]
-template <class Cache, class Pools>
+template <prefix_cache Cache, class Pools>
 [[nodiscard]] bool make_room(Cache& cache,
                              const Pools& pools,
                              std::span<const std::uint32_t> missing,

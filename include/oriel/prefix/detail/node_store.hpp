@@ -218,6 +218,7 @@ class node_store {
   lazy_array<std::uint32_t> generations_;  // [full pages]
   lazy_array<chain_hash> chain_;           // [full pages], if kept
 
+  std::uint32_t roots_used_ = 0;  // open, or closed but not yet free
   std::uint32_t nodes_used_ = 0, nodes_touched_ = 0, free_nodes_ = null_node;
   std::unordered_map<std::string, std::uint32_t> spaces_;  // framed bytes -> root
   std::unordered_map<std::uint32_t, std::string> roots_;   // root -> framed bytes, while open

@@ -28,10 +28,20 @@ std::uint32_t ORIEL_TREE::open_tenant(const cache_namespace& space) noexcept {
   }
   const auto known = std::find(tenants_.begin(), tenants_.end(), space.tenant());
   const auto index = static_cast<std::uint32_t>(known - tenants_.begin());
-  if (known == tenants_.end() && tenants_.size() < options_.tenant_shares) {
-    tenants_.push_back(space.tenant());  // Reserved: never throws.
+  if (known != tenants_.end()) {
+    return index;
   }
-  return std::min(index, options_.tenant_shares - 1);
+  if (tenants_.size() < options_.tenant_shares) {
+    tenants_.push_back(space.tenant());  // Reserved: never throws.
+    return index;
+  }
+  // Who holds nothing has no use for a share.
+  const auto idle = std::find(tenant_pages_.begin(), tenant_pages_.end(), 0u);
+  if (idle == tenant_pages_.end()) {
+    return options_.tenant_shares - 1;
+  }
+  tenants_[static_cast<std::size_t>(idle - tenant_pages_.begin())] = space.tenant();
+  return static_cast<std::uint32_t>(idle - tenant_pages_.begin());
 }
 
 /// The run to free next, of the tenant that holds most, of those that can spare one.

@@ -57,6 +57,7 @@ ORIEL_TREE_TEMPLATE
 prefix_match ORIEL_TREE::probe(const cache_namespace& space,
                                std::span<const token_id> tokens,
                                std::span<const chain_hash> chain) const noexcept {
+  ORIEL_EXPECTS(tokens.size() <= 0xFFFF'FFFFu);
   const std::uint32_t root = store_.find_root(space);
   if (root == detail::null_node) {
     return {};
@@ -104,7 +105,11 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   while (store_.node(node).begin >= full && !store_.is_root(node)) {
     node = store_.node(node).parent;
   }
-  store_.node(root).tenant = run(mine).tenant = open_tenant(space);
+  if (store_.node(root).locks == 0 && store_.node(root).first_child == detail::null_node) {
+    store_.node(root).tenant =
+        open_tenant(space);  // A new root; later its pages are counted there.
+  }
+  run(mine).tenant = store_.node(root).tenant;
   node = cut(node, full);
   held.tree_ = this;
   held.node_ = node;
@@ -282,7 +287,7 @@ void ORIEL_TREE::take_over(std::uint32_t node, lease& held, bool is_hit) noexcep
       orders_[before.tenant].on_hit(other, pages, held.now_us_);
       if (is_deepest) {
         orders_[before.tenant].inherit(held.run_, other);
-        held.turn_ = before.facts.turn + 1;
+        held.turn_ = mine.facts.turn = before.facts.turn + 1;
         held.gap_us_ = before.state == run_state::held
                            ? no_gap
                            : held.now_us_ - std::min(held.now_us_, before.facts.ended_us);

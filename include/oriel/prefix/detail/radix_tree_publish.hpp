@@ -232,7 +232,7 @@ publish_outcome ORIEL_TREE::commit(lease& held,
   const std::uint32_t page = options_.page_size;
   const std::uint32_t end = fresh.first_page_ + static_cast<std::uint32_t>(fresh.full_.size());
   ORIEL_EXPECTS(fresh.first_page_ <= held.pages_ && end >= held.pages_);
-  ORIEL_EXPECTS(tokens.size() / page >= end);
+  ORIEL_EXPECTS(tokens.size() / page >= end && (chain.empty() || chain.size() >= end));
   tokens = tokens.first(std::size_t{end} * page);
   fresh.tree_ = nullptr;
   held.now_us_ = now_us;

@@ -47,9 +47,9 @@ class window_index {
               window_list list,
               std::uint32_t tenant) noexcept {
     const std::uint32_t id = to_index(window.id);
-    ORIEL_EXPECTS(id < pages_.size());
+    ORIEL_EXPECTS(id < pages_.size() && pages_[id].owner == 0);  // It hangs in one place.
     of_full_[full] = id;
-    pages_[id].owner = full;
+    pages_[id].owner = full + 1;
     pages_[id].generation = window.generation;
     pages_[id].pins = 0;
     pages_[id].tenant = tenant;
@@ -64,6 +64,7 @@ class window_index {
     unlink(of_full_[full]);
     --attached_;
     --tenants_[page(full).tenant].attached;
+    page(full).owner = 0;
     return at(full);
   }
 
@@ -107,7 +108,7 @@ class window_index {
       }
     }
     ORIEL_EXPECTS(victim != 0);
-    return pages_[victim - 1].owner;
+    return pages_[victim - 1].owner - 1;
   }
 
   [[nodiscard]] std::uint32_t attached() const noexcept { return attached_; }
@@ -118,7 +119,7 @@ class window_index {
 
  private:
   struct record {
-    std::uint32_t owner;         // full page
+    std::uint32_t owner;         // full page + 1, or 0: not attached
     std::uint32_t generation;    // of the handle
     std::uint32_t older, newer;  // window page + 1, or 0
     std::uint32_t pins;

@@ -16,7 +16,8 @@ node_store::node_store(const store_sizes& sizes, std::span<const std::uint32_t> 
   ORIEL_EXPECTS(sizes.page_size > 0 && sizes.full_pages > 0 && sizes.namespaces_max > 0);
   ORIEL_EXPECTS(window_tokens.size() == sizes.window_kinds);
   // A home is node * node_pages_max + index in 32 bits; every node but a root has a page.
-  const std::uint64_t nodes = std::uint64_t{sizes.full_pages} + sizes.namespaces_max;
+  const std::uint64_t nodes =
+      std::uint64_t{sizes.full_pages} + sizes.namespaces_max + sizes.leases_max;
   ORIEL_EXPECTS(nodes < 0xFFFF'FFFFu / node_pages_max);
   nodes_max_ = static_cast<std::uint32_t>(nodes);
   const std::size_t table = std::bit_ceil(std::size_t{nodes_max_} * 2);
@@ -52,7 +53,7 @@ std::uint32_t node_store::open_root(const cache_namespace& space) noexcept {
   if (const std::uint32_t known = find_root(space); known != null_node) {
     return known;
   }
-  if (roots_used_ >= sizes_.namespaces_max) {  // Closed ones that leases keep count too.
+  if (roots_.size() >= sizes_.namespaces_max) {
     return null_node;
   }
   const std::uint32_t id = new_node();
@@ -70,7 +71,6 @@ std::uint32_t node_store::open_root(const cache_namespace& space) noexcept {
   tree_node& root = nodes_[id];
   root.end_hash = space.digest();
   root.root = id;
-  ++roots_used_;
   root.tenant = 0;
   return id;
 }
@@ -86,7 +86,6 @@ void node_store::close_root(std::uint32_t root) noexcept {
 void node_store::free_root(std::uint32_t root) noexcept {
   ORIEL_EXPECTS(is_root(root) && nodes_[root].first_child == null_node);
   close_root(root);
-  --roots_used_;
   free_node(root);
 }
 

@@ -72,6 +72,7 @@ struct store_sizes {
   std::uint32_t full_pages = 0;  // capacity of the full pool
   std::uint32_t window_kinds = 0;
   std::uint32_t namespaces_max = 0;  // roots alive at once
+  std::uint32_t leases_max = 0;      // a closed root lives as long as a lease below it
   bool keeps_hash_chain = false;
 };
 
@@ -218,7 +219,6 @@ class node_store {
   lazy_array<std::uint32_t> generations_;  // [full pages]
   lazy_array<chain_hash> chain_;           // [full pages], if kept
 
-  std::uint32_t roots_used_ = 0;  // open, or closed but not yet free
   std::uint32_t nodes_used_ = 0, nodes_touched_ = 0, free_nodes_ = null_node;
   std::unordered_map<std::string, std::uint32_t> spaces_;  // framed bytes -> root
   std::unordered_map<std::uint32_t, std::string> roots_;   // root -> framed bytes, while open

@@ -239,7 +239,8 @@ publish_outcome ORIEL_TREE::commit(lease& held,
   ++version_;
 
   publish_outcome outcome{.tokens = end * page};
-  detail::walk_end found = store_.walk({held.node_, held.pages_}, tokens, {});
+  detail::walk_end found =
+      store_.walk(detail::walk_end{held.node_, held.pages_}, tokens, std::span<const chain_hash>());
   keep_own_pages(found.node, found.pages, fresh, outcome);
   std::uint32_t node = cut(found.node, found.pages);
   const bool is_fork = found.pages < end && !store_.is_root(node) &&

@@ -2,10 +2,11 @@
 # Installs what is missing of Oriel's Debian packages. Usage: install_packages.sh build|test
 # build: what the library, the engine and `oriel` need.
 # test:  that, and what the tests need; oneDNN for the GEMM backend that they compare with.
+#        Its CMake files ask for OpenCL, which Debian only recommends.
 set -euo pipefail
 build=(g++ cmake ninja-build pkg-config libfmt-dev libsimdjson-dev nlohmann-json3-dev libcli11-dev
        libpcre2-dev libutf8proc-dev libssl-dev libxxhash-dev libzstd-dev)
-test=(catch2 libbenchmark-dev libdnnl-dev clang-format clang-tidy python3 python3-venv git)
+test=(catch2 libbenchmark-dev libdnnl-dev ocl-icd-opencl-dev clang-format clang-tidy python3 python3-venv git)
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   test) wanted=("${build[@]}" "${test[@]}") ;;

@@ -5,8 +5,9 @@
 #        Its CMake files ask for OpenCL, which Debian only recommends.
 set -euo pipefail
 build=(g++ cmake ninja-build pkg-config libfmt-dev libsimdjson-dev nlohmann-json3-dev libcli11-dev
-       libpcre2-dev libutf8proc-dev libssl-dev libxxhash-dev libzstd-dev)
-test=(catch2 libbenchmark-dev libdnnl-dev ocl-icd-opencl-dev clang-format clang-tidy python3 python3-venv git)
+       libpcre2-dev libutf8proc-dev libssl-dev libxxhash-dev libzstd-dev
+       liburing-dev)
+test=(catch2 libbenchmark-dev redis-server fio libdnnl-dev ocl-icd-opencl-dev clang-format clang-tidy python3 python3-venv git)
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   test) wanted=("${build[@]}" "${test[@]}") ;;

@@ -22,6 +22,8 @@ enum class errc : std::uint8_t {
   out_of_memory,      ///< The operating system refused the memory; `failure::native` holds errno.
   invalid_argument,   ///< A value outside its documented range, found while reading user input.
   device_failure,     ///< A CUDA call failed; `failure::native` holds the cudaError_t.
+  io_failure,         ///< A file or connection failed; `failure::native` holds errno.
+  locked,             ///< Another process owns it.
 };
 
 /// Why an operation gave no value. Trivially copyable: making one never allocates.
@@ -85,6 +87,10 @@ class [[nodiscard]] status {
       return "invalid_argument";
     case errc::device_failure:
       return "device_failure";
+    case errc::io_failure:
+      return "io_failure";
+    case errc::locked:
+      return "locked";
   }
   return "unknown";
 }

@@ -1,0 +1,30 @@
+# oriel::tier - the tiers below the device pools (include/oriel/tier): host memory, disk, remote.
+# OpenSSL hashes keys (and encrypts a connection where a server asks); liburing, where it is found,
+# carries disk IO, and threads do where it is not.
+find_package(OpenSSL REQUIRED)
+find_path(ORIEL_LIBURING_INCLUDE_DIR liburing.h DOC "Folder of liburing.h (Debian: liburing-dev)")
+find_library(ORIEL_LIBURING_LIBRARY uring DOC "liburing (Debian: liburing-dev)")
+mark_as_advanced(ORIEL_LIBURING_INCLUDE_DIR ORIEL_LIBURING_LIBRARY)
+if(ORIEL_LIBURING_INCLUDE_DIR AND ORIEL_LIBURING_LIBRARY)
+  set(ORIEL_USES_LIBURING ON)
+else()
+  set(ORIEL_USES_LIBURING OFF)
+endif()
+
+file(GLOB oriel_tier_sources CONFIGURE_DEPENDS src/tier/*.cpp)
+if(NOT ORIEL_USES_LIBURING)
+  list(FILTER oriel_tier_sources EXCLUDE REGEX "uring_disk\\.cpp$")
+endif()
+add_library(oriel_tier ${oriel_tier_sources})
+add_library(oriel::tier ALIAS oriel_tier)
+set_target_properties(oriel_tier PROPERTIES EXPORT_NAME tier CXX_EXTENSIONS OFF
+                      POSITION_INDEPENDENT_CODE ON)
+target_include_directories(oriel_tier PRIVATE src)
+target_include_directories(oriel_tier SYSTEM PRIVATE ${ORIEL_XXHASH_INCLUDE_DIR})
+target_link_libraries(oriel_tier PUBLIC oriel::oriel
+  PRIVATE OpenSSL::Crypto OpenSSL::SSL Threads::Threads $<BUILD_INTERFACE:oriel_warnings>)
+if(ORIEL_USES_LIBURING)
+  target_compile_definitions(oriel_tier PRIVATE ORIEL_HAS_LIBURING)
+  target_include_directories(oriel_tier SYSTEM PRIVATE ${ORIEL_LIBURING_INCLUDE_DIR})
+  target_link_libraries(oriel_tier PRIVATE ${ORIEL_LIBURING_LIBRARY})
+endif()

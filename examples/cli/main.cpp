@@ -51,10 +51,10 @@ CLI::Option* add_retain(CLI::App& command,
     }
   });
   return command
-      .add_option_function<std::string>(
-          "--retain",
-          take,
-          "where windows are kept: tail, every:N, branch, dense:N, with commas between [tail]")
+      .add_option_function<std::string>("--retain",
+                                        take,
+                                        "where windows are kept: tail, every:N, branch, dense:N, "
+                                        "with commas between [tail,branch]")
       ->check(retention());
 }
 

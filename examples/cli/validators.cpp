@@ -122,7 +122,7 @@ std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text) {
 }
 
 std::optional<replay::retain_choice> parse_retain(std::string_view text) {
-  replay::retain_choice retain;
+  replay::retain_choice retain{.branch_points = false};
   for (;;) {
     const std::size_t comma = text.find(',');
     const std::string_view one = text.substr(0, comma);

@@ -102,7 +102,6 @@ engine::engine(const model_geometry& model,
         arithmetic_id(weights.path, weights.backend, weights.compute, kv_, options.page_tokens));
   }
   tables_.resize(options.sequences_max);
-  missing_.resize(pools_.pools());
 }
 
 status engine::submit(request r) {
@@ -257,17 +256,11 @@ bool engine::start(work& job, const reuse_decision& decision) {
     if (lease) {  // Else the tree is out of namespaces: the request goes without it.
       lent = cache_->lend(lease, decision);
     }
-    const std::uint32_t at = lent.heal ? lent.heal->first_row : lent.length;
-    for (std::uint32_t pool = 1; pool < missing_.size(); ++pool) {
-      const ring_geometry& ring = pools_.plan().ring(pool - 1);
-      missing_[pool] =
-          std::min(ring.ceil_pages(lent.length) - at / ring.page_size, ring.ring_pages());
-    }
-    missing_[0] = 0;
-    const bool has_room = cache_->make_room(missing_, now_us_);
-    ORIEL_EXPECTS(has_room);  // See make_pools.
   }
-  auto kv = pools_.try_admit({.tokens_now = lent.length, .tokens_max = longest, .prefix = lent});
+  const admission wanted{.tokens_now = lent.length, .tokens_max = longest, .prefix = lent};
+  const bool has_room = !cache_ || cache_->make_room(wanted, now_us_);
+  ORIEL_EXPECTS(has_room);  // See make_pools.
+  auto kv = pools_.try_admit(wanted);
   if (!kv) {
     return false;
   }
@@ -366,13 +359,7 @@ void engine::add_to_batch(sequence& s) {
 
 /// The cache gives up what a sequence of `tokens` tokens lacks.
 void engine::make_room(const sequence& s, std::uint32_t tokens) {
-  if (!cache_) {
-    return;
-  }
-  for (std::uint32_t pool = 0; pool < missing_.size(); ++pool) {
-    missing_[pool] = s.kv.missing_pages(pool_id{pool}, tokens);
-  }
-  const bool has_room = cache_->make_room(missing_, now_us_);
+  const bool has_room = !cache_ || cache_->make_room(s.kv, tokens, now_us_);
   ORIEL_EXPECTS(has_room);  // See make_pools.
 }
 
@@ -438,7 +425,7 @@ void engine::end_step(sequence& s) {
     return;
   }
   if (s.lease && s.kv.length() <= s.known_tokens) {
-    cache_->publish(s.lease, s.kv, s.job.tokens, now_us_);
+    cache_->publish(s.lease, s.kv, s.job.tokens, now_us_, s.known_tokens);
   }
   s.kv.slide_out();
   if (s.rows > 1 && s.job.tokens.size() == s.kv.length() + std::size_t{1}) {

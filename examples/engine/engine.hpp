@@ -224,7 +224,6 @@ class engine {
   std::vector<std::vector<block_table_view>> tables_;
   std::vector<sampler_row> sampled_rows_;
   std::vector<sampled_token> sampled_;
-  std::vector<std::uint32_t> missing_;  // [pools]
   std::span<const float> logits_;
 };
 

@@ -19,10 +19,10 @@ namespace oriel::engine {
 [[nodiscard]] std::uint64_t steady_now_us();
 
 /// Where the cache keeps windows besides the tail of each branch; what any of them keeps is kept.
-/// By default: nowhere, a fork at an earlier boundary heals.
+/// By default: where prompts part. What parts elsewhere heals.
 struct retention_choice {
   std::uint32_t every_tokens = 0;       ///< at each multiple; 0: not
-  bool branch_points = false;           ///< where a prompt left another one
+  bool branch_points = true;            ///< where a prompt left another one
   std::uint32_t dense_head_tokens = 0;  ///< everywhere in the first so many tokens
 };
 

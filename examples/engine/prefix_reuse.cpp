@@ -48,56 +48,22 @@ prefix_reuse::prefix_reuse(pools_type& pools,
                            const model_geometry& model,
                            const engine_options& options,
                            std::string arithmetic)
-    : model_(model),
-      pools_(pools),
+    : pools_(pools),
       model_digest_(options.model_digest),
       arithmetic_(std::move(arithmetic)),
       layer_windows_(layer_windows(model)),
-      heal_{.windows = layer_windows_,
-            .page_size = options.page_tokens,
-            .slack_pages = pools.plan().options().slack_pages},
-      may_heal_(options.heal),
-      rates_(options.rates),
-      tree_(pools.all(), tree_options(pools.plan(), options), retention_of(options.retain)) {}
+      decisions_{.model = model,
+                 .healing = {.windows = layer_windows_,
+                             .page_size = options.page_tokens,
+                             .slack_pages = pools.plan().options().slack_pages},
+                 .rates = options.rates,
+                 .may_heal = options.heal},
+      tree_(pools.all(), tree_options(pools.plan(), options), retention_of(options.retain)),
+      missing_(pools.pools()) {}
 
 cache_namespace prefix_reuse::namespace_of(std::string_view tenant) const {
   return cache_namespace(
       {.tenant_salt = tenant, .model = model_digest_, .arithmetic = arithmetic_});
-}
-
-reuse_decision prefix_reuse::decide(const cache_namespace& space,
-                                    std::span<const token_id> tokens) const {
-  const prefix_match m = tree_.match(space, tokens);
-  reuse_decision decision{.found = m, .length = m.window_safe_tokens, .heal = {}};
-  if (may_heal_ && m.heal_tokens > m.window_safe_tokens) {
-    const heal_bounds bounds{.full_length = m.full_tokens,
-                             .prompt_tokens = static_cast<std::uint32_t>(tokens.size()),
-                             .safe_length = m.window_safe_tokens};
-    if (choose_reuse(model_, heal_, bounds, rates_).way == reuse_way::heal) {
-      decision.heal = plan_heal(heal_, bounds);
-      decision.length = decision.heal->length;
-    }
-  }
-  return decision;
-}
-
-prefix_reuse::lease prefix_reuse::pin(const cache_namespace& space,
-                                      std::span<const token_id> tokens,
-                                      const reuse_decision& decision,
-                                      std::uint64_t now_us) noexcept {
-  const prefix_match& m = decision.found;
-  return tree_.pin(
-      space, tokens, m, decision.heal ? pin_extent::heal(m) : pin_extent::hit(m), now_us);
-}
-
-borrowed_prefix prefix_reuse::lend(const lease& held, const reuse_decision& decision) {
-  return loan_.lend(
-      tree_, held, tree_.options().windows, decision.heal ? &*decision.heal : nullptr);
-}
-
-bool prefix_reuse::make_room(std::span<const std::uint32_t> missing,
-                             std::uint64_t now_us) noexcept {
-  return oriel::make_room(tree_, pools_, missing, now_us);
 }
 
 std::string arithmetic_id(

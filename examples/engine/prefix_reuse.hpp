@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// `prefix_reuse`: the engine's prefix cache. The tree, the namespaces of its tenants, and the
-/// choice of how a request starts: at a window-safe boundary, or behind a heal.
+/// choices that the library leaves to an engine: eviction order, retention, what a heal costs.
 #pragma once
 
 #include <oriel/kernels/gemm.hpp>
@@ -32,13 +32,6 @@ using eviction_order = hit_density_order;
 /// The retention policies that a user may combine at run time.
 using cache_retention = keep_any<keep_every, keep_branch_points, keep_dense_head>;
 
-/// How a request will start.
-struct reuse_decision {
-  prefix_match found;
-  std::uint32_t length = 0;       ///< tokens read from the cache: to a window-safe boundary, or T
-  std::optional<heal_plan> heal;  ///< what makes `length` window-safe, where it is not
-};
-
 /// One thread owns it, with the pools, which outlive it.
 class prefix_reuse {
  public:
@@ -58,25 +51,40 @@ class prefix_reuse {
 
   /// The longest start that costs least; changes nothing. O(match + layers).
   [[nodiscard]] reuse_decision decide(const cache_namespace& space,
-                                      std::span<const token_id> tokens) const;
+                                      std::span<const token_id> tokens) const {
+    return decide_reuse(tree_, space, tokens, decisions_);
+  }
   /// Locks what was decided, before anything is allocated. @pre nothing happened in between
   [[nodiscard]] lease pin(const cache_namespace& space,
                           std::span<const token_id> tokens,
                           const reuse_decision& decision,
-                          std::uint64_t now_us) noexcept;
+                          std::uint64_t now_us) noexcept {
+    return tree_.pin(space, tokens, decision.found, decision.extent(), now_us);
+  }
   /// What an admission takes; valid until the next call. @throws std::bad_alloc
-  [[nodiscard]] borrowed_prefix lend(const lease& held, const reuse_decision& decision);
-  /// Evicts until so many pages are allocatable in each pool. False: they never can be.
-  /// @param missing  [pools]
-  [[nodiscard]] bool make_room(std::span<const std::uint32_t> missing,
-                               std::uint64_t now_us) noexcept;
+  [[nodiscard]] borrowed_prefix lend(const lease& held, const reuse_decision& decision) {
+    return loan_.lend(
+        tree_, held, tree_.options().windows, decision.heal ? &*decision.heal : nullptr);
+  }
+  /// Evicts until an admission, or a sequence that grows to `tokens`, has its pages in every pool.
+  /// False: it never can have them.
+  [[nodiscard]] bool make_room(const admission& wanted, std::uint64_t now_us) noexcept {
+    return oriel::make_room(tree_, pools_, wanted, missing_, now_us);
+  }
+  [[nodiscard]] bool make_room(const sequence_type& kv,
+                               std::uint32_t tokens,
+                               std::uint64_t now_us) noexcept {
+    return oriel::make_room(tree_, pools_, kv, tokens, missing_, now_us);
+  }
   /// Gives the cache the whole pages that a sequence has computed; call it before they slide out.
+  /// @param prompt_tokens  of which prompt this is a part; 0: the sequence ends
   /// @throws std::bad_alloc
   void publish(lease& held,
                sequence_type& kv,
                std::span<const token_id> tokens,
-               std::uint64_t now_us) {
-    publish_sequence(tree_, held, kv, tokens, now_us);
+               std::uint64_t now_us,
+               std::uint32_t prompt_tokens = 0) {
+    publish_sequence(tree_, held, kv, tokens, now_us, prompt_tokens);
   }
   void release(lease& held, const lease_end& end, std::uint64_t now_us) noexcept {
     tree_.release(held, end, now_us);
@@ -84,18 +92,16 @@ class prefix_reuse {
 
   [[nodiscard]] tree_type& tree() noexcept { return tree_; }
   [[nodiscard]] const tree_type& tree() const noexcept { return tree_; }
-  [[nodiscard]] const heal_model& healing() const noexcept { return heal_; }
+  [[nodiscard]] const heal_model& healing() const noexcept { return decisions_.healing; }
 
  private:
-  const model_geometry& model_;
   pools_type& pools_;
   std::string model_digest_, arithmetic_;
-  std::vector<std::uint32_t> layer_windows_;  // [layers], what heal_ borrows
-  heal_model heal_;
-  bool may_heal_;
-  compute_rates rates_;
+  std::vector<std::uint32_t> layer_windows_;  // [layers], what decisions_ borrows
+  reuse_options decisions_;
   tree_type tree_;
   prefix_loan loan_;
+  std::vector<std::uint32_t> missing_;  // [pools], scratch
 };
 
 /// Names everything besides tokens and weights that the bits of KV depend on: instruction path,

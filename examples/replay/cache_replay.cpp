@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <map>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -23,21 +22,6 @@ namespace {
 
 using pools_type = dual_pool<address_only_memory>;
 using retention = keep_any<keep_every, keep_branch_points, keep_dense_head>;
-
-/// One request on its way through.
-struct visit {
-  std::uint32_t prompt_tokens = 0;  // what fits the pool
-  prefix_match found;
-  std::optional<heal_plan> heal;
-
-  /// A heal that starts beyond the windows at S leaves them: the ring may need their room.
-  [[nodiscard]] pin_extent extent() const noexcept {
-    if (!heal) {
-      return pin_extent::hit(found);
-    }
-    return {heal->length, heal->reads_window_at_safe_length() ? heal->safe_length : 0};
-  }
-};
 
 template <class Order>
 class session_cache {
@@ -62,7 +46,7 @@ class session_cache {
         tree_(pools_.all(),
               {.page_size = page(),
                .windows = windows_,
-               .slack_pages = pools_.plan().options().slack_pages,
+               .slack_pages = slack_pages(),
                .leases_max = 16,
                .namespaces_max = 1u << 16},
               retention{keep_every{options.retain.every_tokens},
@@ -117,6 +101,9 @@ class session_cache {
   }
 
   [[nodiscard]] std::uint32_t page() const noexcept { return pools_.plan().options().page_size; }
+  [[nodiscard]] std::uint32_t slack_pages() const noexcept {
+    return pools_.plan().options().slack_pages;
+  }
 
   /// Hit tokens of one request.
   result<std::uint64_t> serve(std::size_t index) {
@@ -128,17 +115,24 @@ class session_cache {
     const std::uint64_t room = std::uint64_t{pools_.pool(full_pool).capacity()} * page();
     prompt_.resize(std::min<std::uint64_t>(prompt_.size(), room));
     const cache_namespace& space = space_of(r.name_space);
-    const visit v = look_up(space);
-    lease_type lease = tree_.pin(space, prompt_, v.found, v.extent(), r.arrival_us);
+    const reuse_decision start = decide_reuse(
+        tree_,
+        space,
+        prompt_,
+        {.model = model_,
+         .healing = {.windows = layer_windows_, .page_size = page(), .slack_pages = slack_pages()},
+         .rates = options_.rates,
+         .may_heal = options_.heal});
+    lease_type lease = tree_.pin(space, prompt_, start.found, start.extent(), r.arrival_us);
     const std::uint64_t hit = lease.full_tokens();
-    if (status done = compute(v, lease, r.arrival_us); !done) {
+    if (status done = compute(start, lease, r.arrival_us); !done) {
       return done.error();
     }
-    if (v.heal) {
+    if (start.heal) {
       ++outcome_.heals;
-      outcome_.healed_tokens += v.heal->length - v.heal->safe_length;
+      outcome_.healed_tokens += start.heal->length - start.heal->safe_length;
       outcome_.heal_token_equivalents +=
-          token_equivalents(v.heal->layer_rows, layer_windows_.size());
+          token_equivalents(start.heal->layer_rows, layer_windows_.size());
     }
     tree_.release(
         lease, {.ended = r.ended, .duration_us = r.duration_us}, r.arrival_us + r.duration_us);
@@ -148,65 +142,33 @@ class session_cache {
     return hit;
   }
 
-  /// Matches the prompt, and decides whether a heal pays.
-  visit look_up(const cache_namespace& space) {
-    visit v{.prompt_tokens = static_cast<std::uint32_t>(prompt_.size()),
-            .found = tree_.match(space, prompt_),
-            .heal = {}};
-    if (!options_.heal || v.found.heal_tokens == v.found.window_safe_tokens) {
-      return v;
-    }
-    const heal_model healed{
-        .windows = layer_windows_, .page_size = page(), .slack_pages = tree_.options().slack_pages};
-    const heal_bounds bounds{.full_length = v.found.full_tokens,
-                             .prompt_tokens = v.prompt_tokens,
-                             .safe_length = v.found.window_safe_tokens};
-    if (choose_reuse(model_, healed, bounds, options_.rates).way == reuse_way::heal) {
-      v.heal = plan_heal(healed, bounds);
-    }
-    return v;
-  }
-
   /// Admits the sequence, runs its rows in steps, publishes them.
-  status compute(const visit& v, lease_type& lease, std::uint64_t now_us) {
-    const borrowed_prefix lent = loan_.lend(tree_, lease, windows_, v.heal ? &*v.heal : nullptr);
-    const std::uint32_t first_row = lent.heal ? lent.heal->first_row : lent.length;
+  status compute(const reuse_decision& start, lease_type& lease, std::uint64_t now_us) {
+    const auto prompt = static_cast<std::uint32_t>(prompt_.size());
+    const borrowed_prefix lent =
+        loan_.lend(tree_, lease, windows_, start.heal ? &*start.heal : nullptr);
+    const admission wanted{.tokens_now = lent.length, .tokens_max = prompt, .prefix = lent};
     std::vector<std::uint32_t> missing(pools_.pools());
-    for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
-      const std::size_t lent_pages = kind < lent.windows.size() ? lent.windows[kind].size() : 0;
-      missing[kind + 1] =
-          std::min((lent.length - first_row + page() - 1) / page(),
-                   pools_.plan().ring(kind).ring_pages() - static_cast<std::uint32_t>(lent_pages));
-    }
-    if (!make_room(tree_, pools_, missing, now_us)) {
+    if (!make_room(tree_, pools_, wanted, missing, now_us)) {
       return failure{errc::out_of_pages, 0, "a window pool cannot serve one request"};
     }
-    auto kv = pools_.try_admit(
-        {.tokens_now = lent.length, .tokens_max = v.prompt_tokens, .prefix = lent});
+    auto kv = pools_.try_admit(wanted);
     if (!kv) {
       return kv.error();
     }
-    const bool keeps_more = options_.retain.every_tokens != 0 ||
-                            options_.retain.dense_head_tokens != 0 || options_.retain.branch_points;
-    while (kv->length() < v.prompt_tokens) {
-      std::uint32_t rows = std::min(options_.step_tokens, v.prompt_tokens - kv->length());
+    while (kv->length() < prompt) {
+      std::uint32_t rows = std::min(options_.step_tokens, prompt - kv->length());
       if (kv->healing()) {
         rows = std::min(rows, kv->lent_tokens() - kv->length());  // What it heals is published.
       }
-      const std::uint32_t end = kv->length() + rows;
-      for (std::uint32_t pool = 0; pool < pools_.pools(); ++pool) {
-        missing[pool] = kv->missing_pages(pool_id{pool}, end);
-      }
-      if (!make_room(tree_, pools_, missing, now_us)) {
+      if (!make_room(tree_, pools_, *kv, kv->length() + rows, missing, now_us)) {
         return failure{errc::out_of_pages, 0, "the pools cannot serve one request"};
       }
       if (status reserved = kv->reserve(rows); !reserved) {
         return reserved;
       }
       kv->accept(rows);
-      if (keeps_more || kv->length() == v.prompt_tokens || kv->length() == kv->lent_tokens()) {
-        publish_sequence(tree_, lease, *kv, prompt_, now_us);
-      }
+      publish_sequence(tree_, lease, *kv, prompt_, now_us, prompt);
       outcome_.peak_bytes = std::max(outcome_.peak_bytes, pools_.used_bytes());
       tree_.drop_windows(lease);  // Else they keep room from the windows that it will write.
       kv->slide_out();

@@ -25,7 +25,7 @@ enum class evict_choice : std::uint8_t { lru, s3_fifo, cost_aware, hit_density }
 struct retain_choice {
   std::uint32_t every_tokens = 0;
   std::uint32_t dense_head_tokens = 0;
-  bool branch_points = false;
+  bool branch_points = true;
 };
 
 struct cache_options {

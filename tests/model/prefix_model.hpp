@@ -117,17 +117,28 @@ class prefix_model {
     return page < pages && (page + 1) * habits_.page_size > first && first < tokens;
   }
 
-  /// Is a window page offered by a publish up to `end` pages worth keeping, if the path left
-  /// another one at `fork` (0: none)?
+  /// Do two pages follow this path?
+  [[nodiscard]] bool is_fork(const path& p) const {
+    std::size_t pages = 0;
+    for (auto next = pages_.upper_bound(p); next != pages_.end() && next->first.starts_with(p);
+         ++next) {
+      pages += next->first.size() == p.size() + habits_.page_size;
+    }
+    return pages > 1;
+  }
+
+  /// Is a window page worth keeping that was offered by a publish of `whole`, which is there now,
+  /// up to `end` pages?
   [[nodiscard]] bool keeps(std::size_t kind,
                            std::uint32_t page,
+                           const path& whole,
                            std::uint32_t end,
-                           std::uint32_t fork) const {
+                           bool keeps_tail) const {
     for (std::uint32_t boundary = page + 1; boundary <= end; ++boundary) {
       const std::uint32_t tokens = boundary * habits_.page_size;
-      const bool kept = boundary == end || tokens <= habits_.dense_head ||
+      const bool kept = (boundary == end && keeps_tail) || tokens <= habits_.dense_head ||
                         (habits_.keep_every != 0 && tokens % habits_.keep_every == 0) ||
-                        (habits_.keep_forks && boundary == fork);
+                        (habits_.keep_forks && is_fork(whole.substr(0, 1 + tokens)));
       for (std::uint32_t back = 0; kept && back <= std::min(habits_.slack_pages, boundary);
            ++back) {
         if (needs(kind, page, boundary - back)) {

@@ -68,6 +68,8 @@ constexpr mutant all_mutants[] = {
     {"publish_takes_every_window_page", "sglang#31486: out-of-window pages published"},
     {"retention_keeps_no_tail", "vllm#48435"},
     {"retention_keeps_everything", "vllm#54661: windows eat the cache"},
+    {"interim_publish_keeps_its_tail", "section 5: loose pages push out the windows of forks"},
+    {"forks_are_not_seen", "section 5: a fork loses its window to the next chunk"},
     {"slack_page_is_dropped", "case 28"},
     // Eviction.
     {"freed_window_keeps_its_bit", "case 30, R7, R12"},

@@ -291,3 +291,47 @@ TEST_CASE("a lease of nothing publishes nothing", "[prefix]") {
   w.tree.release(nothing, {}, ++w.now);
   w.check();
 }
+
+TEST_CASE("a publish in the middle of a prompt hangs what the policy keeps, and nothing else",
+          "[prefix]") {
+  for (const bool every : {false, true}) {
+    CAPTURE(every);
+    tree_world w({.page_size = 4,
+                  .windows = {10},
+                  .retention = world_retention({every ? 16u : 0u}, {.on = false}, {})});
+    auto held = w.pin(tokens_from(0, 40));
+    CHECK(w.grow(held, tokens_from(0, 20), {{0, 5}}, false).window_pages == (every ? 3 : 0));
+    CHECK(held.full_tokens() == 20);
+    CHECK(held.window_tokens() == 0);
+    w.grow(held, tokens_from(0, 40), {{5, 10}});
+    w.release(held);
+    CHECK(w.safe_pages(tokens_from(0, 40)) == 10);
+    CHECK(w.match(tokens_from(0, 17)).window_safe_tokens == (every ? 16 : 0));
+    CHECK(w.match(tokens_from(0, 21)).window_safe_tokens == (every ? 16 : 0));
+  }
+}
+
+TEST_CASE("a fork keeps its window, in however many steps its path goes on, and whoever does",
+          "[prefix]") {
+  for (const bool forks : {false, true}) {
+    CAPTURE(forks);
+    tree_world w(
+        {.page_size = 4, .windows = {10}, .retention = world_retention({}, {.on = forks}, {})});
+    const auto first = tokens_from(0, 40), second = fork_of(first, 20, tokens_from(100, 40));
+    w.run(first, {{7, 10}});
+    auto held = w.pin(second, {20, 0});  // It heals to the fork,
+    w.grow(held, fork_of(second, 20, {}), {{2, 5}});
+    REQUIRE(held.window_tokens() == 20);
+    for (std::uint32_t length = 24; length <= 60; length += 4) {  // goes on a page at a time,
+      const std::uint32_t page = length / 4 - 1;
+      w.grow(held, fork_of(second, length, {}), {{page, page + 1}}, length == 60);
+    }
+    w.release(held);
+    auto next = w.pin(fork_of(first, 20, {}));  // and another ends in front of it.
+    w.release(next);
+    // All goes but 3 pages of the first tail, 1 that the second had, and 3 of the fork if it stays.
+    w.tree.evict_window(0, w.tree.window_pages(0) - (forks ? 7 : 4));
+    w.check();
+    CHECK(w.match(fork_of(first, 20, tokens_from(200, 4))).window_safe_tokens == (forks ? 20 : 0));
+  }
+}

@@ -271,7 +271,11 @@ class tree_life : watched_tree<Order> {
     for (const auto& [first, pages] : r.fresh_windows) {
       spans.push_back({first, pages});
     }
-    r.fresh = tree_.reserve({.first_page = r.fresh_first, .full = r.fresh_full, .windows = spans});
+    r.keeps_tail = below(3) != 0;
+    r.fresh = tree_.reserve({.first_page = r.fresh_first,
+                             .full = r.fresh_full,
+                             .windows = spans,
+                             .keeps_tail = r.keeps_tail});
     r.is_reserved = true;
   }
 
@@ -298,8 +302,7 @@ class tree_life : watched_tree<Order> {
     std::vector<place> path = model_.find(r.space, tokens);
     const auto found = static_cast<std::uint32_t>(path.size());
     const prefix_model::path whole = prefix_model::path_of(r.space, tokens);
-    const bool is_fork = found != 0 && found < r.fresh_end && model_.has_below(path.back()->first);
-    counts_.splits += is_fork;
+    counts_.splits += found != 0 && found < r.fresh_end && model_.has_below(path.back()->first);
     oriel::publish_outcome want{.tokens = r.fresh_end * page_size(),
                                 .full_pages = r.fresh_end - found};
     for (std::uint32_t page = r.fresh_first; page < found; ++page) {
@@ -310,7 +313,7 @@ class tree_life : watched_tree<Order> {
                            page,
                            r.fresh_full[page - r.fresh_first]));
     }
-    want.window_pages = attach(r, path, found, is_fork ? found : 0);
+    want.window_pages = attach(r, path, found, whole);
 
     const auto out = tree_.commit(r.held, r.fresh, r.tokens, now_);
     expect(out.tokens == want.tokens && out.full_pages == want.full_pages, "pages published");
@@ -330,13 +333,13 @@ class tree_life : watched_tree<Order> {
   std::uint32_t attach(request& r,
                        std::vector<place>& path,
                        std::uint32_t found,
-                       std::uint32_t fork) {
+                       const prefix_model::path& whole) {
     std::uint32_t attached = 0;
     for (std::size_t kind = 0; kind < kinds(); ++kind) {
       const auto& [first, pages] = r.fresh_windows[kind];
       for (std::uint32_t i = 0; i < pages.size(); ++i) {
         oriel::page_handle& there = path[first + i]->second.windows[kind];
-        if (!there && model_.keeps(kind, first + i, r.fresh_end, fork)) {
+        if (!there && model_.keeps(kind, first + i, whole, r.fresh_end, r.keeps_tail)) {
           there = pages[i];
           ++attached;
           counts_.revived += first + i < found;

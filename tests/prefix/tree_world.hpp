@@ -105,7 +105,10 @@ class tree_world {
 
   /// Publishes all whole pages of `tokens` behind what the lease holds, with new full pages and new
   /// window pages of the given spans, one for each kind.
-  oriel::publish_outcome grow(lease& held, const path& tokens, std::vector<offered_span> spans) {
+  oriel::publish_outcome grow(lease& held,
+                              const path& tokens,
+                              std::vector<offered_span> spans,
+                              bool keeps_tail = true) {
     const auto whole = static_cast<std::uint32_t>(tokens.size()) / page_size();
     const std::uint32_t first = held.full_tokens() / page_size();
     std::vector<oriel::page_handle> full = take(0, whole - first);
@@ -115,7 +118,8 @@ class tree_world {
       windows[kind] = take(kind + 1, spans.at(kind).end - spans[kind].first);
       offered[kind] = {.first_page = spans[kind].first, .pages = windows[kind]};
     }
-    auto fresh = tree.reserve({.first_page = first, .full = full, .windows = offered});
+    auto fresh = tree.reserve(
+        {.first_page = first, .full = full, .windows = offered, .keeps_tail = keeps_tail});
     const oriel::publish_outcome outcome = tree.commit(held, fresh, tokens, ++now);
     pools[0].release(full);
     for (std::uint32_t kind = 0; kind < kinds(); ++kind) {

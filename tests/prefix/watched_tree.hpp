@@ -106,7 +106,7 @@ class watched_tree {
     std::uint32_t fresh_first = 0, fresh_end = 0;  // pages of it
     std::vector<oriel::page_handle> fresh_full;
     std::vector<std::pair<std::uint32_t, std::vector<oriel::page_handle>>> fresh_windows;
-    bool is_reserved = false;
+    bool is_reserved = false, keeps_tail = true;
     bool is_forgotten = false;  // its namespace was dropped
   };
 

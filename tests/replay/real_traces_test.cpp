@@ -236,3 +236,16 @@ TEST_CASE("the default order goes its part of the way from LRU to the clairvoyan
   CHECK(replay_tokens(*t, 8.4, cache_options{}.evict).hit_rate() >=
         lru_cache(*t, pages(*t, 8.4)).rate() - 0.002);
 }
+
+TEST_CASE("what is kept at forks pays where requests part often") {
+  auto t = real_trace("conversation/conversation_trace.jsonl.zst");
+  if (!t || !is_whole(*t)) {
+    return;
+  }
+  const pro_cache dual({.capacity_bytes = 400 * gib, .page_tokens = t->page_tokens});
+  const cache_outcome kept = dual.replay(*t, {}),
+                      tails = dual.replay(*t, {.retain = {.branch_points = false}});
+  CHECK(kept.net_hit_rate() >= 0.198);
+  CHECK(kept.net_hit_rate() >= tails.net_hit_rate() + 0.02);
+  CHECK(kept.heals <= 3'300);
+}

@@ -109,16 +109,17 @@ class ledger {
     }
     return limit;
   }
-  /// Does policy or tail keep a window page of a publish that ends at `end`?
+  /// Does policy or tail keep a window page of a publish of `path` that ends at `end`?
   [[nodiscard]] bool keeps(std::uint32_t kind,
                            std::uint32_t page,
+                           const cold_run& path,
                            std::uint32_t end,
-                           std::uint32_t fork) const {
+                           bool keeps_tail) const {
     for (std::uint32_t boundary = page + 1; boundary <= end; ++boundary) {
       const std::uint32_t tokens = boundary * sizes_.page_size;
-      const bool kept = boundary == end || tokens <= sizes_.dense_head ||
+      const bool kept = (boundary == end && keeps_tail) || tokens <= sizes_.dense_head ||
                         (sizes_.keep_every != 0 && tokens % sizes_.keep_every == 0) ||
-                        (sizes_.branch_points && boundary == fork);
+                        (sizes_.branch_points && is_fork(path, boundary, end));
       for (std::uint32_t slack = 0; kept && slack <= std::min(sizes_.tree_slack, boundary);
            ++slack) {
         const std::uint32_t earlier = boundary - slack;
@@ -129,10 +130,18 @@ class ledger {
     }
     return false;
   }
-  /// Pages in the tree that hang below this path.
-  [[nodiscard]] bool has_child(word path) const {
-    return std::ranges::any_of(
-        present, [&](const present_page& p) { return records_.at(p.name).parent == path; });
+  /// Do two paths part at `boundary`, once the pages of this one are there up to `end`?
+  [[nodiscard]] bool is_fork(const cold_run& path,
+                             std::uint32_t boundary,
+                             std::uint32_t end) const {
+    const std::uint32_t size = sizes_.page_size;
+    const word here = path.path_before(boundary * size);
+    const bool goes_on = boundary < end;
+    const word next = goes_on ? path.path_before((boundary + 1) * size) : here;
+    const auto others = std::ranges::count_if(present, [&](const present_page& p) {
+      return records_.at(p.name).parent == here && (!goes_on || p.name != next);
+    });
+    return others + goes_on > 1;
   }
 
  private:

@@ -56,7 +56,7 @@ class world {
     std::optional<sequence> kv = {};
     std::optional<oriel::heal_plan> heal = {};
     typename tree_type::publication fresh = {};
-    bool has_fresh = false;
+    bool has_fresh = false, keeps_tail = true;
     std::vector<std::vector<oriel::page_handle>> offered = {};  // [pools] of `fresh`
     std::vector<std::uint32_t> offered_from = {};               // [pools] first logical page
     std::uint32_t epoch = 0;  // of its namespace, when it took its lease
@@ -87,9 +87,8 @@ class world {
   void step(request& r, const operation& op);
   [[nodiscard]] bool reserve_rows(request& r, std::uint32_t rows);
   void check_outputs(const request& r, std::span<const word> states);
-  void reserve_pages(request& r);
+  void reserve_pages(request& r, bool keeps_tail = true);
   void commit_pages(request& r);
-  [[nodiscard]] std::uint32_t fork_of(const request& r, std::uint32_t found, std::uint32_t end);
   void expect_published(const request& r,
                         std::uint32_t found,
                         std::uint32_t end,

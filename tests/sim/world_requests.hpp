@@ -291,7 +291,7 @@ void world<Events>::step(request& r, const operation& op) {
     ++tally_.tokens_out;
   }
   if (op.salt % 5 == 0) {  // Pages that are about to slide out can still be published.
-    reserve_pages(r);
+    reserve_pages(r, /*keeps_tail=*/op.salt % 2 == 0);
     if (r.has_fresh) {
       look();
       commit_pages(r);
@@ -337,7 +337,7 @@ bool world<Events>::reserve_rows(request& r, std::uint32_t rows) {
 
 /// Publish, step one: what is whole and committed.
 template <class Events>
-void world<Events>::reserve_pages(request& r) {
+void world<Events>::reserve_pages(request& r, bool keeps_tail) {
   const std::uint32_t end = r.kv->length() / sizes_.page_size;
   const std::uint32_t held = r.lease.full_tokens() / sizes_.page_size;
   if (!r.lease || r.has_fresh || r.kv->healing() || end < held) {
@@ -357,7 +357,9 @@ void world<Events>::reserve_pages(request& r) {
     }
     windows.push_back({first, r.offered[kind + 1]});
   }
-  r.fresh = tree_.reserve({.first_page = held, .full = r.offered[0], .windows = windows});
+  r.keeps_tail = keeps_tail;
+  r.fresh = tree_.reserve(
+      {.first_page = held, .full = r.offered[0], .windows = windows, .keeps_tail = keeps_tail});
   r.has_fresh = true;
 }
 
@@ -399,15 +401,6 @@ void world<Events>::commit_pages(request& r) {
   ++tally_.publications;
 }
 
-/// The boundary where the published path leaves one that is in the tree; 0: nowhere.
-template <class Events>
-std::uint32_t world<Events>::fork_of(const request& r, std::uint32_t found, std::uint32_t end) {
-  return found != 0 && found < end &&
-                 ledger_.has_child(r.cold.path_before(found * sizes_.page_size))
-             ? found
-             : 0;
-}
-
 /// I4 and I7 of a publish: all of it is in the tree, with the windows that the policy keeps of what
 /// was offered, and no others.
 template <class Events>
@@ -415,7 +408,6 @@ void world<Events>::expect_published(const request& r,
                                      std::uint32_t found,
                                      std::uint32_t end,
                                      const oriel::publish_outcome& outcome) {
-  const std::uint32_t fork = fork_of(r, found, end);
   std::vector<std::uint32_t> bits(end);
   std::uint32_t new_windows = 0;
   for (std::uint32_t page = 0; page < end; ++page) {
@@ -424,7 +416,8 @@ void world<Events>::expect_published(const request& r,
     for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
       const std::uint32_t from = r.offered_from[kind + 1];
       const bool offered = page >= from && page - from < r.offered[kind + 1].size();
-      if (offered && (bits[page] >> kind & 1u) == 0 && ledger_.keeps(kind, page, end, fork)) {
+      if (offered && (bits[page] >> kind & 1u) == 0 &&
+          ledger_.keeps(kind, page, r.cold, end, r.keeps_tail)) {
         bits[page] |= 1u << kind;
         ++new_windows;
       }
@@ -441,8 +434,9 @@ void world<Events>::expect_published(const request& r,
               outcome.window_pages == new_windows,
           "a publish tells other counts");
   require(r.lease.full_tokens() == outcome.tokens, "a lease does not hold what was published");
-  require(ledger_.is_window_safe(r.cold, end), "case 13: a publish loses its own boundary");
-  require(r.lease.window_tokens() == outcome.tokens,
+  const bool is_safe = ledger_.is_window_safe(r.cold, end);
+  require(is_safe || !r.keeps_tail, "case 13: a publish loses its own boundary");
+  require(r.lease.window_tokens() == (is_safe ? outcome.tokens : 0),
           "a lease does not pin the windows of what was published");
 }
 

@@ -114,6 +114,23 @@ class dual_pool {
     return true;
   }
 
+  /// Pages that `try_admit` would take from a pool: who makes room for it, makes so much. O(1).
+  /// @pre as try_admit
+  [[nodiscard]] std::uint32_t missing_pages(pool_id id, const admission& request) const noexcept {
+    const borrowed_prefix& prefix = request.prefix;
+    const std::uint32_t page = plan_.options().page_size;
+    const std::uint32_t pages = request.tokens_now / page + (request.tokens_now % page != 0);
+    if (id == full_pool) {
+      return pages - static_cast<std::uint32_t>(prefix.full.size());
+    }
+    const std::uint32_t kind = to_index(id) - 1;
+    const std::uint32_t start = (prefix.heal ? prefix.heal->first_row : prefix.length) / page;
+    const auto lent =
+        static_cast<std::uint32_t>(kind < prefix.windows.size() ? prefix.windows[kind].size() : 0);
+    const std::uint32_t ring_pages = plan_.ring(kind).ring_pages();
+    return std::min(pages - start, ring_pages - std::min(ring_pages, lent));
+  }
+
   /// Admits a sequence and takes its pages, or takes nothing: full pages for `tokens_now`, and in
   /// every window pool as many of them as a ring holds, so that a prompt of any length slides
   /// through with what it got here. O(pools + pages taken + pages lent), and the tables allocate.

@@ -69,6 +69,9 @@ struct publish_source {
   std::span<const page_handle> full = {};
   std::span<const window_page_span> windows =
       {};  ///< [window kinds]; pages beyond the last full one: none
+  /// Keep the windows at the end. False for a publish in the middle of a prompt, whose path goes on
+  /// in a moment: it hangs only what the retention policy keeps, and so pushes nothing out.
+  bool keeps_tail = true;
 };
 
 struct publish_outcome {

@@ -87,7 +87,7 @@ struct cached_page {
 /// order takes its own at once: 8 bytes for each page of the full pool (LRU) to 28 (hit density).
 template <page_allocator Pool,
           evict_order Order = hit_density_order,
-          retention_policy Retention = tail_only,
+          retention_policy Retention = keep_branch_points,
           event_sink Events = no_events,
           shared_lockable Mutex = no_mutex>
 class radix_tree {
@@ -154,6 +154,7 @@ class radix_tree {
       std::swap(first_page_, other.first_page_);
       std::swap(full_, other.full_);
       std::swap(windows_, other.windows_);
+      std::swap(keeps_tail_, other.keeps_tail_);
       return *this;
     }
     ~publication() {
@@ -176,6 +177,7 @@ class radix_tree {
     std::uint32_t first_page_ = 0;
     std::vector<page_handle> full_;
     std::vector<part> windows_;  // [kinds]
+    bool keeps_tail_ = true;
   };
 
   /// @param pools  [1 + options.windows.size()]: the full pool, then one for each window kind
@@ -326,22 +328,20 @@ class radix_tree {
     std::uint32_t first, end;
   };
   [[nodiscard]] page_span tail_span(std::uint32_t kind, std::uint32_t boundary) const noexcept;
-  [[nodiscard]] bool keeps(std::uint32_t kind,
-                           std::uint32_t page,
-                           std::uint32_t end,
-                           std::uint32_t fork) const noexcept;
+  /// Pages before a boundary that it needs, at most.
+  [[nodiscard]] std::uint32_t window_span(std::uint32_t kind) const noexcept {
+    return (options_.windows[kind] - 1 + options_.page_size - 1) / options_.page_size;
+  }
+  class kept_windows;
   template <class Visit>
   void for_each_window(std::uint32_t kind, std::uint32_t node, page_span pages, Visit&& visit);
   void pin_windows(lease& held, std::uint32_t boundary) noexcept;
-  void unpin_windows(lease& held, std::uint32_t end, std::uint32_t fork) noexcept;
+  void unpin_windows(lease& held, std::uint32_t end, bool keeps_tail) noexcept;
   void loosen_windows(std::uint32_t node,
                       std::uint32_t boundary,
                       std::uint32_t end,
-                      std::uint32_t fork) noexcept;
-  std::uint32_t attach_windows(std::uint32_t node,
-                               publication& fresh,
-                               std::uint32_t end,
-                               std::uint32_t fork) noexcept;
+                      bool keeps_tail) noexcept;
+  std::uint32_t attach_windows(std::uint32_t node, publication& fresh, std::uint32_t end) noexcept;
   void keep_own_pages(std::uint32_t node,
                       std::uint32_t pages,
                       publication& fresh,

@@ -14,11 +14,12 @@ namespace oriel {
 /// A boundary that a publish could keep.
 struct boundary_facts {
   std::uint32_t tokens = 0;  ///< its length; a multiple of page_size
-  bool is_fork = false;      ///< here the published path left another one
+  bool is_fork = false;      ///< here the path and another one part
 };
 
-/// Says which boundaries are worth a window. Pure: the same answer for the same boundary. The tail
-/// of a publish is kept whatever the policy says.
+/// Says which boundaries are worth a window. Pure: the same answer for the same boundary, and a
+/// fork is worth no less than the same boundary without one. The tail of a publish is kept whatever
+/// the policy says, unless the publish asks for none (`publish_source::keeps_tail`).
 // clang-format off
 template <class R>
 concept retention_policy = requires(const R& r, const boundary_facts& boundary) {

@@ -1,12 +1,16 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// A sequence and a prefix cache: lending a cached prefix to a new sequence, giving the cache what
-/// a sequence has computed, and making room in the pools.
+/// A sequence and a prefix cache: choosing how a request starts, lending a cached prefix to a new
+/// sequence, giving the cache what a sequence has computed, and making room in the pools.
 ///
+///     const reuse_decision d = decide_reuse(cache, space, tokens, options);
+///     auto lease = cache.pin(space, tokens, d.found, d.extent(), now_us);
 ///     prefix_loan loan;                                      // one per engine: reuses its memory
-///     auto kv = pools.try_admit({.tokens_now = n, .tokens_max = m,
-///                                .prefix = loan.lend(cache, lease, heal)});
+///     const admission wanted{.tokens_now = n, .tokens_max = m,
+///                            .prefix = loan.lend(cache, lease, windows, heal)};
+///     make_room(cache, pools, wanted, missing, now_us);
+///     auto kv = pools.try_admit(wanted);
 ///     make_room(cache, pools, missing, now_us);              // a page that slid out of a window
 ///     may kv->reserve(rows); ... compute ...; kv->accept(rows);  // be the cache's now: the next
 ///     is new publish_sequence(cache, lease, *kv, tokens, now_us);   // before the windows slide
@@ -15,17 +19,66 @@
 
 #include <oriel/core/contract.hpp>
 #include <oriel/core/ids.hpp>
+#include <oriel/kv/dual_pool.hpp>
 #include <oriel/kv/sequence_kv.hpp>
+#include <oriel/model/cost.hpp>
+#include <oriel/model/geometry.hpp>
+#include <oriel/prefix/cache_namespace.hpp>
 #include <oriel/prefix/heal.hpp>
 #include <oriel/prefix/match.hpp>
 #include <oriel/prefix/prefix_cache.hpp>
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 namespace oriel {
+
+/// What a decision depends on besides the match.
+struct reuse_options {
+  const model_geometry& model;
+  heal_model healing;  ///< of the same model
+  compute_rates rates;
+  bool may_heal = true;
+};
+
+/// How a request will start.
+struct reuse_decision {
+  prefix_match found;
+  std::uint32_t length = 0;       ///< tokens read from the cache: to a window-safe boundary, or T
+  std::optional<heal_plan> heal;  ///< what makes `length` window-safe, where it is not
+
+  /// What to pin. A heal that starts beyond the windows at S leaves them: others may need the room.
+  [[nodiscard]] pin_extent extent() const noexcept {
+    return heal ? pin_extent{heal->length,
+                             heal->reads_window_at_safe_length() ? heal->safe_length : 0}
+                : pin_extent::hit(found);
+  }
+};
+
+/// The longest start that costs least; changes nothing. O(match + layers).
+/// @throws std::bad_alloc for a heal's frontiers
+template <prefix_cache Cache>
+[[nodiscard]] reuse_decision decide_reuse(const Cache& cache,
+                                          const cache_namespace& space,
+                                          std::span<const token_id> tokens,
+                                          const reuse_options& options) {
+  const prefix_match m = cache.match(space, tokens);
+  reuse_decision decision{.found = m, .length = m.window_safe_tokens, .heal = {}};
+  if (options.may_heal && m.heal_tokens > m.window_safe_tokens) {
+    const heal_bounds bounds{.full_length = m.full_tokens,
+                             .prompt_tokens = static_cast<std::uint32_t>(tokens.size()),
+                             .safe_length = m.window_safe_tokens};
+    if (choose_reuse(options.model, options.healing, bounds, options.rates).way ==
+        reuse_way::heal) {
+      decision.heal = plan_heal(options.healing, bounds);
+      decision.length = decision.heal->length;
+    }
+  }
+  return decision;
+}
 
 /// Turns a lease into what an admission takes.
 class prefix_loan {
@@ -70,14 +123,18 @@ class prefix_loan {
 /// Publishes the whole pages that a sequence has beyond its lease, and the window pages it still
 /// has; the lease moves to the end. Where the cache had a page already, the sequence switches to
 /// that one. Nothing happens while a heal has not reached its end. O(new pages + ring pages).
-/// @param tokens  at least the tokens that the sequence has computed, from position 0
+/// @param tokens         at least the tokens that the sequence has computed, from position 0
+/// @param prompt_tokens  of which prompt this is a part: before its end, and unless a heal just
+///                       ended, only windows that the retention policy keeps are published. 0: all
+///                       of the sequence, for one that ends
 /// @throws std::bad_alloc
 template <prefix_cache Cache, class Pool>
 publish_outcome publish_sequence(Cache& cache,
                                  typename Cache::lease& lease,
                                  sequence_kv<Pool>& kv,
                                  std::span<const token_id> tokens,
-                                 std::uint64_t now_us) {
+                                 std::uint64_t now_us,
+                                 std::uint32_t prompt_tokens = 0) {
   const std::uint32_t page = kv.page_size();
   const std::uint32_t first = lease.full_tokens() / page, end = kv.length() / page;
   if (!lease || kv.healing() || end < first || end == 0) {
@@ -93,9 +150,11 @@ publish_outcome publish_sequence(Cache& cache,
     }
     windows[kind] = {.first_page = from, .pages = handles[kind]};
   }
-  auto fresh = cache.reserve({.first_page = first,
-                              .full = kv.full_pages().handles().subspan(first, end - first),
-                              .windows = windows});
+  auto fresh = cache.reserve(
+      {.first_page = first,
+       .full = kv.full_pages().handles().subspan(first, end - first),
+       .windows = windows,
+       .keeps_tail = kv.length() >= prompt_tokens || kv.length() == kv.lent_tokens()});
   const publish_outcome outcome = cache.commit(lease, fresh, tokens, now_us);
   for (std::uint32_t i = 0; outcome.switched_pages != 0 && i < end - first; ++i) {
     if (!(kv.full_pages()[first + i] == fresh.full_pages()[i])) {
@@ -136,6 +195,33 @@ template <prefix_cache Cache, class Pools>
     }
   }
   return true;
+}
+
+/// The same for an admission. @param missing  [pools], for scratch
+template <prefix_cache Cache, class Pools>
+[[nodiscard]] bool make_room(Cache& cache,
+                             const Pools& pools,
+                             const admission& wanted,
+                             std::span<std::uint32_t> missing,
+                             std::uint64_t now_us) noexcept {
+  for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
+    missing[pool] = pools.missing_pages(pool_id{pool}, wanted);
+  }
+  return make_room(cache, pools, std::span<const std::uint32_t>(missing), now_us);
+}
+
+/// The same for a sequence that grows to `tokens` tokens. @param missing  [pools], for scratch
+template <prefix_cache Cache, class Pools, class Pool>
+[[nodiscard]] bool make_room(Cache& cache,
+                             const Pools& pools,
+                             const sequence_kv<Pool>& kv,
+                             std::uint32_t tokens,
+                             std::span<std::uint32_t> missing,
+                             std::uint64_t now_us) noexcept {
+  for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
+    missing[pool] = kv.missing_pages(pool_id{pool}, tokens);
+  }
+  return make_room(cache, pools, std::span<const std::uint32_t>(missing), now_us);
 }
 
 }  // namespace oriel

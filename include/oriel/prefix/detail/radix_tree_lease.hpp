@@ -125,9 +125,10 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   ++counters_.pins;
   counters_.full_hits += full != 0;
   counters_.window_hits += full != 0 && held.window_pages_ == full;
+  const std::uint32_t safe = m.window_safe_tokens / page;  // A heal need not start from there.
   counters_.heals += held.window_pages_ != full;
   counters_.hit_tokens += std::uint64_t{full} * page;
-  counters_.healed_tokens += std::uint64_t{full - held.window_pages_} * page;
+  counters_.healed_tokens += std::uint64_t{full - std::min(full, safe)} * page;
   counters_.clipped_tokens += m.heal_tokens - full * page;
   return held;
 }
@@ -168,7 +169,7 @@ ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::drop_windows(lease& held) noexcept {
   const detail::unique_guard guard(mutex_);
   if (held.window_pages_ != 0) {
-    unpin_windows(held, held.window_pages_, 0);
+    unpin_windows(held, held.window_pages_, true);
   }
 }
 
@@ -179,7 +180,7 @@ void ORIEL_TREE::release(lease& held, const lease_end& end, std::uint64_t now_us
   }
   const detail::unique_guard guard(mutex_);
   if (held.window_pages_ != 0 && !ORIEL_MUTANT(ended_lease_keeps_its_pins)) {
-    unpin_windows(held, held.window_pages_, 0);
+    unpin_windows(held, held.window_pages_, true);
   }
   run_record& mine = run(held.run_);
   mine.facts = {.ended_us = now_us,

@@ -31,25 +31,56 @@ typename ORIEL_TREE::page_span ORIEL_TREE::tail_span(std::uint32_t kind,
   return {store_.first_needed(kind, before), boundary};
 }
 
-/// Is a window page worth having, at a publish that ends at `end` and left another path at `fork`?
+/// Which window pages of a path are worth having: those that the nearest kept boundary behind them
+/// needs. Pages are asked from the end of the path towards the root.
 ORIEL_TREE_TEMPLATE
-bool ORIEL_TREE::keeps(std::uint32_t kind,
-                       std::uint32_t page,
-                       std::uint32_t end,
-                       std::uint32_t fork) const noexcept {
-  if (page >= tail_span(kind, end).first && !ORIEL_MUTANT(retention_keeps_no_tail)) {
-    return true;
+class ORIEL_TREE::kept_windows {
+ public:
+  /// @param node  ends at `end` or below
+  kept_windows(const radix_tree& tree,
+               std::uint32_t kind,
+               std::uint32_t node,
+               std::uint32_t end,
+               bool keeps_tail) noexcept
+      : tree_(tree), kind_(kind), node_(node), end_(end), next_(end), keeps_tail_(keeps_tail) {}
+
+  /// O(1), amortised. @pre pages fall from call to call
+  [[nodiscard]] bool contain(std::uint32_t page) noexcept {
+    // No boundary further on needs the page.
+    next_ = std::min(next_, page + tree_.options_.slack_pages + tree_.window_span(kind_));
+    for (; next_ > page; --next_) {
+      nearest_ = keeps(next_) ? next_ : nearest_;
+    }
+    return nearest_ != 0 && tree_.tail_span(kind_, nearest_).first <= page;
   }
-  for (std::uint32_t boundary = page + 1;
-       boundary <= end && tail_span(kind, boundary).first <= page;
-       ++boundary) {
-    if (ORIEL_MUTANT(retention_keeps_everything) ||
-        retention_.keeps({.tokens = boundary * options_.page_size, .is_fork = boundary == fork})) {
+
+ private:
+  [[nodiscard]] bool keeps(std::uint32_t boundary) noexcept {
+    if ((boundary == end_ && keeps_tail_ && !ORIEL_MUTANT(retention_keeps_no_tail)) ||
+        ORIEL_MUTANT(retention_keeps_everything)) {
       return true;
     }
+    const std::uint32_t tokens = boundary * tree_.options_.page_size;
+    return tree_.retention_.keeps({.tokens = tokens, .is_fork = false}) ||
+           (tree_.retention_.keeps({.tokens = tokens, .is_fork = true}) && is_fork(boundary));
   }
-  return false;
-}
+  /// Do two paths part here? The tree itself says so, whoever published them.
+  [[nodiscard]] bool is_fork(std::uint32_t boundary) noexcept {
+    const detail::node_store& store = tree_.store_;
+    while (store.node(node_).begin >= boundary) {
+      node_ = store.node(node_).parent;
+    }
+    const std::uint32_t child = store.node(node_).first_child;
+    return store.node(node_).end() == boundary && child != detail::null_node &&
+           store.node(child).next_sibling != detail::null_node && !ORIEL_MUTANT(forks_are_not_seen);
+  }
+
+  const radix_tree& tree_;
+  std::uint32_t kind_, node_, end_;
+  std::uint32_t next_;         // the next boundary to look at
+  std::uint32_t nearest_ = 0;  // the kept boundary seen last, 0: none
+  bool keeps_tail_;
+};
 
 /// Calls visit(full page id, logical page) for the pages of `pages` that have their window page,
 /// deepest first.
@@ -83,7 +114,7 @@ void ORIEL_TREE::pin_windows(lease& held, std::uint32_t boundary) noexcept {
 /// The windows that the lease pinned may go again. If the path goes on to `end`, their boundary is
 /// no tail any more: unless it is kept for another reason, they are the first to go.
 ORIEL_TREE_TEMPLATE
-void ORIEL_TREE::unpin_windows(lease& held, std::uint32_t end, std::uint32_t fork) noexcept {
+void ORIEL_TREE::unpin_windows(lease& held, std::uint32_t end, bool keeps_tail) noexcept {
   const std::uint32_t boundary = std::exchange(
       held.window_pages_, ORIEL_MUTANT(windows_are_unpinned_twice) ? held.window_pages_ : 0);
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
@@ -91,9 +122,9 @@ void ORIEL_TREE::unpin_windows(lease& held, std::uint32_t end, std::uint32_t for
     const page_span refreshed = ORIEL_MUTANT(hit_refreshes_the_whole_path)
                                     ? page_span{0, boundary}
                                     : tail_span(kind, boundary);
+    kept_windows kept(*this, kind, held.node_, end, keeps_tail);
     for_each_window(kind, held.node_, refreshed, [&](std::uint32_t full, std::uint32_t page) {
-      const auto list =
-          keeps(kind, page, end, fork) ? detail::window_list::tail : detail::window_list::loose;
+      const auto list = kept.contain(page) ? detail::window_list::tail : detail::window_list::loose;
       if (page >= first_pinned) {
         windows_[kind].unpin(full, list);
       } else {
@@ -108,11 +139,12 @@ ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::loosen_windows(std::uint32_t node,
                                 std::uint32_t boundary,
                                 std::uint32_t end,
-                                std::uint32_t fork) noexcept {
+                                bool keeps_tail) noexcept {
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    kept_windows kept(*this, kind, node, end, keeps_tail);
     for_each_window(
         kind, node, tail_span(kind, boundary), [&](std::uint32_t full, std::uint32_t page) {
-          if (!windows_[kind].is_pinned(full) && !keeps(kind, page, end, fork)) {
+          if (!windows_[kind].is_pinned(full) && !kept.contain(page)) {
             windows_[kind].refresh(full, detail::window_list::loose);
           }
         });
@@ -124,16 +156,15 @@ void ORIEL_TREE::loosen_windows(std::uint32_t node,
 ORIEL_TREE_TEMPLATE
 std::uint32_t ORIEL_TREE::attach_windows(std::uint32_t node,
                                          publication& fresh,
-                                         std::uint32_t end,
-                                         std::uint32_t fork) noexcept {
+                                         std::uint32_t end) noexcept {
   std::uint32_t attached = 0;
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
     const auto& part = fresh.windows_[kind];
+    kept_windows kept(*this, kind, node, end, fresh.keeps_tail_);
     std::uint32_t at_node = node;
     for (std::size_t i = part.pages.size(); i-- > 0;) {
       const std::uint32_t page = part.first_page + static_cast<std::uint32_t>(i);
-      if ((page >= end || !keeps(kind, page, end, fork)) &&
-          !ORIEL_MUTANT(publish_takes_every_window_page)) {
+      if ((page >= end || !kept.contain(page)) && !ORIEL_MUTANT(publish_takes_every_window_page)) {
         give_back(kind + 1, part.pages[i]);
         continue;
       }
@@ -164,6 +195,7 @@ typename ORIEL_TREE::publication ORIEL_TREE::reserve(const publish_source& sourc
   const detail::unique_guard guard(mutex_);
   publication fresh;
   fresh.first_page_ = source.first_page;
+  fresh.keeps_tail_ = source.keeps_tail || ORIEL_MUTANT(interim_publish_keeps_its_tail);
   fresh.full_.assign(source.full.begin(), source.full.end());
   fresh.windows_.resize(kinds());
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
@@ -243,9 +275,6 @@ publish_outcome ORIEL_TREE::commit(lease& held,
       store_.walk(detail::walk_end{held.node_, held.pages_}, tokens, std::span<const chain_hash>());
   keep_own_pages(found.node, found.pages, fresh, outcome);
   std::uint32_t node = cut(found.node, found.pages);
-  const bool is_fork = found.pages < end && !store_.is_root(node) &&
-                       store_.node(node).first_child != detail::null_node;
-  const std::uint32_t fork = is_fork ? found.pages : 0;
   take_over(node, held, false);
   if (const std::uint32_t added = end - found.pages; added != 0) {
     // Nobody else ends in a node that grows: pages that a lease does not hold are not locked.
@@ -278,14 +307,14 @@ publish_outcome ORIEL_TREE::commit(lease& held,
   }
   lock(node);
   unlock(held.node_);
-  outcome.window_pages = attach_windows(node, fresh, end, fork);
+  outcome.window_pages = attach_windows(node, fresh, end);
   held.node_ = node;
   const std::uint32_t start = std::exchange(held.pages_, end);
   if (held.window_pages_ != start && end != start) {  // Dropped early, or a heal began before it.
-    loosen_windows(node, start, end, fork);
+    loosen_windows(node, start, end, fresh.keeps_tail_);
   }
   if (held.window_pages_ != 0) {
-    unpin_windows(held, end, fork);
+    unpin_windows(held, end, fresh.keeps_tail_);
   }
   const bool is_safe = store_.window_safe(node, end) == end;
   pin_windows(held, is_safe && !ORIEL_MUTANT(published_windows_are_not_pinned) ? end : 0);

@@ -78,7 +78,8 @@ engine::engine(const model_geometry& model,
                const model_weights& weights,
                const tokenizer& tokens,
                const engine_options& options,
-               executor_ref executor)
+               executor_ref executor,
+               std::vector<tier> tiers)
     : model_(model),
       tokenizer_(tokens),
       options_(checked(options, model)),
@@ -99,7 +100,8 @@ engine::engine(const model_geometry& model,
         pools_,
         model,
         options_,
-        arithmetic_id(weights.path, weights.backend, weights.compute, kv_, options.page_tokens));
+        arithmetic_id(weights.path, weights.backend, weights.compute, kv_, options.page_tokens),
+        std::move(tiers));
   }
   tables_.resize(options.sequences_max);
 }
@@ -121,6 +123,11 @@ status engine::submit(request r) {
                      .space = std::move(space),
                      .stream = std::move(stream),
                      .tokens = std::move(tokens)});
+  if (cache_ && cache_->tiers() != nullptr) {
+    work& job = queued_.back();
+    job.names =
+        cache_->names_of(job.space, {.tenant = job.space.tenant(), .session = job.asked.session});
+  }
   return {};
 }
 
@@ -138,6 +145,10 @@ std::optional<event> engine::cancel(request_id id) {
   const auto running = std::ranges::find_if(running_, has_id, &sequence::job);
   if (queued != queued_.end()) {
     last = last_event(*queued);
+    if (queued->fetch) {
+      cache_->tiers()->cancel_fetch(*queued->fetch);
+      promised_pages_ -= pools_.plan().pages_for(full_pool, longest_tokens(queued->asked));
+    }
     queued_.erase(queued);
   } else if (running != running_.end()) {
     last = last_event(running->job);
@@ -157,8 +168,9 @@ bool engine::preempt(request_id id) {
   }
   now_us_ = options_.now_us();
   if (found->lease) {
-    cache_->publish(found->lease, found->kv, found->job.tokens, now_us_);
+    cache_->publish(found->lease, found->kv, found->job.tokens, found->job.names, now_us_);
   }
+  found->job.was_fetched = false;
   queued_.push_front(std::move(found->job));  // The last that may throw.
   release(*found, {.ended = request_end::unknown, .expected_us = now_us_}, false);
   running_.erase(found);
@@ -169,8 +181,15 @@ bool engine::preempt(request_id id) {
 std::span<const event> engine::step() {
   events_.clear();
   now_us_ = options_.now_us();
+  if (cache_ && cache_->tiers() != nullptr) {
+    cache_->tiers()->turn();
+  }
   admit();
   choose_rows();
+  if (running_.empty()) {
+    wait_for_tiers();
+    return events_;
+  }
   compute();
   emit();
   return events_;
@@ -182,7 +201,7 @@ void engine::admit() {
   for (auto next = queued_.begin();
        next != queued_.end() && running_.size() < options_.sequences_max;) {
     const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest_tokens(next->asked));
-    if (promised_pages_ + pages > pools_.pool(full_pool).capacity()) {
+    if (!next->fetch && promised_pages_ + pages > pools_.pool(full_pool).capacity()) {
       return;
     }
     if (next->wait && is_computing(*next->wait)) {
@@ -194,6 +213,10 @@ void engine::admit() {
       decision = cache_->decide(next->space, next->tokens);
       if (waits_for_twin(*next, decision.length)) {
         metrics_.requests_waited.add();
+        ++next;
+        continue;
+      }
+      if (must_wait_for_fetch(*next, decision)) {
         ++next;
         continue;
       }
@@ -212,6 +235,37 @@ void engine::admit() {
     }
     next = queued_.erase(next);
   }
+}
+
+/// A request asks the lower tiers once for what the device lacks of its prompt; so does one for all
+/// who share the prefix. The wait ends: a fetch has a deadline. Afterwards `decision` is made anew.
+bool engine::must_wait_for_fetch(work& job, reuse_decision& decision) {
+  prefix_reuse::tiers_type* tiers = cache_->tiers();
+  if (tiers == nullptr || job.was_fetched) {
+    return false;
+  }
+  if (job.fetch && tiers->is_fetching(*job.fetch)) {
+    return true;
+  }
+  const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest_tokens(job.asked));
+  if (job.fetch) {
+    job.fetched = tiers->end_fetch(*job.fetch);
+    job.fetch.reset();
+    job.was_fetched = true;
+    promised_pages_ -= pages;
+    decision = cache_->decide(job.space, job.tokens);
+    return false;
+  }
+  const std::size_t whole = (job.tokens.size() - 1) / options_.page_tokens * options_.page_tokens;
+  if (decision.length == whole && !decision.heal) {
+    return false;  // The device has all that can be reused.
+  }
+  if (!tiers->can_fetch()) {
+    return std::ranges::any_of(queued_, [](const work& other) { return other.fetch.has_value(); });
+  }
+  job.fetch = cache_->begin_fetch(job.space, job.tokens, job.names, rates_);
+  promised_pages_ += pages;
+  return true;
 }
 
 /// Looks for the running sequence that is about to publish most of a request's prefix, and more
@@ -274,6 +328,12 @@ bool engine::start(work& job, const reuse_decision& decision) {
   work& started = s.job;
   const std::uint32_t before = started.usage.cached_tokens + started.usage.computed_tokens;
   count_prompt(started, lent.length, &request_usage::cached_tokens);
+  for (std::size_t role = 0; role < tier_roles; ++role) {
+    started.usage.fetched_tokens[role] += std::exchange(started.fetched[role], 0);
+  }
+  if (cache_ && cache_->tiers() != nullptr && lent.length != 0) {
+    cache_->on_hit(started.tokens, started.names, lent);
+  }
   if (lent.heal) {
     const std::uint32_t counted = started.usage.cached_tokens + started.usage.computed_tokens;
     const std::uint32_t healed = counted - std::min(counted, std::max(before, s.heal->safe_length));
@@ -330,13 +390,46 @@ void engine::compute() {
   if (rows_.empty()) {
     return;
   }
+  const std::uint64_t begin_us = options_.now_us();
   logits_ = runner_.forward(rows_);
+  learn_rate(options_.now_us() - begin_us);
   std::uint64_t computed = 0;
   for (const step_rows& s : rows_) {
     computed += s.tokens.size();
   }
   metrics_.steps.add();
   metrics_.rows_per_step.add(computed);
+}
+
+/// Prefill steps tell what computing takes here, in seconds for each operation.
+void engine::learn_rate(std::uint64_t took_us) {
+  constexpr std::size_t enough_rows = 16;
+  flop_count flops;
+  std::size_t rows = 0;
+  for (const step_rows& s : rows_) {
+    if (s.heal != nullptr) {
+      return;  // Not all rows in all layers.
+    }
+    const auto count = static_cast<std::uint32_t>(s.tokens.size());
+    flops += recompute_flops(model_, s.first_position, s.first_position + count);
+    rows += count;
+  }
+  if (rows >= enough_rows && took_us != 0) {
+    const double rate =
+        static_cast<double>(flops.linear + flops.attention) * 1e6 / static_cast<double>(took_us);
+    rates_ = {rate, rate};
+  }
+}
+
+/// Nothing can be computed: sleeps until a tier has something, but not for long.
+void engine::wait_for_tiers() {
+  if (std::ranges::none_of(queued_, [](const work& job) { return job.fetch.has_value(); })) {
+    return;
+  }
+  constexpr std::uint64_t nap_us = 10'000;
+  const std::uint64_t begin_us = options_.now_us();
+  cache_->tiers()->wait(begin_us + nap_us);
+  metrics_.stall_us.add(options_.now_us() - begin_us);
 }
 
 void engine::add_to_batch(sequence& s) {
@@ -425,7 +518,7 @@ void engine::end_step(sequence& s) {
     return;
   }
   if (s.lease && s.kv.length() <= s.known_tokens) {
-    cache_->publish(s.lease, s.kv, s.job.tokens, now_us_, s.known_tokens);
+    cache_->publish(s.lease, s.kv, s.job.tokens, s.job.names, now_us_, s.known_tokens);
   }
   s.kv.slide_out();
   if (s.rows > 1 && s.job.tokens.size() == s.kv.length() + std::size_t{1}) {
@@ -437,7 +530,7 @@ void engine::end_step(sequence& s) {
 void engine::release(sequence& s, const lease_end& end, bool publishes) {
   if (s.lease) {
     if (publishes) {
-      cache_->publish(s.lease, s.kv, s.job.tokens, now_us_);
+      cache_->publish(s.lease, s.kv, s.job.tokens, s.job.names, now_us_);
     }
     lease_end how = end;
     how.duration_us = now_us_ - std::min(now_us_, s.started_us);

@@ -26,6 +26,7 @@
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weights.hpp>
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <list>
@@ -46,6 +47,9 @@ struct request_usage {
   /// Of them, those behind the last boundary whose windows were cached: a heal repaired that.
   std::uint32_t healed_tokens = 0;
   std::uint32_t computed_tokens = 0;  ///< prompt tokens that every layer computed
+  /// Of cached_tokens, those that lower tiers brought, by oriel::tier_role; the device had the
+  /// rest.
+  std::array<std::uint32_t, tier_roles> fetched_tokens = {};
 
   friend bool operator==(const request_usage&, const request_usage&) = default;
 };
@@ -82,6 +86,7 @@ struct engine_metrics {
   counter requests_failed;     ///< the logits held no number, or there was no memory
   counter requests_preempted;  ///< times that `preempt` took one back
   counter requests_waited;     ///< times that one waited for a twin to compute its prefix
+  counter stall_us;            ///< nothing could be computed while pages came from lower tiers
   histogram rows_per_step;
 };
 
@@ -99,12 +104,16 @@ class engine {
  public:
   using pools = prefix_reuse::pools_type;
 
+  /// @param tiers  below the pools, faster first; they are asked for prefixes and given copies.
+  /// Their
+  ///               clock is options.now_us. Only with options.prefix_cache
   /// @throws engine::error when the options contradict each other or the model, std::bad_alloc
   engine(const model_geometry& model,
          const model_weights& weights,
          const tokenizer& tokens,
          const engine_options& options,
-         executor_ref executor);
+         executor_ref executor,
+         std::vector<tier> tiers = {});
 
   /// Queues a request. O(queued + running).
   /// @returns errc::request_too_large, errc::invalid_argument: see check(request, limits); also
@@ -158,6 +167,10 @@ class engine {
     std::vector<token_id> tokens;  // prompt, then output
     request_usage usage = {};
     std::optional<twin_wait> wait = {};
+    tier_names names = {};
+    std::optional<std::uint32_t> fetch = {};  // its number, while pages come from lower tiers
+    bool was_fetched = false;                 // since it was queued
+    std::array<std::uint32_t, tier_roles> fetched = {};  // tokens, until it starts
   };
 
   struct sequence {
@@ -188,7 +201,10 @@ class engine {
   void admit();
   bool waits_for_twin(work& job, std::uint32_t reusable) const;
   [[nodiscard]] bool is_computing(const twin_wait& wait) const;
+  bool must_wait_for_fetch(work& job, reuse_decision& decision);
   bool start(work& job, const reuse_decision& decision);
+  void learn_rate(std::uint64_t took_us);
+  void wait_for_tiers();
   void choose_rows();
   void compute();
   void add_to_batch(sequence& s);
@@ -211,9 +227,10 @@ class engine {
   request_limits limits_;
 
   std::deque<work> queued_;
-  std::list<sequence> running_;  // in order of arrival
-  std::uint64_t promised_pages_ = 0;
-  std::uint64_t now_us_ = 0;  // when the running step began
+  std::list<sequence> running_;       // in order of arrival
+  std::uint64_t promised_pages_ = 0;  // to running sequences, and to requests that fetch
+  compute_rates rates_{5e10, 5e10};   // measured, for what it takes to compute instead of to fetch
+  std::uint64_t now_us_ = 0;          // when the running step began
   std::vector<event> events_;
   engine_metrics metrics_;
   kv_usage step_usage_;

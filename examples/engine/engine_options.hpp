@@ -7,6 +7,7 @@
 #include <oriel/core/dtype.hpp>
 #include <oriel/core/ids.hpp>
 #include <oriel/model/cost.hpp>
+#include <oriel/tier/tier.hpp>
 
 #include <cstdint>
 #include <optional>
@@ -64,6 +65,8 @@ struct engine_options {
   compute_rates rates = {1.0, 1.0};
   /// Names config and weights, see checkpoint_digest: part of every key of the cache.
   std::string model_digest = {};
+  /// How pages move between the pools and the tiers that the engine is given; its clock is ours.
+  tier_limits tier_moves = {};
 
   std::uint64_t (*now_us)() = steady_now_us;  ///< the only clock that the engine and its cache know
   logits_observer* observer = nullptr;        ///< lives as long as the engine; null: nobody looks

@@ -21,6 +21,7 @@ radix_tree_options tree_options(const pool_plan& plan, const engine_options& o) 
   for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
     options.windows.push_back(plan.ring(kind).window_tokens);
   }
+  options.keeps_hash_chain = true;  // Events name pages by it.
   return options;
 }
 
@@ -28,6 +29,38 @@ cache_retention retention_of(const retention_choice& c) {
   return cache_retention{keep_every{c.every_tokens},
                          keep_branch_points{c.branch_points},
                          keep_dense_head{c.dense_head_tokens}};
+}
+
+page_shape shape_of(const pool_plan& plan) {
+  page_shape shape{.page_size = plan.options().page_size};
+  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
+    const page_layout& layout = plan.layout(pool_id{pool});
+    std::vector<std::uint64_t>& slices = shape.slice_bytes.emplace_back();
+    for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
+      slices.push_back(
+          (slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes()) -
+          layout.k_offset_bytes(slot));
+    }
+    if (pool != 0) {
+      shape.window_tokens.push_back(plan.ring(pool - 1).window_tokens);
+    }
+  }
+  return shape;
+}
+
+fetch_model fetch_model_of(const reuse_options& decisions, const pool_plan& plan) {
+  fetch_model model{.model = decisions.model,
+                    .healing = decisions.healing,
+                    .windows = {},
+                    .page_bytes = {},
+                    .may_heal = decisions.may_heal};
+  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
+    model.page_bytes.push_back(plan.layout(pool_id{pool}).page_bytes());
+    if (pool != 0) {
+      model.windows.push_back(plan.ring(pool - 1).window_tokens);
+    }
+  }
+  return model;
 }
 
 const char* name_of_backend(host::gemm_backend backend) noexcept {
@@ -47,7 +80,8 @@ const char* name_of_backend(host::gemm_backend backend) noexcept {
 prefix_reuse::prefix_reuse(pools_type& pools,
                            const model_geometry& model,
                            const engine_options& options,
-                           std::string arithmetic)
+                           std::string arithmetic,
+                           std::vector<tier> tiers)
     : pools_(pools),
       model_digest_(options.model_digest),
       arithmetic_(std::move(arithmetic)),
@@ -58,12 +92,69 @@ prefix_reuse::prefix_reuse(pools_type& pools,
                              .slack_pages = pools.plan().options().slack_pages},
                  .rates = options.rates,
                  .may_heal = options.heal},
+      shape_(shape_of(pools.plan())),
       tree_(pools.all(), tree_options(pools.plan(), options), retention_of(options.retain)),
-      missing_(pools.pools()) {}
+      missing_(pools.pools()) {
+  if (!tiers.empty()) {
+    tier_limits limits = options.tier_moves;
+    limits.now_us = options.now_us;
+    tiers_.emplace(
+        tree_, pools_, std::move(tiers), fetch_model_of(decisions_, pools.plan()), limits);
+    tree_.events().forward_to(*tiers_);
+  }
+}
 
 cache_namespace prefix_reuse::namespace_of(std::string_view tenant) const {
   return cache_namespace(
       {.tenant_salt = tenant, .model = model_digest_, .arithmetic = arithmetic_});
+}
+
+void prefix_reuse::publish(lease& held,
+                           sequence_type& kv,
+                           std::span<const token_id> tokens,
+                           tier_names& names,
+                           std::uint64_t now_us,
+                           std::uint32_t prompt_tokens) {
+  if (!tiers_) {
+    publish_sequence(tree_, held, kv, tokens, now_us, prompt_tokens);
+    return;
+  }
+  const std::span<const token_id> computed = tokens.first(kv.length());
+  name_pages(computed, names);
+  const tiered_sequence sequence{names.start, computed, names.links, names.owner};
+  tiers_->publishing(sequence);
+  publish_sequence(tree_, held, kv, tokens, now_us, prompt_tokens);
+  tiers_->published();
+}
+
+tier_names prefix_reuse::names_of(const cache_namespace& space, page_owner owner) const {
+  return {.start = chain_start(space, shape_), .links = {}, .owner = owner};
+}
+
+void prefix_reuse::name_pages(std::span<const token_id> tokens, tier_names& names) const {
+  if (names.links.size() < tokens.size() / shape_.page_size) {
+    extend_chain(names.start, tokens, shape_.page_size, names.links);
+  }
+}
+
+std::uint32_t prefix_reuse::begin_fetch(const cache_namespace& space,
+                                        std::span<const token_id> tokens,
+                                        tier_names& names,
+                                        const compute_rates& rates) {
+  name_pages(tokens, names);
+  return tiers_->begin_fetch({.space = space,
+                              .start = names.start,
+                              .tokens = {tokens.begin(), tokens.end()},
+                              .links = names.links,
+                              .owner = names.owner,
+                              .rates = rates});
+}
+
+void prefix_reuse::on_hit(std::span<const token_id> tokens,
+                          tier_names& names,
+                          const borrowed_prefix& lent) {
+  name_pages(tokens, names);
+  tiers_->on_hit({names.start, tokens, names.links, names.owner}, lent);
 }
 
 std::string arithmetic_id(

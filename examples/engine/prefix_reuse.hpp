@@ -15,6 +15,7 @@
 #include <oriel/prefix/radix_tree.hpp>
 #include <oriel/prefix/retention.hpp>
 #include <oriel/prefix/sequence_prefix.hpp>
+#include <oriel/tier/tiered_prefix.hpp>
 
 #include <engine/engine_options.hpp>
 
@@ -32,20 +33,33 @@ using eviction_order = hit_density_order;
 /// The retention policies that a user may combine at run time.
 using cache_retention = keep_any<keep_every, keep_branch_points, keep_dense_head>;
 
+/// What lower tiers call the pages of a request; grows with it. Empty without tiers.
+struct tier_names {
+  page_digest start;
+  std::vector<page_digest> links;  ///< [whole pages that were named]
+  page_owner owner;
+};
+
 /// One thread owns it, with the pools, which outlive it.
 class prefix_reuse {
  public:
   using pools_type = dual_pool<>;
   using sequence_type = pools_type::sequence_type;
-  using tree_type = radix_tree<pools_type::pool_type, eviction_order, cache_retention>;
+  using tree_type =
+      radix_tree<pools_type::pool_type, eviction_order, cache_retention, event_forwarder>;
+  using tiers_type = tiered_prefix<tree_type, pools_type>;
   using lease = tree_type::lease;
 
   /// @param arithmetic  names what computed the KV (arithmetic_id)
+  /// @param tiers       below the pools, faster first; may be none
   /// @throws std::bad_alloc
   prefix_reuse(pools_type& pools,
                const model_geometry& model,
                const engine_options& options,
-               std::string arithmetic);
+               std::string arithmetic,
+               std::vector<tier> tiers);
+  prefix_reuse(const prefix_reuse&) = delete;
+  prefix_reuse& operator=(const prefix_reuse&) = delete;
 
   [[nodiscard]] cache_namespace namespace_of(std::string_view tenant) const;
 
@@ -68,24 +82,39 @@ class prefix_reuse {
   }
   /// Evicts until an admission, or a sequence that grows to `tokens`, has its pages in every pool.
   /// False: it never can have them.
-  [[nodiscard]] bool make_room(const admission& wanted, std::uint64_t now_us) noexcept {
-    return oriel::make_room(tree_, pools_, wanted, missing_, now_us);
+  [[nodiscard]] bool make_room(const admission& wanted, std::uint64_t now_us) {
+    return wait_for_copies(
+        [&] { return oriel::make_room(tree_, pools_, wanted, missing_, now_us); });
   }
   [[nodiscard]] bool make_room(const sequence_type& kv,
                                std::uint32_t tokens,
-                               std::uint64_t now_us) noexcept {
-    return oriel::make_room(tree_, pools_, kv, tokens, missing_, now_us);
+                               std::uint64_t now_us) {
+    return wait_for_copies(
+        [&] { return oriel::make_room(tree_, pools_, kv, tokens, missing_, now_us); });
   }
   /// Gives the cache the whole pages that a sequence has computed; call it before they slide out.
+  /// @param names          of the request; they grow
   /// @param prompt_tokens  of which prompt this is a part; 0: the sequence ends
   /// @throws std::bad_alloc
   void publish(lease& held,
                sequence_type& kv,
                std::span<const token_id> tokens,
+               tier_names& names,
                std::uint64_t now_us,
-               std::uint32_t prompt_tokens = 0) {
-    publish_sequence(tree_, held, kv, tokens, now_us, prompt_tokens);
-  }
+               std::uint32_t prompt_tokens = 0);
+
+  /// Null: there are no tiers.
+  [[nodiscard]] tiers_type* tiers() noexcept { return tiers_ ? &*tiers_ : nullptr; }
+  /// Names for a new request. @throws std::bad_alloc
+  [[nodiscard]] tier_names names_of(const cache_namespace& space, page_owner owner) const;
+  /// Starts to look below for what the tree lacks of a prompt. @pre tiers()->can_fetch()
+  [[nodiscard]] std::uint32_t begin_fetch(const cache_namespace& space,
+                                          std::span<const token_id> tokens,
+                                          tier_names& names,
+                                          const compute_rates& rates);
+  /// A request resumes on what was lent to it.
+  void on_hit(std::span<const token_id> tokens, tier_names& names, const borrowed_prefix& lent);
+
   void release(lease& held, const lease_end& end, std::uint64_t now_us) noexcept {
     tree_.release(held, end, now_us);
   }
@@ -95,11 +124,27 @@ class prefix_reuse {
   [[nodiscard]] const heal_model& healing() const noexcept { return decisions_.healing; }
 
  private:
+  void name_pages(std::span<const token_id> tokens, tier_names& names) const;
+  /// Pages that were evicted while a tier still copies them come free when it has.
+  template <class MakeRoom>
+  bool wait_for_copies(MakeRoom&& make_room) {
+    while (!make_room()) {
+      if (!tiers_ || tiers_->copies_under_way() == 0) {
+        return false;
+      }
+      tiers_->wait(no_deadline);
+      tiers_->turn();
+    }
+    return true;
+  }
+
   pools_type& pools_;
   std::string model_digest_, arithmetic_;
   std::vector<std::uint32_t> layer_windows_;  // [layers], what decisions_ borrows
   reuse_options decisions_;
+  page_shape shape_;
   tree_type tree_;
+  std::optional<tiers_type> tiers_;  // goes before the tree and the pools
   prefix_loan loan_;
   std::vector<std::uint32_t> missing_;  // [pools], scratch
 };

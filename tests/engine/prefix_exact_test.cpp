@@ -5,6 +5,7 @@
 // tenants.
 #include "support/cold_reference.hpp"
 #include "support/engine_accounts.hpp"
+#include "support/plain_store.hpp"
 #include "support/scale.hpp"
 #include "support/toy_model.hpp"
 
@@ -18,10 +19,12 @@
 #include <engine/weight_loader.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +33,8 @@ using namespace oriel;
 using namespace oriel::engine;
 
 namespace {
+
+using media_list = std::vector<std::shared_ptr<plain_medium>>;
 
 /// Two millisecond steps: eviction orders see time pass, and always the same time.
 std::uint64_t ticking_us() {
@@ -80,12 +85,15 @@ struct tally {
   std::uint64_t diverged = 0;  // from what was cached, inside a page or a node
   std::uint64_t preempted = 0, cancelled = 0, waited = 0;
   std::uint64_t evicted_full = 0, evicted_windows = 0;
+  std::array<std::uint64_t, tier_roles> from_tier = {};  // requests that a tier brought pages for
+  std::uint64_t failed_pages = 0, late_fetches = 0;
 };
 
 /// One engine and its requests; compares every row of logits as it comes.
 class life final : public logits_observer {
  public:
-  life(const library& books, std::uint64_t seed, tally& counts)
+  /// @param media  what the tiers of all lives keep, [tiers]; empty: no tiers
+  life(const library& books, std::uint64_t seed, tally& counts, const media_list& media)
       : books_(books),
         draw_(seed, 2),
         counts_(counts),
@@ -93,7 +101,12 @@ class life final : public logits_observer {
         disturbs_(draw_.next_below(2) == 0),
         first_document_(
             draw_.next_below(static_cast<std::uint32_t>(books.documents.size()) - shelf)),
-        engine_(books.model, books.weights, books.tokens, draw_options(), threads_) {}
+        engine_(books.model,
+                books.weights,
+                books.tokens,
+                draw_options(!media.empty()),
+                threads_,
+                draw_tiers(media)) {}
 
   void run(std::uint32_t requests) {
     INFO("seed " << seed_);
@@ -130,7 +143,7 @@ class life final : public logits_observer {
     std::vector<token_id> answer = {};
   };
 
-  engine_options draw_options() {
+  engine_options draw_options(bool has_tiers) {
     engine_options o;
     o.page_tokens = draw_.next_below(3) == 0 ? 32 : 16;
     o.sequences_max = 1 + draw_.next_below(4);
@@ -138,7 +151,7 @@ class life final : public logits_observer {
     o.chunk_tokens = std::max(o.sequences_max, chunks[draw_.next_below(6)]);
     o.context_tokens = books_.context;
     o.kv_tokens = draw_.next_below(3) == 0 ? 1 : 0;  // 1: room for one of the longest
-    o.prefix_cache = draw_.next_below(12) != 0;
+    o.prefix_cache = has_tiers || draw_.next_below(12) != 0;
     o.heal = draw_.next_below(8) != 0;
     o.retain = {.every_tokens = draw_.next_below(3) != 0 ? 96u : 0u,
                 .branch_points = draw_.next_below(2) == 0,
@@ -150,7 +163,38 @@ class life final : public logits_observer {
     o.tenant_shares = 1 + draw_.next_below(2);
     o.now_us = ticking_us;
     o.observer = this;
+    o.model_digest = "books";
+    const std::uint32_t fetches[]{1, 2, 4};
+    o.tier_moves = {.copies_max = draw_.next_below(4) == 0 ? 8u : 4096u,
+                    .fetches_max = fetches[draw_.next_below(3)],
+                    .fetch_us_max = draw_.next_below(4) == 0 ? 200'000u : 10'000'000u,
+                    .selective_hits = 1 + draw_.next_below(3)};
     return o;
+  }
+
+  /// Tiers that are fast enough on paper to be asked; what they do is another matter.
+  std::vector<tier> draw_tiers(const media_list& media) {
+    random_stream draw(seed_, 3);
+    std::vector<tier> tiers;
+    for (std::size_t i = 0; i < media.size(); ++i) {
+      const bool is_fine = draw.next_below(3) == 0;
+      const plain_faults faults{.misses = is_fine ? 0 : draw.next_below(60),
+                                .fails = is_fine ? 0 : draw.next_below(60),
+                                .refuses = is_fine ? 0 : draw.next_below(200),
+                                .stuck = is_fine ? 0 : draw.next_below(30),
+                                .turns_max = draw.next_below(6),
+                                .queue_max = 1 + draw.next_below(100)};
+      const placement ways[]{placement::write_through,
+                             placement::write_through,
+                             placement::selective,
+                             placement::write_back};
+      tiers.push_back(
+          {.store = any_store(std::make_unique<plain_store>(media[i], faults, seed_ * 8 + i)),
+           .role = static_cast<tier_role>(i),
+           .writes = ways[draw.next_below(4)],
+           .rates = {.latency_s = 0.0, .bytes_per_s = 1e15}});
+    }
+    return tiers;
   }
 
   /// The cache forgets windows, pages or everything, as it would under pressure.
@@ -168,6 +212,8 @@ class life final : public logits_observer {
       tree.evict_full(draw_.next_below(tree.evictable_full_pages() + 1), ticking_us());
     } else if (what == 23 && draw_.next_below(2) == 0) {
       tree.clear();
+    } else if (what > 23 && engine_.cache()->tiers() != nullptr) {  // Below, it may still be there.
+      tree.evict_full(tree.evictable_full_pages(), ticking_us());
     }
   }
 
@@ -233,6 +279,9 @@ class life final : public logits_observer {
       REQUIRE(a.answer[i] == a.text->tokens[a.prompt_tokens + i]);
     }
     cached_ += usage.cached_tokens;
+    for (std::size_t role = 0; role < tier_roles; ++role) {
+      counts_.from_tier[role] += usage.fetched_tokens[role] != 0;
+    }
     const std::uint32_t page = engine_.options().page_tokens;
     const std::uint32_t safe = usage.cached_tokens - usage.healed_tokens;
     const bool heals = usage.healed_tokens != 0;
@@ -275,6 +324,15 @@ class life final : public logits_observer {
         CHECK(c.healed_tokens == m.healed_tokens.value());
         CHECK(c.heals == heals_);
       }
+      if (auto* tiers = engine_.cache()->tiers(); tiers != nullptr) {
+        CHECK(tiers->finish(no_deadline));
+        CHECK(tiers->copies_under_way() == 0);
+        CHECK(tiers->fetches() == 0);
+        counts_.late_fetches += tiers->counters().fetches_late;
+        for (const std::uint64_t failed : tiers->counters().failed_pages) {
+          counts_.failed_pages += failed;
+        }
+      }
       CHECK(engine_.cache()->tree().leases() == 0);
       engine_.cache()->tree().clear();
     } else {
@@ -316,20 +374,32 @@ library random_library(const std::vector<std::uint32_t>& windows, bool moe, std:
 void check_exact(library& books,
                  std::uint32_t documents,
                  std::uint64_t requests,
-                 std::uint64_t seed) {
+                 std::uint64_t seed,
+                 const media_list& media = {}) {
   books.write(documents, seed);
   tally t;
   for (std::uint64_t i = 0; t.requests < requests; ++i) {
-    life(books, seed * 1000 + i, t).run(60);
+    life(books, seed * 1000 + i, t, media).run(60);
   }
   WARN("requests " << t.requests << ", rows of logits " << t.logit_rows << ", long heals "
                    << t.long_heals << ", S > 0 " << t.safe << ", both " << t.safe_heals
                    << ", whole hits " << t.whole_hits << ", partial hits " << t.partial_hits
                    << ", diverged " << t.diverged << ", misses " << t.misses << ", preempted "
                    << t.preempted << ", cancelled " << t.cancelled << ", waits " << t.waited
-                   << ", evicted " << t.evicted_full << " + " << t.evicted_windows);
+                   << ", evicted " << t.evicted_full << " + " << t.evicted_windows
+                   << ", from tiers " << t.from_tier[0] << " + " << t.from_tier[1] << " + "
+                   << t.from_tier[2] << ", pages failed " << t.failed_pages << ", late "
+                   << t.late_fetches);
   if (t.requests < 400) {
     return;  // A sanitizer's share is too small to hold every sort.
+  }
+  if (!media.empty()) {
+    for (std::size_t i = 0; i < media.size(); ++i) {
+      CHECK(20 * t.from_tier[i] >= t.requests);
+    }
+    CHECK(t.failed_pages >= 20);
+    CHECK(t.late_fetches >= 2);
+    return;
   }
   CHECK(4 * t.long_heals >= t.requests);
   CHECK(4 * t.safe >= t.requests);
@@ -366,6 +436,14 @@ TEST_CASE("reuse is exact: two window sizes, experts") {
 TEST_CASE("reuse is exact: windows of whole pages, and of one token") {
   library books = random_library({17, 0, 33, 1, 17}, false, 13);
   check_exact(books, 24, requests_of(900), 3);
+}
+
+TEST_CASE("reuse is exact: through three tiers that outlive the engine and fail now and then") {
+  const media_list media{std::make_shared<plain_medium>(),
+                         std::make_shared<plain_medium>(),
+                         std::make_shared<plain_medium>()};
+  library books = random_library({0, 16, 33, 16, 1, 16}, false, 15);
+  check_exact(books, 24, requests_of(1200), 5, media);
 }
 
 TEST_CASE("reuse is exact: the nano model") {

@@ -30,7 +30,12 @@ struct cache_event {
   chain_hash space = {};   ///< digest of the namespace
   chain_hash hash = {};    ///< of the namespace and all tokens up to the end of the page
   chain_hash parent = {};  ///< of the page before; of the namespace for page 0
-  std::span<const token_id> tokens = {};  ///< of a stored full page; valid during the call
+  std::span<const token_id> tokens = {};  ///< [page_size], of the page; valid during the call
+  /// The page in its pool; its bytes are there during the call, also of one that is removed. For a
+  /// lower tier, which takes a reference if it wants to copy them.
+  page_handle handle = {};
+  page_handle full = {};         ///< the full page that a window page hangs below; of a full page: itself
+  page_handle parent_full = {};  ///< the full page before it; null for page 0
 };
 
 /// Takes events, in the thread that changes the cache; it must not call back. If `enabled` is false
@@ -49,6 +54,27 @@ struct no_events {
   void operator()(const cache_event&) noexcept {}
 };
 
-static_assert(event_sink<no_events>);
+/// Hands events on to an object that is known at run time; to nobody while there is none.
+struct event_forwarder {
+  static constexpr bool enabled = true;
+  void* object = nullptr;
+  void (*take)(void* object, const cache_event& event) noexcept = nullptr;
+
+  /// To `listener.on_event(event)`, which outlives the cache or is taken out before.
+  template <class Listener>
+  void forward_to(Listener& listener) noexcept {
+    object = &listener;
+    take = [](void* to, const cache_event& event) noexcept {
+      static_cast<Listener*>(to)->on_event(event);
+    };
+  }
+  void operator()(const cache_event& event) noexcept {
+    if (take != nullptr) {
+      take(object, event);
+    }
+  }
+};
+
+static_assert(event_sink<no_events> && event_sink<event_forwarder>);
 
 }  // namespace oriel

@@ -40,6 +40,8 @@ struct prefix_match {
 struct pin_extent {
   std::uint32_t full_tokens = 0;
   std::uint32_t window_tokens = 0;
+  /// False: for a request that will pin for itself once its pages are fetched. Counts as no hit.
+  bool is_hit = true;
 
   [[nodiscard]] static constexpr pin_extent hit(const prefix_match& m) noexcept {
     return {m.window_safe_tokens, m.window_safe_tokens};

@@ -25,6 +25,8 @@ struct request {
   /// Whose request it is: a salt that the trusted side chooses. Cached prefixes are shared inside a
   /// tenant only, or by all who say oriel::shared_salt (prefix/cache_namespace.hpp).
   std::string tenant;
+  /// The caller's number for a conversation, or 0: what lower tiers may be told to forget at once.
+  std::uint64_t session = 0;
 };
 
 /// What a request may ask for, checked before anything is reserved for it.

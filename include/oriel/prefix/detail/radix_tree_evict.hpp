@@ -252,6 +252,12 @@ void ORIEL_TREE::tell(cache_event_kind kind, std::uint32_t pool, detail::page_pl
     if (closed_roots_ != 0 && store_.is_closed(n.root)) {
       return;  // `drop` or `clear` has said so.
     }
+    const std::uint32_t full = n.full[page.at];
+    const page_handle parent =
+        page.at != 0 ? store_.full_page(n.full[page.at - 1])
+        : store_.is_root(n.parent)
+            ? page_handle{}
+            : store_.full_page(store_.node(n.parent).full[store_.node(n.parent).pages - 1]);
     events_({.sequence = ++sequence_,
              .kind = kind,
              .pool = pool,
@@ -259,9 +265,10 @@ void ORIEL_TREE::tell(cache_event_kind kind, std::uint32_t pool, detail::page_pl
              .space = store_.node(n.root).end_hash,
              .hash = store_.hash_of(page),
              .parent = store_.hash_before(page),
-             .tokens = pool == 0 && kind == cache_event_kind::stored
-                           ? store_.tokens(n.full[page.at])
-                           : std::span<const token_id>{}});
+             .tokens = store_.tokens(full),
+             .handle = pool == 0 ? store_.full_page(full) : windows_[pool - 1].at(full),
+             .full = store_.full_page(full),
+             .parent_full = parent});
   }
 }
 

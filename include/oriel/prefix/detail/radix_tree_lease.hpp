@@ -122,6 +122,9 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   pin_windows(held, store_.window_safe(node, std::min(extent.window_tokens / page, full)));
 
   ++leases_;
+  if (!extent.is_hit) {
+    return held;
+  }
   ++counters_.pins;
   counters_.full_hits += full != 0;
   counters_.window_hits += full != 0 && held.window_pages_ == full;

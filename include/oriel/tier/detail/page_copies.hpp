@@ -1,0 +1,147 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Device pages on their way down to tiers.
+#pragma once
+
+#include <oriel/kv/page_layout.hpp>
+#include <oriel/prefix/events.hpp>
+#include <oriel/tier/detail/tier_queues.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <vector>
+
+namespace oriel::detail {
+
+/// The bytes of a page as stores take them: one slice for each layer of its pool.
+template <class Pool>
+void slices_of(const Pool& pool, page_handle page, std::vector<std::span<std::byte>>& out) {
+  const page_layout& layout = pool.layout();
+  const std::span<std::byte> bytes = pool.bytes(page);
+  out.clear();
+  for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
+    const std::size_t begin = layout.k_offset_bytes(slot);
+    const std::size_t end =
+        slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
+    out.push_back(bytes.subspan(begin, end - begin));
+  }
+}
+
+/// Holds a reference to each page until every tier that was given it has answered: neither the tree
+/// nor the pools can hand its bytes to anybody else before that.
+template <class Pools>
+class page_copies {
+ public:
+  page_copies(Pools& pools, tier_queues& queues, const tier_limits& limits, tier_counters& counters)
+      : pools_(pools), queues_(queues), limits_(limits), counters_(counters) {}
+
+  /// Who and where a page is, besides its key.
+  struct facts {
+    page_key key;
+    page_digest name_space, parent;
+    std::uint32_t first_token = 0;
+    std::span<const token_id> tokens = {};
+    page_owner owner = {};
+  };
+
+  /// Copies a live page to each tier of the mask (bit = tier). False: too many are under way, it is
+  /// dropped. @throws std::bad_alloc
+  bool copy(page_handle page, const facts& what, std::uint32_t tiers) {
+    if (tiers == 0) {
+      return true;
+    }
+    if (under_way_ >= limits_.copies_max) {
+      ++counters_.dropped_copies;
+      return false;
+    }
+    const std::uint32_t number = take_record();
+    record& r = records_[number];
+    r.tokens.assign(what.tokens.begin(), what.tokens.end());
+    r.identity = {.name_space = what.name_space,
+                  .parent = what.parent,
+                  .first_token = what.first_token,
+                  .tokens = r.tokens};
+    slices_of(pools_.pool(pool_id{what.key.pool}), page, r.slices);
+    store_item item{.op = store_op::put,
+                    .key = what.key,
+                    .identity = &r.identity,
+                    .slices = r.slices,
+                    .owner = what.owner,
+                    .expires_us = limits_.ttl_us == 0 ? 0 : limits_.now_us() + limits_.ttl_us,
+                    .user = errand_tag{tier_errand::copy, number, 0}.packed()};
+    r.page = page;
+    r.pool = what.key.pool;
+    for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
+      if ((tiers >> t & 1u) != 0) {
+        queues_.push(t, item, no_deadline);
+        if (r.unanswered++ == 0) {
+          pools_.pool(pool_id{r.pool}).add_ref(page);
+          ++under_way_;
+        }
+      }
+    }
+    return true;
+  }
+
+  void on_completion(std::uint8_t tier, std::uint32_t number, const store_completion& c) {
+    const auto role = static_cast<std::size_t>(queues_.tiers()[tier].role);
+    if (c.outcome == store_outcome::done) {
+      ++counters_.copied_pages[role];
+      counters_.copied_bytes[role] += c.bytes;
+    } else {
+      ++counters_.refused_copies[role];
+    }
+    record& r = records_[number];
+    if (--r.unanswered == 0) {
+      pools_.pool(pool_id{r.pool}).release(r.page);
+      free_.push_back(number);
+      --under_way_;
+    }
+  }
+
+  /// Calls visit(pool, handle) for every page that is referred to. O(copies ever at once).
+  template <class Visit>
+  void visit_pages(Visit&& visit) const {
+    for (const record& r : records_) {
+      if (r.unanswered != 0) {
+        visit(r.pool, r.page);
+      }
+    }
+  }
+  /// Pages that are referred to.
+  [[nodiscard]] std::uint32_t under_way() const noexcept { return under_way_; }
+
+ private:
+  struct record {
+    page_handle page;
+    std::uint32_t pool = 0;
+    std::uint32_t unanswered = 0;  // tiers
+    page_identity identity;
+    std::vector<token_id> tokens;
+    std::vector<std::span<std::byte>> slices;
+  };
+
+  std::uint32_t take_record() {
+    if (free_.empty()) {
+      records_.emplace_back();
+      free_.reserve(records_.size());
+      return static_cast<std::uint32_t>(records_.size() - 1);
+    }
+    const std::uint32_t number = free_.back();
+    free_.pop_back();
+    return number;
+  }
+
+  Pools& pools_;
+  tier_queues& queues_;
+  const tier_limits& limits_;
+  tier_counters& counters_;
+  std::deque<record> records_;  // stay where they are
+  std::vector<std::uint32_t> free_;
+  std::uint32_t under_way_ = 0;
+};
+
+}  // namespace oriel::detail

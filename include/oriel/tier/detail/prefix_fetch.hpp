@@ -1,0 +1,387 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// One prompt on its way up from lower tiers: looked for, planned, filled, published.
+///
+///     looking    each tier in turn is asked for what the faster ones do not have
+///     moving     pages are allocated and filled; what fails is a hole
+///     ended      published up to the first hole, or cancelled; pages whose stores still write
+///                into them are kept until they let go
+#pragma once
+
+#include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
+#include <oriel/prefix/prefix_cache.hpp>
+#include <oriel/prefix/sequence_prefix.hpp>
+#include <oriel/tier/detail/page_copies.hpp>
+#include <oriel/tier/detail/tier_queues.hpp>
+#include <oriel/tier/fetch_plan.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace oriel {
+
+/// What a fetch is for; kept until its last transfer has ended.
+struct fetch_request {
+  cache_namespace space;
+  page_digest start;               ///< chain_start of the namespace
+  std::vector<token_id> tokens;    ///< [prompt]
+  std::vector<page_digest> links;  ///< of its whole pages
+  page_owner owner = {};
+  compute_rates rates = {};  ///< of this engine, now
+};
+
+}  // namespace oriel
+
+namespace oriel::detail {
+
+template <prefix_cache Cache, class Pools>
+class prefix_fetch {
+ public:
+  prefix_fetch(Cache& cache,
+               Pools& pools,
+               tier_queues& queues,
+               const fetch_model& model,
+               const tier_limits& limits,
+               tier_counters& counters,
+               std::uint32_t id,
+               fetch_request request)
+      : cache_(cache),
+        pools_(pools),
+        queues_(queues),
+        model_(model),
+        limits_(limits),
+        counters_(counters),
+        id_(id),
+        request_(std::move(request)),
+        deadline_us_(limits.now_us() + limits.fetch_us_max) {
+    const auto pages = static_cast<std::uint32_t>(request_.links.size());
+    device_ = cache_.match(request_.space, request_.tokens);
+    coverage_.full.assign(pages, no_tier);
+    coverage_.windows.assign(model_.windows.size(), std::vector<std::uint8_t>(pages, no_tier));
+    look_in(0);
+  }
+  prefix_fetch(const prefix_fetch&) = delete;
+  prefix_fetch& operator=(const prefix_fetch&) = delete;
+
+  [[nodiscard]] std::uint32_t id() const noexcept { return id_; }
+  [[nodiscard]] const fetch_request& request() const noexcept { return request_; }
+  /// Pages may still come.
+  [[nodiscard]] bool is_busy() const noexcept { return state_ != state::ended && unanswered_ != 0; }
+  /// It has ended and no store refers to its pages.
+  [[nodiscard]] bool is_over() const noexcept { return state_ == state::ended && in_stores_ == 0; }
+  /// The tiers, as bits, that a page of the publish came from or that are slower: they have it.
+  [[nodiscard]] std::uint32_t tiers_with(std::uint32_t pool, std::uint32_t page) const noexcept {
+    const std::vector<std::uint8_t>& in = pool == 0 ? coverage_.full : coverage_.windows[pool - 1];
+    const bool fetched = state_ != state::looking && page < in.size() && is_in_plan(pool, page);
+    return fetched ? ~0u << in[page] : 0u;
+  }
+
+  void on_completion(std::uint8_t tier, const errand_tag& tag, const store_completion& c) {
+    --in_stores_;
+    if (tag.errand == tier_errand::look_up) {
+      if (state_ == state::looking) {
+        --unanswered_;
+        if (c.outcome == store_outcome::done) {
+          entry(tag.item) = tier;
+        }
+        if (unanswered_ == 0) {
+          look_in(tier + 1u);
+        }
+      }
+      return;
+    }
+    moving& m = moving_[tag.item];
+    const auto role = static_cast<std::size_t>(queues_.tiers()[tier].role);
+    const bool came = c.outcome == store_outcome::done || ORIEL_MUTANT(failed_fetch_is_published);
+    ++(came ? counters_.fetched_pages : counters_.failed_pages)[role];
+    counters_.fetched_bytes[role] += came ? c.bytes : 0;
+    if (state_ == state::ended) {  // Nobody waited for it.
+      pools_.pool(pool_id{m.pool}).release(m.handle);
+      m.state = page_state::hole;
+      return;
+    }
+    m.state = came ? page_state::filled : page_state::hole;
+    moved_bytes_ += came ? c.bytes : 0;
+    if (--unanswered_ == 0) {
+      learn_rate(tier);
+    }
+  }
+
+  /// Looks at the clock: what has not come by now is not waited for.
+  void turn() {
+    if (is_busy() && limits_.now_us() >= deadline_us_) {
+      ++counters_.fetches_late;
+      unanswered_ = 0;
+      if (state_ == state::looking) {
+        state_ = state::moving;  // With nothing to move.
+      }
+    }
+  }
+
+  /// Gives the cache what has come, and lets go of the rest. Returns the tokens of full pages that
+  /// came into use, by role of their tier. @throws std::bad_alloc
+  std::array<std::uint32_t, tier_roles> publish() {
+    std::array<std::uint32_t, tier_roles> tokens = {};
+    if (state_ == state::moving && lease_ && !moving_.empty()) {
+      const std::uint32_t size = model_.healing.page_size;
+      const std::uint32_t end = first_hole();
+      const std::uint32_t first = std::min(plan_.full.first, end);
+      std::vector<page_handle> full;
+      std::vector<std::vector<page_handle>> windows(model_.windows.size());
+      std::vector<window_page_span> spans(model_.windows.size());
+      for (const moving& m : moving_) {
+        if (m.pool == 0 && m.page < end) {
+          full.push_back(m.handle);
+          tokens[static_cast<std::size_t>(queues_.tiers()[coverage_.full[m.page]].role)] += size;
+        }
+      }
+      for (std::uint32_t kind = 0; kind < windows.size(); ++kind) {
+        spans[kind] = arrived_windows(kind, end, windows[kind]);
+      }
+      auto fresh = cache_.reserve({.first_page = first, .full = full, .windows = spans});
+      cache_.commit(lease_, fresh, request_.tokens, limits_.now_us());
+      for (std::size_t role = 0; role < tier_roles; ++role) {
+        counters_.fetched_tokens[role] += tokens[role];
+      }
+      counters_.fetches_useless +=
+          full.empty() && std::ranges::all_of(windows, [](const auto& w) { return w.empty(); });
+    }
+    end();
+    return tokens;
+  }
+
+  /// Calls visit(pool, handle) for every page that it holds, or that a store may still write to.
+  template <class Visit>
+  void visit_pages(Visit&& visit) const {
+    for (const moving& m : moving_) {
+      if (state_ != state::ended || m.state == page_state::under_way) {
+        visit(m.pool, m.handle);
+      }
+    }
+  }
+
+  /// Lets go of everything, at once or when its store answers.
+  void end() noexcept {
+    for (const moving& m : moving_) {
+      if (m.state != page_state::under_way) {
+        pools_.pool(pool_id{m.pool}).release(m.handle);
+      }
+    }
+    cache_.release(lease_, {.ended = request_end::aborted}, limits_.now_us());
+    lease_ = {};
+    state_ = state::ended;
+    unanswered_ = 0;
+  }
+
+ private:
+  enum class state : std::uint8_t { looking, moving, ended };
+  enum class page_state : std::uint8_t { under_way, filled, hole };
+  struct moving {
+    std::uint32_t pool = 0, page = 0;  // logical page
+    page_handle handle = {};
+    page_state state = page_state::under_way;
+    page_identity identity = {};
+    std::vector<std::span<std::byte>> slices = {};
+  };
+
+  /// A fetch of enough bytes from one tier tells how fast it is just now.
+  void learn_rate(std::uint8_t tier) {
+    constexpr std::uint64_t enough_bytes = 1 << 20;
+    const double took_s = 1e-6 * static_cast<double>(limits_.now_us() - moving_since_us_);
+    transfer_rates& known = queues_.tiers()[tier].rates;
+    if (is_from_one_tier_ && moved_bytes_ >= enough_bytes && took_s > known.latency_s) {
+      const double rate = static_cast<double>(moved_bytes_) / (took_s - known.latency_s);
+      known.bytes_per_s += 0.25 * (rate - known.bytes_per_s);
+    }
+  }
+
+  // Look-ups are numbered pool by pool, page by page.
+  [[nodiscard]] std::uint8_t& entry(std::uint32_t item) {
+    const auto pages = static_cast<std::uint32_t>(request_.links.size());
+    return item < pages ? coverage_.full[item] : coverage_.windows[item / pages - 1][item % pages];
+  }
+
+  /// Asks a tier for all that is still missing; when there is nothing to ask, plans.
+  void look_in(std::size_t tier) {
+    const auto pages = static_cast<std::uint32_t>(request_.links.size());
+    const std::uint32_t device_pages = device_.full_tokens / model_.healing.page_size;
+    for (; tier < queues_.tiers().size() && unanswered_ == 0; ++tier) {
+      for (std::uint32_t pool = 0; pool <= model_.windows.size(); ++pool) {
+        std::uint32_t page = device_pages;
+        if (pool != 0) {  // A boundary that the device cannot resume at may need windows before.
+          page = needed_windows(model_.windows[pool - 1],
+                                model_.healing.page_size,
+                                model_.healing.slack_pages,
+                                device_.window_safe_tokens / model_.healing.page_size)
+                     .first;
+        }
+        for (; page < pages; ++page) {
+          if (entry(pool * pages + page) == no_tier) {
+            queues_.push(
+                static_cast<std::uint8_t>(tier),
+                {.op = store_op::exists,
+                 .key = {request_.links[page], pool},
+                 .user = errand_tag{tier_errand::look_up, id_, pool * pages + page}.packed()},
+                deadline_us_);
+            ++unanswered_;
+            ++in_stores_;
+          }
+        }
+      }
+    }
+    if (unanswered_ == 0) {
+      state_ = state::moving;
+      move();
+    }
+  }
+
+  /// Plans, allocates what the plan moves, and asks for it.
+  void move() {
+    std::vector<transfer_rates> rates;
+    for (const tier& t : queues_.tiers()) {
+      rates.push_back(t.rates);
+    }
+    device_ = cache_.match(request_.space, request_.tokens);
+    plan_ = plan_fetch(model_,
+                       request_.rates,
+                       device_,
+                       static_cast<std::uint32_t>(request_.tokens.size()),
+                       coverage_,
+                       rates);
+    if (plan_.way == fetch_way::nothing || !take_pages()) {
+      return;
+    }
+    moving_since_us_ = limits_.now_us();
+    std::uint8_t last_tier = no_tier;
+    for (std::uint32_t i = 0; i < moving_.size(); ++i) {
+      moving& m = moving_[i];
+      const std::uint32_t size = model_.healing.page_size;
+      m.identity = {.name_space = request_.start,
+                    .parent = m.page == 0 ? request_.start : request_.links[m.page - 1],
+                    .first_token = m.page * size,
+                    .tokens = std::span(request_.tokens).subspan(std::size_t{m.page} * size, size)};
+      slices_of(pools_.pool(pool_id{m.pool}), m.handle, m.slices);
+      const std::uint8_t tier =
+          m.pool == 0 ? coverage_.full[m.page] : coverage_.windows[m.pool - 1][m.page];
+      is_from_one_tier_ = is_from_one_tier_ && (i == 0 || tier == last_tier);
+      last_tier = tier;
+      queues_.push(tier,
+                   {.op = store_op::get,
+                    .key = {request_.links[m.page], m.pool},
+                    .identity = &m.identity,
+                    .slices = m.slices,
+                    .user = errand_tag{tier_errand::fetch, id_, i}.packed()},
+                   deadline_us_);
+      ++unanswered_;
+      ++in_stores_;
+    }
+    ++counters_.fetches;
+  }
+
+  /// Pins what the device has, then takes pages for the rest. False: there are none.
+  bool take_pages() {
+    const std::uint32_t size = model_.healing.page_size;
+    const std::uint32_t kept = std::min(device_.heal_tokens, plan_.full.first * size);
+    lease_ =
+        cache_.pin(request_.space, request_.tokens, device_, {kept, kept, false}, limits_.now_us());
+    if (!lease_ || lease_.full_tokens() != plan_.full.first * size) {
+      return false;
+    }
+    std::vector<std::uint32_t> missing(pools_.pools());
+    missing[0] = plan_.full.end - plan_.full.first;
+    for (std::uint32_t kind = 0; kind < plan_.windows.size(); ++kind) {
+      missing[kind + 1] = plan_.windows[kind].end - plan_.windows[kind].first;
+    }
+    if (!make_room(cache_, pools_, missing, limits_.now_us())) {
+      return false;
+    }
+    for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
+      const std::uint32_t first = pool == 0 ? plan_.full.first : plan_.windows[pool - 1].first;
+      for (std::uint32_t i = 0; i < missing[pool]; ++i) {
+        moving m{.pool = pool, .page = first + i, .state = page_state::hole};
+        moving_.reserve(moving_.size() + 1);
+        if (!pools_.pool(pool_id{pool}).try_allocate(std::span(&m.handle, 1))) {
+          return give_back();
+        }
+        moving_.push_back(std::move(m));
+      }
+    }
+    for (moving& m : moving_) {
+      m.state = page_state::under_way;
+    }
+    return true;
+  }
+  bool give_back() noexcept {
+    for (const moving& m : moving_) {
+      pools_.pool(pool_id{m.pool}).release(m.handle);
+    }
+    moving_.clear();
+    return false;
+  }
+
+  [[nodiscard]] bool is_in_plan(std::uint32_t pool, std::uint32_t page) const noexcept {
+    const page_range range =
+        pool == 0 ? plan_.full
+                  : (pool - 1 < plan_.windows.size() ? plan_.windows[pool - 1] : page_range{});
+    return range.first <= page && page < range.end;
+  }
+
+  /// Pages up to here have full KV: the plan's end, if nothing failed.
+  [[nodiscard]] std::uint32_t first_hole() const {
+    std::uint32_t end = plan_.full.end;
+    for (const moving& m : moving_) {
+      if (m.pool == 0 && m.state != page_state::filled) {
+        end = std::min(end, m.page);
+      }
+    }
+    return end;
+  }
+
+  /// The window pages that came, from the first one on as far as there is no hole.
+  window_page_span arrived_windows(std::uint32_t kind,
+                                   std::uint32_t end,
+                                   std::vector<page_handle>& handles) const {
+    window_page_span span{.first_page = plan_.windows[kind].first};
+    for (const moving& m : moving_) {
+      if (m.pool != kind + 1 || m.page >= end) {
+        continue;
+      }
+      if (m.state != page_state::filled) {  // What comes behind a hole is nearer to the boundary.
+        handles.clear();
+        span.first_page = m.page + 1;
+      } else {
+        handles.push_back(m.handle);
+      }
+    }
+    span.pages = handles;
+    return span;
+  }
+
+  Cache& cache_;
+  Pools& pools_;
+  tier_queues& queues_;
+  const fetch_model& model_;
+  const tier_limits& limits_;
+  tier_counters& counters_;
+  std::uint32_t id_;
+  fetch_request request_;
+  std::uint64_t deadline_us_;
+  state state_ = state::looking;
+  prefix_match device_;
+  tier_coverage coverage_;
+  fetch_plan plan_;
+  typename Cache::lease lease_;
+  std::vector<moving> moving_;  // does not change while items refer to it
+  std::size_t unanswered_ = 0;  // items that are waited for
+  std::size_t in_stores_ = 0;   // items that stores may still touch
+  std::uint64_t moving_since_us_ = 0, moved_bytes_ = 0;
+  bool is_from_one_tier_ = true;
+};
+
+}  // namespace oriel::detail

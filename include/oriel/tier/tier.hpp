@@ -1,0 +1,68 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// A tier below the device pools: which store, and when pages go there.
+#pragma once
+
+#include <oriel/tier/any_store.hpp>
+#include <oriel/tier/fetch_plan.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace oriel {
+
+/// What a tier is made of; for reports. Faster first.
+enum class tier_role : std::uint8_t { host, disk, remote };
+inline constexpr std::size_t tier_roles = 3;
+
+/// "host", "disk", "remote".
+[[nodiscard]] const char* name_of(tier_role role) noexcept;
+
+/// When a tier gets a page.
+enum class placement : std::uint8_t {
+  write_through,  ///< when the prefix tree gets it: all that was ever computed survives
+  selective,      ///< when its prefix is hit for the `selective_hits`th time
+  write_back,     ///< when the prefix tree evicts it: fewest writes; eviction waits for copies
+  read_only,      ///< never: another process fills it
+};
+
+/// "write_through", ...
+[[nodiscard]] const char* name_of(placement writes) noexcept;
+
+/// One tier; who has several lists the faster ones first.
+struct tier {
+  any_store store;
+  tier_role role = tier_role::host;
+  placement writes = placement::write_through;
+  transfer_rates rates = {};  ///< expected at first; then measured
+};
+
+/// Bounds and habits of the movement between tiers.
+struct tier_limits {
+  std::uint64_t (*now_us)() = nullptr;     ///< the one clock of the cache and all its stores
+  std::uint32_t copies_max = 4096;         ///< device pages being copied down at once
+  std::uint32_t fetches_max = 1;           ///< requests that fetch at once
+  std::uint64_t fetch_us_max = 2'000'000;  ///< of one fetch; what has not come by then is a miss
+  std::uint32_t selective_hits = 2;        ///< of placement::selective
+  std::uint64_t touch_period_us = 60'000'000;  ///< how often a prefix in use is touched below
+  std::uint64_t ttl_us = 0;                    ///< of every page put; 0: none
+};
+
+/// What moved, by role of the tier; counts since construction.
+struct tier_counters {
+  std::array<std::uint64_t, tier_roles> fetched_pages = {};  ///< of all pools, into the device
+  std::array<std::uint64_t, tier_roles> fetched_bytes = {};
+  std::array<std::uint64_t, tier_roles> fetched_tokens = {};  ///< full pages that came into use
+  std::array<std::uint64_t, tier_roles> failed_pages = {};    ///< asked for, and not got
+  std::array<std::uint64_t, tier_roles> copied_pages = {};    ///< acknowledged
+  std::array<std::uint64_t, tier_roles> copied_bytes = {};
+  std::array<std::uint64_t, tier_roles> refused_copies = {};  ///< the store said no
+  std::uint64_t dropped_copies = 0;   ///< never tried: copies_max, or no memory
+  std::uint64_t fetches = 0;          ///< begun, with something to look for
+  std::uint64_t fetches_late = 0;     ///< cut off by fetch_us_max
+  std::uint64_t fetches_useless = 0;  ///< nothing came that the device did not have
+};
+
+}  // namespace oriel

@@ -1,0 +1,385 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `tiered_prefix`: lower tiers behind a prefix cache. Pages that the cache takes in are copied
+/// down; a prompt's pages that only lower tiers have are brought up, and are then the cache's like
+/// any others.
+///
+///     radix_tree<Pool, Order, Retention, event_forwarder> tree(...);
+///     tiered_prefix tiers(tree, pools, std::move(list), model, limits);
+///     tree.events().forward_to(tiers);
+///
+///     tiers.publishing({...}), publish_sequence(tree, ...), tiers.published();   // copies go down
+///
+///     const auto id = tiers.begin_fetch({space, start, prompt, links, ...});  // queued request
+///     while (tiers.is_fetching(id)) { tiers.turn(); ... other work ... }
+///     tiers.end_fetch(id);                                                    // the tree has them
+///
+/// Everything here happens in the thread that owns pools and tree; a store that would make it wait
+/// has a thread of its own (store_thread). A page that is being copied is referred to until all
+/// tiers have answered; a page that is being filled is nobody's until its bytes are verified.
+#pragma once
+
+#include <oriel/core/contract.hpp>
+#include <oriel/prefix/prefix_cache.hpp>
+#include <oriel/tier/detail/page_copies.hpp>
+#include <oriel/tier/detail/prefix_fetch.hpp>
+#include <oriel/tier/detail/tier_queues.hpp>
+#include <oriel/tier/tier.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <list>
+#include <new>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace oriel {
+
+/// Whose pages a publish brings, or a hit uses: what copies need to know besides what the tree
+/// says. It outlives the publish.
+struct tiered_sequence {
+  page_digest start;                        ///< chain_start of its namespace
+  std::span<const token_id> tokens = {};    ///< from position 0
+  std::span<const page_digest> links = {};  ///< of all whole pages that it has
+  page_owner owner = {};
+};
+
+/// @tparam Cache  a prefix tree whose events are forwarded here
+/// @tparam Pools  its dual_pool
+///
+/// Thread safety: none.
+/// Memory:        1 byte for each page of the pools; with placement::selective 1 more for each full
+///                page, with write_back 68. A fetch holds its prompt; a copy its tokens and slices.
+template <prefix_cache Cache, class Pools>
+class tiered_prefix {
+ public:
+  /// @param tiers  faster first; at most 8
+  /// @pre   limits.now_us != nullptr
+  /// @throws std::bad_alloc
+  tiered_prefix(Cache& cache,
+                Pools& pools,
+                std::vector<tier> tiers,
+                fetch_model model,
+                const tier_limits& limits)
+      : cache_(cache),
+        pools_(pools),
+        limits_(limits),
+        model_(std::move(model)),
+        queues_(std::move(tiers)),
+        copies_(pools_, queues_, limits_, counters_) {
+    ORIEL_EXPECTS(queues_.tiers().size() <= 8 && limits.now_us != nullptr);
+    for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
+      const placement writes = queues_.tiers()[t].writes;
+      through_ |= writes == placement::write_through ? 1u << t : 0u;
+      selective_ |= writes == placement::selective ? 1u << t : 0u;
+      back_ |= writes == placement::write_back ? 1u << t : 0u;
+    }
+    for (std::uint32_t pool = 0; pool < pools.pools(); ++pool) {
+      known_.emplace_back(pools.pool(pool_id{pool}).capacity());
+    }
+    hits_.resize(selective_ != 0 ? known_[0].size() : 0);
+    origins_.resize(back_ != 0 ? known_[0].size() : 0);
+  }
+  tiered_prefix(const tiered_prefix&) = delete;
+  tiered_prefix& operator=(const tiered_prefix&) = delete;
+  /// Waits for what is under way: stores must not write into pages that are somebody else's.
+  ~tiered_prefix() {
+    for (fetch_type& f : fetches_) {
+      f.end();
+    }
+    finish(no_deadline);
+  }
+
+  // --- Down --------------------------------------------------------------------------------------
+
+  /// Whose pages the next publish brings; `published` ends it.
+  void publishing(const tiered_sequence& sequence) noexcept { publishing_ = &sequence; }
+  void published() noexcept { publishing_ = nullptr; }
+
+  /// Takes the tree's events: copies what is new to the tiers that write through, and what is about
+  /// to go to those that write back.
+  void on_event(const cache_event& event) noexcept {
+    if (event.kind == cache_event_kind::stored && publishing_ != nullptr) {
+      on_stored(event);
+    } else if (event.kind == cache_event_kind::removed && back_ != 0) {
+      on_removed(event);
+    }
+  }
+
+  /// A request resumes on these pages: counts the hit for tiers that are selective, and now and
+  /// then tells the tiers below that the prefix is in use, so that what is hot above does not grow
+  /// cold there. O(pages). @throws std::bad_alloc
+  void on_hit(const tiered_sequence& sequence, const borrowed_prefix& lent) {
+    touch(sequence, static_cast<std::uint32_t>(lent.full.size()));
+    if (selective_ == 0) {
+      return;
+    }
+    for (std::uint32_t page = 0; page < lent.full.size(); ++page) {
+      std::uint8_t& hits = hits_[to_index(lent.full[page].id)];
+      hits = static_cast<std::uint8_t>(std::min(hits + 1, 255));
+      if (hits >= limits_.selective_hits) {
+        copy_down(sequence, 0, page, lent.full[page], selective_);
+      }
+    }
+    for (std::uint32_t kind = 0; kind < lent.windows.size() && !lent.heal; ++kind) {
+      const auto count = static_cast<std::uint32_t>(lent.windows[kind].size());
+      for (std::uint32_t i = 0; i < count; ++i) {
+        const auto page = static_cast<std::uint32_t>(lent.full.size()) - count + i;
+        if (hits_[to_index(lent.full[page].id)] >= limits_.selective_hits) {
+          copy_down(sequence, kind + 1, page, lent.windows[kind][i], selective_);
+        }
+      }
+    }
+  }
+
+  // --- Up ----------------------------------------------------------------------------------------
+
+  [[nodiscard]] bool can_fetch() const noexcept {
+    return !queues_.tiers().empty() && fetches_.size() < limits_.fetches_max;
+  }
+
+  /// Starts to look for what the device lacks of a prompt. Returns its number.
+  /// @pre can_fetch(); request.links are those of all whole pages of request.tokens
+  /// @throws std::bad_alloc
+  std::uint32_t begin_fetch(fetch_request request) {
+    ORIEL_EXPECTS(can_fetch());
+    const std::uint32_t id = next_fetch_++;
+    fetches_.emplace_back(
+        cache_, pools_, queues_, model_, limits_, counters_, id, std::move(request));
+    return id;
+  }
+
+  /// Pages may still come in time.
+  [[nodiscard]] bool is_fetching(std::uint32_t id) noexcept {
+    const fetch_type* f = find(id);
+    return f != nullptr && f->is_busy();
+  }
+
+  /// The pages that came are the cache's now; what is late is given back when its store lets go.
+  /// Returns the tokens of full pages that came into use, by role of the tier.
+  /// @throws std::bad_alloc
+  std::array<std::uint32_t, tier_roles> end_fetch(std::uint32_t id) {
+    fetch_type* f = find(id);
+    ORIEL_EXPECTS(f != nullptr);
+    const fetch_request& r = f->request();
+    const tiered_sequence sequence{r.start, r.tokens, r.links, r.owner};
+    publishing(sequence);
+    fetched_by_ = f;
+    const auto tokens = f->publish();
+    fetched_by_ = nullptr;
+    published();
+    drop_over();
+    return tokens;
+  }
+
+  /// Nobody wants it any more.
+  void cancel_fetch(std::uint32_t id) noexcept {
+    if (fetch_type* f = find(id); f != nullptr) {
+      f->end();
+      drop_over();
+    }
+  }
+
+  // --- Both --------------------------------------------------------------------------------------
+
+  /// Takes in what the stores have done, and goes on. Never blocks. @throws std::bad_alloc
+  void turn() {
+    queues_.turn([&](std::uint8_t tier, const store_completion& c) {
+      const auto tag = detail::errand_tag::unpacked(c.user);
+      if (tag.errand == detail::tier_errand::copy) {
+        copies_.on_completion(tier, tag.number, c);
+      } else if (tag.errand != detail::tier_errand::other) {
+        fetch_type* f = find(tag.number);
+        ORIEL_EXPECTS(f != nullptr);  // It is kept until its last item is back.
+        f->on_completion(tier, tag, c);
+      }
+    });
+    for (fetch_type& f : fetches_) {
+      f.turn();
+    }
+    drop_over();
+  }
+  /// Blocks until a store has something, or until then. It may return early.
+  void wait(std::uint64_t until_us) { queues_.wait(limits_.now_us(), until_us); }
+
+  /// Nothing is under way.
+  [[nodiscard]] bool idle() const noexcept { return queues_.unfinished() == 0; }
+  /// Device pages that copies refer to: they come free when their tiers have answered.
+  [[nodiscard]] std::uint32_t copies_under_way() const noexcept { return copies_.under_way(); }
+  /// Turns and waits until nothing is under way, or until then. Returns idle().
+  bool finish(std::uint64_t until_us) noexcept {
+    for (;;) {
+      try {
+        turn();
+      } catch (const std::bad_alloc&) {
+        ++counters_.dropped_copies;
+      }
+      if (idle() || limits_.now_us() >= until_us) {
+        return idle();
+      }
+      wait(until_us);
+    }
+  }
+
+  /// Forgets pages for good, in every tier: a namespace, a tenant, a session. The device's own are
+  /// the caller's to drop. @pre op is one of the drops @throws std::bad_alloc
+  void drop(store_op op, const page_digest& space, page_owner owner) {
+    for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
+      queues_.push(
+          t,
+          {.op = op, .key = {space, 0}, .owner = owner, .user = detail::errand_tag{}.packed()},
+          no_deadline);
+    }
+  }
+
+  /// Calls visit(pool, handle) for every device page that copies and fetches hold. For accounts.
+  template <class Visit>
+  void visit_pages(Visit&& visit) const {
+    copies_.visit_pages(visit);
+    for (const fetch_type& f : fetches_) {
+      f.visit_pages(visit);
+    }
+  }
+  /// Fetches that have not ended, or whose pages a store may still write to.
+  [[nodiscard]] std::size_t fetches() const noexcept { return fetches_.size(); }
+  [[nodiscard]] const tier_counters& counters() const noexcept { return counters_; }
+  [[nodiscard]] std::span<const tier> tiers() const noexcept { return queues_.tiers(); }
+
+ private:
+  using fetch_type = detail::prefix_fetch<Cache, Pools>;
+
+  /// What a removed page does not say of itself.
+  struct origin {
+    page_digest link;
+    page_digest space;
+    std::uint32_t owner = 0;  // in owners_
+  };
+  struct touched {
+    std::uint64_t prefix = 0, at_us = 0;
+  };
+
+  void on_stored(const cache_event& event) noexcept {
+    std::uint8_t& known = known_[event.pool][to_index(event.handle.id)];
+    known = fetched_by_ == nullptr
+                ? std::uint8_t{0}
+                : static_cast<std::uint8_t>(fetched_by_->tiers_with(event.pool, event.page));
+    if (event.pool == 0 && selective_ != 0) {
+      hits_[to_index(event.full.id)] = 0;
+    }
+    try {
+      if (event.pool == 0 && back_ != 0) {
+        origins_[to_index(event.full.id)] = {
+            publishing_->links[event.page], publishing_->start, owner_index(publishing_->owner)};
+      }
+      copy_down(*publishing_, event.pool, event.page, event.handle, through_);
+    } catch (const std::bad_alloc&) {
+      ++counters_.dropped_copies;
+    }
+  }
+
+  void on_removed(const cache_event& event) noexcept {
+    std::uint8_t& known = known_[event.pool][to_index(event.handle.id)];
+    const origin& from = origins_[to_index(event.full.id)];
+    const std::uint32_t lacking = back_ & ~std::uint32_t{known};
+    known = 0xFF;
+    try {
+      copies_.copy(
+          event.handle,
+          {.key = {from.link, event.pool},
+           .name_space = from.space,
+           .parent = event.parent_full ? origins_[to_index(event.parent_full.id)].link : from.space,
+           .first_token = event.page * model_.healing.page_size,
+           .tokens = event.tokens,
+           .owner = owners_[from.owner]},
+          lacking);
+    } catch (const std::bad_alloc&) {
+      ++counters_.dropped_copies;
+    }
+  }
+
+  /// To those of the tiers that are not known to have it.
+  void copy_down(const tiered_sequence& sequence,
+                 std::uint32_t pool,
+                 std::uint32_t page,
+                 page_handle handle,
+                 std::uint32_t tiers) {
+    ORIEL_EXPECTS(page < sequence.links.size());
+    std::uint8_t& known = known_[pool][to_index(handle.id)];
+    const std::uint32_t size = model_.healing.page_size;
+    const bool taken =
+        copies_.copy(handle,
+                     {.key = {sequence.links[page], pool},
+                      .name_space = sequence.start,
+                      .parent = page == 0 ? sequence.start : sequence.links[page - 1],
+                      .first_token = page * size,
+                      .tokens = sequence.tokens.subspan(std::size_t{page} * size, size),
+                      .owner = sequence.owner},
+                     tiers & ~std::uint32_t{known});
+    known = static_cast<std::uint8_t>(known | (taken ? tiers : 0u));
+  }
+
+  /// Once in a while for each prefix, found by its last link; another with the same place in the
+  /// table only makes it more often.
+  void touch(const tiered_sequence& sequence, std::uint32_t pages) {
+    if (pages == 0) {
+      return;
+    }
+    const std::uint64_t prefix = sequence.links[pages - 1].prefix64(), now_us = limits_.now_us();
+    touched& last = touched_[prefix % touched_.size()];
+    if (last.prefix == prefix && now_us - last.at_us < limits_.touch_period_us) {
+      return;
+    }
+    last = {prefix, now_us};
+    for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
+      for (std::uint32_t page = 0; page < pages; ++page) {
+        queues_.push(t,
+                     {.op = store_op::touch,
+                      .key = {sequence.links[page], 0},
+                      .user = detail::errand_tag{}.packed()},
+                     no_deadline);
+      }
+    }
+  }
+
+  [[nodiscard]] std::uint32_t owner_index(page_owner owner) {
+    if (owners_.empty() || !(owners_.back() == owner)) {
+      const auto found = std::ranges::find(owners_, owner);
+      if (found != owners_.end()) {
+        return static_cast<std::uint32_t>(found - owners_.begin());
+      }
+      owners_.push_back(owner);
+    }
+    return static_cast<std::uint32_t>(owners_.size() - 1);
+  }
+
+  [[nodiscard]] fetch_type* find(std::uint32_t id) noexcept {
+    const auto found = std::ranges::find(fetches_, id, &fetch_type::id);
+    return found == fetches_.end() ? nullptr : &*found;
+  }
+  void drop_over() noexcept {
+    fetches_.remove_if([](const fetch_type& f) { return f.is_over(); });
+  }
+
+  Cache& cache_;
+  Pools& pools_;
+  tier_limits limits_;
+  fetch_model model_;
+  tier_counters counters_;
+  detail::tier_queues queues_;
+  detail::page_copies<Pools> copies_;
+  std::list<fetch_type> fetches_;
+  std::uint32_t next_fetch_ = 0;
+  std::uint32_t through_ = 0, selective_ = 0, back_ = 0;  // tiers, as bits
+  const tiered_sequence* publishing_ = nullptr;
+  const fetch_type* fetched_by_ = nullptr;        // whose pages are being published
+  std::vector<std::vector<std::uint8_t>> known_;  // [pools][pages]: tiers that were given it
+  std::vector<std::uint8_t> hits_;                // [full pages], if some tier is selective
+  std::vector<origin> origins_;                   // [full pages], if some tier writes back
+  std::vector<page_owner> owners_;
+  std::array<touched, 1024> touched_ = {};
+};
+
+}  // namespace oriel

@@ -16,7 +16,17 @@
 ///     tiers.end_fetch(id);                                                    // the tree has them
 ///
 /// Everything here happens in the thread that owns pools and tree; a store that would make it wait
-/// has a thread of its own (store_thread). A page that is being copied is referred to until all
+/// has a thread of its own (store_thread).
+///
+/// Tiers come and go asynchronously, so what they have diverges. Four cases:
+///
+///     1  the device has it, a tier lacks it           align_down, at each hit
+///     2  a tier has it, the device lacks it           nothing; the next fetch brings it
+///     3  hot above, so never asked for below          keep_warm
+///     4  short prompts that many share                tiers get the windows that the cache's
+///                                                     retention keeps, dense heads included
+///
+/// A page that is being copied is referred to until all
 /// tiers have answered; a page that is being filled is nobody's until its bytes are verified.
 #pragma once
 
@@ -109,28 +119,58 @@ class tiered_prefix {
     }
   }
 
-  /// A request resumes on these pages: counts the hit for tiers that are selective, and now and
-  /// then tells the tiers below that the prefix is in use, so that what is hot above does not grow
-  /// cold there. O(pages). @throws std::bad_alloc
+  /// A request resumes on these pages. O(pages). @throws std::bad_alloc
   void on_hit(const tiered_sequence& sequence, const borrowed_prefix& lent) {
-    touch(sequence, static_cast<std::uint32_t>(lent.full.size()));
-    if (selective_ == 0) {
-      return;
-    }
-    for (std::uint32_t page = 0; page < lent.full.size(); ++page) {
+    const auto pages = static_cast<std::uint32_t>(lent.full.size());
+    for (std::uint32_t page = 0; page < pages && selective_ != 0; ++page) {
       std::uint8_t& hits = hits_[to_index(lent.full[page].id)];
       hits = static_cast<std::uint8_t>(std::min(hits + 1, 255));
-      if (hits >= limits_.selective_hits) {
-        copy_down(sequence, 0, page, lent.full[page], selective_);
-      }
+    }
+    align_down(sequence, lent);
+    keep_warm(sequence, pages);
+  }
+
+  /// Consistency, case 1: the device has pages that a tier lacks which should have them, since it
+  /// refused them, lost them, or waits for more hits. O(pages). @throws std::bad_alloc
+  void align_down(const tiered_sequence& sequence, const borrowed_prefix& lent) {
+    const auto pages = static_cast<std::uint32_t>(lent.full.size());
+    const auto wanted = [&](std::uint32_t page) {
+      const bool is_hot =
+          selective_ != 0 && hits_[to_index(lent.full[page].id)] >= limits_.selective_hits;
+      return through_ | (is_hot ? selective_ : 0u);
+    };
+    for (std::uint32_t page = 0; page < pages; ++page) {
+      copy_down(sequence, 0, page, lent.full[page], wanted(page));
     }
     for (std::uint32_t kind = 0; kind < lent.windows.size() && !lent.heal; ++kind) {
       const auto count = static_cast<std::uint32_t>(lent.windows[kind].size());
       for (std::uint32_t i = 0; i < count; ++i) {
-        const auto page = static_cast<std::uint32_t>(lent.full.size()) - count + i;
-        if (hits_[to_index(lent.full[page].id)] >= limits_.selective_hits) {
-          copy_down(sequence, kind + 1, page, lent.windows[kind][i], selective_);
-        }
+        const std::uint32_t page = pages - count + i;
+        copy_down(sequence, kind + 1, page, lent.windows[kind][i], wanted(page));
+      }
+    }
+  }
+
+  /// Consistency, case 3: a prefix that is hot above is never asked for below, and would be evicted
+  /// there. Tells the tiers now and then that it is in use. O(pages). @throws std::bad_alloc
+  void keep_warm(const tiered_sequence& sequence, std::uint32_t pages) {
+    if (pages == 0) {
+      return;
+    }
+    // Found by its last link; another with the same place in the table makes it more often only.
+    const std::uint64_t prefix = sequence.links[pages - 1].prefix64(), now_us = limits_.now_us();
+    touched& last = touched_[prefix % touched_.size()];
+    if (last.prefix == prefix && now_us - last.at_us < limits_.touch_period_us) {
+      return;
+    }
+    last = {prefix, now_us};
+    for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
+      for (std::uint32_t page = 0; page < pages; ++page) {
+        queues_.push(t,
+                     {.op = store_op::touch,
+                      .key = {sequence.links[page], 0},
+                      .user = detail::errand_tag{}.packed()},
+                     no_deadline);
       }
     }
   }
@@ -190,7 +230,7 @@ class tiered_prefix {
     queues_.turn([&](std::uint8_t tier, const store_completion& c) {
       const auto tag = detail::errand_tag::unpacked(c.user);
       if (tag.errand == detail::tier_errand::copy) {
-        copies_.on_completion(tier, tag.number, c);
+        on_answer(tier, copies_.on_completion(tier, tag.number, c));
       } else if (tag.errand != detail::tier_errand::other) {
         fetch_type* f = find(tag.number);
         ORIEL_EXPECTS(f != nullptr);  // It is kept until its last item is back.
@@ -261,6 +301,14 @@ class tiered_prefix {
     std::uint64_t prefix = 0, at_us = 0;
   };
 
+  /// What a tier refused may be offered again.
+  void on_answer(std::uint8_t tier, const typename detail::page_copies<Pools>::answer& told) {
+    if (!told.is_kept && pools_.pool(pool_id{told.pool}).is_live(told.page)) {
+      std::uint8_t& known = known_[told.pool][to_index(told.page.id)];
+      known = static_cast<std::uint8_t>(known & ~(1u << tier));
+    }
+  }
+
   void on_stored(const cache_event& event) noexcept {
     std::uint8_t& known = known_[event.pool][to_index(event.handle.id)];
     known = fetched_by_ == nullptr
@@ -319,29 +367,6 @@ class tiered_prefix {
                       .owner = sequence.owner},
                      tiers & ~std::uint32_t{known});
     known = static_cast<std::uint8_t>(known | (taken ? tiers : 0u));
-  }
-
-  /// Once in a while for each prefix, found by its last link; another with the same place in the
-  /// table only makes it more often.
-  void touch(const tiered_sequence& sequence, std::uint32_t pages) {
-    if (pages == 0) {
-      return;
-    }
-    const std::uint64_t prefix = sequence.links[pages - 1].prefix64(), now_us = limits_.now_us();
-    touched& last = touched_[prefix % touched_.size()];
-    if (last.prefix == prefix && now_us - last.at_us < limits_.touch_period_us) {
-      return;
-    }
-    last = {prefix, now_us};
-    for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
-      for (std::uint32_t page = 0; page < pages; ++page) {
-        queues_.push(t,
-                     {.op = store_op::touch,
-                      .key = {sequence.links[page], 0},
-                      .user = detail::errand_tag{}.packed()},
-                     no_deadline);
-      }
-    }
   }
 
   [[nodiscard]] std::uint32_t owner_index(page_owner owner) {

@@ -86,7 +86,14 @@ class page_copies {
     return true;
   }
 
-  void on_completion(std::uint8_t tier, std::uint32_t number, const store_completion& c) {
+  /// What a tier answered for a page.
+  struct answer {
+    std::uint32_t pool = 0;
+    page_handle page;
+    bool is_kept = false;
+  };
+
+  answer on_completion(std::uint8_t tier, std::uint32_t number, const store_completion& c) {
     const auto role = static_cast<std::size_t>(queues_.tiers()[tier].role);
     if (c.outcome == store_outcome::done) {
       ++counters_.copied_pages[role];
@@ -95,11 +102,13 @@ class page_copies {
       ++counters_.refused_copies[role];
     }
     record& r = records_[number];
+    const answer told{r.pool, r.page, c.outcome == store_outcome::done};
     if (--r.unanswered == 0) {
       pools_.pool(pool_id{r.pool}).release(r.page);
       free_.push_back(number);
       --under_way_;
     }
+    return told;
   }
 
   /// Calls visit(pool, handle) for every page that is referred to. O(copies ever at once).

@@ -1,0 +1,472 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// Pages go down when the cache takes them in, and come up with the same bytes, whatever happens.
+#include "support/plain_store.hpp"
+#include "support/toy_model.hpp"
+
+#include <oriel/kv/dual_pool.hpp>
+#include <oriel/prefix/order_lru.hpp>
+#include <oriel/prefix/radix_tree.hpp>
+#include <oriel/tier/tiered_prefix.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+using namespace oriel;
+
+namespace {
+
+constexpr std::uint32_t page = 16;
+
+std::uint64_t ticking_us() {
+  static std::uint64_t now = 0;
+  return now += 100;
+}
+
+using pools_type = dual_pool<>;
+using tree_type = radix_tree<pools_type::pool_type, lru_order, keep_branch_points, event_forwarder>;
+using tiers_type = tiered_prefix<tree_type, pools_type>;
+using media = std::vector<std::shared_ptr<plain_medium>>;
+
+struct world_options {
+  std::vector<placement> writes = {placement::write_through};
+  plain_faults faults = {};
+  tier_limits limits = {};
+  std::uint32_t pages = 64;
+};
+
+/// Pools, tree and tiers of a small model, and requests that "compute" recognisable bytes.
+struct world {
+  explicit world(const media& kept, world_options o = {})
+      : pools(std::move(*pools_type::make(plan(), {{o.pages, o.pages}}))),
+        tree(pools.all(),
+             {.page_size = page, .windows = {20}, .slack_pages = 1, .keeps_hash_chain = true}) {
+    o.limits.now_us = ticking_us;
+    std::vector<tier> list;
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      list.push_back({.store = any_store(std::make_unique<plain_store>(kept[i], o.faults, i)),
+                      .role = static_cast<tier_role>(i),
+                      .writes = o.writes[std::min(i, o.writes.size() - 1)],
+                      .rates = {0.0, 1e15}});
+    }
+    tiers.emplace(tree,
+                  pools,
+                  std::move(list),
+                  fetch_model{.model = geometry,
+                              .healing = {.windows = layers, .page_size = page, .slack_pages = 1},
+                              .windows = {20},
+                              .page_bytes = {pools.pool(pool_id{0}).layout().page_bytes(),
+                                             pools.pool(pool_id{1}).layout().page_bytes()}},
+                  o.limits);
+    tree.events().forward_to(*tiers);
+  }
+  ~world() { tiers.reset(); }
+
+  static pool_plan plan() {
+    const model_geometry model = toy_model({0, 20, 20}, false);
+    return *pool_plan::make(kv_shapes_of(model.layers, dtype::bf16),
+                            {.page_size = page, .step_tokens = 64});
+  }
+
+  [[nodiscard]] std::vector<page_digest> links_of(std::span<const token_id> tokens) const {
+    std::vector<page_digest> links;
+    extend_chain(start, tokens, page, links);
+    return links;
+  }
+
+  /// What a cold run writes into page `logical` of a pool.
+  static std::byte byte_of(std::span<const token_id> tokens,
+                           std::uint32_t pool,
+                           std::uint32_t logical,
+                           std::size_t at) {
+    std::uint32_t h = pool * 7 + logical * 13;
+    for (const token_id token : tokens.first(std::size_t{logical + 1} * page)) {
+      h = h * 31 + to_index(token);
+    }
+    return static_cast<std::byte>(h >> at % 24);
+  }
+  void fill(std::span<const token_id> tokens,
+            std::uint32_t pool,
+            std::uint32_t logical,
+            page_handle handle) {
+    const auto bytes = pools.pool(pool_id{pool}).bytes(handle);
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      bytes[i] = byte_of(tokens, pool, logical, i);
+    }
+  }
+  void check(std::span<const token_id> tokens,
+             std::uint32_t pool,
+             std::uint32_t logical,
+             page_handle handle) {
+    const auto bytes = pools.pool(pool_id{pool}).bytes(handle);
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      if (bytes[i] != byte_of(tokens, pool, logical, i)) {
+        FAIL("pool " << pool << " page " << logical << " byte " << i);
+      }
+    }
+  }
+
+  /// A cold request: computes all, publishes all.
+  void compute(const std::vector<token_id>& tokens, page_owner owner = {}) {
+    const auto length = static_cast<std::uint32_t>(tokens.size());
+    const prefix_match m = tree.match(space, tokens);
+    auto lease = tree.pin(space, tokens, m, {0, 0}, ticking_us());
+    const std::vector<page_digest> links = links_of(tokens);
+    std::vector<std::uint32_t> missing(2);
+    const admission wanted{.tokens_now = 0, .tokens_max = length};
+    auto kv = pools.try_admit(wanted);
+    REQUIRE(kv);
+    while (kv->length() < length) {
+      const std::uint32_t rows = std::min(64u, length - kv->length());
+      while (!make_room(tree, pools, *kv, kv->length() + rows, missing, ticking_us())) {
+        REQUIRE(tiers->copies_under_way() != 0);
+        tiers->turn();
+      }
+      REQUIRE(kv->reserve(rows));
+      for (std::uint32_t p = kv->length() / page; p < (kv->length() + rows) / page; ++p) {
+        fill(tokens, 0, p, kv->full_pages()[p]);
+        fill(tokens, 1, p, kv->ring(0)[p]);
+      }
+      kv->accept(rows);
+      const tiered_sequence sequence{start, tokens, links, owner};
+      tiers->publishing(sequence);
+      publish_sequence(tree, lease, *kv, tokens, ticking_us(), length);
+      tiers->published();
+      tree.drop_windows(lease);
+      kv->slide_out();
+    }
+    tree.release(lease, {}, ticking_us());
+  }
+
+  std::array<std::uint32_t, tier_roles> fetch(const std::vector<token_id>& tokens) {
+    const std::uint32_t id = begin(tokens);
+    for (int turns = 0; tiers->is_fetching(id); ++turns) {
+      REQUIRE(turns < 100'000);
+      tiers->turn();
+    }
+    const auto got = tiers->end_fetch(id);
+    CHECK(tree.audit() == nullptr);
+    return got;
+  }
+  std::uint32_t begin(const std::vector<token_id>& tokens) {
+    return tiers->begin_fetch({.space = space,
+                               .start = start,
+                               .tokens = tokens,
+                               .links = links_of(tokens),
+                               .rates = {1e6, 1e6}});
+  }
+
+  /// All that a hit would borrow has the cold run's bytes; returns its length.
+  std::uint32_t check_hit(const std::vector<token_id>& tokens) {
+    const prefix_match m = tree.match(space, tokens);
+    auto lease = tree.pin(space, tokens, m, pin_extent::hit(m), ticking_us());
+    borrowed_pages pages;
+    tree.borrow(lease, pages);
+    for (std::uint32_t p = 0; p < pages.full.size(); ++p) {
+      check(tokens, 0, p, pages.full[p]);
+    }
+    const auto count = static_cast<std::uint32_t>(pages.windows[0].size());
+    for (std::uint32_t i = 0; i < count; ++i) {
+      check(tokens,
+            1,
+            static_cast<std::uint32_t>(pages.full.size()) - count + i,
+            pages.windows[0][i]);
+    }
+    const std::uint32_t length = lease.full_tokens();
+    tree.release(lease, {}, ticking_us());
+    return length;
+  }
+  void forget() {
+    tree.evict_full(tree.evictable_full_pages(), ticking_us());
+    REQUIRE(tree.full_pages() == 0);
+  }
+
+  model_geometry geometry = toy_model({0, 20, 20}, false);
+  std::vector<std::uint32_t> layers = layer_windows(geometry);
+  pools_type pools;
+  tree_type tree;
+  std::optional<tiers_type> tiers;
+  cache_namespace space{{.tenant_salt = "t", .model = "m"}};
+  page_digest start = chain_start(space, {.page_size = page});
+};
+
+std::vector<token_id> tokens_of(std::uint32_t count, std::uint32_t first = 0) {
+  std::vector<token_id> tokens;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    tokens.push_back(token_id{first + i});
+  }
+  return tokens;
+}
+
+media new_media(std::size_t count) {
+  media kept;
+  for (std::size_t i = 0; i < count; ++i) {
+    kept.push_back(std::make_shared<plain_medium>());
+  }
+  return kept;
+}
+
+std::size_t pages_of(const plain_medium& medium, std::uint32_t pool) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(medium.pages, [&](const auto& p) { return p.first.pool == pool; }));
+}
+
+}  // namespace
+
+TEST_CASE("what was computed comes back with its bytes, also in another process", "[tier]") {
+  const media kept = new_media(2);
+  const auto tokens = tokens_of(20 * page + 5);
+  {
+    world w(kept);
+    w.compute(tokens);
+    REQUIRE(w.tiers->finish(no_deadline));
+    CHECK(w.tiers->copies_under_way() == 0);
+    CHECK(w.tiers->counters().copied_pages[0] == pages_of(*kept[0], 0) + pages_of(*kept[0], 1));
+    CHECK(pages_of(*kept[0], 0) == 20);
+    CHECK(pages_of(*kept[0], 1) == 3);  // need(320) of W = 20, and the page of slack.
+    w.forget();
+    CHECK(w.fetch(tokens) == std::array{320u, 0u, 0u});
+    CHECK(w.check_hit(tokens) == 320);
+  }
+  kept[0]->pages.clear();  // Memory does not outlive the process; the second tier does.
+  world again(kept);
+  CHECK(again.fetch(tokens) == std::array{0u, 320u, 0u});
+  CHECK(again.check_hit(tokens) == 320);
+  REQUIRE(again.tiers->finish(no_deadline));
+  CHECK(pages_of(*kept[0], 0) == 20);                   // Promoted to the faster tier,
+  CHECK(again.tiers->counters().copied_pages[1] == 0);  // not written again where it came from.
+}
+
+TEST_CASE("a prefix is fetched as far as the prompts agree, another namespace's never", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept);
+  const auto tokens = tokens_of(12 * page);
+  w.compute(tokens);
+  w.tiers->finish(no_deadline);
+  w.forget();
+  auto other = tokens;
+  other[100] = token_id{9999};
+  w.fetch(other);
+  const prefix_match m = w.tree.match(w.space, other);
+  CHECK(m.full_tokens == 96);
+  w.space = cache_namespace({.tenant_salt = "u", .model = "m"});
+  w.start = chain_start(w.space, {.page_size = page});
+  CHECK(w.fetch(tokens) == std::array{0u, 0u, 0u});
+}
+
+TEST_CASE("a failed page ends what is published, and nothing is left behind", "[tier]") {
+  for (std::uint64_t round = 0; round < 60; ++round) {
+    const media kept = new_media(1);
+    const auto tokens = tokens_of(20 * page + 1, static_cast<std::uint32_t>(round) * 1000);
+    {
+      world w(kept);
+      w.compute(tokens);
+      w.tiers->finish(no_deadline);
+    }
+    auto lost = kept[0]->pages.begin();
+    std::advance(lost, static_cast<std::ptrdiff_t>(round % kept[0]->pages.size()));
+    lost->second.parent = {};  // exists says yes, the get says no.
+    world w(kept);
+    const auto got = w.fetch(tokens);
+    CHECK(got[0] < 320 + (lost->first.pool != 0 ? 1 : 0));
+    CHECK(w.tree.match(w.space, tokens).full_tokens == got[0]);
+    w.check_hit(tokens);
+    w.tiers->finish(no_deadline);
+    CHECK(w.tree.leases() == 0);
+    CHECK(w.pools.pool(full_pool).used() == w.tree.full_pages());
+    CHECK(w.pools.pool(window_pool(0)).used() == w.tree.window_pages(0));
+  }
+}
+
+TEST_CASE("F21: a cancelled fetch keeps its pages until the store lets go of them", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept, {.faults = {.stuck = 1000, .turns_max = 0, .stuck_polls = 10}});
+  const auto tokens = tokens_of(8 * page + 1);
+  w.compute(tokens);
+  w.tiers->finish(no_deadline);
+  w.forget();
+  const std::uint32_t id = w.begin(tokens);
+  const auto held = [&] {
+    std::uint32_t pages = 0;
+    w.tiers->visit_pages([&](std::uint32_t, page_handle) { ++pages; });
+    return pages;
+  };
+  while (held() == 0) {
+    w.tiers->turn();
+  }
+  w.tiers->cancel_fetch(id);
+  CHECK(w.tree.leases() == 0);
+  CHECK(held() == 8 + 3);
+  CHECK(w.pools.pool(full_pool).used() == 8);
+  CHECK(!w.tiers->can_fetch());
+  w.tiers->finish(no_deadline);
+  CHECK(w.pools.pool(full_pool).used() == 0);
+  CHECK(w.tiers->can_fetch());
+}
+
+TEST_CASE("a late fetch gives what came in time", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept,
+          {.faults = {.stuck = 300, .turns_max = 0, .stuck_polls = 4000},
+           .limits = {.fetch_us_max = 20'000}});
+  const auto tokens = tokens_of(16 * page + 1);
+  w.compute(tokens);
+  w.tiers->finish(no_deadline);
+  w.forget();
+  w.fetch(tokens);
+  CHECK(w.tiers->counters().fetches_late == 1);
+  w.check_hit(tokens);
+  w.tiers->finish(no_deadline);
+  CHECK(w.pools.pool(full_pool).used() == w.tree.full_pages());
+}
+
+TEST_CASE("R6: a page that is evicted while it is copied is not handed out before", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept, {.faults = {.stuck = 1000, .turns_max = 0, .stuck_polls = 30}, .pages = 24});
+  for (std::uint32_t i = 0; i < 12; ++i) {
+    w.compute(tokens_of(16 * page, i * 1000));  // Room comes from pages that are being copied.
+  }
+  w.tiers->finish(no_deadline);
+  for (const auto& [key, stored] : kept[0]->pages) {
+    for (std::uint32_t i = 0; i < stored.slices.size(); ++i) {
+      const auto first = to_index(stored.tokens[0]) / 1000 * 1000;
+      const auto tokens = tokens_of(16 * page, first);
+      std::size_t at = 0;
+      for (std::uint32_t before = 0; before < i; ++before) {
+        at += stored.slices[before].size();
+      }
+      for (std::size_t b = 0; b < stored.slices[i].size(); ++b) {
+        REQUIRE(stored.slices[i][b] ==
+                world::byte_of(tokens, key.pool, stored.first_token / page, at + b));
+      }
+    }
+  }
+}
+
+TEST_CASE("selective tiers get a prefix when it is hit often enough", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept, {.writes = {placement::selective}, .limits = {.selective_hits = 2}});
+  const auto tokens = tokens_of(8 * page + 1);
+  w.compute(tokens);
+  const auto hit = [&] {
+    const prefix_match m = w.tree.match(w.space, tokens);
+    auto lease = w.tree.pin(w.space, tokens, m, pin_extent::hit(m), ticking_us());
+    prefix_loan loan;
+    w.tiers->on_hit({w.start, tokens, w.links_of(tokens), {}},
+                    loan.lend(w.tree, lease, w.tree.options().windows));
+    w.tiers->finish(no_deadline);
+    w.tree.release(lease, {}, ticking_us());
+  };
+  hit();
+  CHECK(kept[0]->pages.empty());
+  hit();
+  CHECK(pages_of(*kept[0], 0) == 8);
+  CHECK(pages_of(*kept[0], 1) == 2);  // need(128) of W = 20, as the hit borrowed it.
+}
+
+TEST_CASE("write-back tiers get a page when it is evicted, and once", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept, {.writes = {placement::write_back}});
+  const auto tokens = tokens_of(8 * page + 1);
+  w.compute(tokens);
+  w.tiers->finish(no_deadline);
+  CHECK(kept[0]->pages.empty());
+  w.forget();
+  w.tiers->finish(no_deadline);
+  CHECK(pages_of(*kept[0], 0) == 8);
+  CHECK(w.fetch(tokens)[0] == 128);
+  CHECK(w.check_hit(tokens) == 128);
+  const std::uint64_t before = w.tiers->counters().copied_pages[0];
+  w.forget();
+  w.tiers->finish(no_deadline);
+  CHECK(w.tiers->counters().copied_pages[0] == before);  // It is there already.
+}
+
+TEST_CASE("consistency case 1: what a tier refused is offered again at the next hit", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept, {.faults = {.refuses = 700}});
+  const auto tokens = tokens_of(8 * page + 1);
+  w.compute(tokens);
+  w.tiers->finish(no_deadline);
+  REQUIRE(pages_of(*kept[0], 0) < 8);
+  for (int hits = 0; pages_of(*kept[0], 0) < 8; ++hits) {
+    REQUIRE(hits < 200);
+    const prefix_match m = w.tree.match(w.space, tokens);
+    auto lease = w.tree.pin(w.space, tokens, m, pin_extent::hit(m), ticking_us());
+    prefix_loan loan;
+    w.tiers->on_hit({w.start, tokens, w.links_of(tokens), {}},
+                    loan.lend(w.tree, lease, w.tree.options().windows));
+    w.tiers->finish(no_deadline);
+    w.tree.release(lease, {}, ticking_us());
+  }
+  CHECK(w.check_hit(tokens) == 128);
+}
+
+TEST_CASE("consistency case 2: what the device lost is brought by the next fetch", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept);
+  const auto tokens = tokens_of(10 * page + 1);
+  w.compute(tokens);
+  w.tiers->finish(no_deadline);
+  w.tree.evict_full(4, ticking_us());  // The deepest pages, with their windows.
+  REQUIRE(w.tree.match(w.space, tokens).full_tokens == 96);
+  CHECK(w.fetch(tokens)[0] == 64);
+  CHECK(w.check_hit(tokens) == 160);
+  w.tree.evict_window(0, w.tree.evictable_window_pages(0));  // Windows alone.
+  REQUIRE(w.tree.match(w.space, tokens).window_safe_tokens == 0);
+  CHECK(w.fetch(tokens)[0] == 0);
+  CHECK(w.check_hit(tokens) == 160);
+}
+
+TEST_CASE("consistency case 3: a prefix that is hot above is touched below, now and then",
+          "[tier]") {
+  const media kept = new_media(1);
+  world w(kept, {.limits = {.touch_period_us = 1'000'000}});
+  const auto tokens = tokens_of(4 * page + 1);
+  const auto links = w.links_of(tokens);
+  w.tiers->keep_warm({w.start, tokens, links, {}}, 4);
+  CHECK(!w.tiers->idle());
+  w.tiers->finish(no_deadline);
+  w.tiers->keep_warm({w.start, tokens, links, {}}, 4);
+  CHECK(w.tiers->idle());
+}
+
+TEST_CASE("consistency case 4: a tier gets the windows that retention keeps", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept);
+  const auto first = tokens_of(10 * page);
+  auto second = tokens_of(10 * page);
+  second[70] = token_id{5000};  // They part in page 4.
+  w.compute(first);
+  w.compute(second);
+  w.tiers->finish(no_deadline);
+  w.forget();
+  auto third = first;
+  third[70] = token_id{6000};
+  CHECK(w.fetch(third)[0] == 64);
+  CHECK(w.tree.match(w.space, third).window_safe_tokens == 64);  // The fork's windows were kept.
+  CHECK(w.check_hit(third) == 64);
+}
+
+TEST_CASE("a tenant's and a session's pages are forgotten in every tier", "[tier]") {
+  const media kept = new_media(2);
+  world w(kept);
+  w.compute(tokens_of(4 * page, 0), {.tenant = 1, .session = 1});
+  w.compute(tokens_of(4 * page, 1000), {.tenant = 1, .session = 2});
+  w.compute(tokens_of(4 * page, 2000), {.tenant = 2, .session = 1});
+  w.tiers->finish(no_deadline);
+  const std::size_t each = kept[0]->pages.size() / 3;
+  w.tiers->drop(store_op::drop_session, {}, {.tenant = 1, .session = 2});
+  w.tiers->finish(no_deadline);
+  CHECK(kept[0]->pages.size() == 2 * each);
+  w.tiers->drop(store_op::drop_tenant, {}, {.tenant = 1});
+  w.tiers->finish(no_deadline);
+  CHECK(kept[1]->pages.size() == each);
+  w.tiers->drop(store_op::drop_space, w.start, {});
+  w.tiers->finish(no_deadline);
+  CHECK(kept[0]->pages.empty());
+}

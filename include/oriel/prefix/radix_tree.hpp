@@ -57,8 +57,8 @@ struct radix_tree_options {
   std::uint32_t namespaces_max = 65536;  ///< at once
   /// Tenants that have a share of their own; 1: shares are off. Room is taken from the tenant that
   /// holds most, so one below an equal share keeps its pages whatever others ask. A tenant without
-  /// pages gives its share to the next; tenants beyond so many share the last one. Each costs the
-  /// memory of an order.
+  /// pages gives its share to the next; tenants beyond so many share the last one. Each costs an
+  /// order.
   std::uint32_t tenant_shares = 1;
   bool keeps_hash_chain = false;  ///< 16 bytes a page; events and probes by hash need it
 };
@@ -83,8 +83,9 @@ struct cached_page {
 ///                    exclusively. Default: none, one thread owns tree and pools.
 ///
 /// Memory: address space for pools of this size is taken in the constructor and touched as the tree
-/// grows; nothing allocates later, but for a new namespace and the vectors of publications. An
-/// order takes its own at once: 8 bytes for each page of the full pool (LRU) to 28 (hit density).
+/// grows; nothing allocates later, but for a new namespace and the vectors of publications. So do
+/// the orders: from 8 bytes (LRU) to 28 (hit density) for each run that was there at once, and hit
+/// density 300 KiB for what it learns.
 template <page_allocator Pool,
           evict_order Order = hit_density_order,
           retention_policy Retention = keep_branch_points,

@@ -20,6 +20,10 @@ node_store::node_store(const store_sizes& sizes, std::span<const std::uint32_t> 
       std::uint64_t{sizes.full_pages} + sizes.namespaces_max + sizes.leases_max;
   ORIEL_EXPECTS(nodes < 0xFFFF'FFFFu / node_pages_max);
   nodes_max_ = static_cast<std::uint32_t>(nodes);
+  for (const std::uint32_t window : window_tokens) {
+    const std::uint32_t behind = window - (ORIEL_MUTANT(boundary_needs_window_tokens) ? 0 : 1);
+    needed_pages_.push_back(behind / sizes.page_size + (behind % sizes.page_size != 0));
+  }
   const std::size_t table = std::bit_ceil(std::size_t{nodes_max_} * 2);
   table_mask_ = table - 1;
   nodes_ = lazy_array<tree_node>(nodes_max_);
@@ -204,13 +208,6 @@ walk_end node_store::walk(walk_end from,
   return end;
 }
 
-std::uint32_t node_store::first_needed(std::uint32_t kind, std::uint32_t end) const noexcept {
-  const std::uint64_t tokens = std::uint64_t{end} * sizes_.page_size;
-  const std::uint64_t behind =
-      std::uint64_t{window_tokens_[kind]} - (ORIEL_MUTANT(boundary_needs_window_tokens) ? 0 : 1);
-  return tokens <= behind ? 0 : static_cast<std::uint32_t>((tokens - behind) / sizes_.page_size);
-}
-
 /// Walks back from `limit`. All pages in [present, boundary) have their window page.
 std::uint32_t node_store::deepest_boundary(std::uint32_t kind,
                                            std::uint32_t node,
@@ -246,14 +243,6 @@ std::uint32_t node_store::window_safe(std::uint32_t node, std::uint32_t limit) c
     boundary = lower;
   }
   return boundary;
-}
-
-page_place node_store::locate(std::uint32_t node, std::uint32_t page) const noexcept {
-  while (nodes_[node].begin > page) {
-    node = nodes_[node].parent;
-  }
-  ORIEL_ASSERT(page < nodes_[node].end());
-  return {node, page - nodes_[node].begin};
 }
 
 // --- Changes -------------------------------------------------------------------------------------

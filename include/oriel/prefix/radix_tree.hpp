@@ -321,6 +321,7 @@ class radix_tree {
   std::uint32_t cut(std::uint32_t node, std::uint32_t pages) noexcept;
   void lock(std::uint32_t node) noexcept;
   void unlock(std::uint32_t node) noexcept;
+  void drop_unlocked(std::uint32_t node) noexcept;
 
   struct page_span {
     std::uint32_t first, end;

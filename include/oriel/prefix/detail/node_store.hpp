@@ -15,12 +15,14 @@
 /// finds, the tokens decide.
 #pragma once
 
+#include <oriel/core/contract.hpp>
 #include <oriel/core/hash.hpp>
 #include <oriel/core/ids.hpp>
 #include <oriel/prefix/cache_namespace.hpp>
 #include <oriel/prefix/detail/lazy_array.hpp>
 #include <oriel/prefix/evict_order.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -86,6 +88,27 @@ class node_store {
   [[nodiscard]] bool is_root(std::uint32_t id) const noexcept {
     return nodes_[id].parent == null_node;
   }
+  /// nodes_[id].parent, for walks up long chains. Loading it is all that one step of such a walk
+  /// waits for, and nodes that one request made mostly have consecutive ids. So the id before is
+  /// guessed to be the parent and compared with it afterwards: the processor predicts the branch
+  /// and is steps ahead when the loads arrive. A wrong guess costs a misprediction, never an
+  /// answer.
+  [[nodiscard]] std::uint32_t parent_of(std::uint32_t id) const noexcept {
+    const std::uint32_t parent = nodes_[id].parent;
+#if defined(__GNUC__)
+    // Two empty statements, lest the compiler see that both ways lead to `parent`: after the first
+    // it does not know the guess, and a way with the second is no candidate for a conditional move.
+    std::uint32_t guess = id - 1;
+    asm("" : "+r"(guess));
+    if (parent != id - 1) [[unlikely]] {
+      guess = parent;
+      asm volatile("");
+    }
+    return guess;
+#else
+    return parent;
+#endif
+  }
   /// Bit i: the page at i has its window page of this kind.
   [[nodiscard]] std::uint32_t& mask(std::uint32_t id, std::uint32_t kind) noexcept {
     return masks_[std::size_t{id} * sizes_.window_kinds + kind];
@@ -148,10 +171,18 @@ class node_store {
   [[nodiscard]] std::uint32_t window_safe(std::uint32_t node, std::uint32_t limit) const noexcept;
 
   /// The first page that boundary `end` (pages) needs of a kind; `end` itself: none.
-  [[nodiscard]] std::uint32_t first_needed(std::uint32_t kind, std::uint32_t end) const noexcept;
+  [[nodiscard]] std::uint32_t first_needed(std::uint32_t kind, std::uint32_t end) const noexcept {
+    return end - std::min(end, needed_pages_[kind]);
+  }
 
   /// The node at or above `node` that holds page `page` of the path. @pre the path has it
-  [[nodiscard]] page_place locate(std::uint32_t node, std::uint32_t page) const noexcept;
+  [[nodiscard]] page_place locate(std::uint32_t node, std::uint32_t page) const noexcept {
+    while (nodes_[node].begin > page) {
+      node = nodes_[node].parent;
+    }
+    ORIEL_ASSERT(page < nodes_[node].end());
+    return {node, page - nodes_[node].begin};
+  }
 
   /// Cuts a node: its first `at` pages become a new parent of it. Returns the new node; the old one
   /// keeps its id, children and leases. O(node_pages_max * kinds). @pre 0 < at < pages
@@ -208,6 +239,7 @@ class node_store {
 
   store_sizes sizes_;
   std::vector<std::uint32_t> window_tokens_;  // [kinds]
+  std::vector<std::uint32_t> needed_pages_;   // [kinds]: how far before a boundary its window begins
   std::uint32_t nodes_max_ = 0;
   std::size_t table_mask_ = 0;
 

@@ -204,7 +204,9 @@ class node_store {
   bool drop_last_page(std::uint32_t id) noexcept;
 
   /// Nodes in use, roots included.
-  [[nodiscard]] std::uint32_t nodes_used() const noexcept { return nodes_used_; }
+  [[nodiscard]] std::uint32_t nodes_used() const noexcept {
+    return nodes_used_;
+  }
   /// Bytes of index that a tree of the present size touches, tokens excluded.
   [[nodiscard]] std::uint64_t index_bytes(std::uint64_t full_pages_cached) const noexcept;
 
@@ -239,7 +241,7 @@ class node_store {
 
   store_sizes sizes_;
   std::vector<std::uint32_t> window_tokens_;  // [kinds]
-  std::vector<std::uint32_t> needed_pages_;   // [kinds]: how far before a boundary its window begins
+  std::vector<std::uint32_t> needed_pages_;  // [kinds]: how far before a boundary its window begins
   std::uint32_t nodes_max_ = 0;
   std::size_t table_mask_ = 0;
 

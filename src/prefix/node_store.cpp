@@ -48,6 +48,7 @@ node_store::node_store(const store_sizes& sizes, std::span<const std::uint32_t> 
   const std::size_t table = std::bit_ceil(std::size_t{nodes_max_} * 2);
   table_mask_ = table - 1;
   nodes_ = lazy_array<tree_node>(nodes_max_);
+  parents_ = lazy_array<std::uint32_t>(nodes_max_);
   masks_ = lazy_array<std::uint32_t>(std::size_t{nodes_max_} * sizes.window_kinds);
   table_ = lazy_array<std::uint32_t>(table);
   tokens_ = lazy_array<token_id>(std::size_t{sizes.full_pages} * sizes.page_size);
@@ -64,7 +65,7 @@ chain_hash node_store::hash_of(page_place page) const noexcept {
 chain_hash node_store::hash_before(page_place page) const noexcept {
   ORIEL_EXPECTS(sizes_.keeps_hash_chain);
   const tree_node& n = nodes_[page.node];
-  return page.at == 0 ? nodes_[n.parent].end_hash : chain_[n.full[page.at - 1]];
+  return page.at == 0 ? nodes_[parents_[page.node]].end_hash : chain_[n.full[page.at - 1]];
 }
 
 // --- Namespaces ----------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ std::uint32_t node_store::find_child(std::uint32_t parent,
     const tree_node& n = nodes_[id];
     const bool is_key = n.key == key || ORIEL_MUTANT(weak_keys);
     const bool believes = page == nullptr || ORIEL_MUTANT(key_is_believed);
-    if (is_key && n.parent == parent && (believes || same_pages(n, 0, page, 1) == 1)) {
+    if (is_key && parents_[id] == parent && (believes || same_pages(n, 0, page, 1) == 1)) {
       return id;
     }
   }
@@ -201,7 +202,7 @@ walk_end node_store::walk(walk_end from,
   ORIEL_EXPECTS(chain.empty() || (sizes_.keeps_hash_chain && chain.size() >= whole));
   walk_end end = from;
   while (nodes_[end.node].begin >= end.pages && !is_root(end.node)) {
-    end.node = nodes_[end.node].parent;
+    end.node = parents_[end.node];
   }
   while (end.pages < whole) {
     std::uint32_t at = end.pages - nodes_[end.node].begin;
@@ -236,7 +237,7 @@ std::uint32_t node_store::deepest_boundary(std::uint32_t kind,
   std::uint32_t boundary = limit, present = limit;
   while (present > first_needed(kind, boundary) + ORIEL_MUTANT(boundary_needs_too_few)) {
     while (nodes_[node].begin >= present) {
-      node = nodes_[node].parent;
+      node = parents_[node];
     }
     const std::uint32_t at = present - 1 - nodes_[node].begin;
     const std::uint32_t bits = mask(node, kind) << (node_pages_max - 1 - at);  // Page `at` on top.
@@ -257,7 +258,7 @@ std::uint32_t node_store::window_safe(std::uint32_t node, std::uint32_t limit) c
   for (std::uint32_t kind = 0, agreed = 0; agreed < sizes_.window_kinds;
        kind = kind + 1 == sizes_.window_kinds ? 0 : kind + 1) {
     while (boundary != 0 && nodes_[node].begin >= boundary) {
-      node = nodes_[node].parent;
+      node = parents_[node];
     }
     const std::uint32_t lower = deepest_boundary(kind, node, boundary);
     agreed = lower == boundary || ORIEL_MUTANT(kinds_agree_in_one_pass) ? agreed + 1 : 1;
@@ -280,9 +281,9 @@ std::uint32_t node_store::new_node() noexcept {
   tree_node& n = nodes_[id];
   n.key = 0;
   n.end_hash = {};
-  n.parent = n.first_child = n.next_sibling = n.previous_sibling = n.root = null_node;
+  parents_[id] = n.first_child = n.next_sibling = n.previous_sibling = n.root = null_node;
   n.run = to_index(null_run);
-  n.locks = n.begin = n.pages = 0;  // The generation stays: it tells the next node from this one.
+  n.locks = n.begin = n.pages = 0;
   for (std::uint32_t kind = 0; kind < sizes_.window_kinds; ++kind) {
     mask(id, kind) = 0;
   }
@@ -291,7 +292,6 @@ std::uint32_t node_store::new_node() noexcept {
 }
 
 void node_store::free_node(std::uint32_t id) noexcept {
-  ++nodes_[id].generation;
   nodes_[id].next_sibling = free_nodes_;
   free_nodes_ = id;
   --nodes_used_;
@@ -325,7 +325,7 @@ void node_store::put_pages(std::uint32_t id,
 void node_store::link_child(std::uint32_t parent, std::uint32_t child) noexcept {
   tree_node& p = nodes_[parent];
   tree_node& c = nodes_[child];
-  c.parent = parent;
+  parents_[child] = parent;
   c.root = p.root;
   c.previous_sibling = null_node;
   c.next_sibling = p.first_child;
@@ -340,7 +340,7 @@ void node_store::unlink_child(std::uint32_t child) noexcept {
   if (c.previous_sibling != null_node) {
     nodes_[c.previous_sibling].next_sibling = c.next_sibling;
   } else {
-    nodes_[c.parent].first_child = c.next_sibling;
+    nodes_[parents_[child]].first_child = c.next_sibling;
   }
   if (c.next_sibling != null_node) {
     nodes_[c.next_sibling].previous_sibling = c.previous_sibling;
@@ -348,7 +348,7 @@ void node_store::unlink_child(std::uint32_t child) noexcept {
 }
 
 void node_store::table_insert(std::uint32_t id) noexcept {
-  std::size_t slot = slot_of(nodes_[id].parent, nodes_[id].key);
+  std::size_t slot = slot_of(parents_[id], nodes_[id].key);
   while (table_[slot] != 0) {
     slot = (slot + 1) & table_mask_;
   }
@@ -356,7 +356,7 @@ void node_store::table_insert(std::uint32_t id) noexcept {
 }
 
 std::size_t node_store::table_find(std::uint32_t id) const noexcept {
-  std::size_t slot = slot_of(nodes_[id].parent, nodes_[id].key);
+  std::size_t slot = slot_of(parents_[id], nodes_[id].key);
   while (table_[slot] != id + 1) {
     ORIEL_EXPECTS(table_[slot] != 0);
     slot = (slot + 1) & table_mask_;
@@ -369,8 +369,8 @@ void node_store::table_erase(std::uint32_t id) noexcept {
   std::size_t hole = table_find(id);
   for (std::size_t slot = (hole + 1) & table_mask_; table_[slot] != 0;
        slot = (slot + 1) & table_mask_) {
-    const tree_node& n = nodes_[table_[slot] - 1];
-    const std::size_t wanted = slot_of(n.parent, n.key);
+    const std::uint32_t id_there = table_[slot] - 1;
+    const std::size_t wanted = slot_of(parents_[id_there], nodes_[id_there].key);
     if (((slot - wanted) & table_mask_) >= ((slot - hole) & table_mask_) &&
         !ORIEL_MUTANT(table_keeps_its_gaps)) {
       table_[hole] = table_[slot];
@@ -388,7 +388,7 @@ std::uint32_t node_store::split(std::uint32_t id, std::uint32_t at) noexcept {
   tree_node& lower = nodes_[id];
   tree_node& upper = nodes_[upper_id];
   unlink_child(id);
-  link_child(lower.parent, upper_id);
+  link_child(parents_[id], upper_id);
   upper.key = lower.key;
   upper.run = lower.run;
   upper.begin = lower.begin;
@@ -477,7 +477,8 @@ bool node_store::drop_last_page(std::uint32_t id) noexcept {
 }
 
 std::uint64_t node_store::index_bytes(std::uint64_t full_pages_cached) const noexcept {
-  const std::uint64_t per_node = sizeof(tree_node) + sizes_.window_kinds * sizeof(std::uint32_t) +
+  const std::uint64_t per_node = sizeof(tree_node) + sizeof(std::uint32_t) +
+                                 sizes_.window_kinds * sizeof(std::uint32_t) +
                                  2 * sizeof(std::uint32_t);  // its share of the table
   const std::uint64_t per_page =
       2 * sizeof(std::uint32_t) + (sizes_.keeps_hash_chain ? sizeof(chain_hash) : 0);

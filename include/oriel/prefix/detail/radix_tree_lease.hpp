@@ -104,7 +104,7 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   const std::uint32_t full = std::min(extent.full_tokens, m.heal_tokens) / page;
   std::uint32_t node = m.node == detail::null_node ? root : m.node;
   while (store_.node(node).begin >= full && !store_.is_root(node)) {
-    node = store_.node(node).parent;
+    node = store_.parent_of(node);
   }
   if (store_.node(root).locks == 0 && store_.node(root).first_child == detail::null_node) {
     store_.node(root).tenant =
@@ -148,7 +148,7 @@ void ORIEL_TREE::borrow(const lease& held, borrowed_pages& out) const {
   out.full.resize(held.pages_);
   out.windows.resize(kinds());
   std::uint32_t node = held.node_;
-  for (std::uint32_t page = held.pages_; page != 0; node = store_.node(node).parent) {
+  for (std::uint32_t page = held.pages_; page != 0; node = store_.parent_of(node)) {
     const detail::tree_node& n = store_.node(node);
     for (; page > n.begin; --page) {
       out.full[page - 1] = store_.full_page(n.full[page - 1 - n.begin]);
@@ -213,18 +213,14 @@ ORIEL_TREE_TEMPLATE
 run_id ORIEL_TREE::new_run() noexcept {
   std::uint32_t id = free_runs_;
   if (id != to_index(null_run)) {
-    free_runs_ = runs_[id].next_free;
+    free_runs_ = runs_[id].tail;
   } else if (runs_touched_ < runs_.size()) {
     id = runs_touched_++;
   } else {
     return null_run;
   }
-  runs_[id] = {.facts = {},
-               .tail = detail::null_node,
-               .pages = 0,
-               .next_free = to_index(null_run),
-               .tenant = 0,
-               .state = run_state::held};
+  runs_[id] = {
+      .facts = {}, .tail = detail::null_node, .pages = 0, .tenant = 0, .state = run_state::held};
   return run_id{id};
 }
 
@@ -233,7 +229,7 @@ void ORIEL_TREE::free_run(run_id id) noexcept {
   orders_[run(id).tenant].erase(id);
   run(id).state = run_state::free;
   run(id).pages = 0;
-  run(id).next_free = free_runs_;
+  run(id).tail = free_runs_;
   free_runs_ = to_index(id);
 }
 
@@ -277,7 +273,7 @@ void ORIEL_TREE::take_over(std::uint32_t node, lease& held, bool is_hit) noexcep
         locks = n->locks++ == 0;
         locked_pages += locks ? n->pages : 0;
       }
-      node = store_.parent_of(node);
+      node = store_.parent_in_walk(node);
     }
     evictable_full_ -= ORIEL_MUTANT(locked_pages_count_as_evictable) ? 0 : locked_pages;
     if (other == held.run_) {
@@ -312,7 +308,7 @@ void ORIEL_TREE::lock(std::uint32_t node) noexcept {
       break;
     }
     pages += n.pages;
-    node = store_.parent_of(node);
+    node = store_.parent_in_walk(node);
   }
   evictable_full_ -= pages;
 }
@@ -333,7 +329,7 @@ void ORIEL_TREE::unlock(std::uint32_t node) noexcept {
         break;
       }
       pages += n->pages;
-      node = store_.parent_of(node);  // A root has no run: the loop ends there.
+      node = store_.parent_in_walk(node);  // A root has no run: the loop ends there.
     }
     evictable_full_ += ORIEL_MUTANT(evictable_pages_count_twice) ? 2 * pages : pages;
     const run_id id{theirs};
@@ -358,7 +354,7 @@ void ORIEL_TREE::unlock(std::uint32_t node) noexcept {
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::drop_unlocked(std::uint32_t node) noexcept {
   while (!store_.is_root(node) && is_free_leaf(node)) {
-    const std::uint32_t parent = store_.node(node).parent;
+    const std::uint32_t parent = store_.parent_of(node);
     for (std::uint32_t pages = store_.node(node).pages; pages != 0; --pages) {
       drop_last_page(node);
     }

@@ -13,21 +13,15 @@
 namespace oriel::detail {
 namespace {
 
-/// Copies of whole pages, 256 tokens or one page at once. A longer std::memcpy may become one
-/// instruction (`rep movsb`), which takes a quarter longer where source and target lie a little
-/// more than a multiple of 4 KiB apart.
-void copy_pages(token_id* to,
-                const token_id* from,
-                std::size_t pages,
-                std::size_t page_size) noexcept {
-  const std::size_t at_once = page_size * std::max<std::size_t>(1, 256 / page_size);
-  for (std::size_t left = pages * page_size; left != 0;) {
-    const std::size_t now = std::min(left, at_once);
-    std::memcpy(to, from, now * sizeof(token_id));
-    to += now;
-    from += now;
-    left -= now;
+/// Copies `count` tokens, at most `at_once` in one std::memcpy.
+void copy_tokens(token_id* to,
+                 const token_id* from,
+                 std::size_t count,
+                 std::size_t at_once) noexcept {
+  for (; count > at_once; to += at_once, from += at_once, count -= at_once) {
+    std::memcpy(to, from, at_once * sizeof(token_id));
   }
+  std::memcpy(to, from, count * sizeof(token_id));
 }
 
 }  // namespace
@@ -298,25 +292,36 @@ void node_store::free_node(std::uint32_t id) noexcept {
 }
 
 /// Files pages behind the last one of a node, which has room for them: pages with neighbouring ids
-/// in one go.
+/// in one go. Their tokens are copied a kilobyte at a time: a longer std::memcpy may become one
+/// instruction (`rep movsb`), which takes a quarter longer where source and target lie a little
+/// more than a multiple of 4 KiB apart.
 void node_store::put_pages(std::uint32_t id,
                            std::span<const page_handle> pages,
                            const token_id* tokens) noexcept {
   tree_node& n = nodes_[id];
   const std::size_t page_tokens = sizes_.page_size;
+  const std::size_t at_once = std::max<std::size_t>(page_tokens, 1024 / sizeof(token_id));
   for (std::size_t count = 0; !pages.empty(); pages = pages.subspan(count)) {
     const std::uint32_t first = to_index(pages[0].id);
     for (count = 1; count < pages.size() && to_index(pages[count].id) == first + count; ++count) {
     }
     ORIEL_EXPECTS(first < sizes_.full_pages && count <= sizes_.full_pages - first);
     const std::uint32_t home = id * node_pages_max + n.pages;
-    std::iota(n.full + n.pages, n.full + n.pages + count, first);
-    std::iota(&homes_[first], &homes_[first] + count, home);
-    std::uint32_t* const generations = &generations_[first];
-    for (std::size_t i = 0; i < count; ++i) {
-      generations[i] = pages[i].generation;
+    token_id* const to = tokens_.data() + first * page_tokens;
+    if (count == 1) {  // A pool that was used for long: not worth loops.
+      n.full[n.pages] = first;
+      homes_[first] = home;
+      generations_[first] = pages[0].generation;
+      std::memcpy(to, tokens, page_tokens * sizeof(token_id));
+    } else {
+      std::iota(n.full + n.pages, n.full + n.pages + count, first);
+      std::iota(&homes_[first], &homes_[first] + count, home);
+      std::uint32_t* const generations = &generations_[first];
+      for (std::size_t i = 0; i < count; ++i) {
+        generations[i] = pages[i].generation;
+      }
+      copy_tokens(to, tokens, count * page_tokens, at_once);
     }
-    copy_pages(tokens_.data() + first * page_tokens, tokens, count, page_tokens);
     tokens += count * page_tokens;
     n.pages += static_cast<std::uint32_t>(count);
   }

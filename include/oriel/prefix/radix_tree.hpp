@@ -295,9 +295,8 @@ class radix_tree {
   enum class run_state : std::uint8_t { free, held, evictable, parked };
   struct run_record {
     run_facts facts;
-    std::uint32_t tail;   // node of its deepest page
+    std::uint32_t tail;   // node of its deepest page; of a free run, the next free one
     std::uint32_t pages;  // 0: tail means nothing
-    std::uint32_t next_free;
     std::uint32_t tenant;
     run_state state;
   };
@@ -324,6 +323,7 @@ class radix_tree {
   std::uint32_t cut(std::uint32_t node, std::uint32_t pages) noexcept;
   void lock(std::uint32_t node) noexcept;
   void unlock(std::uint32_t node) noexcept;
+  void drop_unlocked(std::uint32_t node) noexcept;
 
   struct page_span {
     std::uint32_t first, end;

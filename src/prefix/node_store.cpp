@@ -8,8 +8,23 @@
 #include <bit>
 #include <cstring>
 #include <new>
+#include <numeric>
 
 namespace oriel::detail {
+namespace {
+
+/// Copies `count` tokens, at most `at_once` in one std::memcpy.
+void copy_tokens(token_id* to,
+                 const token_id* from,
+                 std::size_t count,
+                 std::size_t at_once) noexcept {
+  for (; count > at_once; to += at_once, from += at_once, count -= at_once) {
+    std::memcpy(to, from, at_once * sizeof(token_id));
+  }
+  std::memcpy(to, from, count * sizeof(token_id));
+}
+
+}  // namespace
 
 node_store::node_store(const store_sizes& sizes, std::span<const std::uint32_t> window_tokens)
     : sizes_(sizes), window_tokens_(window_tokens.begin(), window_tokens.end()) {
@@ -20,9 +35,14 @@ node_store::node_store(const store_sizes& sizes, std::span<const std::uint32_t> 
       std::uint64_t{sizes.full_pages} + sizes.namespaces_max + sizes.leases_max;
   ORIEL_EXPECTS(nodes < 0xFFFF'FFFFu / node_pages_max);
   nodes_max_ = static_cast<std::uint32_t>(nodes);
+  for (const std::uint32_t window : window_tokens) {
+    const std::uint32_t behind = window - (ORIEL_MUTANT(boundary_needs_window_tokens) ? 0 : 1);
+    needed_pages_.push_back(behind / sizes.page_size + (behind % sizes.page_size != 0));
+  }
   const std::size_t table = std::bit_ceil(std::size_t{nodes_max_} * 2);
   table_mask_ = table - 1;
   nodes_ = lazy_array<tree_node>(nodes_max_);
+  parents_ = lazy_array<std::uint32_t>(nodes_max_);
   masks_ = lazy_array<std::uint32_t>(std::size_t{nodes_max_} * sizes.window_kinds);
   table_ = lazy_array<std::uint32_t>(table);
   tokens_ = lazy_array<token_id>(std::size_t{sizes.full_pages} * sizes.page_size);
@@ -39,7 +59,7 @@ chain_hash node_store::hash_of(page_place page) const noexcept {
 chain_hash node_store::hash_before(page_place page) const noexcept {
   ORIEL_EXPECTS(sizes_.keeps_hash_chain);
   const tree_node& n = nodes_[page.node];
-  return page.at == 0 ? nodes_[n.parent].end_hash : chain_[n.full[page.at - 1]];
+  return page.at == 0 ? nodes_[parents_[page.node]].end_hash : chain_[n.full[page.at - 1]];
 }
 
 // --- Namespaces ----------------------------------------------------------------------------------
@@ -114,7 +134,7 @@ std::uint32_t node_store::find_child(std::uint32_t parent,
     const tree_node& n = nodes_[id];
     const bool is_key = n.key == key || ORIEL_MUTANT(weak_keys);
     const bool believes = page == nullptr || ORIEL_MUTANT(key_is_believed);
-    if (is_key && n.parent == parent && (believes || same_pages(n, 0, page, 1) == 1)) {
+    if (is_key && parents_[id] == parent && (believes || same_pages(n, 0, page, 1) == 1)) {
       return id;
     }
   }
@@ -176,7 +196,7 @@ walk_end node_store::walk(walk_end from,
   ORIEL_EXPECTS(chain.empty() || (sizes_.keeps_hash_chain && chain.size() >= whole));
   walk_end end = from;
   while (nodes_[end.node].begin >= end.pages && !is_root(end.node)) {
-    end.node = nodes_[end.node].parent;
+    end.node = parents_[end.node];
   }
   while (end.pages < whole) {
     std::uint32_t at = end.pages - nodes_[end.node].begin;
@@ -204,13 +224,6 @@ walk_end node_store::walk(walk_end from,
   return end;
 }
 
-std::uint32_t node_store::first_needed(std::uint32_t kind, std::uint32_t end) const noexcept {
-  const std::uint64_t tokens = std::uint64_t{end} * sizes_.page_size;
-  const std::uint64_t behind =
-      std::uint64_t{window_tokens_[kind]} - (ORIEL_MUTANT(boundary_needs_window_tokens) ? 0 : 1);
-  return tokens <= behind ? 0 : static_cast<std::uint32_t>((tokens - behind) / sizes_.page_size);
-}
-
 /// Walks back from `limit`. All pages in [present, boundary) have their window page.
 std::uint32_t node_store::deepest_boundary(std::uint32_t kind,
                                            std::uint32_t node,
@@ -218,7 +231,7 @@ std::uint32_t node_store::deepest_boundary(std::uint32_t kind,
   std::uint32_t boundary = limit, present = limit;
   while (present > first_needed(kind, boundary) + ORIEL_MUTANT(boundary_needs_too_few)) {
     while (nodes_[node].begin >= present) {
-      node = nodes_[node].parent;
+      node = parents_[node];
     }
     const std::uint32_t at = present - 1 - nodes_[node].begin;
     const std::uint32_t bits = mask(node, kind) << (node_pages_max - 1 - at);  // Page `at` on top.
@@ -239,21 +252,13 @@ std::uint32_t node_store::window_safe(std::uint32_t node, std::uint32_t limit) c
   for (std::uint32_t kind = 0, agreed = 0; agreed < sizes_.window_kinds;
        kind = kind + 1 == sizes_.window_kinds ? 0 : kind + 1) {
     while (boundary != 0 && nodes_[node].begin >= boundary) {
-      node = nodes_[node].parent;
+      node = parents_[node];
     }
     const std::uint32_t lower = deepest_boundary(kind, node, boundary);
     agreed = lower == boundary || ORIEL_MUTANT(kinds_agree_in_one_pass) ? agreed + 1 : 1;
     boundary = lower;
   }
   return boundary;
-}
-
-page_place node_store::locate(std::uint32_t node, std::uint32_t page) const noexcept {
-  while (nodes_[node].begin > page) {
-    node = nodes_[node].parent;
-  }
-  ORIEL_ASSERT(page < nodes_[node].end());
-  return {node, page - nodes_[node].begin};
 }
 
 // --- Changes -------------------------------------------------------------------------------------
@@ -270,9 +275,9 @@ std::uint32_t node_store::new_node() noexcept {
   tree_node& n = nodes_[id];
   n.key = 0;
   n.end_hash = {};
-  n.parent = n.first_child = n.next_sibling = n.previous_sibling = n.root = null_node;
+  parents_[id] = n.first_child = n.next_sibling = n.previous_sibling = n.root = null_node;
   n.run = to_index(null_run);
-  n.locks = n.begin = n.pages = 0;  // The generation stays: it tells the next node from this one.
+  n.locks = n.begin = n.pages = 0;
   for (std::uint32_t kind = 0; kind < sizes_.window_kinds; ++kind) {
     mask(id, kind) = 0;
   }
@@ -281,43 +286,51 @@ std::uint32_t node_store::new_node() noexcept {
 }
 
 void node_store::free_node(std::uint32_t id) noexcept {
-  ++nodes_[id].generation;
   nodes_[id].next_sibling = free_nodes_;
   free_nodes_ = id;
   --nodes_used_;
 }
 
-/// Files pages behind the last one of a node, which has room for them. Tokens of pages with
-/// neighbouring ids are copied in one go.
+/// Files pages behind the last one of a node, which has room for them: pages with neighbouring ids
+/// in one go. Their tokens are copied a kilobyte at a time: a longer std::memcpy may become one
+/// instruction (`rep movsb`), which takes a quarter longer where source and target lie a little
+/// more than a multiple of 4 KiB apart.
 void node_store::put_pages(std::uint32_t id,
                            std::span<const page_handle> pages,
                            const token_id* tokens) noexcept {
   tree_node& n = nodes_[id];
-  const std::uint32_t home = id * node_pages_max + n.pages;
-  std::uint32_t* const full = n.full + n.pages;
-  const auto count = static_cast<std::uint32_t>(pages.size());
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const std::uint32_t page = to_index(pages[i].id);
-    ORIEL_EXPECTS(page < sizes_.full_pages);
-    full[i] = page;
-    homes_[page] = home + i;
-    generations_[page] = pages[i].generation;
-  }
   const std::size_t page_tokens = sizes_.page_size;
-  for (std::uint32_t first = 0, last = 0; first < count; first = last) {
-    for (last = first + 1; last < count && full[last] == full[last - 1] + 1; ++last) {
+  const std::size_t at_once = std::max<std::size_t>(page_tokens, 1024 / sizeof(token_id));
+  for (std::size_t count = 0; !pages.empty(); pages = pages.subspan(count)) {
+    const std::uint32_t first = to_index(pages[0].id);
+    for (count = 1; count < pages.size() && to_index(pages[count].id) == first + count; ++count) {
     }
-    std::memcpy(tokens_.data() + full[first] * page_tokens,
-                tokens + first * page_tokens,
-                (last - first) * page_tokens * sizeof(token_id));
+    ORIEL_EXPECTS(first < sizes_.full_pages && count <= sizes_.full_pages - first);
+    const std::uint32_t home = id * node_pages_max + n.pages;
+    token_id* const to = tokens_.data() + first * page_tokens;
+    if (count == 1) {  // A pool that was used for long: not worth loops.
+      n.full[n.pages] = first;
+      homes_[first] = home;
+      generations_[first] = pages[0].generation;
+      std::memcpy(to, tokens, page_tokens * sizeof(token_id));
+    } else {
+      std::iota(n.full + n.pages, n.full + n.pages + count, first);
+      std::iota(&homes_[first], &homes_[first] + count, home);
+      std::uint32_t* const generations = &generations_[first];
+      for (std::size_t i = 0; i < count; ++i) {
+        generations[i] = pages[i].generation;
+      }
+      copy_tokens(to, tokens, count * page_tokens, at_once);
+    }
+    tokens += count * page_tokens;
+    n.pages += static_cast<std::uint32_t>(count);
   }
-  n.pages += count;
 }
 
 void node_store::link_child(std::uint32_t parent, std::uint32_t child) noexcept {
   tree_node& p = nodes_[parent];
   tree_node& c = nodes_[child];
-  c.parent = parent;
+  parents_[child] = parent;
   c.root = p.root;
   c.previous_sibling = null_node;
   c.next_sibling = p.first_child;
@@ -332,7 +345,7 @@ void node_store::unlink_child(std::uint32_t child) noexcept {
   if (c.previous_sibling != null_node) {
     nodes_[c.previous_sibling].next_sibling = c.next_sibling;
   } else {
-    nodes_[c.parent].first_child = c.next_sibling;
+    nodes_[parents_[child]].first_child = c.next_sibling;
   }
   if (c.next_sibling != null_node) {
     nodes_[c.next_sibling].previous_sibling = c.previous_sibling;
@@ -340,7 +353,7 @@ void node_store::unlink_child(std::uint32_t child) noexcept {
 }
 
 void node_store::table_insert(std::uint32_t id) noexcept {
-  std::size_t slot = slot_of(nodes_[id].parent, nodes_[id].key);
+  std::size_t slot = slot_of(parents_[id], nodes_[id].key);
   while (table_[slot] != 0) {
     slot = (slot + 1) & table_mask_;
   }
@@ -348,7 +361,7 @@ void node_store::table_insert(std::uint32_t id) noexcept {
 }
 
 std::size_t node_store::table_find(std::uint32_t id) const noexcept {
-  std::size_t slot = slot_of(nodes_[id].parent, nodes_[id].key);
+  std::size_t slot = slot_of(parents_[id], nodes_[id].key);
   while (table_[slot] != id + 1) {
     ORIEL_EXPECTS(table_[slot] != 0);
     slot = (slot + 1) & table_mask_;
@@ -361,8 +374,8 @@ void node_store::table_erase(std::uint32_t id) noexcept {
   std::size_t hole = table_find(id);
   for (std::size_t slot = (hole + 1) & table_mask_; table_[slot] != 0;
        slot = (slot + 1) & table_mask_) {
-    const tree_node& n = nodes_[table_[slot] - 1];
-    const std::size_t wanted = slot_of(n.parent, n.key);
+    const std::uint32_t id_there = table_[slot] - 1;
+    const std::size_t wanted = slot_of(parents_[id_there], nodes_[id_there].key);
     if (((slot - wanted) & table_mask_) >= ((slot - hole) & table_mask_) &&
         !ORIEL_MUTANT(table_keeps_its_gaps)) {
       table_[hole] = table_[slot];
@@ -380,7 +393,7 @@ std::uint32_t node_store::split(std::uint32_t id, std::uint32_t at) noexcept {
   tree_node& lower = nodes_[id];
   tree_node& upper = nodes_[upper_id];
   unlink_child(id);
-  link_child(lower.parent, upper_id);
+  link_child(parents_[id], upper_id);
   upper.key = lower.key;
   upper.run = lower.run;
   upper.begin = lower.begin;
@@ -469,7 +482,8 @@ bool node_store::drop_last_page(std::uint32_t id) noexcept {
 }
 
 std::uint64_t node_store::index_bytes(std::uint64_t full_pages_cached) const noexcept {
-  const std::uint64_t per_node = sizeof(tree_node) + sizes_.window_kinds * sizeof(std::uint32_t) +
+  const std::uint64_t per_node = sizeof(tree_node) + sizeof(std::uint32_t) +
+                                 sizes_.window_kinds * sizeof(std::uint32_t) +
                                  2 * sizeof(std::uint32_t);  // its share of the table
   const std::uint64_t per_page =
       2 * sizeof(std::uint32_t) + (sizes_.keeps_hash_chain ? sizeof(chain_hash) : 0);

@@ -13,9 +13,6 @@ namespace {
 
 constexpr std::uint64_t second_us = 1'000'000;
 
-// The first bin ends at 2^18 us.
-constexpr std::uint32_t first_bin_bits = 18;
-
 // Before anything is learned: a run that was not hit by age t is hit at the rate 0.3 / (t + 10 s).
 // Any falling hazard would do: it makes a new order behave like LRU.
 constexpr double first_shape = 0.3, first_scale_s = 10.0;
@@ -42,103 +39,60 @@ std::uint32_t bucket_of(std::uint64_t us,
 }  // namespace
 
 hit_density_order::hit_density_order(std::uint32_t max_runs, std::uint64_t seed)
-    : runs_(max_runs),
-      inside_(max_runs),
+    : inside_(max_runs, seed),
+      remains_(max_runs),
       exits_(std::size_t{classes} * bins),
       hazard_(std::size_t{classes} * bins),
-      density_(std::size_t{classes} * bins),
-      random_(seed != 0 ? seed : 1) {
+      density_(std::size_t{classes} * bins) {
   for (std::uint32_t c = 0; c < classes; ++c) {
     refresh(c);
   }
 }
 
 void hit_density_order::insert(run_id run, const run_facts& facts) noexcept {
-  ORIEL_EXPECTS(!contains(run));
-  run_state& r = runs_[to_index(run)];
-  r = {.since_us = facts.ended_us,
-       .place = inside_count_,
-       .pages = facts.pages,
-       .page_weight = 1.0F / static_cast<float>(std::max(facts.end_page, 1u)),
-       .class_index = static_cast<std::uint16_t>(class_of(facts))};
-  inside_[inside_count_++] = to_index(run);
+  inside_.insert({.since_us = facts.ended_us,
+                  .run = run,
+                  .class_index = static_cast<std::uint16_t>(class_of(facts))});
+  remains_[to_index(run)] = {
+      .pages = facts.pages, .page_weight = 1.0F / static_cast<float>(std::max(facts.end_page, 1u))};
   for (std::uint32_t i = 0; i < classes_refreshed; ++i) {
     refresh(next_refresh_);
     next_refresh_ = next_refresh_ + 1 < classes ? next_refresh_ + 1 : 0;
   }
 }
 
-void hit_density_order::erase(run_id run) noexcept {
-  if (contains(run)) {
-    run_state& r = runs_[to_index(run)];
-    const std::uint32_t last = inside_[--inside_count_];
-    inside_[r.place] = last;
-    runs_[last].place = r.place;
-    r.place = nowhere;
-  }
-}
-
 void hit_density_order::on_hit(run_id run, std::uint32_t pages, std::uint64_t now_us) noexcept {
-  run_state& r = runs_[to_index(run)];
-  if (r.place == nowhere) {
+  if (!contains(run)) {
     return;
   }
+  entry& e = inside_[run];
+  remains& r = remains_[to_index(run)];
   pages = std::min(pages, r.pages);
   const std::uint32_t left = r.pages - pages;
-  count(r, pages, true, now_us);
-  count(r, left, false, now_us);
+  count(e, pages, true, now_us);
+  count(e, left, false, now_us);
   const std::array<float, shares - 1> share_ends{0.02F, 0.2F, 0.6F, 0.9F};
   const float share = static_cast<float>(left) / static_cast<float>(std::max(r.pages, 1u));
   const auto which = std::upper_bound(share_ends.begin(), share_ends.end(), share);
-  r.class_index = static_cast<std::uint16_t>(class_share + (which - share_ends.begin()));
+  e.class_index = static_cast<std::uint16_t>(class_share + (which - share_ends.begin()));
+  e.since_us = now_us;
   r.pages = left;
-  r.since_us = now_us;
 }
 
 void hit_density_order::on_evict(run_id run, std::uint32_t pages, std::uint64_t now_us) noexcept {
   ORIEL_EXPECTS(contains(run));
-  run_state& r = runs_[to_index(run)];
+  remains& r = remains_[to_index(run)];
   pages = std::min(pages, r.pages);
-  count(r, pages, false, now_us);
+  count(inside_[run], pages, false, now_us);
   r.pages -= pages;
 }
 
 run_id hit_density_order::victim(std::uint64_t now_us) noexcept {
-  // First all draws, then all states: runs lie far apart, and their misses may overlap.
-  std::array<std::uint32_t, sampled_runs> sample;
-  const std::uint32_t looks = std::min(inside_count_, sampled_runs);
-  const bool sees_all = inside_count_ <= sampled_runs;
-  for (std::uint32_t i = 0; i < looks; ++i) {
-    sample[i] = sees_all ? i : draw_below(inside_count_);
-  }
-  for (std::uint32_t i = 0; i < looks; ++i) {
-    sample[i] = inside_[sample[i]];
-    __builtin_prefetch(&runs_[sample[i]]);
-  }
-  run_id worst = null_run;
-  float lowest = 0;
-  for (std::uint32_t i = 0; i < looks; ++i) {
-    const run_id run{sample[i]};
-    const float expected = density(run, now_us);
-    if (worst == null_run || expected < lowest) {
-      worst = run;
-      lowest = expected;
-    }
-  }
-  return worst;
+  return inside_.lowest([this, now_us](const entry& e) { return density(e, now_us); });
 }
 
-std::uint32_t hit_density_order::bin_of(std::uint64_t since_us, std::uint64_t now_us) noexcept {
-  const std::uint64_t age_us = now_us > since_us ? now_us - since_us : 0;
-  const auto bits = static_cast<std::uint32_t>(std::bit_width(age_us >> first_bin_bits));
-  if (bits == 0) {
-    return 0;
-  }
-  const auto quarter = static_cast<std::uint32_t>(age_us >> (bits + first_bin_bits - 3)) & 3u;
-  return std::min(1 + 4 * (bits - 1) + quarter, bins - 1);
-}
-
-double hit_density_order::bin_begin_s(std::uint32_t bin) noexcept {
+// `inline` here: code for shared libraries calls other members through a table, 160 times a class.
+inline double hit_density_order::bin_begin_s(std::uint32_t bin) noexcept {
   if (bin == 0) {
     return 0;
   }
@@ -160,7 +114,7 @@ std::uint32_t hit_density_order::class_of(const run_facts& facts) noexcept {
   return class_gap + (end * durations + duration) * gaps + gap;
 }
 
-std::uint32_t hit_density_order::parent_of(std::uint32_t c) noexcept {
+inline std::uint32_t hit_density_order::parent_of(std::uint32_t c) noexcept {
   if (c >= class_share) {
     return class_rest;
   }
@@ -170,13 +124,13 @@ std::uint32_t hit_density_order::parent_of(std::uint32_t c) noexcept {
   return c >= class_duration ? class_end + (c - class_duration) / durations : class_any;
 }
 
-void hit_density_order::count(const run_state& run,
+void hit_density_order::count(const entry& e,
                               std::uint32_t pages,
                               bool is_hit,
                               std::uint64_t now_us) noexcept {
-  const float runs = static_cast<float>(pages) * run.page_weight;
-  const std::uint32_t bin = bin_of(run.since_us, now_us);
-  std::uint32_t c = run.class_index;
+  const float runs = static_cast<float>(pages) * remains_[to_index(e.run)].page_weight;
+  const std::uint32_t bin = bin_of(e.since_us, now_us);
+  std::uint32_t c = e.class_index;
   while (true) {
     exits& at = exits_[cell(c, bin)];
     (is_hit ? at.hit : at.other) += runs;
@@ -237,13 +191,6 @@ void hit_density_order::refresh(std::uint32_t c) noexcept {
     merged[count++] = s;
     density_[cell(c, bin)] = static_cast<float>(s.hits / s.seconds);
   }
-}
-
-std::uint32_t hit_density_order::draw_below(std::uint32_t bound) noexcept {
-  random_ ^= random_ << 13;  // xorshift64, G. Marsaglia 2003.
-  random_ ^= random_ >> 7;
-  random_ ^= random_ << 17;
-  return static_cast<std::uint32_t>(((random_ >> 32) * bound) >> 32);
 }
 
 }  // namespace oriel

@@ -3,6 +3,7 @@
 #include <oriel/kv/memory.hpp>
 
 #include <catch2/catch.hpp>
+#include <support/resident.hpp>
 #include <sys/wait.h>
 
 #include <csignal>
@@ -12,17 +13,6 @@
 #include <unistd.h>
 
 namespace {
-
-/// Pages of this process that are in memory now, in bytes.
-std::size_t resident_bytes() {
-  std::FILE* file = std::fopen("/proc/self/statm", "r");
-  REQUIRE(file != nullptr);
-  unsigned long size_pages = 0, resident_pages = 0;
-  const int read = std::fscanf(file, "%lu %lu", &size_pages, &resident_pages);
-  std::fclose(file);
-  REQUIRE(read == 2);
-  return resident_pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-}
 
 /// Does reading `*p` end the process? Asked of a forked child.
 bool faults(const std::byte* p) {

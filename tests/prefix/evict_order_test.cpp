@@ -2,16 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "conformance/evict_order_suite.hpp"
 
+#include <oriel/prefix/detail/sampled_set.hpp>
 #include <oriel/prefix/order_cost_aware.hpp>
 #include <oriel/prefix/order_hit_density.hpp>
 #include <oriel/prefix/order_lru.hpp>
 #include <oriel/prefix/order_s3_fifo.hpp>
 
 #include <catch2/catch.hpp>
+#include <support/resident.hpp>
 
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <numeric>
 #include <queue>
 #include <random>
 #include <vector>
@@ -98,6 +101,55 @@ TEST_CASE("cost_aware_order is an evict_order") {
 }
 TEST_CASE("hit_density_order is an evict_order") {
   check_evict_order([](std::uint32_t max_runs) { return hit_density_order(max_runs); });
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // They fill what they give.
+TEMPLATE_TEST_CASE("the memory of an order grows with the runs that are used",
+                   "",
+                   lru_order,
+                   s3_fifo_order,
+                   cost_aware_order<>,
+                   hit_density_order) {
+  constexpr std::uint32_t max_runs = 1u << 24;  // 128 MiB at least
+  const std::size_t before = resident_bytes();
+  TestType order(max_runs);
+  for (std::uint32_t run = 0; run < 1000; ++run) {
+    order.insert(run_id{run}, facts_of(1));
+  }
+  CHECK(to_index(order.victim(0)) < 1000);
+  CHECK(resident_bytes() < before + (std::size_t{4} << 20));
+}
+#endif
+
+TEST_CASE("a sample is fair to every run, and mixes runs of all times") {
+  struct entry {
+    std::uint64_t came;
+    run_id run;
+  };
+  constexpr std::uint32_t runs = 999, inside = runs - runs / 3, samples = 20'000;  // A line of 2.
+  detail::sampled_set<entry> set(runs, 1);
+  for (std::uint32_t run = 0; run < runs; ++run) {
+    set.insert({run, run_id{run}});
+    if (run % 3 == 0) {
+      set.erase(run_id{run / 3});
+    }
+  }
+  std::vector<std::uint32_t> seen(runs);
+  double oldest = 0;
+  for (std::uint32_t i = 0; i < samples; ++i) {
+    const run_id run = set.lowest([&](const entry& e) {
+      ++seen[to_index(e.run)];
+      return e.came;
+    });
+    oldest += static_cast<double>(to_index(run)) / samples;
+  }
+  CHECK(std::accumulate(seen.begin(), seen.begin() + runs / 3, 0u) == 0);
+  // A run is one of 64 out of 666: 1,922 times in 20,000, give or take 42.
+  const auto [least, most] = std::minmax_element(seen.begin() + runs / 3, seen.end());
+  CHECK(*least > 1700);
+  CHECK(*most < 2150);
+  // The oldest of 64 single draws would be 10 places from the oldest of all.
+  CHECK(oldest - runs / 3 < 1.2 * inside / 65.0);
 }
 
 TEST_CASE("lru_order gives the run that was inserted first") {

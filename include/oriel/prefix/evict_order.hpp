@@ -46,7 +46,9 @@ struct run_facts {
 /// Ranks runs for eviction. The cache asks for a victim, frees the deepest pages of that run, as
 /// many as it needs, says so, and asks again: page LRU is "the run inserted first".
 ///
-///  - Constructed from the number of run ids; allocates and throws only then.
+///  - Constructed from the number of run ids; allocates and throws only then. That number is as
+///    large as the pool: memory that grows with the ids used, which are the lowest, costs a small
+///    use of a large pool little.
 ///  - `insert(run, facts)`        the run became evictable.  @pre it is not inside.
 ///  - `erase(run)`                it is no longer: pinned, or without pages. No effect if not
 ///                                inside.

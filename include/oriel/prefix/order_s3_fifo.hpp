@@ -5,13 +5,11 @@
 /// Queues Are All You Need for Cache Eviction", SOSP'23.
 #pragma once
 
-#include <oriel/core/contract.hpp>
+#include <oriel/prefix/detail/run_queues.hpp>
 #include <oriel/prefix/evict_order.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
-#include <vector>
 
 namespace oriel {
 
@@ -26,33 +24,27 @@ namespace oriel {
 /// no ghost queue, since nothing of an evicted run is left by which it could be recognised.
 ///
 /// Every call is O(1): `victim` spares at most `spared_runs` in one call. Memory: 16 bytes per run
-/// id.
+/// id used.
 class s3_fifo_order {
  public:
   static constexpr std::uint32_t spared_runs = 64;
 
   /// @throws std::bad_alloc
-  explicit s3_fifo_order(std::uint32_t max_runs) : runs_(std::size_t{max_runs} + queues) {
-    for (std::uint32_t queue = 0; queue < queues; ++queue) {
-      runs_[queue] = {.older = queue, .newer = queue};
-    }
-  }
+  explicit s3_fifo_order(std::uint32_t max_runs) : runs_(max_runs) {}
 
-  [[nodiscard]] bool contains(run_id run) const noexcept { return runs_[slot(run)].newer != none; }
+  [[nodiscard]] bool contains(run_id run) const noexcept { return runs_.contains(run); }
 
   void insert(run_id run, const run_facts& facts) noexcept {
-    ORIEL_EXPECTS(!contains(run));
-    record& r = runs_[slot(run)];
-    r.pages = facts.pages;
+    record& r = runs_[run];
     if (facts.turn == 0 && facts.gap_us == no_gap) {
       r.uses = 0;  // What `inherit` may have left for an earlier run of this id.
     }
-    append(slot(run), r.uses != 0 ? main : small);
+    append(run, facts.pages, r.uses != 0 ? main : small);
   }
 
   void erase(run_id run) noexcept {
     if (contains(run)) {
-      remove(slot(run));
+      remove(run);
     }
   }
 
@@ -60,69 +52,60 @@ class s3_fifo_order {
   void on_evict(run_id run, std::uint32_t pages, std::uint64_t) noexcept { lose(run, pages); }
 
   void inherit(run_id to, run_id from) noexcept {
-    runs_[slot(to)].uses =
-        static_cast<std::uint8_t>(std::min<std::uint32_t>(runs_[slot(from)].uses + 1u, uses_max));
+    runs_[to].uses =
+        static_cast<std::uint8_t>(std::min<std::uint32_t>(runs_[from].uses + 1u, uses_max));
   }
 
   [[nodiscard]] run_id victim(std::uint64_t) noexcept {
-    const bool is_small_over =
-        std::uint64_t{pages_[small]} * small_part > pages_[small] + pages_[main];
-    if (runs_[small].newer != small && (is_small_over || runs_[main].newer == main)) {
-      return run_id{runs_[small].newer - queues};
+    const std::uint64_t small_pages = runs_.of_queue(small).pages;
+    const bool is_small_over = small_pages * small_part > small_pages + runs_.of_queue(main).pages;
+    const run_id on_probation = runs_.oldest(small);
+    if (on_probation != null_run && (is_small_over || runs_.oldest(main) == null_run)) {
+      return on_probation;
     }
-    for (std::uint32_t i = 0; i < spared_runs && runs_[runs_[main].newer].uses != 0; ++i) {
-      const std::uint32_t head = runs_[main].newer;
+    run_id head = runs_.oldest(main);
+    for (std::uint32_t i = 0; i < spared_runs && head != null_run && runs_[head].uses != 0; ++i) {
       --runs_[head].uses;
+      const std::uint32_t pages = runs_[head].pages;
       remove(head);
-      append(head, main);
+      append(head, pages, main);
+      head = runs_.oldest(main);
     }
-    return runs_[main].newer == main ? null_run : run_id{runs_[main].newer - queues};
+    return head;
   }
 
  private:
-  static constexpr std::uint32_t none = 0xFFFF'FFFFu;
   static constexpr std::uint32_t small = 0, main = 1, queues = 2;
   static constexpr std::uint32_t uses_max = 3;
   static constexpr std::uint32_t small_part = 4;  // The small queue's aim is 1 / small_part.
-  struct record {
-    std::uint32_t older = 0, newer = none;
-    std::uint32_t pages = 0;
-    std::uint8_t uses = 0;
-    std::uint8_t queue = small;
+  struct record : detail::run_link {
+    std::uint32_t pages;  // of the run, or of all in the queue
+    std::uint8_t uses;
+    std::uint8_t queue;
   };
 
-  [[nodiscard]] static std::uint32_t slot(run_id run) noexcept { return to_index(run) + queues; }
-
-  void append(std::uint32_t at, std::uint32_t queue) noexcept {
-    record& r = runs_[at];
-    r.queue = static_cast<std::uint8_t>(queue);
-    r.older = runs_[queue].older;
-    r.newer = queue;
-    runs_[r.older].newer = at;
-    runs_[queue].older = at;
-    pages_[queue] += r.pages;
+  void append(run_id run, std::uint32_t pages, std::uint32_t queue) noexcept {
+    runs_.append(run, queue);
+    runs_[run].pages = pages;
+    runs_[run].queue = static_cast<std::uint8_t>(queue);
+    runs_.of_queue(queue).pages += pages;
   }
 
-  void remove(std::uint32_t at) noexcept {
-    record& r = runs_[at];
-    runs_[r.older].newer = r.newer;
-    runs_[r.newer].older = r.older;
-    r.newer = none;
-    pages_[r.queue] -= r.pages;
+  void remove(run_id run) noexcept {
+    runs_.of_queue(runs_[run].queue).pages -= runs_[run].pages;
+    runs_.remove(run);
   }
 
   void lose(run_id run, std::uint32_t pages) noexcept {
     if (contains(run)) {
-      record& r = runs_[slot(run)];
+      record& r = runs_[run];
       pages = std::min(pages, r.pages);
       r.pages -= pages;
-      pages_[r.queue] -= pages;
+      runs_.of_queue(r.queue).pages -= pages;
     }
   }
 
-  // Rings through the first `queues` slots: `newer` of such a slot is the head, `older` the tail.
-  std::vector<record> runs_;  // [queues + max_runs]
-  std::array<std::uint32_t, queues> pages_{};
+  detail::run_queues<record, queues> runs_;
 };
 
 static_assert(evict_order<s3_fifo_order>);

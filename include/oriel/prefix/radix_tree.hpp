@@ -57,8 +57,8 @@ struct radix_tree_options {
   std::uint32_t namespaces_max = 65536;  ///< at once
   /// Tenants that have a share of their own; 1: shares are off. Room is taken from the tenant that
   /// holds most, so one below an equal share keeps its pages whatever others ask. A tenant without
-  /// pages gives its share to the next; tenants beyond so many share the last one. Each costs the
-  /// memory of an order.
+  /// pages gives its share to the next; tenants beyond so many share the last one. Each costs an
+  /// order.
   std::uint32_t tenant_shares = 1;
   bool keeps_hash_chain = false;  ///< 16 bytes a page; events and probes by hash need it
 };
@@ -83,8 +83,9 @@ struct cached_page {
 ///                    exclusively. Default: none, one thread owns tree and pools.
 ///
 /// Memory: address space for pools of this size is taken in the constructor and touched as the tree
-/// grows; nothing allocates later, but for a new namespace and the vectors of publications. An
-/// order takes its own at once: 8 bytes for each page of the full pool (LRU) to 28 (hit density).
+/// grows; nothing allocates later, but for a new namespace and the vectors of publications. So do
+/// the orders: from 8 bytes (LRU) to 28 (hit density) for each run that was there at once, and hit
+/// density 300 KiB for what it learns.
 template <page_allocator Pool,
           evict_order Order = hit_density_order,
           retention_policy Retention = keep_branch_points,
@@ -294,9 +295,8 @@ class radix_tree {
   enum class run_state : std::uint8_t { free, held, evictable, parked };
   struct run_record {
     run_facts facts;
-    std::uint32_t tail;   // node of its deepest page
+    std::uint32_t tail;   // node of its deepest page; of a free run, the next free one
     std::uint32_t pages;  // 0: tail means nothing
-    std::uint32_t next_free;
     std::uint32_t tenant;
     run_state state;
   };
@@ -323,6 +323,7 @@ class radix_tree {
   std::uint32_t cut(std::uint32_t node, std::uint32_t pages) noexcept;
   void lock(std::uint32_t node) noexcept;
   void unlock(std::uint32_t node) noexcept;
+  void drop_unlocked(std::uint32_t node) noexcept;
 
   struct page_span {
     std::uint32_t first, end;

@@ -15,12 +15,14 @@
 /// finds, the tokens decide.
 #pragma once
 
+#include <oriel/core/contract.hpp>
 #include <oriel/core/hash.hpp>
 #include <oriel/core/ids.hpp>
 #include <oriel/prefix/cache_namespace.hpp>
 #include <oriel/prefix/detail/lazy_array.hpp>
 #include <oriel/prefix/evict_order.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -33,18 +35,17 @@ namespace oriel::detail {
 inline constexpr std::uint32_t node_pages_max = 32;
 inline constexpr std::uint32_t null_node = 0xFFFF'FFFFu;
 
-struct tree_node {
+/// Three cache lines; what walks, locks and runs look at is in the first.
+struct alignas(64) tree_node {
   std::uint64_t key;    // of the first page
   chain_hash end_hash;  // of the last page; a root's: the namespace's digest
-  std::uint32_t parent;
   std::uint32_t first_child;
   std::uint32_t next_sibling, previous_sibling;
-  std::uint32_t run;         // run_id that touched it last
-  std::uint32_t locks;       // leases that end here + children with locks: full_lock > 0 or not
-  std::uint32_t begin;       // pages from the root to its first page
-  std::uint32_t root;        // of its namespace
-  std::uint32_t generation;  // grows when the node is freed
-  std::uint32_t pages;       // 1 .. node_pages_max; a root has 0
+  std::uint32_t run;    // run_id that touched it last
+  std::uint32_t locks;  // leases that end here + children with locks: full_lock > 0 or not
+  std::uint32_t begin;  // pages from the root to its first page
+  std::uint32_t root;   // of its namespace
+  std::uint32_t pages;  // 1 .. node_pages_max; a root has 0
   union {
     std::uint32_t full[node_pages_max];  // ids of full pages
     std::uint32_t tenant;                // of a root, which has no pages
@@ -83,8 +84,28 @@ class node_store {
   [[nodiscard]] const store_sizes& sizes() const noexcept { return sizes_; }
   [[nodiscard]] tree_node& node(std::uint32_t id) noexcept { return nodes_[id]; }
   [[nodiscard]] const tree_node& node(std::uint32_t id) const noexcept { return nodes_[id]; }
-  [[nodiscard]] bool is_root(std::uint32_t id) const noexcept {
-    return nodes_[id].parent == null_node;
+  [[nodiscard]] bool is_root(std::uint32_t id) const noexcept { return parents_[id] == null_node; }
+  [[nodiscard]] std::uint32_t parent_of(std::uint32_t id) const noexcept { return parents_[id]; }
+  /// The same, for walks up long chains. All that a step of a walk waits for is the load of the
+  /// parent, and nodes that one request made mostly have consecutive ids. So the id before is
+  /// guessed to be the parent and compared with it afterwards: the processor predicts the branch
+  /// and is steps ahead when the loads arrive. A wrong guess costs a misprediction, never an
+  /// answer.
+  [[nodiscard]] std::uint32_t parent_in_walk(std::uint32_t id) const noexcept {
+    const std::uint32_t parent = parents_[id];
+#if defined(__GNUC__)
+    // Two empty statements, lest the compiler see that both ways lead to `parent`: after the first
+    // it does not know the guess, and a way with the second is no candidate for a conditional move.
+    std::uint32_t guess = id - 1;
+    asm("" : "+r"(guess));
+    if (parent != id - 1) [[unlikely]] {
+      guess = parent;
+      asm volatile("");
+    }
+    return guess;
+#else
+    return parent;
+#endif
   }
   /// Bit i: the page at i has its window page of this kind.
   [[nodiscard]] std::uint32_t& mask(std::uint32_t id, std::uint32_t kind) noexcept {
@@ -148,10 +169,18 @@ class node_store {
   [[nodiscard]] std::uint32_t window_safe(std::uint32_t node, std::uint32_t limit) const noexcept;
 
   /// The first page that boundary `end` (pages) needs of a kind; `end` itself: none.
-  [[nodiscard]] std::uint32_t first_needed(std::uint32_t kind, std::uint32_t end) const noexcept;
+  [[nodiscard]] std::uint32_t first_needed(std::uint32_t kind, std::uint32_t end) const noexcept {
+    return end - std::min(end, needed_pages_[kind]);
+  }
 
   /// The node at or above `node` that holds page `page` of the path. @pre the path has it
-  [[nodiscard]] page_place locate(std::uint32_t node, std::uint32_t page) const noexcept;
+  [[nodiscard]] page_place locate(std::uint32_t node, std::uint32_t page) const noexcept {
+    while (nodes_[node].begin > page) {
+      node = parents_[node];
+    }
+    ORIEL_ASSERT(page < nodes_[node].end());
+    return {node, page - nodes_[node].begin};
+  }
 
   /// Cuts a node: its first `at` pages become a new parent of it. Returns the new node; the old one
   /// keeps its id, children and leases. O(node_pages_max * kinds). @pre 0 < at < pages
@@ -173,7 +202,9 @@ class node_store {
   bool drop_last_page(std::uint32_t id) noexcept;
 
   /// Nodes in use, roots included.
-  [[nodiscard]] std::uint32_t nodes_used() const noexcept { return nodes_used_; }
+  [[nodiscard]] std::uint32_t nodes_used() const noexcept {
+    return nodes_used_;
+  }
   /// Bytes of index that a tree of the present size touches, tokens excluded.
   [[nodiscard]] std::uint64_t index_bytes(std::uint64_t full_pages_cached) const noexcept;
 
@@ -208,10 +239,12 @@ class node_store {
 
   store_sizes sizes_;
   std::vector<std::uint32_t> window_tokens_;  // [kinds]
+  std::vector<std::uint32_t> needed_pages_;  // [kinds]: how far before a boundary its window begins
   std::uint32_t nodes_max_ = 0;
   std::size_t table_mask_ = 0;
 
   lazy_array<tree_node> nodes_;            // [nodes_max]
+  lazy_array<std::uint32_t> parents_;      // [nodes_max]: apart, 16 in a cache line, for walks up
   lazy_array<std::uint32_t> masks_;        // [nodes_max, kinds]
   lazy_array<std::uint32_t> table_;        // [table_mask_ + 1]: node + 1, or 0
   lazy_array<token_id> tokens_;            // [full pages, page_size]

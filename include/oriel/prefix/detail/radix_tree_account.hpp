@@ -68,7 +68,7 @@ const char* ORIEL_TREE::audit() const {
     for (std::uint32_t child = store_.node(node).first_child; child != detail::null_node;
          child = store_.node(child).next_sibling) {
       locked_children += store_.node(child).locks != 0;
-      check(store_.node(child).parent == node, "a child does not know its parent");
+      check(store_.parent_of(child) == node, "a child does not know its parent");
       check(store_.node(child).begin == store_.node(node).end(), "a gap between parent and child");
     }
     check(store_.node(node).locks >= locked_children, "fewer locks than locked children");

@@ -109,7 +109,7 @@ evicted_pages ORIEL_TREE::drop_last_page(std::uint32_t node) noexcept {
   --tenant_pages_[tenant_of(node)];
   --evictable_full_;
   const run_id id{n.run};
-  const std::uint32_t parent = n.parent;
+  const std::uint32_t parent = store_.parent_of(node);
   const bool gone = store_.drop_last_page(node);
   if (gone && run(id).tail == node) {
     run(id).tail = parent;  // The chain's next node; if it is another's, no page is left.
@@ -188,7 +188,7 @@ void ORIEL_TREE::for_each_node_below(std::uint32_t root, Visit&& visit) const {
   for (std::uint32_t node = deepest(root); node != root;) {
     const detail::tree_node& n = store_.node(node);
     const std::uint32_t next =
-        n.next_sibling != detail::null_node ? deepest(n.next_sibling) : n.parent;
+        n.next_sibling != detail::null_node ? deepest(n.next_sibling) : store_.parent_of(node);
     visit(node);
     node = next;
   }

@@ -104,7 +104,7 @@ typename ORIEL_TREE::lease ORIEL_TREE::pin(const cache_namespace& space,
   const std::uint32_t full = std::min(extent.full_tokens, m.heal_tokens) / page;
   std::uint32_t node = m.node == detail::null_node ? root : m.node;
   while (store_.node(node).begin >= full && !store_.is_root(node)) {
-    node = store_.node(node).parent;
+    node = store_.parent_of(node);
   }
   if (store_.node(root).locks == 0 && store_.node(root).first_child == detail::null_node) {
     store_.node(root).tenant =
@@ -152,7 +152,7 @@ void ORIEL_TREE::borrow(const lease& held, borrowed_pages& out) const {
   out.full.resize(held.pages_);
   out.windows.resize(kinds());
   std::uint32_t node = held.node_;
-  for (std::uint32_t page = held.pages_; page != 0; node = store_.node(node).parent) {
+  for (std::uint32_t page = held.pages_; page != 0; node = store_.parent_of(node)) {
     const detail::tree_node& n = store_.node(node);
     for (; page > n.begin; --page) {
       out.full[page - 1] = store_.full_page(n.full[page - 1 - n.begin]);
@@ -217,18 +217,14 @@ ORIEL_TREE_TEMPLATE
 run_id ORIEL_TREE::new_run() noexcept {
   std::uint32_t id = free_runs_;
   if (id != to_index(null_run)) {
-    free_runs_ = runs_[id].next_free;
+    free_runs_ = runs_[id].tail;
   } else if (runs_touched_ < runs_.size()) {
     id = runs_touched_++;
   } else {
     return null_run;
   }
-  runs_[id] = {.facts = {},
-               .tail = detail::null_node,
-               .pages = 0,
-               .next_free = to_index(null_run),
-               .tenant = 0,
-               .state = run_state::held};
+  runs_[id] = {
+      .facts = {}, .tail = detail::null_node, .pages = 0, .tenant = 0, .state = run_state::held};
   return run_id{id};
 }
 
@@ -237,7 +233,7 @@ void ORIEL_TREE::free_run(run_id id) noexcept {
   orders_[run(id).tenant].erase(id);
   run(id).state = run_state::free;
   run(id).pages = 0;
-  run(id).next_free = free_runs_;
+  run(id).tail = free_runs_;
   free_runs_ = to_index(id);
 }
 
@@ -281,7 +277,7 @@ void ORIEL_TREE::take_over(std::uint32_t node, lease& held, bool is_hit) noexcep
         locks = n->locks++ == 0;
         locked_pages += locks ? n->pages : 0;
       }
-      node = n->parent;
+      node = store_.parent_in_walk(node);
     }
     evictable_full_ -= ORIEL_MUTANT(locked_pages_count_as_evictable) ? 0 : locked_pages;
     if (other == held.run_) {
@@ -316,36 +312,55 @@ void ORIEL_TREE::lock(std::uint32_t node) noexcept {
       break;
     }
     pages += n.pages;
-    node = n.parent;
+    node = store_.parent_in_walk(node);
   }
   evictable_full_ -= pages;
 }
 
+/// Goes up as far as no lock is left, a stretch of one run at a time. Of a run, only the first node
+/// on the way can be the tail: what else it has on the way is above.
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::unlock(std::uint32_t node) noexcept {
-  while (node != detail::null_node) {
-    detail::tree_node& n = store_.node(node);
-    ORIEL_EXPECTS(n.locks != 0);
-    if (--n.locks != 0 && !ORIEL_MUTANT(unlock_goes_on_above_a_lock)) {
-      return;
-    }
-    const std::uint32_t parent = n.parent;
-    if (store_.is_root(node)) {
-      if (n.first_child == detail::null_node) {
-        closed_roots_ -= store_.is_closed(node);
-        store_.free_root(node);
+  const std::uint32_t lowest = node;
+  bool is_free = true;
+  while (is_free && !store_.is_root(node)) {
+    const std::uint32_t first = node, theirs = store_.node(node).run;
+    std::uint32_t pages = 0;
+    for (detail::tree_node* n = &store_.node(node); n->run == theirs; n = &store_.node(node)) {
+      ORIEL_EXPECTS(n->locks != 0);
+      if (--n->locks != 0 && !ORIEL_MUTANT(unlock_goes_on_above_a_lock)) {
+        is_free = false;
+        break;
       }
-      return;
+      pages += n->pages;
+      node = store_.parent_in_walk(node);  // A root has no run: the loop ends there.
     }
-    evictable_full_ += ORIEL_MUTANT(evictable_pages_count_twice) ? 2 * n.pages : n.pages;
-    if (const run_id id{n.run}; run(id).state == run_state::parked && run(id).tail == node &&
-                                !ORIEL_MUTANT(parked_run_is_forgotten)) {
+    evictable_full_ += ORIEL_MUTANT(evictable_pages_count_twice) ? 2 * pages : pages;
+    const run_id id{theirs};
+    if (pages != 0 && run(id).state == run_state::parked && run(id).tail == first &&
+        !ORIEL_MUTANT(parked_run_is_forgotten)) {
       make_evictable(id);
     }
-    if (closed_roots_ != 0 && store_.is_closed(n.root) && n.first_child == detail::null_node) {
-      for (std::uint32_t pages = n.pages; pages != 0; --pages) {
-        drop_last_page(node);
-      }
+  }
+  if (closed_roots_ != 0 && store_.is_closed(store_.node(lowest).root)) {
+    drop_unlocked(lowest);
+  }
+  if (is_free) {  // Up to the root.
+    ORIEL_EXPECTS(store_.node(node).locks != 0);
+    if (--store_.node(node).locks == 0 && store_.node(node).first_child == detail::null_node) {
+      closed_roots_ -= store_.is_closed(node);
+      store_.free_root(node);
+    }
+  }
+}
+
+/// In a namespace that was dropped: from here up, what neither a lease nor a child needs goes.
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::drop_unlocked(std::uint32_t node) noexcept {
+  while (!store_.is_root(node) && is_free_leaf(node)) {
+    const std::uint32_t parent = store_.parent_of(node);
+    for (std::uint32_t pages = store_.node(node).pages; pages != 0; --pages) {
+      drop_last_page(node);
     }
     node = parent;
   }

@@ -117,6 +117,29 @@ void add_prompt(CLI::App& command, run_options& o) {
       ->check(some_text(request_limits.max_stop_string_bytes));
 }
 
+/// Without the cache there is nothing that tiers could keep.
+void add_tiers(CLI::App& command, tier_choice& o, CLI::Option* no_cache) {
+  command.add_option("--host-cache-gib", o.host_gib, "keep KV in so much host memory as well")
+      ->check(number(0, 65'536))
+      ->excludes(no_cache);
+  auto* folder = command
+                     .add_option("--disk-cache",
+                                 o.disk_folder,
+                                 "keep KV in this folder, for later runs too; made if missing")
+                     ->check(some_text())
+                     ->excludes(no_cache);
+  command.add_option("--disk-cache-gib", o.disk_gib, "the most that the folder holds")
+      ->check(number(0.0625, 1'048'576))
+      ->capture_default_str()
+      ->needs(folder);
+  command
+      .add_option("--remote",
+                  o.remote_url,
+                  "keep KV in a Redis server for others too: redis://[user:password@]host[:port]")
+      ->check(some_text())
+      ->excludes(no_cache);
+}
+
 CLI::App* add_run(CLI::App& app, run_options& o) {
   CLI::App* command = app.add_subcommand("run", "generate text; with no arguments, the nano model");
   command->add_option("-m,--model", o.model_dir, "checkpoint folder (config.json, *.safetensors)")
@@ -135,9 +158,11 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
   command->add_flag("--json", o.json, "print one JSON object");
   add_chunk(*command, o.chunk_tokens);
   add_page(*command, o.page_tokens);
-  command->add_flag("--no-cache", o.no_cache, "compute every prompt from its first token")
-      ->excludes(add_retain(*command, o.retain, o.page_tokens))
-      ->excludes(add_heal(*command, o.heal));
+  auto* no_cache =
+      command->add_flag("--no-cache", o.no_cache, "compute every prompt from its first token")
+          ->excludes(add_retain(*command, o.retain, o.page_tokens))
+          ->excludes(add_heal(*command, o.heal));
+  add_tiers(*command, o.tiers, no_cache);
   command->add_option("--qkv-shards", o.qkv_shards, "shards of a fused QKV tensor")
       ->transform(whole_number(1, 65'536));
   return command;

@@ -68,7 +68,7 @@ class ORIEL_TREE::kept_windows {
   [[nodiscard]] bool is_fork(std::uint32_t boundary) noexcept {
     const detail::node_store& store = tree_.store_;
     while (store.node(node_).begin >= boundary) {
-      node_ = store.node(node_).parent;
+      node_ = store.parent_of(node_);
     }
     const std::uint32_t child = store.node(node_).first_child;
     return store.node(node_).end() == boundary && child != detail::null_node &&

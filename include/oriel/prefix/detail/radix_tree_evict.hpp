@@ -253,11 +253,12 @@ void ORIEL_TREE::tell(cache_event_kind kind, std::uint32_t pool, detail::page_pl
       return;  // `drop` or `clear` has said so.
     }
     const std::uint32_t full = n.full[page.at];
-    const page_handle parent =
-        page.at != 0 ? store_.full_page(n.full[page.at - 1])
-        : store_.is_root(n.parent)
-            ? page_handle{}
-            : store_.full_page(store_.node(n.parent).full[store_.node(n.parent).pages - 1]);
+    page_handle before;
+    if (page.at != 0) {
+      before = store_.full_page(n.full[page.at - 1]);
+    } else if (const std::uint32_t above = store_.parent_of(page.node); !store_.is_root(above)) {
+      before = store_.full_page(store_.node(above).full[store_.node(above).pages - 1]);
+    }
     events_({.sequence = ++sequence_,
              .kind = kind,
              .pool = pool,
@@ -268,7 +269,7 @@ void ORIEL_TREE::tell(cache_event_kind kind, std::uint32_t pool, detail::page_pl
              .tokens = store_.tokens(full),
              .handle = pool == 0 ? store_.full_page(full) : windows_[pool - 1].at(full),
              .full = store_.full_page(full),
-             .parent_full = parent});
+             .parent_full = before});
   }
 }
 

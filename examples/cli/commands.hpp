@@ -19,15 +19,11 @@ namespace oriel::cli {
 inline constexpr int exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interrupted = 130;
 
 /// Where KV is kept below the pools, and how much of it.
-struct tier_choice {
-  double host_gib = 0.0;      ///< --host-cache-gib; 0: none
-  std::string disk_folder;    ///< --disk-cache; empty: none
-  double disk_gib = 8.0;      ///< --disk-cache-gib
-  std::string remote_url;     ///< --remote redis://HOST:PORT; empty: none
-
-  [[nodiscard]] bool any() const noexcept {
-    return host_gib != 0.0 || !disk_folder.empty() || !remote_url.empty();
-  }
+struct tier_options {
+  double host_gib = 0.0;    ///< --host-cache-gib; 0: none
+  std::string disk_folder;  ///< --disk-cache; empty: none
+  double disk_gib = 8.0;    ///< --disk-cache-gib
+  std::string remote_url;   ///< --remote redis://HOST:PORT; empty: none
 };
 
 /// Options of `oriel run`.
@@ -52,7 +48,7 @@ struct run_options {
   bool no_cache = false;             ///< --no-cache
   replay::retain_choice retain;      ///< --retain
   std::string heal = "on";           ///< on, off
-  tier_choice tiers;                 ///< --host-cache-gib, --disk-cache, --remote
+  tier_options tiers;                ///< --host-cache-gib, --disk-cache, --remote
   std::optional<std::uint32_t> qkv_shards;
 };
 

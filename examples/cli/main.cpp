@@ -118,7 +118,7 @@ void add_prompt(CLI::App& command, run_options& o) {
 }
 
 /// Without the cache there is nothing that tiers could keep.
-void add_tiers(CLI::App& command, tier_choice& o, CLI::Option* no_cache) {
+void add_tiers(CLI::App& command, tier_options& o, CLI::Option* no_cache) {
   command.add_option("--host-cache-gib", o.host_gib, "keep KV in so much host memory as well")
       ->check(number(0, 65'536))
       ->excludes(no_cache);

@@ -10,6 +10,7 @@
 #include <engine/chat_format.hpp>
 #include <engine/checkpoint.hpp>
 #include <engine/engine.hpp>
+#include <engine/engine_tiers.hpp>
 #include <engine/error.hpp>
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weight_loader.hpp>
@@ -17,6 +18,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -77,6 +79,8 @@ struct outcome {
   engine::request_usage usage;
   double prefill_ms = 0, decode_ms = 0;
   engine::kv_usage kv;  // held in the last step
+  double stall_ms = 0;  // nothing could be computed while tiers were waited for
+  tier_counters moved;  // between pools and tiers, during the request; copies may end later
 };
 
 double ms_between(std::chrono::steady_clock::time_point a,
@@ -100,9 +104,16 @@ void show(const engine::event& happened, std::size_t tokens_before, form shown) 
   }
 }
 
+tier_counters moved_by(engine::engine& engine) {
+  const bool has_tiers = engine.cache() != nullptr && engine.cache()->tiers() != nullptr;
+  return has_tiers ? engine.cache()->tiers()->counters() : tier_counters{};
+}
+
 /// Runs the one request that is queued to its end, or to Ctrl-C, and shows the output as it comes.
 outcome generate(engine::engine& engine, request_id id, form shown) {
   outcome result;
+  const tier_counters moved_before = moved_by(engine);
+  const std::uint64_t stall_before_us = engine.metrics().stall_us.value();
   const auto take = [&](const engine::event& happened) {
     show(happened, result.tokens.size(), shown);
     if (happened.token) {
@@ -132,6 +143,12 @@ outcome generate(engine::engine& engine, request_id id, form shown) {
   }
   result.prefill_ms = ms_between(begin, first_token);
   result.decode_ms = ms_between(first_token, std::chrono::steady_clock::now());
+  result.stall_ms = 1e-3 * static_cast<double>(engine.metrics().stall_us.value() - stall_before_us);
+  result.moved = moved_by(engine);
+  for (std::size_t role = 0; role < tier_roles; ++role) {
+    result.moved.fetched_bytes[role] -= moved_before.fetched_bytes[role];
+    result.moved.copied_bytes[role] -= moved_before.copied_bytes[role];
+  }
   return result;
 }
 
@@ -265,7 +282,22 @@ request make_request(const run_options& o,
   return r;
 }
 
+/// Prompt tokens by where their KV was. A fetched page may, rarely, lose its use to another start.
+std::array<std::uint32_t, 1 + tier_roles> hits_of(const engine::request_usage& usage) {
+  std::array<std::uint32_t, 1 + tier_roles> hits = {usage.cached_tokens};
+  for (std::size_t role = tier_roles; role-- > 0;) {
+    hits[1 + role] = std::min(hits[0], usage.fetched_tokens[role]);
+    hits[0] -= hits[1 + role];
+  }
+  return hits;
+}
+
+nlohmann::ordered_json by_tier(const std::array<std::uint64_t, tier_roles>& counts) {
+  return {{"host", counts[0]}, {"disk", counts[1]}, {"remote", counts[2]}};
+}
+
 void print_json(const outcome& result, std::size_t prompt_tokens) {
+  const auto hits = hits_of(result.usage);
   nlohmann::ordered_json ids = nlohmann::ordered_json::array();
   for (const token_id id : result.tokens) {
     ids.push_back(to_index(id));
@@ -277,6 +309,14 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
                                       {"cached_tokens", result.usage.cached_tokens},
                                       {"healed_tokens", result.usage.healed_tokens},
                                       {"computed_tokens", result.usage.computed_tokens},
+                                      {"hits",
+                                       {{"device", hits[0]},
+                                        {"host", hits[1]},
+                                        {"disk", hits[2]},
+                                        {"remote", hits[3]}}},
+                                      {"fetched_bytes", by_tier(result.moved.fetched_bytes)},
+                                      {"copied_bytes", by_tier(result.moved.copied_bytes)},
+                                      {"stall_ms", result.stall_ms},
                                       {"finish_reason", name_of(result.finish)},
                                       {"prefill_ms", result.prefill_ms},
                                       {"decode_ms", result.decode_ms},
@@ -320,6 +360,20 @@ engine::engine_options engine_options_of(const run_options& o,
                     .dense_head_tokens = o.retain.dense_head_tokens};
   options.model_digest = engine::checkpoint_digest(checkpoint);
   return options;
+}
+
+std::vector<tier> tiers_of(const tier_options& o,
+                           const model_geometry& model,
+                           const engine::engine_options& options,
+                           dtype kv) {
+  constexpr double gib = 1024.0 * 1024.0 * 1024.0;
+  const engine::tier_choice choice{
+      .host_bytes = static_cast<std::uint64_t>(o.host_gib * gib),
+      .disk_folder = o.disk_folder,
+      .disk_bytes = static_cast<std::uint64_t>(o.disk_gib * gib),
+      .remote_url = o.remote_url};
+  return choice.any() ? engine::make_tiers(choice, engine::kv_page_shape(model, options, kv))
+                      : std::vector<tier>{};
 }
 
 /// Serves one request and prints what it gave.
@@ -376,11 +430,13 @@ int run(const run_options& o) {
   const engine::model_weights weights = load_with_progress(checkpoint);
   thread_pool threads{thread_count(o.threads)};
   const auto stand_in = found ? std::nullopt : std::optional{no_tokenizer()};
+  const engine::engine_options options = engine_options_of(o, checkpoint, context);
   engine::engine engine{model,
                         weights,
                         found ? *found : *stand_in,
-                        engine_options_of(o, checkpoint, context),
-                        threads};
+                        options,
+                        threads,
+                        tiers_of(o.tiers, model, options, weights.compute)};
   catch_interrupts();
   for (std::size_t i = 0; i < requests.size(); ++i) {
     if (i != 0 && !o.json && found) {

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <engine/engine_tiers.hpp>
 #include <engine/prefix_reuse.hpp>
 #include <fmt/format.h>
 
@@ -29,23 +30,6 @@ cache_retention retention_of(const retention_choice& c) {
   return cache_retention{keep_every{c.every_tokens},
                          keep_branch_points{c.branch_points},
                          keep_dense_head{c.dense_head_tokens}};
-}
-
-page_shape shape_of(const pool_plan& plan) {
-  page_shape shape{.page_size = plan.options().page_size};
-  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
-    const page_layout& layout = plan.layout(pool_id{pool});
-    std::vector<std::uint64_t>& slices = shape.slice_bytes.emplace_back();
-    for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-      slices.push_back(
-          (slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes()) -
-          layout.k_offset_bytes(slot));
-    }
-    if (pool != 0) {
-      shape.window_tokens.push_back(plan.ring(pool - 1).window_tokens);
-    }
-  }
-  return shape;
 }
 
 fetch_model fetch_model_of(const reuse_options& decisions, const pool_plan& plan) {

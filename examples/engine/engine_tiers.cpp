@@ -1,0 +1,144 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/tier/directory_disk.hpp>
+#include <oriel/tier/memory_store.hpp>
+#include <oriel/tier/redis_store.hpp>
+#include <oriel/tier/segment_store.hpp>
+#include <oriel/tier/store_thread.hpp>
+
+#include <engine/engine_tiers.hpp>
+#include <engine/error.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+namespace oriel::engine {
+namespace {
+
+// Expected before anything was measured: a copy in memory, a disk, a loopback or a fast network.
+constexpr transfer_rates host_rates{.latency_s = 20e-6, .bytes_per_s = 5e9};
+constexpr transfer_rates disk_rates{.latency_s = 200e-6, .bytes_per_s = 1e9};
+constexpr transfer_rates remote_rates{.latency_s = 500e-6, .bytes_per_s = 1e9};
+
+std::uint64_t bytes_of_page(const std::vector<std::uint64_t>& slices) {
+  return std::accumulate(slices.begin(), slices.end(), std::uint64_t{0});
+}
+
+/// A sequence keeps all its full pages and a few window pages: so do its tiers. The weights are for
+/// prompts of some thousand tokens, with two boundaries kept.
+std::vector<double> weights_of(const page_shape& shape) {
+  constexpr double typical_tokens = 4096, kept_boundaries = 2;
+  std::vector<double> weights{typical_tokens / shape.page_size};
+  for (const std::uint32_t window : shape.window_tokens) {
+    weights.push_back(kept_boundaries * (1 + std::max(1.0, double{1} * window / shape.page_size)));
+  }
+  return weights;
+}
+
+tier host_tier(std::uint64_t bytes, const page_shape& shape) {
+  std::uint64_t least = 0;
+  for (const auto& slices : shape.slice_bytes) {
+    least += bytes_of_page(slices);
+  }
+  if (bytes < 16 * least) {
+    throw error(fmt::format(
+        "a host cache of {} bytes has no room for 16 pages of {} bytes; give it more",
+        bytes,
+        least));
+  }
+  try {
+    return {.store = any_store(std::make_unique<store_thread<memory_store<>>>(
+                store_thread_options{.queue_items = 4096},
+                memory_store_options{.page_size = shape.page_size,
+                                     .slice_bytes = shape.slice_bytes,
+                                     .capacity_bytes = bytes,
+                                     .page_weights = weights_of(shape)})),
+            .role = tier_role::host,
+            .rates = host_rates};
+  } catch (const std::bad_alloc&) {
+    throw error(fmt::format("no memory for a host cache of {} bytes; give it less", bytes));
+  }
+}
+
+tier disk_tier(const std::string& folder, std::uint64_t bytes) {
+  auto disk = directory_disk::open({.directory = folder});
+  if (!disk) {
+    const failure& why = disk.error();
+    throw error(fmt::format("{}: cannot keep KV here: {}{}{}",
+                            folder,
+                            why.detail,
+                            why.native != 0 ? ": " : "",
+                            why.native != 0 ? std::strerror(why.native) : ""));
+  }
+  using store = segment_store<directory_disk>;
+  const std::uint64_t segment =
+      std::clamp<std::uint64_t>(bytes / 16 / 4096 * 4096, std::uint64_t{1} << 20, 64u << 20);
+  try {
+    return {.store = any_store(std::make_unique<store_thread<store>>(
+                store_thread_options{.queue_items = 4096},
+                std::move(*disk),
+                segment_store_options{.capacity_bytes = bytes, .segment_bytes = segment})),
+            .role = tier_role::disk,
+            .rates = disk_rates};
+  } catch (const std::bad_alloc&) {
+    throw error(fmt::format("{}: no memory for its index; lower --disk-cache-gib", folder));
+  }
+}
+
+tier remote_tier(const std::string& url) {
+  if (const auto parsed = parse_redis_url(url); !parsed) {
+    throw error(fmt::format("{}: {}", url, parsed.error().detail));
+  }
+  return {.store = any_store(std::make_unique<store_thread<redis_store>>(
+              store_thread_options{.queue_items = 4096}, redis_options{.url = url})),
+          .role = tier_role::remote,
+          .rates = remote_rates};
+}
+
+}  // namespace
+
+page_shape shape_of(const pool_plan& plan) {
+  page_shape shape{.page_size = plan.options().page_size};
+  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
+    const page_layout& layout = plan.layout(pool_id{pool});
+    std::vector<std::uint64_t>& slices = shape.slice_bytes.emplace_back();
+    for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
+      const std::size_t end =
+          slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
+      slices.push_back(end - layout.k_offset_bytes(slot));
+    }
+    if (pool != 0) {
+      shape.window_tokens.push_back(plan.ring(pool - 1).window_tokens);
+    }
+  }
+  return shape;
+}
+
+page_shape kv_page_shape(const model_geometry& model, const engine_options& options, dtype kv) {
+  const auto shapes = kv_shapes_of(model.layers, kv);
+  const auto plan = pool_plan::make(shapes, {.page_size = options.page_tokens});
+  if (!plan) {
+    throw error(fmt::format("the KV pools do not fit the model: {}", plan.error().detail));
+  }
+  return shape_of(*plan);
+}
+
+std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape) {
+  std::vector<tier> tiers;
+  if (choice.host_bytes != 0) {
+    tiers.push_back(host_tier(choice.host_bytes, shape));
+  }
+  if (!choice.disk_folder.empty()) {
+    tiers.push_back(disk_tier(choice.disk_folder, choice.disk_bytes));
+  }
+  if (!choice.remote_url.empty()) {
+    tiers.push_back(remote_tier(choice.remote_url));
+  }
+  return tiers;
+}
+
+}  // namespace oriel::engine

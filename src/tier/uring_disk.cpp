@@ -110,7 +110,8 @@ class uring_engine final : public disk_engine {
       if (now_us >= until_us) {
         return false;
       }
-      sleep(std::min(until_us, budget_us_) - std::min(now_us, budget_us_));
+      const std::uint64_t end_us = std::min(until_us, budget_us_);
+      sleep(end_us > now_us ? end_us - now_us : 0);
     }
     return false;
   }
@@ -120,11 +121,16 @@ class uring_engine final : public disk_engine {
   void sleep(std::uint64_t us) noexcept {
     // wait() asks again, so less will do; and entries that the kernel was too busy to take are to
     // be sent again soon.
-    us = std::min<std::uint64_t>(us, sent_.empty() ? 3'600'000'000 : 1'000);
+    constexpr std::uint64_t hour_us = 3'600'000'000;
+    us = std::min<std::uint64_t>(us, sent_.empty() ? hour_us : 1'000);
+    io_uring_cqe* cqe = nullptr;
+    if (on_disk_ > 0 && us == hour_us) {
+      static_cast<void>(::io_uring_wait_cqe(ring_, &cqe));  // Saves the timer.
+      return;
+    }
     __kernel_timespec time = {.tv_sec = static_cast<std::int64_t>(us / 1'000'000),
                               .tv_nsec = static_cast<long long>(us % 1'000'000 * 1'000)};
     if (on_disk_ > 0) {
-      io_uring_cqe* cqe = nullptr;
       static_cast<void>(::io_uring_wait_cqe_timeout(ring_, &cqe, &time));
       return;
     }

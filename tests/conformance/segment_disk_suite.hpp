@@ -256,12 +256,13 @@ void check_disk_queue(Make make) {
     REQUIRE(disk.create(1, 0));
     const disk_bytes written(1, 2);
     REQUIRE(move_blocks(disk, oriel::disk_op::write, 1, 0, written.all()) == 0);
-    constexpr std::size_t wanted = 6'000;
-    const disk_bytes read(1);
-    const std::span<std::byte> part = read.all();
+    constexpr std::size_t wanted = 5'000;
+    const disk_bytes read(wanted);
+    std::vector<std::span<std::byte>> parts(wanted);
     std::vector<oriel::disk_request> requests(wanted);
     for (std::size_t i = 0; i < wanted; ++i) {
-      requests[i] = {.op = oriel::disk_op::read, .file = 1, .parts = {&part, 1}, .user = i};
+      parts[i] = read.blocks(i, 1);
+      requests[i] = {.op = oriel::disk_op::read, .file = 1, .parts = {&parts[i], 1}, .user = i};
     }
     std::size_t submitted = 0, back = 0;
     std::vector<int> times(wanted);

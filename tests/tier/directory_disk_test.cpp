@@ -382,13 +382,13 @@ TEMPLATE_TEST_CASE("a budget holds requests back, and loses none",
     return;
   }
   const temporary_directory place;
+  const disk_bytes bytes(64, 1);  // Outlives the disk, as whatever is in flight must.
+  const std::span<std::byte> part = bytes.all();
   auto disk = TestType::open({.directory = place.path().string(),
                               .bytes_per_s_max = 20 << 20,
                               .priority = disk_priority::idle});
   REQUIRE(disk);
   REQUIRE(disk->create(1, 4 << 20));
-  const disk_bytes bytes(64, 1);
-  const std::span<std::byte> part = bytes.all();
   std::vector<disk_request> writes(12);
   for (std::size_t i = 0; i < writes.size(); ++i) {
     writes[i] = {

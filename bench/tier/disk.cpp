@@ -4,7 +4,7 @@
 /// Loads a directory_disk for some seconds, and prints one line of JSON. disk.py runs it beside
 /// fio.
 ///
-///     bench.tier.disk DIRECTORY any|io_uring|threads read|write KIB DEPTH SECONDS FILE_BYTES
+///     bench.tier.disk DIRECTORY any|io_uring|threads read|write KIB DEPTH WARM_S SECONDS BYTES
 ///
 /// Reads are at random places of segment 0, which must be there; writes go over it in order, as the
 /// disk of a segment store sees them.
@@ -36,7 +36,7 @@ struct load {
   disk_op op = disk_op::read;
   std::size_t bytes = 0;  // of a request
   std::uint32_t depth = 0;
-  double seconds = 0;
+  double warm_s = 0, seconds = 0;
   std::uint64_t file_bytes = 0;
 };
 
@@ -74,9 +74,10 @@ figures run(directory_disk& disk, const load& load) {
       std::abort();
     }
   };
-  const std::uint64_t start_us = disk.now_us();
-  const auto end_us = start_us + static_cast<std::uint64_t>(1e6 * load.seconds);
-  const double processor_start_s = processor_s();
+  std::uint64_t start_us = disk.now_us();
+  const auto warm_us = start_us + static_cast<std::uint64_t>(1e6 * load.warm_s);
+  const auto end_us = warm_us + static_cast<std::uint64_t>(1e6 * load.seconds);
+  double processor_start_s = processor_s();
   for (std::uint32_t user = 0; user < load.depth; ++user) {
     begin(user);
   }
@@ -85,6 +86,11 @@ figures run(directory_disk& disk, const load& load) {
     disk.wait(~std::uint64_t{0});
     const std::size_t count = disk.poll(done);
     now_us = disk.now_us();
+    if (start_us < warm_us && now_us >= warm_us) {
+      f = {};
+      start_us = now_us;
+      processor_start_s = processor_s();
+    }
     for (std::size_t i = 0; i < count; ++i) {
       if (done[i].error != 0) {
         std::fprintf(stderr, "%s: %s\n", disk.where(0).c_str(), std::strerror(done[i].error));
@@ -106,7 +112,7 @@ figures run(directory_disk& disk, const load& load) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 8) {
+  if (argc != 9) {
     std::fprintf(stderr, "usage: see the first lines of disk.cpp\n");
     return 2;
   }
@@ -114,8 +120,9 @@ int main(int argc, char** argv) {
   const load load{.op = std::string(argv[3]) == "write" ? disk_op::write : disk_op::read,
                   .bytes = 1024 * std::strtoull(argv[4], nullptr, 10),
                   .depth = static_cast<std::uint32_t>(std::strtoul(argv[5], nullptr, 10)),
-                  .seconds = std::strtod(argv[6], nullptr),
-                  .file_bytes = std::strtoull(argv[7], nullptr, 10)};
+                  .warm_s = std::strtod(argv[6], nullptr),
+                  .seconds = std::strtod(argv[7], nullptr),
+                  .file_bytes = std::strtoull(argv[8], nullptr, 10)};
   auto disk = directory_disk::open({.directory = argv[1],
                                     .backend = backend == "threads"    ? disk_backend::threads
                                                : backend == "io_uring" ? disk_backend::io_uring

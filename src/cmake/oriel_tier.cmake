@@ -12,9 +12,6 @@ else()
 endif()
 
 file(GLOB oriel_tier_sources CONFIGURE_DEPENDS src/tier/*.cpp)
-if(NOT ORIEL_USES_LIBURING)
-  list(FILTER oriel_tier_sources EXCLUDE REGEX "uring_disk\\.cpp$")
-endif()
 add_library(oriel_tier ${oriel_tier_sources})
 add_library(oriel::tier ALIAS oriel_tier)
 set_target_properties(oriel_tier PROPERTIES EXPORT_NAME tier CXX_EXTENSIONS OFF

@@ -1,0 +1,351 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include "tier/disk_folder.hpp"
+
+#include <oriel/core/contract.hpp>
+#include <oriel/tier/directory_disk.hpp>
+
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string_view>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace oriel::detail {
+
+namespace {
+
+constexpr const char* lock_name = "lock";
+constexpr std::string_view segment_prefix = "segment-";
+constexpr std::size_t segment_digits = 8;
+constexpr int always = O_NOFOLLOW | O_CLOEXEC;
+
+status failed(const char* what, int error = errno) {
+  return failure{errc::io_failure, error, what};
+}
+
+std::array<char, 24> name_of_segment(std::uint32_t file) {
+  std::array<char, 24> name;
+  std::snprintf(name.data(), name.size(), "segment-%08x", file);
+  return name;
+}
+
+std::optional<std::uint32_t> number_of_segment(std::string_view name) {
+  if (name.size() != segment_prefix.size() + segment_digits || !name.starts_with(segment_prefix)) {
+    return std::nullopt;
+  }
+  std::uint32_t number = 0;
+  for (const char digit : name.substr(segment_prefix.size())) {
+    if (digit >= '0' && digit <= '9') {
+      number = number * 16 + static_cast<std::uint32_t>(digit - '0');
+    } else if (digit >= 'a' && digit <= 'f') {
+      number = number * 16 + static_cast<std::uint32_t>(digit - 'a' + 10);
+    } else {
+      return std::nullopt;
+    }
+  }
+  return number;
+}
+
+template <class Call>
+auto without_interruption(Call call) {
+  auto answer = call();
+  while (answer < 0 && errno == EINTR) {
+    answer = call();
+  }
+  return answer;
+}
+
+owned_fd open_at(int folder, const char* name, int flags, mode_t mode = 0) {
+  return owned_fd(
+      without_interruption([&] { return ::openat(folder, name, flags | always, mode); }));
+}
+
+// The directory, made if it is missing. Slashes at the end would make open() follow a link.
+result<owned_fd> open_directory(std::string directory) {
+  while (directory.size() > 1 && directory.back() == '/') {
+    directory.pop_back();
+  }
+  if (::mkdir(directory.c_str(), 0700) == 0) {
+    const std::size_t slash = directory.rfind('/');
+    const std::string parent = slash == std::string::npos ? "." : directory.substr(0, slash + 1);
+    // Best effort: we may lack the right to read the parent, and a lost directory is a cold cache.
+    const owned_fd above(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (above) {
+      static_cast<void>(::fsync(above.get()));
+    }
+  } else if (errno != EEXIST && errno != EROFS) {
+    return failure{errc::io_failure, errno, "cannot make the directory"};
+  }
+  owned_fd fd = open_at(AT_FDCWD, directory.c_str(), O_RDONLY | O_DIRECTORY);
+  if (!fd) {
+    return failure{errc::io_failure, errno, "cannot open the directory, or it is a link"};
+  }
+  struct stat is = {};
+  if (::fstat(fd.get(), &is) != 0) {
+    return failure{errc::io_failure, errno, "cannot look at the directory"};
+  }
+  if (is.st_uid != ::geteuid()) {
+    return failure{errc::invalid_argument, EPERM, "the directory belongs to another user"};
+  }
+  if ((is.st_mode & 077) != 0) {
+    return failure{errc::invalid_argument,
+                   EACCES,
+                   "the directory is open to group or others: chmod 700 it, or name a new one"};
+  }
+  return fd;
+}
+
+result<owned_fd> lock_exclusively(owned_fd fd) {
+  if (without_interruption([&] { return ::flock(fd.get(), LOCK_EX | LOCK_NB); }) == 0) {
+    return fd;
+  }
+  return errno == EWOULDBLOCK ? failure{errc::locked, errno, "another process has the directory"}
+                              : failure{errc::io_failure, errno, "cannot lock the lock file"};
+}
+
+result<owned_fd> take_lock(int folder) {
+  owned_fd fd = open_at(folder, lock_name, O_RDWR | O_CREAT | O_NONBLOCK, 0600);
+  if (!fd && errno == EROFS) {
+    fd = open_at(folder, lock_name, O_RDONLY | O_NONBLOCK);
+  }
+  struct stat is = {};
+  if (!fd || ::fstat(fd.get(), &is) != 0) {
+    return failure{errc::io_failure, errno, "cannot open the lock file, or it is a link"};
+  }
+  if (!S_ISREG(is.st_mode)) {
+    return failure{errc::io_failure, EINVAL, "the lock file is no plain file"};
+  }
+  return lock_exclusively(std::move(fd));
+}
+
+bool is_small_name(std::string_view name) {
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+  };
+  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), plain) &&
+         name != lock_name && !name.starts_with(segment_prefix);
+}
+
+// Writes all, and makes it durable.
+int write_whole(int fd, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const auto wrote =
+        without_interruption([&] { return ::write(fd, bytes.data(), bytes.size()); });
+    if (wrote <= 0) {
+      return wrote < 0 ? errno : EIO;
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(wrote));
+  }
+  return without_interruption([&] { return ::fsync(fd); }) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
+owned_fd::~owned_fd() {
+  if (fd_ >= 0) {
+    ::close(fd_);
+  }
+}
+
+result<disk_folder> disk_folder::open(const std::string& directory, bool direct) {
+  disk_folder folder;
+  folder.directory_ = directory;
+  result<owned_fd> fd = open_directory(directory);
+  if (!fd) {
+    return fd.error();
+  }
+  folder.fd_ = std::move(*fd);
+  result<owned_fd> lock = take_lock(folder.fd_.get());
+  if (!lock) {
+    return lock.error();
+  }
+  folder.lock_ = std::move(*lock);
+  folder.engine_fd_ = open_at(folder.fd_.get(), ".", O_RDONLY | O_DIRECTORY);
+  if (!folder.engine_fd_) {
+    return failure{errc::io_failure, errno, "cannot open the directory twice"};
+  }
+  // The directory too, where the file system can: a lock file may be removed under its owner.
+  if (::flock(folder.engine_fd_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return failure{errc::locked, errno, "another process has the directory"};
+  }
+  // A file system without O_DIRECT says so when a file is opened with it.
+  folder.direct_ =
+      direct && static_cast<bool>(open_at(folder.fd_.get(), lock_name, O_RDONLY | O_DIRECT));
+  return folder;
+}
+
+std::string disk_folder::where(std::uint32_t file) const {
+  return directory_ + "/" + name_of_segment(file).data();
+}
+
+result<std::vector<disk_file>> disk_folder::list() {
+  owned_fd fd = open_at(fd_.get(), ".", O_RDONLY | O_DIRECTORY);
+  const std::unique_ptr<DIR, int (*)(DIR*)> names(fd ? ::fdopendir(fd.get()) : nullptr,
+                                                  &::closedir);
+  if (!names) {
+    return failure{errc::io_failure, errno, "cannot read the directory"};
+  }
+  fd.release();  // It is closedir's now.
+  std::vector<disk_file> files;
+  for (;;) {
+    errno = 0;
+    const dirent* const entry = ::readdir(names.get());
+    if (entry == nullptr) {
+      break;
+    }
+    const std::optional<std::uint32_t> number = number_of_segment(entry->d_name);
+    if (!number) {
+      continue;
+    }
+    struct stat is = {};
+    if (::fstatat(fd_.get(), entry->d_name, &is, AT_SYMLINK_NOFOLLOW) != 0) {
+      return failure{errc::io_failure, errno, "cannot look at a segment"};
+    }
+    if (!S_ISREG(is.st_mode)) {
+      return failure{errc::io_failure, ELOOP, "a segment's name is a link, or no plain file"};
+    }
+    files.push_back({.file = *number, .bytes = static_cast<std::uint64_t>(is.st_size)});
+  }
+  if (errno != 0) {
+    return failure{errc::io_failure, errno, "cannot read the directory"};
+  }
+  std::sort(files.begin(), files.end(), [](const disk_file& a, const disk_file& b) {
+    return a.file < b.file;
+  });
+  return files;
+}
+
+status disk_folder::create(std::uint32_t file, std::uint64_t bytes) {
+  if (segments_.contains(file)) {
+    return failed("cannot create a segment that is there", EEXIST);
+  }
+  const auto name = name_of_segment(file);
+  const int flags = O_RDWR | O_CREAT | O_EXCL | (direct_ ? O_DIRECT : 0);
+  open_segment made{.fd = open_at(fd_.get(), name.data(), flags, 0600), .writable = true};
+  if (!made.fd) {
+    return failed("cannot create a segment");
+  }
+  const int fd = made.fd.get();
+  const auto size = static_cast<off_t>(bytes);
+  int error = 0;
+  if (bytes > 0 && without_interruption([&] { return ::fallocate(fd, 0, 0, size); }) != 0) {
+    error = errno;
+    if (error == EOPNOTSUPP || error == ENOSYS) {
+      error = without_interruption([&] { return ::ftruncate(fd, size); }) == 0 ? 0 : errno;
+    }
+  }
+  if (error != 0) {
+    ::unlinkat(fd_.get(), name.data(), 0);
+    return failed("cannot give a segment its size", error);
+  }
+  segments_.emplace(file, std::move(made));
+  return {};
+}
+
+status disk_folder::remove(std::uint32_t file) {
+  if (const auto found = segments_.find(file); found != segments_.end()) {
+    ORIEL_EXPECTS(found->second.in_flight == 0);
+    segments_.erase(found);
+  }
+  if (::unlinkat(fd_.get(), name_of_segment(file).data(), 0) != 0) {
+    return failed("cannot remove a segment");
+  }
+  return {};
+}
+
+status disk_folder::sync_names() {
+  if (names_error_ == 0 && without_interruption([&] { return ::fsync(fd_.get()); }) != 0) {
+    names_error_ = errno;
+  }
+  return names_error_ == 0 ? status{} : failed("cannot sync the directory", names_error_);
+}
+
+result<std::vector<std::byte>> disk_folder::read_small(const char* name) {
+  ORIEL_EXPECTS(is_small_name(name));
+  // O_NONBLOCK: a pipe of that name must not hold us up.
+  const owned_fd fd = open_at(fd_.get(), name, O_RDONLY | O_NONBLOCK);
+  struct stat is = {};
+  if (!fd || ::fstat(fd.get(), &is) != 0) {
+    return failure{errc::io_failure, errno, "cannot open a small file"};
+  }
+  if (!S_ISREG(is.st_mode)) {
+    return failure{errc::io_failure, EINVAL, "a small file's name is no plain file"};
+  }
+  if (static_cast<std::uint64_t>(is.st_size) > directory_disk::small_bytes_max) {
+    return failure{errc::io_failure, EFBIG, "a small file is too large"};
+  }
+  std::vector<std::byte> bytes(static_cast<std::size_t>(is.st_size));
+  std::size_t have = 0;
+  while (have < bytes.size()) {
+    const auto got = without_interruption(
+        [&] { return ::read(fd.get(), bytes.data() + have, bytes.size() - have); });
+    if (got < 0) {
+      return failure{errc::io_failure, errno, "cannot read a small file"};
+    }
+    if (got == 0) {
+      break;
+    }
+    have += static_cast<std::size_t>(got);
+  }
+  bytes.resize(have);
+  return bytes;
+}
+
+status disk_folder::write_small(const char* name, std::span<const std::byte> bytes) {
+  ORIEL_EXPECTS(is_small_name(name));
+  const std::string draft = std::string(name) + ".draft";
+  ::unlinkat(fd_.get(), draft.c_str(), 0);  // Of a run that was killed; we are the only owner.
+  int error = 0;
+  {
+    const owned_fd fd = open_at(fd_.get(), draft.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+    error = fd ? write_whole(fd.get(), bytes) : errno;
+  }
+  if (error == 0 && ::renameat(fd_.get(), draft.c_str(), fd_.get(), name) != 0) {
+    error = errno;
+  }
+  if (error != 0) {
+    ::unlinkat(fd_.get(), draft.c_str(), 0);
+    return failed("cannot write a small file", error);
+  }
+  return sync_names();
+}
+
+open_segment* disk_folder::segment(std::uint32_t file, int& error) {
+  if (const auto found = segments_.find(file); found != segments_.end()) {
+    return &found->second;
+  }
+  const auto name = name_of_segment(file);
+  const int flags = O_NONBLOCK | (direct_ ? O_DIRECT : 0);
+  open_segment found{.fd = open_at(fd_.get(), name.data(), O_RDWR | flags), .writable = true};
+  if (!found.fd && errno == EROFS) {
+    found = {.fd = open_at(fd_.get(), name.data(), O_RDONLY | flags)};
+  }
+  struct stat is = {};
+  if (!found.fd || ::fstat(found.fd.get(), &is) != 0) {
+    error = errno;
+    return nullptr;
+  }
+  if (!S_ISREG(is.st_mode)) {
+    error = EINVAL;
+    return nullptr;
+  }
+  if ((is.st_mode & 077) != 0) {
+    // Restored from a backup, say. The directory is private: this is for tidiness.
+    static_cast<void>(::fchmod(found.fd.get(), 0600));
+  }
+  error = 0;
+  return &segments_.emplace(file, std::move(found)).first->second;
+}
+
+}  // namespace oriel::detail

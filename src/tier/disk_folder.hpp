@@ -1,0 +1,82 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The directory of a `directory_disk`: names, permissions, the lock, small files. All of it
+/// synchronous, all of it relative to the directory's descriptor, none of it through a link.
+#pragma once
+
+#include <oriel/core/result.hpp>
+#include <oriel/tier/segment_disk.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace oriel::detail {
+
+/// A file descriptor that is closed in the end.
+class owned_fd {
+ public:
+  owned_fd() noexcept = default;
+  explicit owned_fd(int fd) noexcept : fd_(fd) {}
+  owned_fd(owned_fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  owned_fd& operator=(owned_fd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~owned_fd();
+
+  [[nodiscard]] int get() const noexcept { return fd_; }
+  int release() noexcept { return std::exchange(fd_, -1); }
+  explicit operator bool() const noexcept { return fd_ >= 0; }
+
+ private:
+  int fd_ = -1;
+};
+
+/// One segment that is open. Its address lasts until it is removed.
+struct open_segment {
+  owned_fd fd;
+  bool writable = false;
+  bool name_durable = false;    // A sync of the directory covered its name.
+  int sync_error = 0;           // Of the first sync that failed: the answer to all later ones.
+  std::uint32_t in_flight = 0;  // Submitted and not polled.
+};
+
+/// *Thread safety* none; only `fd` of a segment and `sync_fd()` may be used by other threads.
+class disk_folder {
+ public:
+  [[nodiscard]] static result<disk_folder> open(const std::string& directory, bool direct);
+
+  [[nodiscard]] bool direct() const noexcept { return direct_; }
+  /// For syncs of the directory by the engine. A description of its own: the kernel tells an error
+  /// once to each, so that sync_names() and the engine do not take it from one another.
+  [[nodiscard]] int sync_fd() const noexcept { return engine_fd_.get(); }
+  [[nodiscard]] std::string where(std::uint32_t file) const;
+
+  [[nodiscard]] result<std::vector<disk_file>> list();
+  [[nodiscard]] status create(std::uint32_t file, std::uint64_t bytes);
+  [[nodiscard]] status remove(std::uint32_t file);
+  [[nodiscard]] status sync_names();
+  [[nodiscard]] result<std::vector<std::byte>> read_small(const char* name);
+  [[nodiscard]] status write_small(const char* name, std::span<const std::byte> bytes);
+
+  /// Of the first sync through sync_fd() that failed: the answer to all later ones.
+  int names_sync_error = 0;
+
+  /// The segment, opened if need be; or null, and errno in `error`.
+  [[nodiscard]] open_segment* segment(std::uint32_t file, int& error);
+
+ private:
+  std::string directory_;
+  owned_fd fd_, engine_fd_, lock_;
+  bool direct_ = false;
+  int names_error_ = 0;
+  std::unordered_map<std::uint32_t, open_segment> segments_;
+};
+
+}  // namespace oriel::detail

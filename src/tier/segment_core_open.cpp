@@ -1,0 +1,292 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// Opening: what lies on the disk decides. The snapshot says which parts need not be read again, and
+// is believed only if every segment that it could speak of still starts the way it says.
+#include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
+#include <oriel/tier/detail/segment_core.hpp>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <stdexcept>
+#include <utility>
+
+namespace oriel::detail {
+
+std::uint16_t segment_core::add_segment(std::uint32_t file) {
+  std::uint16_t slot = 0;
+  while (segments_[slot].is_used) {
+    ++slot;
+  }
+  segments_[slot] = segment_state{};
+  segments_[slot].file = file;
+  segments_[slot].is_used = true;
+  order_.push_back(slot);
+  next_file_ = std::max(next_file_, file + 1);
+  return slot;
+}
+
+void segment_core::open(std::span<const disk_file> files,
+                        std::span<const std::byte> snapshot,
+                        std::uint64_t now_us) {
+  ORIEL_EXPECTS(order_.empty() && pending_ == 0);
+  std::vector<disk_file> sorted(files.begin(), files.end());
+  std::ranges::sort(sorted, {}, &disk_file::file);
+  // Room for more files than may be, until they are reclaimed.
+  const std::size_t slots = options_.capacity_bytes / options_.segment_bytes + 2 + sorted.size();
+  if (slots >= null_slot) {
+    throw std::invalid_argument("segment_store: more than 65,000 segments");
+  }
+  segments_ = std::vector<segment_state>(slots);
+  index_.set_slots(slots);
+  std::vector<scanned_file> scanned;
+  for (const disk_file& f : sorted) {
+    const std::uint16_t slot = add_segment(f.file);
+    segments_[slot].head_bytes = f.bytes;
+    scanned.push_back({f.file, slot, f.bytes, 0});
+  }
+  recovery_ = std::make_unique<recovery>();
+  recovery_->has_snapshot = decode_snapshot(snapshot, recovery_->snapshot);
+  recovery_->starts.resize(slots);
+  recovery_->has_base.resize(slots);
+  scan_ = std::make_unique<segment_scan>(
+      std::move(scanned), options_.scan_segments, options_.scan_chunk_bytes);
+  pump_scan(now_us);
+}
+
+void segment_core::pump_scan(std::uint64_t now_us) {
+  segment_scan::read r;
+  for (int pass = 0; pass < 2; ++pass) {
+    while (scan_->next_read(r)) {
+      request(disk_op::read, r.file, r.offset, r.parts, request_kind::scan, r.lane);
+    }
+    if (scan_->has_starts() && !recovery_->is_scanning) {
+      begin_second_pass(now_us);
+    }
+  }
+  if (scan_->is_finished()) {
+    finish_recovery(now_us);
+  }
+}
+
+/// A snapshot leaves out tombstones that it has carried out already. So it may be used only if
+/// nothing older than itself is read again: all segments up to its youngest are those it knows.
+bool segment_core::snapshot_fits() const {
+  const segment_snapshot& snapshot = recovery_->snapshot;
+  if (!recovery_->has_snapshot || snapshot.segments.empty()) {
+    return false;
+  }
+  std::uint32_t last = 0;
+  for (const snapshot_segment& s : snapshot.segments) {
+    last = std::max(last, s.file);
+  }
+  return std::ranges::all_of(order_, [&](std::uint16_t slot) {
+    if (segments_[slot].file > last) {
+      return true;
+    }
+    const record_fields& start = recovery_->starts[slot];
+    return std::ranges::any_of(snapshot.segments, [&](const snapshot_segment& s) {
+      return s.file == segments_[slot].file && start.generation != 0 && s.stamp == start.stamp &&
+             s.first_generation == start.generation;
+    });
+  });
+}
+
+void segment_core::begin_second_pass(std::uint64_t now_us) {
+  recovery_->is_scanning = true;
+  const bool fits = snapshot_fits();
+  std::vector<std::uint64_t> from;
+  for (const scanned_file& f : scan_->files()) {
+    std::uint64_t covered = 0;
+    for (const snapshot_segment& s : recovery_->snapshot.segments) {
+      covered = fits && s.file == f.file ? s.covered_bytes : covered;
+    }
+    from.push_back(covered);
+  }
+  if (fits) {
+    take_snapshot(now_us);
+  }
+  state_.used_snapshot = fits;
+  recovery_->has_snapshot = fits;
+  scan_->scan_from(from);
+}
+
+/// Every entry is a hint: the record will say whether it is true.
+void segment_core::take_snapshot(std::uint64_t now_us) {
+  const segment_snapshot& snapshot = recovery_->snapshot;
+  std::vector<std::uint16_t> slots(snapshot.segments.size(), null_slot);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    for (const std::uint16_t slot : order_) {
+      slots[i] = segments_[slot].file == snapshot.segments[i].file ? slot : slots[i];
+    }
+  }
+  generation_ = std::max(generation_, snapshot.generation);
+  for (const snapshot_entry& e : snapshot.entries) {
+    const std::uint16_t slot = slots[e.segment];
+    if (slot == null_slot || e.blocks == 0 || (e.expires_us != 0 && e.expires_us <= now_us)) {
+      continue;
+    }
+    entry_spec spec;
+    std::memcpy(spec.key.link.bytes.data(), e.link, sizeof(e.link));
+    spec.key.pool = e.pool;
+    spec.place = {slot, e.blocks, e.offset_blocks, e.generation_low, e.header_blocks};
+    spec.owner = snapshot.origins[e.origin].owner;
+    spec.name_space = snapshot.origins[e.origin].name_space;
+    spec.expires_us = e.expires_us;
+    spec.now_us = now_us;
+    static_cast<void>(index_.insert(spec));
+  }
+}
+
+void segment_core::take_found(const found_record& found, std::uint64_t now_us) {
+  segment_state& s = segments_[found.slot];
+  const record_fields& f = found.fields;
+  generation_ = std::max(generation_, f.generation);
+  s.last_generation = std::max(s.last_generation, f.generation);
+  if (!recovery_->has_base[found.slot]) {
+    recovery_->has_base[found.slot] = true;
+    // Records come in the order of their generations, but for a few that were written over.
+    constexpr std::uint64_t slack = 1u << 20;
+    s.first_generation = f.type == record_type::segment_start
+                             ? f.generation
+                             : f.generation - std::min(f.generation, slack);
+    s.stamp = f.stamp;
+  }
+  if (f.type == record_type::segment_start) {
+    recovery_->starts[found.slot] = f;
+    return;
+  }
+  if (!recovery_->is_scanning) {
+    return;
+  }
+  if (f.type != record_type::page) {
+    state_.recovered_tombstones += 1;
+    recovery_->tombstones.push_back(f);
+    return;
+  }
+  const std::uint64_t blocks = found.record_bytes / record_alignment_bytes;
+  const std::uint64_t low = f.generation - s.first_generation;
+  if (f.generation < s.first_generation || low > 0xFFFF'FFFFu || blocks > index_blocks_max ||
+      f.key.pool >= index_pools_max || (f.expires_us != 0 && f.expires_us <= now_us)) {
+    return;
+  }
+  if (const entry_id old = index_.find(f.key); old != null_entry) {
+    const page_entry& e = index_.entry(old);
+    if (segments_[e.slot].first_generation + e.generation_low >= f.generation) {
+      return;
+    }
+  }
+  entry_spec spec{.key = f.key,
+                  .place = {found.slot,
+                            static_cast<std::uint16_t>(blocks),
+                            static_cast<std::uint32_t>(f.place.offset / record_alignment_bytes),
+                            static_cast<std::uint32_t>(low),
+                            static_cast<std::uint8_t>(found.header_bytes / record_alignment_bytes)},
+                  .owner = f.owner,
+                  .name_space = found.name_space,
+                  .expires_us = f.expires_us,
+                  .now_us = now_us};
+  static_cast<void>(index_.insert(spec));
+}
+
+/// A tombstone kills what is older than itself, wherever either was found.
+void segment_core::apply_tombstones() {
+  std::map<page_digest, std::uint64_t> spaces;
+  std::map<std::uint64_t, std::uint64_t> tenants;
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> sessions;
+  const auto raise = [](std::uint64_t& to, std::uint64_t generation) {
+    to = std::max(to, generation);
+  };
+  const auto generation_of = [&](const page_entry& e) {
+    return segments_[e.slot].first_generation + e.generation_low;
+  };
+  for (const record_fields& t : recovery_->tombstones) {
+    if (t.type == record_type::erase) {
+      const entry_id id = index_.find(t.key);
+      if (id != null_entry && generation_of(index_.entry(id)) < t.generation) {
+        index_.remove(id);
+      }
+    } else if (t.type == record_type::drop_space) {
+      raise(spaces[t.key.link], t.generation);
+    } else if (t.type == record_type::drop_tenant) {
+      raise(tenants[t.owner.tenant], t.generation);
+    } else {
+      raise(sessions[{t.owner.tenant, t.owner.session}], t.generation);
+    }
+  }
+  if (spaces.empty() && tenants.empty() && sessions.empty()) {
+    return;
+  }
+  const auto kills = [](const auto& tombstones, const auto& name, std::uint64_t generation) {
+    const auto found = tombstones.find(name);
+    return found != tombstones.end() && generation < found->second;
+  };
+  for (const std::uint16_t slot : order_) {
+    for (entry_id id = index_.first_of(slot); id != null_entry;) {
+      const page_origin& o = index_.origin_of(id);
+      const std::uint64_t generation = generation_of(index_.entry(id));
+      const bool dies = kills(spaces, o.name_space, generation) ||
+                        kills(tenants, o.owner.tenant, generation) ||
+                        kills(sessions, std::pair(o.owner.tenant, o.owner.session), generation);
+      const entry_id next = index_.entry(id).next_in_segment;
+      if (dies) {
+        index_.remove(id);
+      }
+      id = next;
+    }
+  }
+}
+
+void segment_core::finish_recovery(std::uint64_t now_us) {
+  if (!ORIEL_MUTANT(tombstones_are_not_replayed)) {
+    apply_tombstones();
+  }
+  for (const scanned_file& f : scan_->files()) {
+    segments_[f.slot].durable_generation = segments_[f.slot].last_generation;
+  }
+  state_.damaged_blocks = scan_->damaged_blocks();
+  state_.recovered_pages = index_.pages();
+  scan_.reset();
+  recovery_.reset();
+  progress(now_us);
+}
+
+std::vector<std::byte> segment_core::snapshot() const {
+  segment_snapshot s;
+  s.generation = generation_;
+  std::vector<std::uint32_t> origin_of;  // [origins of the index] -> [origins of the snapshot]
+  for (const std::uint16_t slot : order_) {
+    const segment_state& segment = segments_[slot];
+    std::uint64_t covered = segment.head_bytes;
+    for (const write_batch& b : batches_) {
+      covered = b.is_in_flight && b.slot == slot ? std::min(covered, b.offset) : covered;
+    }
+    s.segments.push_back({segment.file, 0, segment.stamp, segment.first_generation, covered});
+    for (entry_id id = index_.first_of(slot); id != null_entry;
+         id = index_.entry(id).next_in_segment) {
+      if (index_.is_dropped(id)) {
+        continue;
+      }
+      const page_entry& e = index_.entry(id);
+      origin_of.resize(std::max<std::size_t>(origin_of.size(), e.origin + 1), null_id);
+      if (origin_of[e.origin] == null_id) {
+        origin_of[e.origin] = static_cast<std::uint32_t>(s.origins.size());
+        s.origins.push_back({index_.origin_of(id).owner, index_.origin_of(id).name_space});
+      }
+      s.entries.push_back({{e.link[0], e.link[1]},
+                           static_cast<std::uint32_t>(s.segments.size() - 1),
+                           origin_of[e.origin],
+                           e.offset_blocks,
+                           e.generation_low,
+                           ((std::uint64_t{e.expires_high} << 32) | e.expires_low) * 16,
+                           e.blocks,
+                           e.pool,
+                           e.header_blocks,
+                           0});
+    }
+  }
+  return encode_snapshot(s);
+}
+
+}  // namespace oriel::detail

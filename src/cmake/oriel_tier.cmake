@@ -15,6 +15,12 @@ file(GLOB oriel_tier_sources CONFIGURE_DEPENDS src/tier/*.cpp)
 if(NOT ORIEL_USES_LIBURING)
   list(FILTER oriel_tier_sources EXCLUDE REGEX "uring_disk\\.cpp$")
 endif()
+# A unit named *_sse42.cpp is entered only after its instructions were seen on the CPU.
+foreach(source IN LISTS oriel_tier_sources)
+  if(source MATCHES "_sse42\\.cpp$" AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS -msse4.2)
+  endif()
+endforeach()
 add_library(oriel_tier ${oriel_tier_sources})
 add_library(oriel::tier ALIAS oriel_tier)
 set_target_properties(oriel_tier PROPERTIES EXPORT_NAME tier CXX_EXTENSIONS OFF

@@ -3,6 +3,7 @@
 #include "redis_command.hpp"
 
 #include <oriel/core/mutation.hpp>
+#include <oriel/tier/crc32c.hpp>
 
 #include <sys/uio.h>
 
@@ -179,7 +180,7 @@ void redis_page_reader::advance(std::size_t bytes) {
 
 // These bytes of the current slice are in place.
 void redis_page_reader::take(std::span<const std::byte> bytes) {
-  crc_ = redis_crc32c(crc_, bytes);
+  crc_ = crc32c(bytes, crc_);
   offset_ += bytes.size();
   left_ -= bytes.size();
   if (offset_ < command_->item.slices[slice_].size()) {

@@ -4,102 +4,15 @@
 
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
+#include <oriel/tier/crc32c.hpp>
 
 #include <bit>
 #include <cstring>
-
-#if defined(__x86_64__)
-#include <nmmintrin.h>
-#endif
 
 namespace oriel::detail {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "records are copied as they lie");
-
-constexpr std::uint32_t crc_polynomial = 0x82F6'3B78u;  // reflected
-constexpr std::size_t stream_bytes = 1024;              // of each of the three streams
-
-struct crc_tables {
-  std::array<std::uint32_t, 256> byte = {};
-  /// [i][b]: what byte b at place i of a CRC becomes after stream_bytes zeros.
-  std::array<std::array<std::uint32_t, 256>, 4> zeros = {};
-
-  crc_tables() {
-    for (std::uint32_t b = 0; b < 256; ++b) {
-      std::uint32_t crc = b;
-      for (int bit = 0; bit < 8; ++bit) {
-        crc = (crc >> 1) ^ ((crc & 1) != 0 ? crc_polynomial : 0);
-      }
-      byte[b] = crc;
-    }
-    for (std::uint32_t place = 0; place < 4; ++place) {
-      for (std::uint32_t bit = 1; bit < 256; bit *= 2) {
-        std::uint32_t crc = bit << (8 * place);
-        for (std::size_t i = 0; i < stream_bytes; ++i) {
-          crc = (crc >> 8) ^ byte[crc & 0xFF];
-        }
-        zeros[place][bit] = crc;
-      }
-      for (std::uint32_t b = 1; b < 256; ++b) {
-        if (const std::uint32_t low = b & (~b + 1); low != b) {
-          zeros[place][b] = zeros[place][low] ^ zeros[place][b ^ low];
-        }
-      }
-    }
-  }
-  [[nodiscard]] std::uint32_t after_zeros(std::uint32_t crc) const {
-    return zeros[0][crc & 0xFF] ^ zeros[1][(crc >> 8) & 0xFF] ^ zeros[2][(crc >> 16) & 0xFF] ^
-           zeros[3][crc >> 24];
-  }
-};
-
-const crc_tables& tables() {
-  static const crc_tables all;
-  return all;
-}
-
-std::uint32_t crc_by_table(std::uint32_t crc, const std::byte* at, std::size_t bytes) {
-  const crc_tables& t = tables();
-  for (std::size_t i = 0; i < bytes; ++i) {
-    crc = (crc >> 8) ^ t.byte[(crc ^ static_cast<std::uint32_t>(at[i])) & 0xFF];
-  }
-  return crc;
-}
-
-#if defined(__x86_64__)
-std::uint64_t word_at(const std::byte* at) {
-  std::uint64_t word = 0;
-  std::memcpy(&word, at, sizeof(word));
-  return word;
-}
-
-// The instruction takes three cycles and starts once in each: three independent streams fill it.
-__attribute__((target("sse4.2"))) std::uint32_t crc_by_instruction(std::uint32_t crc,
-                                                                   const std::byte* at,
-                                                                   std::size_t bytes) {
-  const crc_tables& t = tables();
-  for (; bytes >= 3 * stream_bytes; at += 3 * stream_bytes, bytes -= 3 * stream_bytes) {
-    std::uint64_t a = crc, b = 0, c = 0;
-    for (std::size_t i = 0; i < stream_bytes; i += 8) {
-      a = _mm_crc32_u64(a, word_at(at + i));
-      b = _mm_crc32_u64(b, word_at(at + stream_bytes + i));
-      c = _mm_crc32_u64(c, word_at(at + 2 * stream_bytes + i));
-    }
-    crc = t.after_zeros(static_cast<std::uint32_t>(a)) ^ static_cast<std::uint32_t>(b);
-    crc = t.after_zeros(crc) ^ static_cast<std::uint32_t>(c);
-  }
-  std::uint64_t rest = crc;
-  for (; bytes >= 8; at += 8, bytes -= 8) {
-    rest = _mm_crc32_u64(rest, word_at(at));
-  }
-  crc = static_cast<std::uint32_t>(rest);
-  for (; bytes > 0; ++at, --bytes) {
-    crc = _mm_crc32_u8(crc, static_cast<unsigned char>(*at));
-  }
-  return crc;
-}
-#endif
 
 template <class Number>
 void put_at(std::span<std::byte> out, std::size_t at, const Number& value) {
@@ -125,16 +38,6 @@ void each_field(Bytes bytes, Fixed& f, Each each) {
 }
 
 }  // namespace
-
-std::uint32_t redis_crc32c(std::uint32_t crc, std::span<const std::byte> bytes) {
-#if defined(__x86_64__)
-  static const bool has_instruction = __builtin_cpu_supports("sse4.2") != 0;
-  if (has_instruction) {
-    return ~crc_by_instruction(~crc, bytes.data(), bytes.size());
-  }
-#endif
-  return ~crc_by_table(~crc, bytes.data(), bytes.size());
-}
 
 std::size_t redis_head_bytes(std::size_t slices, std::size_t tokens) noexcept {
   return redis_fixed_bytes + slices * redis_table_row_bytes + tokens * sizeof(token_id);
@@ -162,7 +65,7 @@ void encode_redis_head(std::string& out,
   std::size_t at = redis_fixed_bytes;
   for (const auto& slice : item.slices) {
     put_at(head, at, static_cast<std::uint64_t>(slice.size()));
-    put_at(head, at + 8, redis_crc32c(0, slice));
+    put_at(head, at + 8, crc32c(slice));
     put_at(head, at + 12, std::uint32_t{0});
     at += redis_table_row_bytes;
     f.payload_bytes += slice.size();
@@ -170,12 +73,12 @@ void encode_redis_head(std::string& out,
   if (!identity.tokens.empty()) {
     std::memcpy(head.data() + at, identity.tokens.data(), identity.tokens.size_bytes());
   }
-  f.tail_crc = redis_crc32c(0, head.subspan(redis_fixed_bytes));
+  f.tail_crc = crc32c(head.subspan(redis_fixed_bytes));
   std::memset(head.data(), 0, redis_fixed_bytes);
   put_at(head, 0, magic);
   each_field(
       head, f, [](auto bytes, std::size_t field, const auto& v) { put_at(bytes, field, v); });
-  put_at(head, redis_fixed_bytes - 4, redis_crc32c(0, head.first(redis_fixed_bytes - 4)));
+  put_at(head, redis_fixed_bytes - 4, crc32c(head.first(redis_fixed_bytes - 4)));
 }
 
 std::optional<redis_record_fixed> decode_redis_fixed(
@@ -185,7 +88,7 @@ std::optional<redis_record_fixed> decode_redis_fixed(
   redis_record_fixed f;
   get_at(bytes, 0, found);
   get_at(bytes, redis_fixed_bytes - 4, crc);
-  if (found != magic || crc != redis_crc32c(0, bytes.first(redis_fixed_bytes - 4))) {
+  if (found != magic || crc != crc32c(bytes.first(redis_fixed_bytes - 4))) {
     return std::nullopt;
   }
   const std::span<const std::byte> all = bytes;
@@ -224,7 +127,7 @@ redis_verdict judge_redis_head(const redis_record_fixed& fixed,
     return v;
   }
   if (head.size() != fixed.head_bytes ||
-      fixed.tail_crc != redis_crc32c(0, head.subspan(redis_fixed_bytes)) ||
+      fixed.tail_crc != crc32c(head.subspan(redis_fixed_bytes)) ||
       (fixed.payload_bytes > value_bytes || value_bytes - fixed.payload_bytes != head.size())) {
     return redis_verdict::damaged;
   }

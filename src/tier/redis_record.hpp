@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The value of a page in Redis: a head that says what it is, then the slices as they are.
+/// The value of a page in Redis: a head that says what it is, then the slices as they are. Not the
+/// record of page_record.hpp: that one is padded to 4 KiB for O_DIRECT, and a record in Redis has
+/// to carry the epochs under which it was put.
 ///
 ///     fixed    208 bytes, little-endian, closed by a CRC-32C
 ///     table    per slice: bytes (8), CRC-32C (4), 0 (4)
@@ -33,10 +35,6 @@ inline constexpr std::size_t redis_fixed_bytes = 208;
 inline constexpr std::size_t redis_table_row_bytes = 16;
 /// A head is read as a whole before its slices: room for 1,500 layers or 6,000 tokens.
 inline constexpr std::size_t redis_head_bytes_max = 24 << 10;
-
-/// CRC-32C (Castagnoli) of `bytes` appended to what gave `crc`; 0 to begin. With SSE4.2 in three
-/// streams, else by table.
-[[nodiscard]] std::uint32_t redis_crc32c(std::uint32_t crc, std::span<const std::byte> bytes);
 
 struct redis_record_fixed {
   std::uint32_t version = redis_record_version;

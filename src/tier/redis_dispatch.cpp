@@ -158,6 +158,9 @@ bool redis_store::state::start(std::uint32_t index, std::uint64_t now) {
       start_head(index, now);
       break;
     case store_op::erase:
+      if (two_steps_ > 0) {
+        return false;  // It would come between the steps of a get that was there before.
+      }
       waiting_.pop_front();
       start_erase(index, now);
       break;
@@ -239,6 +242,8 @@ void redis_store::state::start_get(std::uint32_t index, std::uint64_t now) {
   if (is_front) {
     detail::append_command(c.head, {"GET", key});
   } else {
+    e.has_two_steps = true;
+    ++two_steps_;
     c.number = front_bytes;
     detail::append_command(c.head, {"GETRANGE", key, "0", std::to_string(front_bytes - 1)});
   }

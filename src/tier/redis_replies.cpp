@@ -521,6 +521,7 @@ void redis_store::state::complete(std::uint32_t index, store_outcome outcome, in
     (is_get ? counts_.bytes_read : counts_.bytes_written) += bytes;
   }
   puts_ -= is_put;
+  two_steps_ -= e.has_two_steps;
   counts_.hits += is_get && is_done;
   counts_.puts_done += is_put && is_done;
   counts_.misses += is_get && outcome == store_outcome::miss;

@@ -55,6 +55,7 @@ struct redis_store::state {
     command* operation = nullptr;
     command* fence = nullptr;
     bool is_answered = false, is_fenced = false;
+    bool has_two_steps = false;  ///< a get out of the middle: head first, then slices
     // verifying: what the record says.
     std::array<std::uint64_t, 3> epochs = {};
     page_digest name_space;
@@ -125,9 +126,10 @@ struct redis_store::state {
   std::vector<std::uint32_t> unused_;
   std::deque<std::uint32_t> waiting_;
   std::vector<std::uint32_t> verifying_;
-  std::size_t active_ = 0;    ///< sent or verifying
-  std::size_t puts_ = 0;      ///< of the items not complete
-  bool has_barrier_ = false;  ///< nothing starts before all that is active is complete
+  std::size_t active_ = 0;     ///< sent or verifying
+  std::size_t two_steps_ = 0;  ///< gets out of the middle that are active
+  std::size_t puts_ = 0;       ///< of the items not complete
+  bool has_barrier_ = false;   ///< nothing starts before all that is active is complete
   std::uint64_t earliest_us_ = no_deadline;
 
   std::vector<std::unique_ptr<command>> commands_;

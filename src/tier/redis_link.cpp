@@ -53,6 +53,8 @@ void redis_link::enqueue(redis_command& command, std::uint64_t now_us) {
 void redis_link::flush(std::uint64_t now_us) {
   if (state_ == state::ready && !out_.empty()) {
     write_some(now_us);
+  } else if (state_ == state::down && !out_.empty()) {
+    pump(now_us);
   }
 }
 
@@ -338,7 +340,13 @@ bool redis_link::read_once(std::uint64_t now_us) {
   const std::size_t direct = std::min(io.bytes, direct_bytes);
   page_.advance(direct);
   in_end_ += io.bytes - direct;
-  return take_apart(now_us);
+  std::size_t asked = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    asked += parts[i].iov_len;
+  }
+  // Less than there was room for is all there was. OpenSSL gives a record at a time.
+  const bool is_drained = tls_ == nullptr && io.bytes < asked;
+  return take_apart(now_us) && !is_drained;
 }
 
 void redis_link::make_room(std::size_t bytes) {

@@ -31,6 +31,7 @@ struct redis_store::state {
   // redis_store.cpp: items.
   void take(const store_item& item, std::uint64_t deadline_us, std::uint64_t now);
   void pump(std::uint64_t now);
+  void start(std::uint64_t now);
   void dispatch(std::uint64_t now);
   bool wait(std::uint64_t until_us);
   [[nodiscard]] std::uint64_t now_us() const;

@@ -111,9 +111,14 @@ void redis_store::state::pump(std::uint64_t now) {
   }
   take_replies(now);
   expire(now);
+  start(now);
+}
+
+// Sends what can be sent.
+void redis_store::state::start(std::uint64_t now) {
   dispatch(now);
-  for (const auto& n : nodes_) {
-    for (const auto& link : n->links) {
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    for (const auto& link : nodes_[i]->links) {
       link->flush(now);
     }
   }
@@ -205,7 +210,7 @@ std::size_t redis_store::submit(std::span<const store_item> items, std::uint64_t
   for (std::size_t i = 0; i < taken; ++i) {
     state_->take(items[i], deadline_us, now);
   }
-  state_->pump(now);
+  state_->start(now);
   return taken;
 }
 

@@ -302,26 +302,23 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
   for (const token_id id : result.tokens) {
     ids.push_back(to_index(id));
   }
-  const nlohmann::ordered_json object{{"text", result.text},
-                                      {"tokens", std::move(ids)},
-                                      {"prompt_tokens", prompt_tokens},
-                                      {"completion_tokens", result.tokens.size()},
-                                      {"cached_tokens", result.usage.cached_tokens},
-                                      {"healed_tokens", result.usage.healed_tokens},
-                                      {"computed_tokens", result.usage.computed_tokens},
-                                      {"hits",
-                                       {{"device", hits[0]},
-                                        {"host", hits[1]},
-                                        {"disk", hits[2]},
-                                        {"remote", hits[3]}}},
-                                      {"fetched_bytes", by_tier(result.moved.fetched_bytes)},
-                                      {"copied_bytes", by_tier(result.moved.copied_bytes)},
-                                      {"stall_ms", result.stall_ms},
-                                      {"finish_reason", name_of(result.finish)},
-                                      {"prefill_ms", result.prefill_ms},
-                                      {"decode_ms", result.decode_ms},
-                                      {"kv_bytes", result.kv.bytes},
-                                      {"kv_bytes_uniform", result.kv.uniform_bytes}};
+  const nlohmann::ordered_json object{
+      {"text", result.text},
+      {"tokens", std::move(ids)},
+      {"prompt_tokens", prompt_tokens},
+      {"completion_tokens", result.tokens.size()},
+      {"cached_tokens", result.usage.cached_tokens},
+      {"healed_tokens", result.usage.healed_tokens},
+      {"computed_tokens", result.usage.computed_tokens},
+      {"hits", {{"device", hits[0]}, {"host", hits[1]}, {"disk", hits[2]}, {"remote", hits[3]}}},
+      {"fetched_bytes", by_tier(result.moved.fetched_bytes)},
+      {"copied_bytes", by_tier(result.moved.copied_bytes)},
+      {"stall_ms", result.stall_ms},
+      {"finish_reason", name_of(result.finish)},
+      {"prefill_ms", result.prefill_ms},
+      {"decode_ms", result.decode_ms},
+      {"kv_bytes", result.kv.bytes},
+      {"kv_bytes_uniform", result.kv.uniform_bytes}};
   print_out("{}\n", object.dump());
 }
 
@@ -367,11 +364,10 @@ std::vector<tier> tiers_of(const tier_options& o,
                            const engine::engine_options& options,
                            dtype kv) {
   constexpr double gib = 1024.0 * 1024.0 * 1024.0;
-  const engine::tier_choice choice{
-      .host_bytes = static_cast<std::uint64_t>(o.host_gib * gib),
-      .disk_folder = o.disk_folder,
-      .disk_bytes = static_cast<std::uint64_t>(o.disk_gib * gib),
-      .remote_url = o.remote_url};
+  const engine::tier_choice choice{.host_bytes = static_cast<std::uint64_t>(o.host_gib * gib),
+                                   .disk_folder = o.disk_folder,
+                                   .disk_bytes = static_cast<std::uint64_t>(o.disk_gib * gib),
+                                   .remote_url = o.remote_url};
   return choice.any() ? engine::make_tiers(choice, engine::kv_page_shape(model, options, kv))
                       : std::vector<tier>{};
 }

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <span>
 #include <utility>
 
 namespace oriel::engine {
@@ -23,6 +24,27 @@ namespace {
 constexpr transfer_rates host_rates{.latency_s = 20e-6, .bytes_per_s = 5e9};
 constexpr transfer_rates disk_rates{.latency_s = 200e-6, .bytes_per_s = 1e9};
 constexpr transfer_rates remote_rates{.latency_s = 500e-6, .bytes_per_s = 1e9};
+constexpr store_thread_options thread_options{.queue_items = 4096};
+
+/// A folder and the store in it, as one kv_store.
+class folder_store {
+ public:
+  folder_store(directory_disk&& disk, const segment_store_options& options)
+      : disk_(std::move(disk)), store_(thread_options, disk_, options) {}
+
+  std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
+    return store_.submit(items, deadline_us);
+  }
+  std::size_t poll(std::span<store_completion> done) { return store_.poll(done); }
+  bool wait(std::uint64_t until_us) { return store_.wait(until_us); }
+  [[nodiscard]] std::size_t pending() const { return store_.pending(); }
+  [[nodiscard]] store_stats stats() const { return store_.stats(); }
+  [[nodiscard]] store_fault last_fault() const { return store_.last_fault(); }
+
+ private:
+  directory_disk disk_;
+  store_thread<segment_store<directory_disk>> store_;
+};
 
 std::uint64_t bytes_of_page(const std::vector<std::uint64_t>& slices) {
   return std::accumulate(slices.begin(), slices.end(), std::uint64_t{0});
@@ -45,14 +67,14 @@ tier host_tier(std::uint64_t bytes, const page_shape& shape) {
     least += bytes_of_page(slices);
   }
   if (bytes < 16 * least) {
-    throw error(fmt::format(
-        "a host cache of {} bytes has no room for 16 pages of {} bytes; give it more",
-        bytes,
-        least));
+    throw error(
+        fmt::format("a host cache of {} bytes has no room for 16 pages of {} bytes; give it more",
+                    bytes,
+                    least));
   }
   try {
     return {.store = any_store(std::make_unique<store_thread<memory_store<>>>(
-                store_thread_options{.queue_items = 4096},
+                thread_options,
                 memory_store_options{.page_size = shape.page_size,
                                      .slice_bytes = shape.slice_bytes,
                                      .capacity_bytes = bytes,
@@ -74,18 +96,18 @@ tier disk_tier(const std::string& folder, std::uint64_t bytes) {
                             why.native != 0 ? ": " : "",
                             why.native != 0 ? std::strerror(why.native) : ""));
   }
-  using store = segment_store<directory_disk>;
   const std::uint64_t segment =
       std::clamp<std::uint64_t>(bytes / 16 / 4096 * 4096, std::uint64_t{1} << 20, 64u << 20);
   try {
-    return {.store = any_store(std::make_unique<store_thread<store>>(
-                store_thread_options{.queue_items = 4096},
+    return {.store = any_store(std::make_unique<folder_store>(
                 std::move(*disk),
                 segment_store_options{.capacity_bytes = bytes, .segment_bytes = segment})),
             .role = tier_role::disk,
             .rates = disk_rates};
   } catch (const std::bad_alloc&) {
     throw error(fmt::format("{}: no memory for its index; lower --disk-cache-gib", folder));
+  } catch (const std::exception& e) {
+    throw error(fmt::format("{}: {}", folder, e.what()));
   }
 }
 
@@ -94,7 +116,7 @@ tier remote_tier(const std::string& url) {
     throw error(fmt::format("{}: {}", url, parsed.error().detail));
   }
   return {.store = any_store(std::make_unique<store_thread<redis_store>>(
-              store_thread_options{.queue_items = 4096}, redis_options{.url = url})),
+              thread_options, redis_options{.url = url})),
           .role = tier_role::remote,
           .rates = remote_rates};
 }

@@ -120,7 +120,7 @@ class segment_store {
   [[nodiscard]] bool is_consistent() const { return core_.is_consistent(); }
 
  private:
-  static constexpr const char* snapshot_name = "index.snapshot";
+  static constexpr const char* snapshot_name = "index-snapshot";
 
   class disk_names final : public detail::segment_names {
    public:

@@ -372,6 +372,20 @@ std::vector<tier> tiers_of(const tier_options& o,
                       : std::vector<tier>{};
 }
 
+/// The figures count the copies to tiers that the request brought about; waits a moment for them.
+void end_copies(engine::engine& engine, outcome& result) {
+  constexpr std::uint64_t moment_us = 1'000'000;
+  if (engine.cache() == nullptr || engine.cache()->tiers() == nullptr) {
+    return;
+  }
+  auto& tiers = *engine.cache()->tiers();
+  const auto before = tiers.counters().copied_bytes;
+  tiers.finish(engine::steady_now_us() + moment_us);
+  for (std::size_t role = 0; role < tier_roles; ++role) {
+    result.moved.copied_bytes[role] += tiers.counters().copied_bytes[role] - before[role];
+  }
+}
+
 /// Serves one request and prints what it gave.
 /// @param has_text  false: ids stand for text
 finish_reason answer(engine::engine& engine,
@@ -398,6 +412,7 @@ finish_reason answer(engine::engine& engine,
     result.text.clear();
   }
   if (o.json) {
+    end_copies(engine, result);
     print_json(result, prompt_tokens);
   } else {
     print_now(has_text ? "" : "\n");

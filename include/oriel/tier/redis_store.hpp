@@ -26,10 +26,10 @@ namespace oriel {
 
 /// Where a server is and who we are to it.
 struct redis_url {
-  bool is_tls = false;   ///< rediss://
-  std::string user;      ///< empty: "default"
-  std::string password;  ///< empty: no AUTH
-  std::string host;      ///< a name or a numeric address, IPv6 without its brackets
+  bool is_tls = false;        ///< rediss://
+  std::string user = {};      ///< empty: "default"
+  std::string password = {};  ///< empty: no AUTH
+  std::string host = {};      ///< a name or a numeric address, IPv6 without its brackets
   std::uint16_t port = 6379;
   std::uint32_t database = 0;
 

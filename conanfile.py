@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: The Oriel authors
 # SPDX-License-Identifier: Apache-2.0
-"""Conan 2 recipe: the library, and with -o 'oriel/*:program=True' the program `oriel` too.
+"""Conan 2 recipe: the library; with -o 'oriel/*:tier=True' its tiers (memory, disk, Redis), with
+-o 'oriel/*:program=True' those and the program `oriel` too.
 
     conan create . --no-remote -s compiler.cppstd=20
 
-The library needs nothing. The program's packages may come from the system: name them in the
+The library needs nothing, its tiers OpenSSL and liburing. Those and the program's packages may come from the system: name them in the
 profile's [platform_requires] (tests/package/conan/profile does).
 """
 
@@ -21,17 +22,21 @@ class OrielConan(ConanFile):
     topics = ("llm", "inference", "kv-cache", "attention")
     package_type = "library"
     settings = "os", "arch", "compiler", "build_type"
-    options = {"shared": [True, False], "fPIC": [True, False], "program": [True, False]}
-    default_options = {"shared": False, "fPIC": True, "program": False}
+    options = {"shared": [True, False], "fPIC": [True, False], "tier": [True, False],
+               "program": [True, False]}
+    default_options = {"shared": False, "fPIC": True, "tier": False, "program": False}
     exports_sources = ("CMakeLists.txt", "LICENSE", "include/*", "src/*", "kernels/*", "examples/*",
                        "tests/conformance/*")
     test_package_folder = "tests/package/conan"
 
     def requirements(self):
         self.requires("xxhash/0.8.1", headers=True, libs=False)
+        if self.options.tier or self.options.program:
+            self.requires("openssl/3.0.15")
+            self.requires("liburing/2.3")
         if self.options.program:
             for reference in ("fmt/9.1.0", "simdjson/3.0.1", "nlohmann_json/3.11.2", "cli11/2.1.2",
-                              "pcre2/10.42", "utf8proc/2.8.0", "openssl/3.0.15", "zstd/1.5.5"):
+                              "pcre2/10.42", "utf8proc/2.8.0", "zstd/1.5.5"):
                 self.requires(reference)
 
     def validate(self):
@@ -45,6 +50,7 @@ class OrielConan(ConanFile):
         toolchain = CMakeToolchain(self)
         toolchain.cache_variables.update({
             "ORIEL_TESTS": False,
+            "ORIEL_TIER": bool(self.options.tier or self.options.program),
             "ORIEL_EXAMPLES": bool(self.options.program),
             "ORIEL_INSTALL": True,
             "ORIEL_ONEDNN": "OFF",
@@ -64,5 +70,7 @@ class OrielConan(ConanFile):
         self.cpp_info.set_property("cmake_find_mode", "none")
         self.cpp_info.builddirs = ["lib/cmake/oriel"]
         self.cpp_info.libs = ["oriel"]
+        if self.options.tier or self.options.program:
+            self.cpp_info.libs.insert(0, "oriel_tier")
         if self.settings.os == "Linux":
             self.cpp_info.system_libs = ["pthread"]

@@ -25,6 +25,13 @@ if(ORIEL_CUDA)
   install(EXPORT oriel-cuda-targets NAMESPACE oriel:: DESTINATION ${ORIEL_CMAKE_DIR})
 endif()
 
+# The same for tiers: OpenSSL and liburing are theirs alone.
+if(ORIEL_TIER)
+  install(TARGETS oriel_tier EXPORT oriel-tier-targets
+          ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT oriel-tier-targets NAMESPACE oriel:: DESTINATION ${ORIEL_CMAKE_DIR})
+endif()
+
 # Relocatable: the prefix is found from where the .pc file lies.
 file(RELATIVE_PATH ORIEL_PC_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 configure_file(src/cmake/oriel.pc.in ${PROJECT_BINARY_DIR}/oriel.pc @ONLY)
@@ -32,6 +39,14 @@ install(FILES ${PROJECT_BINARY_DIR}/oriel.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}
 if(ORIEL_CUDA)
   configure_file(src/cmake/oriel-cuda.pc.in ${PROJECT_BINARY_DIR}/oriel-cuda.pc @ONLY)
   install(FILES ${PROJECT_BINARY_DIR}/oriel-cuda.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endif()
+if(ORIEL_TIER)
+  set(ORIEL_PC_TIER_PRIVATE "-lssl -lcrypto -pthread")
+  if(ORIEL_USES_LIBURING)
+    string(PREPEND ORIEL_PC_TIER_PRIVATE "-luring ")
+  endif()
+  configure_file(src/cmake/oriel-tier.pc.in ${PROJECT_BINARY_DIR}/oriel-tier.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/oriel-tier.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endif()
 
 # The laws of the concepts, to be run on models of one's own: #include <oriel/conformance/...>.

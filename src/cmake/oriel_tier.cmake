@@ -29,5 +29,6 @@ target_link_libraries(oriel_tier PUBLIC oriel::oriel
 if(ORIEL_USES_LIBURING)
   target_compile_definitions(oriel_tier PRIVATE ORIEL_HAS_LIBURING)
   target_include_directories(oriel_tier SYSTEM PRIVATE ${ORIEL_LIBURING_INCLUDE_DIR})
-  target_link_libraries(oriel_tier PRIVATE ${ORIEL_LIBURING_LIBRARY})
+  target_link_libraries(oriel_tier PRIVATE
+    $<BUILD_INTERFACE:${ORIEL_LIBURING_LIBRARY}> $<INSTALL_INTERFACE:uring>)
 endif()

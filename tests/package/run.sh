@@ -37,8 +37,8 @@ nvcc=${CUDACXX:-$(command -v nvcc || true)}
 [ -n "$nvcc" ] || nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
 cuda=OFF
 if [ -x "$nvcc" ]; then cuda=ON; fi
-quietly cmake -G Ninja -S . -B "$work/build" -DORIEL_TESTS=OFF -DORIEL_EXAMPLES=OFF -DORIEL_CUDA=$cuda \
-  -DORIEL_ONEDNN=AUTO -DCMAKE_INSTALL_PREFIX="$work/first"
+quietly cmake -G Ninja -S . -B "$work/build" -DORIEL_TESTS=OFF -DORIEL_EXAMPLES=OFF -DORIEL_TIER=ON \
+  -DORIEL_CUDA=$cuda -DORIEL_ONEDNN=AUTO -DCMAKE_INSTALL_PREFIX="$work/first"
 quietly cmake --build "$work/build"
 quietly cmake --install "$work/build"
 mv "$work/first" "$work/moved"  # An install is relocatable.
@@ -55,6 +55,8 @@ else
   refuses "built without its component cuda" "${host_only[@]}"
 fi
 
+build_consumer tier "${host_only[@]}"
+
 PKG_CONFIG_PATH=$(dirname "$(find "$work/moved" -name oriel.pc)")
 export PKG_CONFIG_PATH
 # shellcheck disable=SC2046
@@ -65,6 +67,9 @@ if [ $cuda = ON ]; then
   g++ -std=c++20 tests/package/cuda/consumer.cpp $(pkg-config --cflags --libs --static oriel-cuda) -o "$work/pc_cuda"
   LD_LIBRARY_PATH=$(pkg-config --variable=cuda_libdir oriel-cuda) "$work/pc_cuda"
 fi
+# shellcheck disable=SC2046
+g++ -std=c++20 tests/package/tier/consumer.cpp $(pkg-config --cflags --libs --static oriel-tier) -o "$work/pc_tier"
+"$work/pc_tier"
 ok pkg-config
 
 # The full build's install: the program, and the model it takes when no other is named.

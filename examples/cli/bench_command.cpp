@@ -182,8 +182,8 @@ std::pair<bench_row, bench_row> make_rows(const model_geometry& model,
   for (std::uint32_t p = 0; p < prompt; ++p) {
     flops += static_cast<double>(flops_per_token(model, p)) - head_flops;
   }
-  flops +=
-      head_flops * ((prompt + o.chunk_tokens - 1) / o.chunk_tokens);  // A chunk's last row alone.
+  const std::uint32_t chunks = (prompt + o.chunk_tokens - 1) / o.chunk_tokens;
+  flops += head_flops * chunks;  // A chunk's last row alone.
   for (std::uint32_t p = prompt; p < prompt + decoded; ++p) {
     kv_bytes += static_cast<double>(kv_bytes_read_per_token(model, p, compute));
   }

@@ -22,8 +22,6 @@
 namespace oriel::cli {
 namespace {
 
-constexpr double gib = 1024.0 * 1024.0 * 1024.0;
-
 model_geometry geometry_of(const inspect_options& o) {
   if (o.preset.empty()) {
     return open_model(model_folder(o.model_dir)).config.geometry;

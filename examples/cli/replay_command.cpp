@@ -26,8 +26,6 @@
 namespace oriel::cli {
 namespace {
 
-constexpr double gib = 1024.0 * 1024.0 * 1024.0;
-
 /// A line on stderr, if that is a terminal, that tells what is being done; gone afterwards.
 class activity {
  public:

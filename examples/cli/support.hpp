@@ -19,6 +19,8 @@
 
 namespace oriel::cli {
 
+inline constexpr double gib = 1024.0 * 1024.0 * 1024.0;
+
 /// `-m`, or the nano model: beside the installed program, or in the source tree it was built from.
 /// @throws engine::error when there is none
 [[nodiscard]] std::filesystem::path model_folder(const std::string& asked);

@@ -114,7 +114,7 @@ std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text) {
       return std::nullopt;
     }
     ids.push_back(*id);
-    if (comma == text.npos) {
+    if (comma == std::string_view::npos) {
       return ids;
     }
     text.remove_prefix(comma + 1);
@@ -136,7 +136,7 @@ std::optional<replay::retain_choice> parse_retain(std::string_view text) {
     } else if (one != "tail") {
       return std::nullopt;
     }
-    if (comma == text.npos) {
+    if (comma == std::string_view::npos) {
       return retain;
     }
     text.remove_prefix(comma + 1);

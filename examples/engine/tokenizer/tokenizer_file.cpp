@@ -332,7 +332,7 @@ bpe_merge reader::read_merge(json_element value, const place& list, std::size_t 
   std::string_view left, right;
   if (std::string_view text; value.get(text) == simdjson::SUCCESS) {
     const std::size_t space = text.find(' ');
-    if (space == text.npos || text.find(' ', space + 1) != text.npos) {
+    if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos) {
       list.at(rank).fail(
           "is \"{}\", expected two tokens with a space between; {}", text, export_again);
     }

@@ -139,7 +139,8 @@ class translator {
 
   // \p{...}, \P{...}, \x{...}: the braces belong to the escape.
   [[nodiscard]] bool next_is_braced() const {
-    return at_ + 2 < in_.size() && in_[at_ + 2] == '{' && in_.find('}', at_) != in_.npos;
+    return at_ + 2 < in_.size() && in_[at_ + 2] == '{' &&
+           in_.find('}', at_) != std::string_view::npos;
   }
 
   void class_member(char c) {

@@ -153,7 +153,7 @@ std::size_t end_of_qwen_word(const reader& in, std::size_t i, std::uint32_t digi
   // A run of white space: up to its last newline if it has one.
   const std::size_t end = in.skip(i, class_space);
   const std::string_view run = in.text().substr(i, end - i);
-  if (const std::size_t newline = run.find_last_of("\r\n"); newline != run.npos) {
+  if (const std::size_t newline = run.find_last_of("\r\n"); newline != std::string_view::npos) {
     return i + newline + 1;
   }
   return end_of_spaces(in, i, end);

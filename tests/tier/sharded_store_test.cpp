@@ -48,6 +48,9 @@ struct shard_world {
   }
   store_outcome run(store_op op, const page_maker::page& page, page_owner owner = {}) {
     *now += 10;
+    store_completion earlier[8];
+    while (store.poll(earlier) != 0) {
+    }
     return run_one(store, op, page, sizes, owner);
   }
   /// Lets the background work go on.
@@ -107,6 +110,7 @@ struct restless_shards {
   }
   std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
     change();
+    *now += 20;
     return inner.submit(items, deadline_us);
   }
   std::size_t poll(std::span<store_completion> done) { return inner.poll(done); }
@@ -252,6 +256,25 @@ TEST_CASE("what is erased or dropped while pages move stays away", "[tier]") {
   // The owner went along with the page.
   REQUIRE(world.run(store_op::drop_tenant, pages[0], {.tenant = 2}) == store_outcome::done);
   CHECK(world.store.stats().pages == 0);
+}
+
+TEST_CASE("a page that is erased on its way does not arrive", "[tier]") {
+  const store_op how = GENERATE(store_op::erase, store_op::drop_space, store_op::drop_tenant);
+  int on_their_way = 0;
+  for (const auto& page : pages_of(20)) {
+    shard_world world(1);
+    REQUIRE(world.run(store_op::put, page) == store_outcome::done);
+    world.join(2);
+    world.idle(1);  // A move has begun, if the page belongs to the new node.
+    on_their_way += world.store.home_of({.key = page.key}) == 2;
+    store_item item{.op = how, .key = page.key};
+    item.key.link = how == store_op::drop_space ? page.name_space : page.key.link;
+    REQUIRE(world.store.submit({&item, 1}, no_deadline) == 1);
+    world.idle(10);
+    CHECK(world.run(store_op::get, page) == store_outcome::miss);
+    CHECK(world.store.stats().pages == 0);
+  }
+  CHECK(on_their_way > 3);
 }
 
 TEST_CASE("a node that leaves takes along what it had, and no more", "[tier]") {

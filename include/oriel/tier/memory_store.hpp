@@ -385,11 +385,12 @@ class memory_store {
       const std::span<std::byte> slice = item.slices[progress_.slice];
       std::byte* const kept =
           p.slab.base() + base + p.offsets[item.first_slice + progress_.slice] + progress_.offset;
-      std::byte* const lent = slice.data() + progress_.offset;
+      std::byte* const lent =
+          slice.data() + (ORIEL_MUTANT(memory_copy_starts_slice_over) ? 0 : progress_.offset);
       const std::uint64_t bytes = std::min(slice.size() - progress_.offset, budget_);
       std::memcpy(IsGet ? lent : kept, IsGet ? kept : lent, bytes);
       budget_ -= bytes;
-      progress_.offset += ORIEL_MUTANT(memory_copy_starts_slice_over) ? 0 : bytes;
+      progress_.offset += bytes;
       if (progress_.offset != slice.size()) {
         return false;
       }

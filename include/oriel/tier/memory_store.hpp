@@ -13,6 +13,7 @@
 #include <oriel/kv/memory.hpp>
 #include <oriel/tier/detail/memory_index.hpp>
 #include <oriel/tier/kv_store.hpp>
+#include <oriel/tier/listing_store.hpp>
 #include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
@@ -78,7 +79,7 @@ class memory_store {
         ring_(options.queue_items) {
     ORIEL_EXPECTS(options.queue_items > 0 && options.copy_bytes_per_poll > 0);
     index_.set_records(records_.data());
-    for (pool& p : pools_) {
+    for (auto& p : pools_) {
       auto reserved = Memory::reserve(p.page_bytes * p.slots);
       if (!reserved) {
         throw std::bad_alloc();
@@ -146,6 +147,30 @@ class memory_store {
     return s;
   }
   [[nodiscard]] store_fault last_fault() const { return fault_; }
+
+  /// See `listing_store`.
+  bool next_page(std::uint64_t& cursor, page_listing& page) {
+    const std::uint64_t now = clock_.now_us();
+    for (; cursor < index_.slots(); ++cursor) {
+      const auto slot = static_cast<std::uint32_t>(cursor);
+      const detail::memory_record& r = records_[slot];
+      if (!index_.is_page(slot) || (r.expires_us != 0 && r.expires_us <= now)) {
+        continue;
+      }
+      const std::uint32_t of = index_.pool_of(slot);
+      page = {.key = {.link = r.link, .pool = of},
+              .identity = {.name_space = index_.name_space(slot),
+                           .parent = r.parent,
+                           .first_token = r.first_token,
+                           .tokens = tokens_of(slot)},
+              .owner = index_.owner(slot),
+              .expires_us = r.expires_us,
+              .slice_bytes = options_.slice_bytes[of]};
+      ++cursor;
+      return true;
+    }
+    return false;
+  }
 
   /// Bytes that a tenant's pages and their records take. O(log tenants).
   [[nodiscard]] std::uint64_t used_bytes(std::uint64_t tenant) const noexcept {
@@ -360,11 +385,12 @@ class memory_store {
       const std::span<std::byte> slice = item.slices[progress_.slice];
       std::byte* const kept =
           p.slab.base() + base + p.offsets[item.first_slice + progress_.slice] + progress_.offset;
-      std::byte* const lent = slice.data() + progress_.offset;
+      std::byte* const lent =
+          slice.data() + (ORIEL_MUTANT(memory_copy_starts_slice_over) ? 0 : progress_.offset);
       const std::uint64_t bytes = std::min(slice.size() - progress_.offset, budget_);
       std::memcpy(IsGet ? lent : kept, IsGet ? kept : lent, bytes);
       budget_ -= bytes;
-      progress_.offset += ORIEL_MUTANT(memory_copy_starts_slice_over) ? 0 : bytes;
+      progress_.offset += bytes;
       if (progress_.offset != slice.size()) {
         return false;
       }
@@ -396,7 +422,7 @@ class memory_store {
 
   [[nodiscard]] bool is_of(std::uint32_t slot, const page_identity& identity) const noexcept {
     const detail::memory_record& r = records_[slot];
-    const auto kept = std::span(tokens_).subspan(token_offset(slot), r.token_count);
+    const auto kept = tokens_of(slot);
     return index_.name_space(slot) == identity.name_space && r.parent == identity.parent &&
            r.first_token == identity.first_token &&
            (std::ranges::equal(kept, identity.tokens) || ORIEL_MUTANT(memory_tokens_are_believed));
@@ -416,6 +442,9 @@ class memory_store {
     return true;
   }
 
+  [[nodiscard]] std::span<const token_id> tokens_of(std::uint32_t slot) const noexcept {
+    return std::span(tokens_).subspan(token_offset(slot), records_[slot].token_count);
+  }
   [[nodiscard]] std::size_t token_offset(std::uint32_t slot) const noexcept {
     return std::size_t{slot} * options_.page_size;
   }
@@ -453,6 +482,6 @@ class memory_store {
   store_fault fault_;
 };
 
-static_assert(kv_store<memory_store<>>);
+static_assert(listing_store<memory_store<>>);
 
 }  // namespace oriel

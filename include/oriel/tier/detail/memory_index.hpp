@@ -76,6 +76,13 @@ class memory_index {
   }
   /// The slot of a page, or no_slot. O(1) expected.
   [[nodiscard]] std::uint32_t find(const page_key& key) const noexcept;
+  [[nodiscard]] bool is_page(std::uint32_t slot) const noexcept {
+    return slots_[slot].group != no_slot;
+  }
+  [[nodiscard]] std::uint32_t pool_of(std::uint32_t slot) const noexcept {
+    return slots_[slot].pool;
+  }
+  /// @pre is_page(slot)
   [[nodiscard]] page_owner owner(std::uint32_t slot) const noexcept;
   [[nodiscard]] const page_digest& name_space(std::uint32_t slot) const noexcept;
 

@@ -14,6 +14,7 @@
 #include <netinet/in.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include <cerrno>
@@ -153,10 +154,12 @@ class redis_server {
   }
   [[nodiscard]] std::filesystem::path directory() const { return directory_.path(); }
 
-  /// Sends a line and gives back what comes until it is quiet or `end` is there.
+  /// Sends a line and gives back what comes until `end` is there or it is quiet for long.
   std::string ask(const std::string& line, const std::string& end = "\r\n") const {
     const int fd = connected();
     std::string out = line + "\r\n", in;
+    const timeval quiet = {.tv_sec = 2, .tv_usec = 0};
+    ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &quiet, sizeof(quiet));
     if (fd < 0 || ::send(fd, out.data(), out.size(), MSG_NOSIGNAL) < 0) {
       ::close(fd);
       return {};

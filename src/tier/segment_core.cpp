@@ -338,6 +338,9 @@ void segment_core::completed(const disk_completion& done, std::uint64_t now_us) 
       }
       pump_scan(now_us);
       return;
+    case request_kind::contest:
+      contest_read(id, done.error, now_us);
+      return;
   }
   drain(now_us);
 }

@@ -65,8 +65,9 @@ void segment_core::pump_scan(std::uint64_t now_us) {
       begin_second_pass(now_us);
     }
   }
-  if (scan_->is_finished()) {
-    finish_recovery(now_us);
+  if (scan_->is_finished() && !recovery_->is_judging) {
+    start_contests();
+    pump_contests(now_us);
   }
 }
 
@@ -171,23 +172,117 @@ void segment_core::take_found(const found_record& found, std::uint64_t now_us) {
       f.key.pool >= index_pools_max || (f.expires_us != 0 && f.expires_us <= now_us)) {
     return;
   }
+  const entry_spec spec{
+      .key = f.key,
+      .place = {found.slot,
+                static_cast<std::uint16_t>(blocks),
+                static_cast<std::uint32_t>(f.place.offset / record_alignment_bytes),
+                static_cast<std::uint32_t>(low),
+                static_cast<std::uint8_t>(found.header_bytes / record_alignment_bytes)},
+      .owner = f.owner,
+      .name_space = found.name_space,
+      .expires_us = f.expires_us,
+      .now_us = now_us};
   if (const entry_id old = index_.find(f.key); old != null_entry) {
     const page_entry& e = index_.entry(old);
     if (segments_[e.slot].first_generation + e.generation_low >= f.generation) {
+      recovery_->older.push_back({spec, f.generation});
       return;
     }
+    keep_older(old);
   }
-  entry_spec spec{.key = f.key,
-                  .place = {found.slot,
-                            static_cast<std::uint16_t>(blocks),
-                            static_cast<std::uint32_t>(f.place.offset / record_alignment_bytes),
-                            static_cast<std::uint32_t>(low),
-                            static_cast<std::uint8_t>(found.header_bytes / record_alignment_bytes)},
-                  .owner = f.owner,
-                  .name_space = found.name_space,
-                  .expires_us = f.expires_us,
-                  .now_us = now_us};
   static_cast<void>(index_.insert(spec));
+}
+
+void segment_core::keep_older(entry_id id) {
+  const page_entry& e = index_.entry(id);
+  older_record older;
+  std::memcpy(older.spec.key.link.bytes.data(), e.link, sizeof(e.link));
+  older.spec.key.pool = e.pool;
+  older.spec.place = e.place();
+  older.spec.owner = index_.origin_of(id).owner;
+  older.spec.name_space = index_.origin_of(id).name_space;
+  older.spec.expires_us = ((std::uint64_t{e.expires_high} << 32) | e.expires_low) * 16;
+  older.generation = segments_[e.slot].first_generation + e.generation_low;
+  recovery_->older.push_back(older);
+}
+
+/// One contest for each page that has several records.
+void segment_core::start_contests() {
+  recovery& r = *recovery_;
+  r.is_judging = true;
+  for (older_record& o : r.older) {  // the index knows no more of a link
+    std::ranges::fill(std::span(o.spec.key.link.bytes).subspan(16), std::byte{0});
+  }
+  std::ranges::sort(r.older, [](const older_record& a, const older_record& b) {
+    return a.spec.key != b.spec.key ? a.spec.key < b.spec.key : a.generation > b.generation;
+  });
+  for (std::size_t i = 0; i < r.older.size(); ++i) {
+    if (i == 0 || r.older[i].spec.key != r.older[i - 1].spec.key) {
+      r.to_judge.push_back(static_cast<std::uint32_t>(r.contests.size()));
+      contest& c = r.contests.emplace_back();
+      c.next = i;
+      c.key = r.older[i].spec.key;
+    }
+    r.contests.back().end = i + 1;
+  }
+  if (ORIEL_MUTANT(youngest_record_is_believed)) {
+    r.to_judge.clear();
+  }
+}
+
+void segment_core::pump_contests(std::uint64_t now_us) {
+  recovery& r = *recovery_;
+  while (!r.to_judge.empty() && r.in_flight < options_.reads_in_flight) {
+    const std::uint32_t id = r.to_judge.back();
+    contest& c = r.contests[id];
+    const entry_id entry = index_.find(c.key);
+    if (entry == null_entry) {
+      r.to_judge.pop_back();
+      continue;
+    }
+    c.place = index_.entry(entry).place();
+    c.run = bounce_.acquire(c.place.bytes());
+    if (c.run.empty()) {
+      if (r.in_flight != 0) {
+        return;
+      }
+      r.to_judge.pop_back();  // larger than all of the memory: the first get will tell
+      continue;
+    }
+    r.to_judge.pop_back();
+    c.part = c.run.first(c.place.bytes());
+    const segment_state& s = segments_[c.place.slot];
+    c.generation = s.first_generation + c.place.generation_low;
+    ++r.in_flight;
+    request(disk_op::read, s.file, c.place.offset(), {&c.part, 1}, request_kind::contest, id);
+  }
+  if (r.in_flight == 0) {
+    finish_recovery(now_us);
+  }
+}
+
+void segment_core::contest_read(std::uint32_t id, int error, std::uint64_t now_us) {
+  recovery& r = *recovery_;
+  contest& c = r.contests[id];
+  record_view view;
+  const bool is_sound =
+      error == 0 &&
+      is_whole_page(c.part, {segments_[c.place.slot].file, c.place.offset()}, c.generation, view) &&
+      index_.find(view.fields.key) == index_.find(c.key);
+  bounce_.release(c.run);
+  --r.in_flight;
+  if (!is_sound && c.tries++ == 0) {
+    r.to_judge.push_back(id);
+  } else if (!is_sound) {
+    c.tries = 0;
+    index_.remove(index_.find(c.key));
+    if (c.next < c.end) {
+      static_cast<void>(index_.insert(r.older[c.next++].spec));
+      r.to_judge.push_back(id);
+    }
+  }
+  pump_contests(now_us);
 }
 
 /// A tombstone kills what is older than itself, wherever either was found.
@@ -242,10 +337,12 @@ void segment_core::finish_recovery(std::uint64_t now_us) {
   if (!ORIEL_MUTANT(tombstones_are_not_replayed)) {
     apply_tombstones();
   }
-  for (const scanned_file& f : scan_->files()) {
-    segments_[f.slot].durable_generation = segments_[f.slot].last_generation;
+  for (const std::uint16_t slot : order_) {
+    // The process before may have ended between a write and its sync.
+    segments_[slot].is_dirty = !ORIEL_MUTANT(recovered_segments_count_as_synced);
   }
   state_.damaged_blocks = scan_->damaged_blocks();
+  state_.unreadable_blocks = scan_->unreadable_blocks();
   state_.recovered_pages = index_.pages();
   scan_.reset();
   recovery_.reset();

@@ -167,9 +167,14 @@ void segment_core::choose_survivors(std::uint64_t now_us) {
   std::vector<survivor>& kept = reclaim_.survivors;
   const auto is_kept = [&](entry_id id) { return index_.entry(id).is_surviving; };
   std::vector<entry_id> all;
-  for (entry_id id = index_.first_of(victim); id != null_entry;
-       id = index_.entry(id).next_in_segment) {
-    all.push_back(id);
+  for (entry_id id = index_.first_of(victim); id != null_entry;) {
+    const entry_id next = index_.entry(id).next_in_segment;
+    if (index_.is_dropped(id)) {
+      index_.remove(id);  // now: a search below would do it behind our back
+    } else {
+      all.push_back(id);
+    }
+    id = next;
   }
   std::ranges::stable_sort(all, [&](entry_id a, entry_id b) {
     return static_cast<std::int32_t>(index_.entry(a).used_ms - index_.entry(b).used_ms) > 0;
@@ -177,9 +182,8 @@ void segment_core::choose_survivors(std::uint64_t now_us) {
   for (const bool wants_full : {true, false}) {
     for (const entry_id id : all) {
       const page_entry& e = index_.entry(id);
-      if ((e.pool == 0) != wants_full || index_.is_dropped(id) || e.is_expired(now_us) ||
-          !(e.was_hit || has_space) || e.bytes() > room ||
-          e.bytes() > bounce_.capacity_bytes() / 2 ||
+      if ((e.pool == 0) != wants_full || e.is_expired(now_us) || !(e.was_hit || has_space) ||
+          e.bytes() > room || e.bytes() > bounce_.capacity_bytes() / 2 ||
           static_cast<double>(index_.tenant_bytes(index_.origin_of(id).owner.tenant)) >
               tenant_most) {
         continue;
@@ -242,22 +246,34 @@ void segment_core::start_carries() {
   }
 }
 
+/// Is this, every slice included, the page that was written at this place at this time?
+bool segment_core::is_whole_page(std::span<const std::byte> record,
+                                 record_place place,
+                                 std::uint64_t generation,
+                                 record_view& view) noexcept {
+  bool is_sound = decode_record(record, view) == record_verdict::sound &&
+                  view.is_at(place, generation) && view.fields.type == record_type::page &&
+                  view.record_bytes == record.size();
+  for (std::uint32_t i = 0; is_sound && i < view.slice_count; ++i) {
+    is_sound = view.is_slice(i, record.subspan(view.slice_offset(i), view.slice(i).bytes));
+  }
+  return is_sound;
+}
+
 void segment_core::carry_read(std::uint32_t id, int error, std::uint64_t now_us) {
   carried_record& c = carries_[id];
   record_view view;
-  bool is_sound = error == 0 && decode_record(c.part, view) == record_verdict::sound &&
-                  view.is_at({c.pin.file(), c.place.offset()}, c.generation) &&
-                  view.fields.type == record_type::page && view.record_bytes == c.part.size();
-  for (std::uint32_t i = 0; is_sound && i < view.slice_count; ++i) {
-    is_sound = view.is_slice(i, c.part.subspan(view.slice_offset(i), view.slice(i).bytes));
-  }
+  const bool is_sound =
+      error == 0 && is_whole_page(c.part, {c.pin.file(), c.place.offset()}, c.generation, view);
   if (!is_sound && c.tries++ == 0) {
     ++state_.read_retries;
     return request(
         disk_op::read, c.pin.file(), c.place.offset(), {&c.part, 1}, request_kind::carry, id);
   }
+  // A search frees dropped entries that it meets: first the search, then the look.
+  const entry_id found = is_sound ? index_.find(view.fields.key) : null_entry;
   const bool is_there = index_.entry(c.entry).place() == c.place;
-  if (!is_sound || !is_there || index_.find(view.fields.key) != c.entry) {
+  if (!is_there || found != c.entry) {
     if (!is_sound) {
       stats_.corrupt += error == 0 ? 1 : 0;
       note_error("read", c.pin.file(), error, now_us);
@@ -319,6 +335,9 @@ void segment_core::remove_victim(std::uint64_t now_us) {
   segment_state& s = segments_[reclaim_.slot];
   if (s.pins != 0 || s.is_syncing || s.wants_sync || now_us < reclaim_.retry_us) {
     return;
+  }
+  while (index_.first_of(reclaim_.slot) != null_entry) {  // a write that ended meanwhile
+    evict(index_.first_of(reclaim_.slot), now_us);
   }
   const status gone = names_are_dirty_ ? names_.sync_names() : status();
   const status removed = gone ? names_.remove(s.file) : gone;

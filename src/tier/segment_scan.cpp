@@ -124,9 +124,9 @@ bool segment_scan::take_file(lane& l) {
     l.file = next_file_++;
     if (files_[l.file].bytes >= files_[l.file].next + record_alignment_bytes) {
       l.is_busy = true;
-      l.tries = 0;
+      l.needs_long = l.is_careful = l.searches = false;
+      l.errors = l.looks = 0;
       l.hop = record_alignment_bytes;
-      l.searches = false;
       return true;
     }
     --(is_second_pass_ ? files_left_ : starts_left_);
@@ -142,11 +142,12 @@ bool segment_scan::next_read(read& wanted) {
     }
     const scanned_file& f = files_[l.file];
     // Headers of large records are read one by one, those of small ones many at once.
-    const bool is_small = !is_second_pass_ || (!l.searches && l.hop > chunk_bytes_ / 2);
+    const bool is_small =
+        !is_second_pass_ || l.is_careful || (!l.searches && l.hop > chunk_bytes_ / 2);
     const std::uint64_t left = (f.bytes - f.next) / record_alignment_bytes * record_alignment_bytes;
     l.part = l.memory.first(static_cast<std::size_t>(
         std::min<std::uint64_t>(is_small ? record_alignment_bytes : chunk_bytes_, left)));
-    if (is_second_pass_ && l.tries >= 2) {  // a header longer than what was read
+    if (is_second_pass_ && l.needs_long) {
       l.part = l.memory.first(
           static_cast<std::size_t>(std::min<std::uint64_t>(record_header_bytes_max, left)));
     }
@@ -171,29 +172,56 @@ void segment_scan::read_ended(std::uint32_t lane_id, int error) {
     f.bytes = f.next;
     return end_file(l);
   }
-  if (error != 0 && l.tries == 0) {
-    l.tries = 1;
-    return;  // once more
-  }
   if (error != 0) {
-    l.tries = 0;
-    damaged_blocks_ += l.part.size() / record_alignment_bytes;
-    f.next += l.part.size();  // what lies in here is lost; what lies behind is not
-    l.searches = true;
+    read_failed(l);
   } else {
-    parse(l);
+    l.errors = 0;
+    const std::uint64_t from = f.next;
+    const std::uint64_t damaged = damaged_blocks_;
+    const bool is_clean = parse(l);
+    const std::uint32_t crc = is_clean ? 0 : crc32c(l.part);
+    // What is no record may have been read wrong, and a tombstone must not be overlooked: such
+    // bytes count only when they were seen twice.
+    if (!is_clean && is_second_pass_ && (l.looks == 0 || l.last_crc != crc) && l.looks < 6) {
+      f.next = from;
+      damaged_blocks_ = damaged;
+      found_.clear();
+      l.last_crc = crc;
+      ++l.looks;
+      return;
+    }
+    l.looks = 0;
   }
-  if (!is_second_pass_ || f.bytes < f.next + record_alignment_bytes) {
+  if (l.errors == 0 && (!is_second_pass_ || f.bytes < f.next + record_alignment_bytes)) {
     end_file(l);
   }
 }
 
-/// Takes the records that lie in l.part and moves f.next behind them.
-void segment_scan::parse(lane& l) {
+/// Twice more; then block by block; then what lies there is lost, but not what lies behind.
+void segment_scan::read_failed(lane& l) {
+  if (++l.errors < 3) {
+    return;
+  }
+  if (!l.is_careful && is_second_pass_) {
+    l.is_careful = true;
+    l.needs_long = false;
+    l.errors = 1;
+    return;
+  }
+  l.errors = 0;
+  unreadable_blocks_ += l.part.size() / record_alignment_bytes;
+  files_[l.file].next += l.part.size();
+  l.searches = true;
+}
+
+/// Takes the records that lie in l.part and moves f.next behind them. False: something in there was
+/// no record.
+bool segment_scan::parse(lane& l) {
   scanned_file& f = files_[l.file];
   const std::uint64_t base = f.next;
-  const bool was_long = l.tries >= 2;
-  l.tries = 0;
+  const bool was_long = l.needs_long;
+  l.needs_long = false;
+  bool is_clean = true;
   std::uint64_t pos = 0;
   while (pos + record_alignment_bytes <= l.part.size()) {
     const auto rest = std::span<const std::byte>(l.part).subspan(static_cast<std::size_t>(pos));
@@ -207,7 +235,7 @@ void segment_scan::parse(lane& l) {
           {f.slot, view.header_bytes, view.record_bytes, view.fields, view.name_space});
       pos += view.record_bytes;
       l.hop = view.record_bytes;
-      l.searches = false;
+      l.searches = l.is_careful = false;
       continue;
     }
     const bool has_magic =
@@ -217,9 +245,10 @@ void segment_scan::parse(lane& l) {
     }
     if (verdict == record_verdict::torn && has_magic && !was_long &&
         l.part.size() < record_header_bytes_max) {
-      l.tries = 2;
+      l.needs_long = true;
       break;
     }
+    is_clean = false;
     damaged_blocks_ += has_magic ? 1 : 0;
     l.searches = true;
     pos += record_alignment_bytes;
@@ -228,6 +257,7 @@ void segment_scan::parse(lane& l) {
     }
   }
   f.next = base + pos;
+  return is_clean;
 }
 
 }  // namespace oriel::detail

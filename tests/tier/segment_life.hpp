@@ -115,10 +115,10 @@ class segment_life {
       f.write_error = odds();
       f.sync_failure = odds();
       f.flipped_read = odds();
-      f.misdirected_read = odds();
       f.no_room = odds();
       f.slow = odds() / 8;
       if (plan_.lies) {
+        f.misdirected_read = odds();
         f.stale_read = odds();
         f.flipped_at_rest = odds();
         f.misdirected_write = odds();
@@ -134,6 +134,12 @@ class segment_life {
   void open() {
     store_ = std::make_unique<sim_store>(disk_, plan_.options);
     evicted_ = 0;
+    if (store_->state().unreadable_blocks != 0) {
+      for (page_model& m : models_) {  // a tombstone may have lain there
+        m.may_hit = true;
+        m.is_deleted = false;
+      }
+    }
     if (!store_->is_consistent()) {
       fail("accounts differ from the index after a restart");
     }
@@ -248,7 +254,7 @@ class segment_life {
     }
     must_hits_ += m.must_hit ? 1 : 0;
     if (m.must_hit && !may_miss_now_) {
-      fail(page + "an acknowledged page is a miss");
+      fail(page + "an acknowledged page is a miss (" + name_of(outcome) + ")");
     }
   }
 
@@ -351,6 +357,9 @@ class segment_life {
   void end() {
     if (draw(4) == 0) {  // in good order
       store_.reset();
+      for (page_model& m : models_) {
+        m.is_deleted = m.is_deleted && !m.may_hit;  // a deletion that failed may be undone
+      }
       return;
     }
     std::vector<sent_item> items = draw_items(12);

@@ -53,7 +53,7 @@ class segment_core {
   [[nodiscard]] bool is_consistent() const;
 
  private:
-  enum class request_kind : std::uint8_t { read = 1, batch, sync, carry, scan };
+  enum class request_kind : std::uint8_t { read = 1, batch, sync, carry, scan, contest };
   enum class staged : std::uint8_t { yes, not_now, batch_is_full, given_up };
 
   // Operations and their order: segment_core.cpp.
@@ -138,6 +138,10 @@ class segment_core {
   void choose_survivors(std::uint64_t now_us);
   void start_carries();
   void carry_read(std::uint32_t id, int error, std::uint64_t now_us);
+  [[nodiscard]] static bool is_whole_page(std::span<const std::byte> record,
+                                          record_place place,
+                                          std::uint64_t generation,
+                                          record_view& view) noexcept;
   void end_carry(std::uint32_t id) noexcept;
   void carried_to(std::uint32_t id, const entry_place& to);
   void finish_carrying(std::uint64_t now_us);
@@ -150,6 +154,10 @@ class segment_core {
   [[nodiscard]] bool snapshot_fits() const;
   void take_found(const found_record& found, std::uint64_t now_us);
   void take_snapshot(std::uint64_t now_us);
+  void keep_older(entry_id id);
+  void start_contests();
+  void pump_contests(std::uint64_t now_us);
+  void contest_read(std::uint32_t id, int error, std::uint64_t now_us);
   void apply_tombstones();
   void finish_recovery(std::uint64_t now_us);
   [[nodiscard]] std::uint16_t add_segment(std::uint32_t file);

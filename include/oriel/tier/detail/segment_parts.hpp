@@ -8,6 +8,7 @@
 #include <oriel/core/mutation.hpp>
 #include <oriel/core/result.hpp>
 #include <oriel/tier/detail/page_index.hpp>
+#include <oriel/tier/detail/segment_scan.hpp>
 #include <oriel/tier/kv_store.hpp>
 #include <oriel/tier/page_record.hpp>
 
@@ -179,6 +180,38 @@ struct reclaim_state {
   std::vector<std::uint16_t> written_to;  // segments that must be durable before the victim goes
   std::uint32_t syncs = 0;
   std::uint64_t retry_us = 0;
+};
+
+/// A record of a page that has another, younger one.
+struct older_record {
+  entry_spec spec;
+  std::uint64_t generation = 0;
+};
+
+/// Which of several records of one page is the youngest whole one? A rewrite that a crash tore must
+/// not hide the acknowledged record before it.
+struct contest {
+  std::size_t next = 0, end = 0;  // of the older records, youngest first
+  page_key key;
+  entry_place place;
+  std::uint64_t generation = 0;
+  int tries = 0;
+  std::span<std::byte> run = {}, part = {};
+};
+
+/// What an open has found so far.
+struct recovery {
+  segment_snapshot snapshot;
+  bool has_snapshot = false;
+  bool is_scanning = false;           // the second pass
+  bool is_judging = false;            // the contests
+  std::vector<record_fields> starts;  // [slots]; generation 0: none was sound
+  std::vector<bool> has_base;         // [slots] first_generation is known
+  std::vector<record_fields> tombstones;
+  std::vector<older_record> older;
+  std::vector<contest> contests;
+  std::vector<std::uint32_t> to_judge;  // contests
+  std::uint32_t in_flight = 0;
 };
 
 /// Somebody who waits for a segment's sync number `need`.

@@ -94,6 +94,7 @@ class segment_scan {
   void scan_from(std::span<const std::uint64_t> offsets);
   [[nodiscard]] bool is_finished() const noexcept { return is_second_pass_ && files_left_ == 0; }
   [[nodiscard]] std::uint64_t damaged_blocks() const noexcept { return damaged_blocks_; }
+  [[nodiscard]] std::uint64_t unreadable_blocks() const noexcept { return unreadable_blocks_; }
   [[nodiscard]] std::span<const scanned_file> files() const noexcept { return files_; }
 
  private:
@@ -101,14 +102,19 @@ class segment_scan {
     std::size_t file = 0;  // index into files_
     bool is_busy = false;
     bool is_in_flight = false;
-    int tries = 0;
+    bool needs_long = false;  // the header is longer than what was read
+    bool is_careful = false;  // block by block, after errors
+    int errors = 0;           // of this read
+    int looks = 0;            // at the same bytes, of which something was no record
+    std::uint32_t last_crc = 0;
     bool searches = false;  // the last block was no record: read in large steps
     std::uint64_t hop = 0;  // of the last record
     std::span<std::byte> memory, part;
   };
   [[nodiscard]] bool take_file(lane& l);
   void end_file(lane& l);
-  void parse(lane& l);
+  void read_failed(lane& l);
+  [[nodiscard]] bool parse(lane& l);
 
   struct aligned_delete {
     void operator()(std::byte* p) const noexcept;
@@ -121,17 +127,7 @@ class segment_scan {
   std::size_t next_file_ = 0;
   std::size_t starts_left_ = 0, files_left_ = 0;
   bool is_second_pass_ = false;
-  std::uint64_t damaged_blocks_ = 0;
-};
-
-/// What an open has found so far.
-struct recovery {
-  segment_snapshot snapshot;
-  bool has_snapshot = false;
-  bool is_scanning = false;           // the second pass
-  std::vector<record_fields> starts;  // [slots]; generation 0: none was sound
-  std::vector<bool> has_base;         // [slots] first_generation is known
-  std::vector<record_fields> tombstones;
+  std::uint64_t damaged_blocks_ = 0, unreadable_blocks_ = 0;
 };
 
 }  // namespace oriel::detail

@@ -1,0 +1,486 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `memory_store`: the host tier. Pages that left the device wait in memory of the process, where
+/// getting one back is a copy.
+///
+///     memory_store<> host({.page_size = 64, .slice_bytes = shape.slice_bytes,
+///                          .capacity_bytes = std::uint64_t{64} << 30});
+#pragma once
+
+#include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
+#include <oriel/kv/memory.hpp>
+#include <oriel/tier/detail/memory_index.hpp>
+#include <oriel/tier/kv_store.hpp>
+#include <oriel/tier/listing_store.hpp>
+#include <oriel/tier/store_clock.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <span>
+#include <vector>
+
+namespace oriel {
+
+struct memory_store_options {
+  std::uint32_t page_size = 0;                               ///< tokens
+  std::vector<std::vector<std::uint64_t>> slice_bytes = {};  ///< [pools][layers], of `page_shape`
+  std::uint64_t capacity_bytes = 0;  ///< pages with their records; the index comes on top
+  /// How many pages of each pool beside how many of the others; empty: as many of each. [pools]
+  std::vector<double> page_weights = {};
+  memory_order order = memory_order::s3_fifo;
+  std::vector<tenant_share> tenants = {};                    ///< sure of some room, or limited
+  std::uint64_t other_tenant_bytes_max = ~std::uint64_t{0};  ///< of each tenant not named there
+  std::uint64_t ttl_us = 0;  ///< of a put that names no expiry; 0: for ever
+  std::size_t queue_items = 1'024;
+  /// A poll that copied so much stops: what a call may cost, at some 10 GB/s.
+  std::uint64_t copy_bytes_per_poll = std::uint64_t{4} << 20;
+};
+
+/// A `kv_store` in memory. Items are carried out in order, within `poll`, on the calling thread: a
+/// page that is longer than what one poll may copy takes several, and is found by none before it is
+/// whole.
+///
+/// Each pool has a slab of equal slots; slices lie in a slot without gaps, so a layer's slice is
+/// aligned to 4096 where the base and all slices are. What a full slab gives up is decided by
+/// `order` among the pages of all tenants that are above what they are sure of; the end of a chain
+/// goes before its head, and with a full page go the window pages of the same tokens.
+///
+/// It keeps nothing over the end of the process; a sync has nothing to do and says `done`.
+///
+/// @tparam Memory  where the slabs are (kv/memory.hpp, tier/numa_memory.hpp)
+/// @tparam Clock   of deadlines, expiries and ages
+/// *Thread safety* none: one thread drives it; `store_thread` gives it one. *Memory* allocates
+/// after construction only what a new session's bookkeeping takes; where that fails a put is
+/// refused. Index: 48 bytes per page of capacity, and some 350 per (session, namespace). Beside
+/// each page lie its record of 80 bytes and its token ids.
+template <kv_memory Memory = host_memory, store_clock Clock = monotonic_clock>
+class memory_store {
+  static_assert(Memory::stores_bytes);
+
+ public:
+  /// @pre page_size > 0, a slice in each pool, queue_items > 0, copy_bytes_per_poll > 0;
+  ///      capacity for a page of each pool
+  /// @throws std::bad_alloc
+  explicit memory_store(const memory_store_options& options, Clock clock = {})
+      : options_(options),
+        clock_(clock),
+        pools_(lay_out(options)),
+        index_(sizes_of(pools_),
+               {.order = options.order,
+                .tenants = options.tenants,
+                .other_tenant_bytes_max = options.other_tenant_bytes_max}),
+        records_(index_.slots()),
+        tokens_(records_.size() * options.page_size),
+        ring_(options.queue_items) {
+    ORIEL_EXPECTS(options.queue_items > 0 && options.copy_bytes_per_poll > 0);
+    index_.set_records(records_.data());
+    for (auto& p : pools_) {
+      auto reserved = Memory::reserve(p.page_bytes * p.slots);
+      if (!reserved) {
+        throw std::bad_alloc();
+      }
+      p.slab = std::move(*reserved);
+    }
+  }
+  memory_store(const memory_store&) = delete;
+  memory_store& operator=(const memory_store&) = delete;
+
+  /// O(items taken).
+  std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
+    const std::size_t taken = std::min(items.size(), ring_.size() - queued_);
+    for (std::size_t i = 0; i < taken; ++i) {
+      const store_item& item = items[i];
+      ORIEL_EXPECTS(item.identity != nullptr ||
+                    (item.op != store_op::get && item.op != store_op::put));
+      ring_[(head_ + queued_ + i) % ring_.size()] = {item, deadline_us};
+    }
+    queued_ += taken;
+    return taken;
+  }
+
+  /// O(completions + copy_bytes_per_poll).
+  std::size_t poll(std::span<store_completion> done) {
+    if (has_expiries_ && !progress_.is_copying) {
+      index_.expire(expire_per_poll, clock_.now_us());
+    }
+    budget_ = options_.copy_bytes_per_poll;
+    std::size_t count = 0;
+    while (count < done.size() && queued_ != 0 && go_on()) {
+      done[count++] = ready_;
+      is_ready_ = false;
+      head_ = (head_ + 1) % ring_.size();
+      --queued_;
+    }
+    return count;
+  }
+
+  /// Carries out the item at the head, if there is one and time for it.
+  bool wait(std::uint64_t until_us) {
+    while (queued_ != 0) {
+      budget_ = options_.copy_bytes_per_poll;
+      if (go_on()) {
+        return true;
+      }
+      if (clock_.now_us() >= until_us) {
+        break;
+      }
+    }
+    return false;
+  }
+  [[nodiscard]] std::size_t pending() const noexcept { return queued_; }
+
+  [[nodiscard]] store_stats stats() const {
+    store_stats s = stats_;
+    s.evicted_pages = index_.evicted_pages();
+    s.evicted_age_us_sum = index_.evicted_age_us_sum();
+    s.pages = index_.pages();
+    s.used_bytes = index_.used_bytes();
+    for (const pool& p : pools_) {
+      s.capacity_bytes += p.slots * cost_of(p.page_bytes, options_.page_size);
+    }
+    s.index_bytes = index_.size_bytes();
+    return s;
+  }
+  [[nodiscard]] store_fault last_fault() const { return fault_; }
+
+  /// See `listing_store`.
+  bool next_page(std::uint64_t& cursor, page_listing& page) {
+    const std::uint64_t now = clock_.now_us();
+    for (; cursor < index_.slots(); ++cursor) {
+      const auto slot = static_cast<std::uint32_t>(cursor);
+      const detail::memory_record& r = records_[slot];
+      if (!index_.is_page(slot) || (r.expires_us != 0 && r.expires_us <= now)) {
+        continue;
+      }
+      const std::uint32_t of = index_.pool_of(slot);
+      page = {.key = {.link = r.link, .pool = of},
+              .identity = {.name_space = index_.name_space(slot),
+                           .parent = r.parent,
+                           .first_token = r.first_token,
+                           .tokens = tokens_of(slot)},
+              .owner = index_.owner(slot),
+              .expires_us = r.expires_us,
+              .slice_bytes = options_.slice_bytes[of]};
+      ++cursor;
+      return true;
+    }
+    return false;
+  }
+
+  /// Bytes that a tenant's pages and their records take. O(log tenants).
+  [[nodiscard]] std::uint64_t used_bytes(std::uint64_t tenant) const noexcept {
+    return index_.used_bytes(tenant);
+  }
+  /// Does the bookkeeping agree with itself? O(capacity in pages). For tests.
+  [[nodiscard]] bool is_consistent() const { return index_.is_consistent(); }
+
+ private:
+  static constexpr std::uint32_t drop_per_poll = 1'024, expire_per_poll = 16;
+
+  struct pool {
+    std::vector<std::uint64_t> offsets;  // [layers + 1], in bytes; the last is where the page ends
+    std::uint64_t page_bytes = 0;        // A slot, a multiple of 64.
+    std::uint64_t slots = 0;
+    Memory slab = {};
+  };
+  struct queued {
+    store_item item;
+    std::uint64_t deadline_us = 0;
+  };
+  // How far the item at the head is.
+  struct progress {
+    bool is_copying = false;
+    std::uint32_t slot = detail::no_slot;
+    std::size_t slice = 0;
+    std::uint64_t offset = 0;  // In the slice.
+  };
+
+  [[nodiscard]] static std::uint64_t cost_of(std::uint64_t page_bytes, std::uint32_t page_size) {
+    return page_bytes + sizeof(detail::memory_record) + std::uint64_t{page_size} * sizeof(token_id);
+  }
+
+  static std::vector<pool> lay_out(const memory_store_options& options) {
+    const std::size_t count = options.slice_bytes.size();
+    ORIEL_EXPECTS(options.page_size > 0 && count > 0);
+    ORIEL_EXPECTS(options.page_weights.empty() || options.page_weights.size() == count);
+    const auto weight = [&](std::size_t p) {
+      return options.page_weights.empty() ? 1.0 : options.page_weights[p];
+    };
+    std::vector<pool> pools(count);
+    double bytes_per_weight = 0;
+    for (std::size_t p = 0; p < count; ++p) {
+      ORIEL_EXPECTS(!options.slice_bytes[p].empty() && weight(p) > 0);
+      std::uint64_t bytes = 0;
+      for (const std::uint64_t slice : options.slice_bytes[p]) {
+        ORIEL_EXPECTS(slice > 0);
+        pools[p].offsets.push_back(bytes);
+        bytes += slice;
+      }
+      pools[p].offsets.push_back(bytes);
+      pools[p].page_bytes = (bytes + 63) / 64 * 64;
+      bytes_per_weight +=
+          weight(p) * static_cast<double>(cost_of(pools[p].page_bytes, options.page_size));
+    }
+    const double scale = static_cast<double>(options.capacity_bytes) / bytes_per_weight;
+    for (std::size_t p = 0; p < count; ++p) {
+      pools[p].slots = static_cast<std::uint64_t>(scale * weight(p) * (1 + 1e-12));
+      ORIEL_EXPECTS(pools[p].slots > 0);
+    }
+    return pools;
+  }
+
+  std::vector<detail::memory_index::pool_size> sizes_of(const std::vector<pool>& pools) const {
+    std::vector<detail::memory_index::pool_size> sizes;
+    for (const pool& p : pools) {
+      sizes.push_back({.slots = static_cast<std::uint32_t>(p.slots),
+                       .page_bytes = cost_of(p.page_bytes, options_.page_size)});
+    }
+    return sizes;
+  }
+
+  /// Goes on with the item at the head. @returns whether it is complete: then it is `ready_`
+  bool go_on() {
+    if (!is_ready_) {
+      const queued& q = ring_[head_];
+      ready_ = {.user = q.item.user, .op = q.item.op};
+      if (carry_out(q, ready_)) {
+        is_ready_ = true;
+        progress_ = {};
+        tell(ready_);
+      }
+    }
+    return is_ready_;
+  }
+
+  bool carry_out(const queued& q, store_completion& c) {
+    const std::uint64_t now = clock_.now_us();
+    if (now >= q.deadline_us && q.deadline_us != no_deadline) {
+      give_up(q.item);
+      c.outcome = store_outcome::late;
+      return true;
+    }
+    switch (q.item.op) {
+      case store_op::get:
+        return get(q.item, now, c);
+      case store_op::put:
+        return put(q.item, now, c);
+      case store_op::exists:
+      case store_op::touch: {
+        const std::uint32_t slot = find(q.item.key, now);
+        if (slot != detail::no_slot && q.item.op == store_op::touch) {
+          index_.use(slot, now);
+        }
+        c.outcome = slot != detail::no_slot ? store_outcome::done : store_outcome::miss;
+        return true;
+      }
+      case store_op::erase:
+        if (const std::uint32_t slot = index_.find(q.item.key); slot != detail::no_slot) {
+          index_.erase(slot);
+        }
+        c.outcome = store_outcome::done;
+        return true;
+      case store_op::drop_space:
+      case store_op::drop_tenant:
+      case store_op::drop_session:
+        c.outcome = store_outcome::done;
+        return index_.drop(q.item.op, q.item.key.link, q.item.owner, drop_per_poll);
+      case store_op::sync:
+        c.outcome = store_outcome::done;
+        return true;
+    }
+    return true;
+  }
+
+  bool get(const store_item& item, std::uint64_t now, store_completion& c) {
+    if (!progress_.is_copying) {
+      const std::uint32_t slot = find(item.key, now);
+      if (slot == detail::no_slot || !is_of(slot, *item.identity) || !has_layers(item)) {
+        c.outcome = store_outcome::miss;
+        return true;
+      }
+      progress_ = {.is_copying = true, .slot = slot};
+    }
+    if (!copy<true>(item, c)) {
+      return false;
+    }
+    index_.use(progress_.slot, clock_.now_us());
+    return true;
+  }
+
+  bool put(const store_item& item, std::uint64_t now, store_completion& c) {
+    if (!progress_.is_copying) {
+      c.outcome = begin_put(item, now);
+      if (!progress_.is_copying) {
+        return true;
+      }
+    }
+    if (!copy<false>(item, c)) {
+      return false;
+    }
+    if (!index_.insert(
+            progress_.slot, item.key, item.identity->name_space, item.owner, clock_.now_us())) {
+      c = {.user = item.user, .op = item.op, .outcome = store_outcome::refused};
+    }
+    return true;
+  }
+
+  /// Finds a slot for the page and writes its record; nobody finds it there yet.
+  store_outcome begin_put(const store_item& item, std::uint64_t now) {
+    const page_identity& identity = *item.identity;
+    if (item.key.pool >= pools_.size() || identity.tokens.size() > options_.page_size ||
+        item.first_slice != 0 || item.slices.size() + 1 != pools_[item.key.pool].offsets.size() ||
+        !has_layers(item)) {
+      return store_outcome::refused;
+    }
+    const std::uint64_t expires = item.expires_us != 0   ? item.expires_us
+                                  : options_.ttl_us != 0 ? now + options_.ttl_us
+                                                         : 0;
+    if (expires != 0 && expires <= now) {
+      return store_outcome::done;
+    }
+    if (const std::uint32_t there = find(item.key, now); there != detail::no_slot) {
+      if (is_of(there, identity)) {
+        std::uint64_t& ends = records_[there].expires_us;
+        ends = ends == 0 || expires == 0 ? 0 : std::max(ends, expires);
+        index_.use(there, now);
+        return store_outcome::done;
+      }
+      index_.erase(there);  // One of the two is not what it says. Gets compare.
+    }
+    const std::uint32_t slot = index_.allocate(item.key.pool, item.owner.tenant, now);
+    if (slot == detail::no_slot) {
+      return store_outcome::refused;
+    }
+    pool& p = pools_[item.key.pool];
+    const std::uint64_t end = (slot - index_.first_slot(item.key.pool) + 1) * p.page_bytes;
+    if (const status committed = p.slab.commit(end); !committed) {
+      index_.give_back(slot);
+      fault_ = {"commit", "host memory", committed.error().native, fault_.count + 1};
+      stats_.health = store_health::write_paused;
+      return store_outcome::refused;
+    }
+    stats_.health = store_health::healthy;
+    records_[slot] = {.link = item.key.link,
+                      .parent = identity.parent,
+                      .expires_us = expires,
+                      .first_token = identity.first_token,
+                      .token_count = static_cast<std::uint32_t>(identity.tokens.size())};
+    std::ranges::copy(identity.tokens, tokens_.data() + token_offset(slot));
+    has_expiries_ = has_expiries_ || expires != 0;
+    progress_ = {.is_copying = true, .slot = slot};
+    return store_outcome::done;
+  }
+
+  /// Copies on until the page, or what this poll may copy, ends. @returns is the page complete?
+  template <bool IsGet>
+  bool copy(const store_item& item, store_completion& c) noexcept {
+    const pool& p = pools_[item.key.pool];
+    const std::uint64_t base = (progress_.slot - index_.first_slot(item.key.pool)) * p.page_bytes;
+    for (; progress_.slice < item.slices.size(); ++progress_.slice, progress_.offset = 0) {
+      const std::span<std::byte> slice = item.slices[progress_.slice];
+      std::byte* const kept =
+          p.slab.base() + base + p.offsets[item.first_slice + progress_.slice] + progress_.offset;
+      std::byte* const lent = slice.data() + progress_.offset;
+      const std::uint64_t bytes = std::min(slice.size() - progress_.offset, budget_);
+      std::memcpy(IsGet ? lent : kept, IsGet ? kept : lent, bytes);
+      budget_ -= bytes;
+      progress_.offset += ORIEL_MUTANT(memory_copy_starts_slice_over) ? 0 : bytes;
+      if (progress_.offset != slice.size()) {
+        return false;
+      }
+    }
+    c.outcome = store_outcome::done;
+    for (const auto& slice : item.slices) {
+      c.bytes += slice.size();
+    }
+    return true;
+  }
+
+  /// A transfer that is cut short leaves no trace but bytes in the caller's slices.
+  void give_up(const store_item& item) noexcept {
+    if (progress_.is_copying && item.op == store_op::put &&
+        !ORIEL_MUTANT(memory_late_put_keeps_its_slot)) {
+      index_.give_back(progress_.slot);
+    }
+  }
+
+  [[nodiscard]] std::uint32_t find(const page_key& key, std::uint64_t now) noexcept {
+    const std::uint32_t slot = index_.find(key);
+    if (slot == detail::no_slot || records_[slot].expires_us == 0 ||
+        records_[slot].expires_us > now || ORIEL_MUTANT(memory_never_expires)) {
+      return slot;
+    }
+    index_.erase(slot);
+    return detail::no_slot;
+  }
+
+  [[nodiscard]] bool is_of(std::uint32_t slot, const page_identity& identity) const noexcept {
+    const detail::memory_record& r = records_[slot];
+    const auto kept = tokens_of(slot);
+    return index_.name_space(slot) == identity.name_space && r.parent == identity.parent &&
+           r.first_token == identity.first_token &&
+           (std::ranges::equal(kept, identity.tokens) || ORIEL_MUTANT(memory_tokens_are_believed));
+  }
+
+  [[nodiscard]] bool has_layers(const store_item& item) const noexcept {
+    const std::vector<std::uint64_t>& offsets = pools_[item.key.pool].offsets;
+    if (item.first_slice + item.slices.size() >= offsets.size()) {
+      return false;
+    }
+    for (std::size_t i = 0; i < item.slices.size(); ++i) {
+      const std::size_t layer = item.first_slice + i;
+      if (item.slices[i].size() != offsets[layer + 1] - offsets[layer]) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  [[nodiscard]] std::span<const token_id> tokens_of(std::uint32_t slot) const noexcept {
+    return std::span(tokens_).subspan(token_offset(slot), records_[slot].token_count);
+  }
+  [[nodiscard]] std::size_t token_offset(std::uint32_t slot) const noexcept {
+    return std::size_t{slot} * options_.page_size;
+  }
+
+  void tell(const store_completion& c) noexcept {
+    const bool is_done = c.outcome == store_outcome::done;
+    stats_.late += c.outcome == store_outcome::late;
+    stats_.refused += c.outcome == store_outcome::refused;
+    if (c.op == store_op::get) {
+      ++stats_.gets;
+      stats_.hits += is_done;
+      stats_.misses += c.outcome == store_outcome::miss;
+      stats_.bytes_read += c.bytes;
+    } else if (c.op == store_op::put) {
+      ++stats_.puts;
+      stats_.puts_done += is_done;
+      stats_.bytes_written += c.bytes;
+    }
+  }
+
+  memory_store_options options_;
+  Clock clock_;
+  std::vector<pool> pools_;
+  detail::memory_index index_;
+  std::vector<detail::memory_record> records_;  // [slots]
+  std::vector<token_id> tokens_;                // [slots, page_size]
+  std::vector<queued> ring_;
+  std::size_t head_ = 0, queued_ = 0;
+  progress progress_;
+  store_completion ready_;  // Of the item at the head, which is complete and not polled.
+  bool is_ready_ = false;
+  std::uint64_t budget_ = 0;  // What this poll may still copy.
+  bool has_expiries_ = false;
+  store_stats stats_;
+  store_fault fault_;
+};
+
+static_assert(listing_store<memory_store<>>);
+
+}  // namespace oriel

@@ -160,6 +160,8 @@ void model_runner::take_memory() {
     table.reserve(limits_.sequences_max);
   }
   heals_.reserve(limits_.sequences_max);
+  gates_.reserve(limits_.sequences_max);
+  is_cut_off_.reserve(limits_.sequences_max);
 }
 
 /// The rope kind of a layer; layers that rotate alike share one table.
@@ -283,7 +285,9 @@ void model_runner::start_batch(std::span<const step_rows> batch) {
   tokens_.clear();
   positions_.clear();
   heals_.clear();
-  healing_ = false;
+  gates_.clear();
+  is_cut_off_.clear();
+  healing_ = is_gated_ = false;
   for (auto& table : tables_) {
     table.clear();
   }
@@ -304,6 +308,9 @@ void model_runner::start_batch(std::span<const step_rows> batch) {
                              s.first_position >= s.heal->first_row()));
     heals_.push_back(heals ? s.heal : nullptr);
     healing_ |= heals;
+    gates_.push_back(s.gate);
+    is_cut_off_.push_back(false);
+    is_gated_ |= static_cast<bool>(s.gate);
   }
   rows_ = static_cast<std::uint32_t>(tokens_.size());
   for (rope_kind& kind : rope_) {
@@ -346,6 +353,7 @@ void model_runner::run_attention_block(std::size_t index, const layer_weights& w
       executor_);
   append_kv(index, k, v, width);
   drop_rows_below_frontier(index + 1, x, q, width);
+  drop_rows_without_kv(index, x, q, width);
   if (rows_ == 0) {
     return;
   }
@@ -396,21 +404,14 @@ void model_runner::append_kv(std::size_t index,
   }
 }
 
-/// Takes the rows out of the batch that the layers from `layer` on do not compute; the others move
-/// together. What stands in `qkv` beside x moves along.
-void model_runner::drop_rows_below_frontier(std::size_t layer,
-                                            float* x,
-                                            float* qkv,
-                                            std::size_t qkv_width) {
-  if (!healing_) {
-    return;
-  }
+/// Leaves the last kept(s) rows of sequence s in the batch; they move together. What stands in
+/// `qkv` beside x moves along.
+template <class Kept>
+void model_runner::keep_rows(float* x, float* qkv, std::size_t qkv_width, Kept&& kept_of) {
   std::uint32_t from = 0, to = 0;
   for (std::size_t s = 0; s < heals_.size(); ++s) {
-    const heal_plan* const heal = heals_[s];
     const paged_sequence before = tables_[0][s];
-    const std::uint32_t kept =
-        heal == nullptr ? before.rows : rows_from(before, heal->frontier[layer]).rows;
+    const std::uint32_t kept = kept_of(s, before);
     const std::uint32_t dropped = before.rows - kept;
     from += dropped;
     if (from != to) {
@@ -425,14 +426,51 @@ void model_runner::drop_rows_below_frontier(std::size_t layer,
       table[s].first_position += dropped;
       table[s].rows = kept;
     }
-    if (heal != nullptr) {
-      counts_.heal_layer_rows += kept - rows_from(tables_[0][s], heal->length).rows;
-    }
     from += kept;
     to += kept;
   }
   rows_ = to;
   positions_.resize(rows_);
+}
+
+/// Takes the rows out of the batch that the layers from `layer` on do not compute.
+void model_runner::drop_rows_below_frontier(std::size_t layer,
+                                            float* x,
+                                            float* qkv,
+                                            std::size_t qkv_width) {
+  if (!healing_) {
+    return;
+  }
+  keep_rows(x, qkv, qkv_width, [&](std::size_t s, const paged_sequence& rows) {
+    const heal_plan* const heal = heals_[s];
+    return heal == nullptr ? rows.rows : rows_from(rows, heal->frontier[layer]).rows;
+  });
+  for (std::size_t s = 0; s < heals_.size(); ++s) {
+    if (heals_[s] != nullptr) {
+      const paged_sequence& kept = tables_[0][s];
+      counts_.heal_layer_rows += kept.rows - rows_from(kept, heals_[s]->length).rows;
+    }
+  }
+}
+
+/// Waits for the KV that others bring of a layer. A sequence whose KV does not come leaves the
+/// batch: what must not be read is not, and the other sequences' rows do not notice.
+void model_runner::drop_rows_without_kv(std::size_t layer,
+                                        float* x,
+                                        float* qkv,
+                                        std::size_t qkv_width) {
+  bool has_failed = false;
+  for (std::size_t s = 0; is_gated_ && s < gates_.size(); ++s) {
+    if (tables_[0][s].rows != 0 && !gates_[s].wait(static_cast<std::uint32_t>(layer))) {
+      is_cut_off_[s] = true;
+      has_failed = true;
+    }
+  }
+  if (has_failed) {
+    keep_rows(x, qkv, qkv_width, [&](std::size_t s, const paged_sequence& rows) {
+      return is_cut_off_[s] ? 0 : rows.rows;
+    });
+  }
 }
 
 void model_runner::run_dense_ffn(const ffn_plans& plans,
@@ -499,7 +537,13 @@ std::span<const float> model_runner::run_head(std::span<const step_rows> batch,
   for (std::size_t i = 0; i < batch.size(); ++i) {
     const step_rows& s = batch[i];
     const std::uint32_t rows = tables_[0][i].rows;  // A heal may have dropped some.
-    ORIEL_EXPECTS(s.logit_rows <= rows && wanted + s.logit_rows <= limits_.logit_rows_max);
+    ORIEL_EXPECTS(wanted + s.logit_rows <= limits_.logit_rows_max);
+    if (is_cut_off_[i]) {  // Zeros, so that the others' logits are where they always are.
+      std::fill_n(floats(normed_) + wanted * hidden, s.logit_rows * hidden, 0.0f);
+      wanted += s.logit_rows;
+      continue;
+    }
+    ORIEL_EXPECTS(s.logit_rows <= rows);
     row += rows;
     norm(final_norm,
          x + (row - s.logit_rows) * hidden,

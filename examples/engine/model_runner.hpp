@@ -21,6 +21,7 @@
 #include <oriel/kv/dual_pool.hpp>
 #include <oriel/model/geometry.hpp>
 #include <oriel/prefix/heal.hpp>
+#include <oriel/tier/layer_gate.hpp>
 
 #include <engine/aligned_bytes.hpp>
 #include <engine/weights.hpp>
@@ -42,6 +43,9 @@ struct step_rows {
   /// The heal that these rows belong to, while first_position < heal->length; null for other rows,
   /// ignored once the heal is done. Rows below a layer's frontier are not computed there.
   const heal_plan* heal = nullptr;
+  /// Asked in each layer before KV in front of these rows is read, when others still bring it;
+  /// layers as in `layers_kv`. What needs no cached KV (norm, projections, rope) is done by then.
+  layer_gate_ref gate = {};
 };
 
 /// Rows that a runner computed, one for each row and layer, since it was made. K and V alone, as
@@ -81,6 +85,9 @@ class model_runner {
   /// layers below its frontier a row makes K and V at most; full layers read what is cached before
   /// heal->length and write nothing there. Rows of other sequences in the batch notice nothing;
   /// they are best placed before healing ones, whose rows make room as they end.
+  ///
+  /// A sequence whose gate says no is cut off: none of its rows runs on, its logits are zeros, and
+  /// nothing of the step may be committed for it. The others have the bits they always have.
   /// @pre rows, logit rows and sequences are within the limits; every page of the rows is reserved;
   ///      rows with logits do not lie before heal->length
   std::span<const float> forward(std::span<const step_rows> batch);
@@ -90,10 +97,15 @@ class model_runner {
   /// head. Writes the block's KV at the same positions and returns logits as `forward` does: row p
   /// predicts the token at p + 2 + head (docs/model.md#multi-token-prediction, the paper's reading:
   /// every head sees the main model's hidden state). Of a healing sequence only the rows from
-  /// heal->length on have a hidden state: the others are no part of this batch.
+  /// heal->length on have a hidden state: the others are no part of this batch, nor is a sequence
+  /// that was cut off.
   /// @pre head < the MTP blocks that layers_kv described
   std::span<const float> forward_mtp(std::uint32_t head, std::span<const step_rows> batch);
 
+  /// The gate of this sequence of the last batch said no. @pre sequence < its batch
+  [[nodiscard]] bool is_cut_off(std::size_t sequence) const noexcept {
+    return is_cut_off_[sequence];
+  }
   [[nodiscard]] const runner_limits& limits() const noexcept { return limits_; }
   [[nodiscard]] const runner_counts& counts() const noexcept { return counts_; }
   /// Bytes of activations and scratch.
@@ -128,7 +140,10 @@ class model_runner {
   void start_batch(std::span<const step_rows> batch);
   void run_layer(std::size_t index, const layer_weights& weights, float* x);
   void append_kv(std::size_t index, const float* k, const float* v, std::size_t stride);
+  template <class Kept>
+  void keep_rows(float* x, float* qkv, std::size_t qkv_width, Kept&& kept_of);
   void drop_rows_below_frontier(std::size_t layer, float* x, float* qkv, std::size_t qkv_width);
+  void drop_rows_without_kv(std::size_t layer, float* x, float* qkv, std::size_t qkv_width);
   void norm(const std::vector<float>& weight,
             const float* x,
             float* out,
@@ -174,6 +189,9 @@ class model_runner {
   std::vector<std::uint32_t> positions_;
   std::vector<const heal_plan*> heals_;  // [sequence] of the running batch; null = does not heal
   bool healing_ = false;                 // one of them is not null
+  std::vector<layer_gate_ref> gates_;    // [sequence] of the running batch
+  std::vector<bool> is_cut_off_;         // [sequence]: its gate said no
+  bool is_gated_ = false;                // one of them has a gate
   std::uint32_t rows_ = 0;               // in the layer that runs
   runner_counts counts_;
 };

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/toy_model.hpp"
 
+#include <oriel/kv/pool_plan.hpp>
+#include <oriel/model/presets.hpp>
 #include <oriel/tier/fetch_plan.hpp>
 
 #include <catch2/catch.hpp>
@@ -173,4 +175,29 @@ TEST_CASE("a plan asks only for what is there, and needs all that it asks for", 
       }
     }
   }
+}
+
+TEST_CASE("a hit at 128 K tokens of mimo-v2.5-pro moves a seventh of what an all-full cache moves",
+          "[tier]") {
+  const model_geometry pro = preset("mimo-v2.5-pro").value();
+  const std::vector<std::uint32_t> layers = layer_windows(pro);
+  const pool_plan plan = *pool_plan::make(kv_shapes_of(pro.layers, dtype::bf16), {.page_size = 64});
+  REQUIRE(plan.window_kinds() == 1);
+  const fetch_model model{.model = pro,
+                          .healing = {.windows = layers, .page_size = 64, .slack_pages = 1},
+                          .windows = {plan.ring(0).window_tokens},
+                          .page_bytes = {plan.layout(full_pool).page_bytes(),
+                                         plan.layout(window_pool(0)).page_bytes()}};
+  constexpr std::uint32_t tokens = 131'072;
+  const tier_coverage all{.full = std::vector<std::uint8_t>(tokens / 64, 0),
+                          .windows = {std::vector<std::uint8_t>(tokens / 64, 0)}};
+  const transfer_rates fast{0.0, 1e11};
+  const fetch_plan p = plan_fetch(model, {1e15, 1e15}, {}, tokens + 1, all, {&fast, 1});
+  REQUIRE(p.way == fetch_way::window_safe);
+  REQUIRE(p.length == tokens);
+  const std::uint64_t moved = (p.full.end - p.full.first) * model.page_bytes[0] +
+                              (p.windows[0].end - p.windows[0].first) * model.page_bytes[1];
+  const double all_full = static_cast<double>(kv_bytes_uniform(pro, tokens, dtype::bf16));
+  CAPTURE(moved, all_full);
+  CHECK(static_cast<double>(moved) * 6.9 <= all_full);
 }

@@ -56,7 +56,7 @@ struct memory_store_options {
 /// @tparam Clock   of deadlines, expiries and ages
 /// *Thread safety* none: one thread drives it; `store_thread` gives it one. *Memory* allocates
 /// after construction only what a new session's bookkeeping takes; where that fails a put is
-/// refused. Index: 48 bytes per page of capacity, and some 350 per (session, namespace). Beside
+/// refused. Index: 44 bytes per page of capacity, and some 350 per (session, namespace). Beside
 /// each page lie its record of 80 bytes and its token ids.
 template <kv_memory Memory = host_memory, store_clock Clock = monotonic_clock>
 class memory_store {

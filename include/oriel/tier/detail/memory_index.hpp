@@ -15,6 +15,7 @@
 #pragma once
 
 #include <oriel/tier/kv_store.hpp>
+#include <oriel/tier/memory_options.hpp>
 
 #include <array>
 #include <cstddef>
@@ -22,22 +23,6 @@
 #include <map>
 #include <span>
 #include <vector>
-
-namespace oriel {
-
-enum class memory_order : std::uint8_t {
-  lru,      ///< the page that was not used for longest
-  s3_fifo,  ///< new pages are on probation: only what is used again reaches the main queue
-};
-
-/// What one tenant is sure of, and what it may not exceed.
-struct tenant_share {
-  std::uint64_t tenant = 0;
-  std::uint64_t min_bytes = 0;                  ///< no other tenant's put takes it below
-  std::uint64_t max_bytes = ~std::uint64_t{0};  ///< its own puts beyond evict its own pages
-};
-
-}  // namespace oriel
 
 namespace oriel::detail {
 

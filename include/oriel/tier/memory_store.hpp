@@ -12,8 +12,10 @@
 #include <oriel/core/mutation.hpp>
 #include <oriel/kv/memory.hpp>
 #include <oriel/tier/detail/memory_index.hpp>
+#include <oriel/tier/detail/memory_layout.hpp>
 #include <oriel/tier/kv_store.hpp>
 #include <oriel/tier/listing_store.hpp>
+#include <oriel/tier/memory_options.hpp>
 #include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
@@ -25,21 +27,6 @@
 #include <vector>
 
 namespace oriel {
-
-struct memory_store_options {
-  std::uint32_t page_size = 0;                               ///< tokens
-  std::vector<std::vector<std::uint64_t>> slice_bytes = {};  ///< [pools][layers], of `page_shape`
-  std::uint64_t capacity_bytes = 0;  ///< pages with their records; the index comes on top
-  /// How many pages of each pool beside how many of the others; empty: as many of each. [pools]
-  std::vector<double> page_weights = {};
-  memory_order order = memory_order::s3_fifo;
-  std::vector<tenant_share> tenants = {};                    ///< sure of some room, or limited
-  std::uint64_t other_tenant_bytes_max = ~std::uint64_t{0};  ///< of each tenant not named there
-  std::uint64_t ttl_us = 0;  ///< of a put that names no expiry; 0: for ever
-  std::size_t queue_items = 1'024;
-  /// A poll that copied so much stops: what a call may cost, at some 10 GB/s.
-  std::uint64_t copy_bytes_per_poll = std::uint64_t{4} << 20;
-};
 
 /// A `kv_store` in memory. Items are carried out in order, within `poll`, on the calling thread: a
 /// page that is longer than what one poll may copy takes several, and is found by none before it is
@@ -56,7 +43,7 @@ struct memory_store_options {
 /// @tparam Clock   of deadlines, expiries and ages
 /// *Thread safety* none: one thread drives it; `store_thread` gives it one. *Memory* allocates
 /// after construction only what a new session's bookkeeping takes; where that fails a put is
-/// refused. Index: 48 bytes per page of capacity, and some 350 per (session, namespace). Beside
+/// refused. Index: 44 bytes per page of capacity, and some 350 per (session, namespace). Beside
 /// each page lie its record of 80 bytes and its token ids.
 template <kv_memory Memory = host_memory, store_clock Clock = monotonic_clock>
 class memory_store {
@@ -69,8 +56,8 @@ class memory_store {
   explicit memory_store(const memory_store_options& options, Clock clock = {})
       : options_(options),
         clock_(clock),
-        pools_(lay_out(options)),
-        index_(sizes_of(pools_),
+        layout_(options),
+        index_(layout_.sizes(),
                {.order = options.order,
                 .tenants = options.tenants,
                 .other_tenant_bytes_max = options.other_tenant_bytes_max}),
@@ -79,12 +66,12 @@ class memory_store {
         ring_(options.queue_items) {
     ORIEL_EXPECTS(options.queue_items > 0 && options.copy_bytes_per_poll > 0);
     index_.set_records(records_.data());
-    for (auto& p : pools_) {
-      auto reserved = Memory::reserve(p.page_bytes * p.slots);
-      if (!reserved) {
+    for (const auto& pool : layout_.pools()) {
+      auto slab = Memory::reserve(pool.slot_bytes * pool.slots);
+      if (!slab) {
         throw std::bad_alloc();
       }
-      p.slab = std::move(*reserved);
+      slabs_.push_back(std::move(*slab));
     }
   }
   memory_store(const memory_store&) = delete;
@@ -140,9 +127,7 @@ class memory_store {
     s.evicted_age_us_sum = index_.evicted_age_us_sum();
     s.pages = index_.pages();
     s.used_bytes = index_.used_bytes();
-    for (const pool& p : pools_) {
-      s.capacity_bytes += p.slots * cost_of(p.page_bytes, options_.page_size);
-    }
+    s.capacity_bytes = layout_.capacity_bytes();
     s.index_bytes = index_.size_bytes();
     return s;
   }
@@ -157,15 +142,15 @@ class memory_store {
       if (!index_.is_page(slot) || (r.expires_us != 0 && r.expires_us <= now)) {
         continue;
       }
-      const std::uint32_t of = index_.pool_of(slot);
-      page = {.key = {.link = r.link, .pool = of},
+      const std::uint32_t pool = index_.pool_of(slot);
+      page = {.key = {.link = r.link, .pool = pool},
               .identity = {.name_space = index_.name_space(slot),
                            .parent = r.parent,
                            .first_token = r.first_token,
                            .tokens = tokens_of(slot)},
               .owner = index_.owner(slot),
               .expires_us = r.expires_us,
-              .slice_bytes = options_.slice_bytes[of]};
+              .slice_bytes = options_.slice_bytes[pool]};
       ++cursor;
       return true;
     }
@@ -182,12 +167,6 @@ class memory_store {
  private:
   static constexpr std::uint32_t drop_per_poll = 1'024, expire_per_poll = 16;
 
-  struct pool {
-    std::vector<std::uint64_t> offsets;  // [layers + 1], in bytes; the last is where the page ends
-    std::uint64_t page_bytes = 0;        // A slot, a multiple of 64.
-    std::uint64_t slots = 0;
-    Memory slab = {};
-  };
   struct queued {
     store_item item;
     std::uint64_t deadline_us = 0;
@@ -199,49 +178,6 @@ class memory_store {
     std::size_t slice = 0;
     std::uint64_t offset = 0;  // In the slice.
   };
-
-  [[nodiscard]] static std::uint64_t cost_of(std::uint64_t page_bytes, std::uint32_t page_size) {
-    return page_bytes + sizeof(detail::memory_record) + std::uint64_t{page_size} * sizeof(token_id);
-  }
-
-  static std::vector<pool> lay_out(const memory_store_options& options) {
-    const std::size_t count = options.slice_bytes.size();
-    ORIEL_EXPECTS(options.page_size > 0 && count > 0);
-    ORIEL_EXPECTS(options.page_weights.empty() || options.page_weights.size() == count);
-    const auto weight = [&](std::size_t p) {
-      return options.page_weights.empty() ? 1.0 : options.page_weights[p];
-    };
-    std::vector<pool> pools(count);
-    double bytes_per_weight = 0;
-    for (std::size_t p = 0; p < count; ++p) {
-      ORIEL_EXPECTS(!options.slice_bytes[p].empty() && weight(p) > 0);
-      std::uint64_t bytes = 0;
-      for (const std::uint64_t slice : options.slice_bytes[p]) {
-        ORIEL_EXPECTS(slice > 0);
-        pools[p].offsets.push_back(bytes);
-        bytes += slice;
-      }
-      pools[p].offsets.push_back(bytes);
-      pools[p].page_bytes = (bytes + 63) / 64 * 64;
-      bytes_per_weight +=
-          weight(p) * static_cast<double>(cost_of(pools[p].page_bytes, options.page_size));
-    }
-    const double scale = static_cast<double>(options.capacity_bytes) / bytes_per_weight;
-    for (std::size_t p = 0; p < count; ++p) {
-      pools[p].slots = static_cast<std::uint64_t>(scale * weight(p) * (1 + 1e-12));
-      ORIEL_EXPECTS(pools[p].slots > 0);
-    }
-    return pools;
-  }
-
-  std::vector<detail::memory_index::pool_size> sizes_of(const std::vector<pool>& pools) const {
-    std::vector<detail::memory_index::pool_size> sizes;
-    for (const pool& p : pools) {
-      sizes.push_back({.slots = static_cast<std::uint32_t>(p.slots),
-                       .page_bytes = cost_of(p.page_bytes, options_.page_size)});
-    }
-    return sizes;
-  }
 
   /// Goes on with the item at the head. @returns whether it is complete: then it is `ready_`
   bool go_on() {
@@ -299,7 +235,7 @@ class memory_store {
   bool get(const store_item& item, std::uint64_t now, store_completion& c) {
     if (!progress_.is_copying) {
       const std::uint32_t slot = find(item.key, now);
-      if (slot == detail::no_slot || !is_of(slot, *item.identity) || !has_layers(item)) {
+      if (slot == detail::no_slot || !is_of(slot, *item.identity) || !layout_.has_layers(item)) {
         c.outcome = store_outcome::miss;
         return true;
       }
@@ -332,9 +268,7 @@ class memory_store {
   /// Finds a slot for the page and writes its record; nobody finds it there yet.
   store_outcome begin_put(const store_item& item, std::uint64_t now) {
     const page_identity& identity = *item.identity;
-    if (item.key.pool >= pools_.size() || identity.tokens.size() > options_.page_size ||
-        item.first_slice != 0 || item.slices.size() + 1 != pools_[item.key.pool].offsets.size() ||
-        !has_layers(item)) {
+    if (!layout_.is_whole(item) || identity.tokens.size() > options_.page_size) {
       return store_outcome::refused;
     }
     const std::uint64_t expires = item.expires_us != 0   ? item.expires_us
@@ -356,9 +290,8 @@ class memory_store {
     if (slot == detail::no_slot) {
       return store_outcome::refused;
     }
-    pool& p = pools_[item.key.pool];
-    const std::uint64_t end = (slot - index_.first_slot(item.key.pool) + 1) * p.page_bytes;
-    if (const status committed = p.slab.commit(end); !committed) {
+    const std::uint64_t end = slot_offset(slot) + layout_.pools()[item.key.pool].slot_bytes;
+    if (const status committed = slabs_[item.key.pool].commit(end); !committed) {
       index_.give_back(slot);
       fault_ = {"commit", "host memory", committed.error().native, fault_.count + 1};
       stats_.health = store_health::write_paused;
@@ -379,12 +312,11 @@ class memory_store {
   /// Copies on until the page, or what this poll may copy, ends. @returns is the page complete?
   template <bool IsGet>
   bool copy(const store_item& item, store_completion& c) noexcept {
-    const pool& p = pools_[item.key.pool];
-    const std::uint64_t base = (progress_.slot - index_.first_slot(item.key.pool)) * p.page_bytes;
+    const std::vector<std::uint64_t>& offsets = layout_.pools()[item.key.pool].offsets;
+    std::byte* const base = slabs_[item.key.pool].base() + slot_offset(progress_.slot);
     for (; progress_.slice < item.slices.size(); ++progress_.slice, progress_.offset = 0) {
       const std::span<std::byte> slice = item.slices[progress_.slice];
-      std::byte* const kept =
-          p.slab.base() + base + p.offsets[item.first_slice + progress_.slice] + progress_.offset;
+      std::byte* const kept = base + offsets[item.first_slice + progress_.slice] + progress_.offset;
       std::byte* const lent =
           slice.data() + (ORIEL_MUTANT(memory_copy_starts_slice_over) ? 0 : progress_.offset);
       const std::uint64_t bytes = std::min(slice.size() - progress_.offset, budget_);
@@ -428,20 +360,11 @@ class memory_store {
            (std::ranges::equal(kept, identity.tokens) || ORIEL_MUTANT(memory_tokens_are_believed));
   }
 
-  [[nodiscard]] bool has_layers(const store_item& item) const noexcept {
-    const std::vector<std::uint64_t>& offsets = pools_[item.key.pool].offsets;
-    if (item.first_slice + item.slices.size() >= offsets.size()) {
-      return false;
-    }
-    for (std::size_t i = 0; i < item.slices.size(); ++i) {
-      const std::size_t layer = item.first_slice + i;
-      if (item.slices[i].size() != offsets[layer + 1] - offsets[layer]) {
-        return false;
-      }
-    }
-    return true;
+  /// Where a slot begins in its slab.
+  [[nodiscard]] std::uint64_t slot_offset(std::uint32_t slot) const noexcept {
+    const std::uint32_t pool = index_.pool_of(slot);
+    return (slot - index_.first_slot(pool)) * layout_.pools()[pool].slot_bytes;
   }
-
   [[nodiscard]] std::span<const token_id> tokens_of(std::uint32_t slot) const noexcept {
     return std::span(tokens_).subspan(token_offset(slot), records_[slot].token_count);
   }
@@ -467,7 +390,8 @@ class memory_store {
 
   memory_store_options options_;
   Clock clock_;
-  std::vector<pool> pools_;
+  const detail::memory_layout layout_;
+  std::vector<Memory> slabs_;  // [pools]
   detail::memory_index index_;
   std::vector<detail::memory_record> records_;  // [slots]
   std::vector<token_id> tokens_;                // [slots, page_size]

@@ -10,6 +10,7 @@
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/tier/circuit_breaker.hpp>
+#include <oriel/tier/detail/shard_nodes.hpp>
 #include <oriel/tier/detail/shard_table.hpp>
 #include <oriel/tier/kv_store.hpp>
 #include <oriel/tier/listing_store.hpp>
@@ -63,7 +64,7 @@ template <kv_store Store,
           store_clock Clock = monotonic_clock>
 class sharded_store {
  public:
-  static constexpr std::size_t nodes_max = 64;
+  static constexpr std::size_t nodes_max = detail::shard_nodes<Store>::nodes_max;
 
   /// @pre set_count, points_per_node, queue_items > 0
   explicit sharded_store(const sharded_store_options& options,
@@ -72,6 +73,7 @@ class sharded_store {
       : options_(options),
         placement_(placement),
         clock_(clock),
+        nodes_(options.breaker),
         table_(options.set_count, options.points_per_node, options.look_back_us),
         flights_(options.queue_items + 1) {
     ORIEL_EXPECTS(options.set_count > 0 && options.points_per_node > 0 && options.queue_items > 0);
@@ -87,37 +89,26 @@ class sharded_store {
   /// @param name  what everyone calls this node: a hash of its address
   /// @pre no node has that name; fewer than nodes_max
   void join(std::uint64_t name, std::unique_ptr<Store> store) {
-    ORIEL_EXPECTS(store != nullptr && !find_node(name));
-    std::uint32_t at = 0;
-    while (at < nodes_.size() && nodes_[at].store != nullptr) {
-      ++at;
-    }
-    ORIEL_EXPECTS(at < nodes_max);
-    if (at == nodes_.size()) {
-      nodes_.emplace_back(options_.breaker);
-    }
-    nodes_[at] = node(options_.breaker);
-    nodes_[at].name = name;
-    nodes_[at].store = std::move(store);
+    nodes_.add(name, std::move(store));
     change_table();
   }
 
   /// Its sets go to the others. @pre there is such a node
   void drain(std::uint64_t name) {
-    nodes_[*find_node(name)].is_draining = true;
+    nodes_[nodes_.place_of(name)].is_draining = true;
     change_table();
   }
   /// Has a draining node nothing left?
   [[nodiscard]] bool is_drained(std::uint64_t name) const {
-    const node& n = nodes_[*find_node(name)];
+    const auto& n = nodes_[nodes_.place_of(name)];
     return n.is_draining && n.outbox.empty() && n.store->pending() == 0 &&
            n.store->stats().pages == 0;
   }
 
   /// What waits for it goes on elsewhere or ends as `failed`. @pre there is such a node
   void leave(std::uint64_t name) {
-    const std::uint32_t at = *find_node(name);
-    node& n = nodes_[at];
+    const std::uint32_t at = nodes_.place_of(name);
+    auto& n = nodes_[at];
     n.store.reset();  // Nothing touches slices from here on.
     n.outbox.clear();
     table_.forget(static_cast<std::uint8_t>(at));
@@ -129,21 +120,18 @@ class sharded_store {
     }
   }
 
-  [[nodiscard]] std::size_t nodes() const noexcept {
-    return static_cast<std::size_t>(
-        std::ranges::count_if(nodes_, [](const node& n) { return n.store != nullptr; }));
-  }
+  [[nodiscard]] std::size_t nodes() const noexcept { return nodes_.count(); }
   /// The name of the node that has an item's page. @pre there is one that does not drain
   [[nodiscard]] std::uint64_t home_of(const store_item& item) const {
     return nodes_[table_.home(set_of(item))].name;
   }
   /// Is the node out of use? @pre there is such a node
   [[nodiscard]] bool is_out(std::uint64_t name) const {
-    return nodes_[*find_node(name)].breaker.is_open();
+    return nodes_[nodes_.place_of(name)].breaker.is_open();
   }
   /// @pre there is such a node
   [[nodiscard]] store_stats node_stats(std::uint64_t name) const {
-    return nodes_[*find_node(name)].store->stats();
+    return nodes_[nodes_.place_of(name)].store->stats();
   }
   [[nodiscard]] std::uint64_t moved_pages() const noexcept { return moved_pages_; }
 
@@ -172,7 +160,7 @@ class sharded_store {
     return count;
   }
 
-  /// Where several nodes are busy it looks after them in turn, `look_us` each.
+  /// Where several nodes are busy it looks after them in turn, 200 us each.
   bool wait(std::uint64_t until_us) {
     while (pending_ != 0) {
       pump();
@@ -180,7 +168,7 @@ class sharded_store {
         return true;
       }
       const std::uint64_t now = clock_.now_us();
-      if (now >= until_us || (!wait_for_nodes(now, until_us) && clock_.now_us() == now)) {
+      if (now >= until_us || (!nodes_.wait(now, until_us, is_moving_) && clock_.now_us() == now)) {
         break;
       }
     }
@@ -192,48 +180,17 @@ class sharded_store {
   /// Operations are those of this store; bytes, pages and faults are summed over the nodes.
   [[nodiscard]] store_stats stats() const {
     store_stats sum = stats_;
-    bool is_any_in = false;
-    for (const node& n : nodes_) {
-      if (n.store != nullptr) {
-        detail::add_node_stats(sum, n.store->stats());
-        is_any_in = is_any_in || !n.breaker.is_open();
-      }
-    }
-    sum.health = is_any_in ? store_health::healthy : store_health::degraded;
+    nodes_.add_stats(sum);
     return sum;
   }
   /// Of the node with the most faults.
-  [[nodiscard]] store_fault last_fault() const {
-    store_fault worst;
-    for (const node& n : nodes_) {
-      if (n.store != nullptr) {
-        store_fault fault = n.store->last_fault();
-        worst = fault.count > worst.count ? std::move(fault) : std::move(worst);
-      }
-    }
-    return worst;
-  }
+  [[nodiscard]] store_fault last_fault() const { return nodes_.worst_fault(); }
 
  private:
-  static constexpr std::uint64_t look_us = 200, fair_chance_us = 1'000;
-  static constexpr std::size_t batch_items = 64;
+  static constexpr std::uint64_t fair_chance_us = 1'000;
   static constexpr std::uint32_t look_at_max = 256;  // Pages listed in one poll.
   static constexpr std::uint64_t move_deadline_us = 100'000;
 
-  struct queued {
-    store_item item;
-    std::uint64_t deadline_us = 0;
-  };
-  struct node {
-    explicit node(const breaker_options& options) : breaker(options) {}
-    std::uint64_t name = 0;
-    std::unique_ptr<Store> store;  // Null: the place is free.
-    circuit_breaker breaker;
-    bool is_draining = false;
-    std::deque<queued> outbox;  // For what the store has no room yet; item.user is a flight.
-    std::uint64_t cursor = 0;   // Of the look for pages that are not at home.
-    bool is_swept = true;
-  };
   enum class stage : std::uint8_t { idle, looking_up, everywhere, move_get, move_put, move_erase };
   // An item on its way through one node after another, or through many at once.
   struct flight {
@@ -246,14 +203,6 @@ class sharded_store {
     store_completion worst;
   };
 
-  [[nodiscard]] std::optional<std::uint32_t> find_node(std::uint64_t name) const noexcept {
-    for (std::uint32_t i = 0; i < nodes_.size(); ++i) {
-      if (nodes_[i].store != nullptr && nodes_[i].name == name) {
-        return i;
-      }
-    }
-    return std::nullopt;
-  }
   [[nodiscard]] std::uint32_t set_of(const store_item& item) const noexcept {
     return table_.set_of(placement_(item));
   }
@@ -261,7 +210,7 @@ class sharded_store {
   void change_table() {
     std::vector<detail::shard_table::member> members;
     for (std::uint32_t i = 0; i < nodes_.size(); ++i) {
-      node& n = nodes_[i];
+      auto& n = nodes_[i];
       if (n.store != nullptr && !n.is_draining) {
         members.push_back({.name = n.name, .node = static_cast<std::uint8_t>(i)});
       }
@@ -291,7 +240,7 @@ class sharded_store {
   }
 
   void start_waiting(std::uint64_t now) {
-    std::erase_if(waiting_, [&](const queued& q) {
+    std::erase_if(waiting_, [&](const detail::queued_item& q) {
       const bool is_overdue = q.deadline_us <= now && q.deadline_us != no_deadline;
       if (is_overdue) {
         finish({.user = q.item.user, .op = q.item.op, .outcome = store_outcome::late});
@@ -299,7 +248,7 @@ class sharded_store {
       return is_overdue;
     });
     while (!waiting_.empty() && may_start(waiting_.front().item)) {
-      const queued q = waiting_.front();
+      const detail::queued_item q = waiting_.front();
       waiting_.pop_front();
       const std::uint32_t f = free_flights_.back();
       free_flights_.pop_back();
@@ -357,8 +306,9 @@ class sharded_store {
   void send(std::uint32_t f, std::uint32_t n, const store_item& item, std::uint64_t now) {
     flights_[f].waits_for |= std::uint64_t{1} << n;
     flights_[f].sent_us = now;
-    nodes_[n].outbox.push_back({item, flights_[f].deadline_us});
-    nodes_[n].outbox.back().item.user = f;
+    store_item sent = item;
+    sent.user = f;
+    nodes_.send(n, sent, flights_[f].deadline_us);
   }
 
   void complete(std::uint32_t f, store_completion c) {
@@ -414,17 +364,10 @@ class sharded_store {
   void pump() {
     const std::uint64_t now = clock_.now_us();
     table_.expire(now, is_all_swept());
+    const auto finish = [&](std::uint32_t n, const store_completion& c) { finish_leg(n, c); };
     for (bool is_busy = true; is_busy;) {
       flush_all();
-      is_busy = false;
-      for (std::uint32_t n = 0; n < nodes_.size(); ++n) {
-        store_completion done[batch_items];
-        const std::size_t count = nodes_[n].store == nullptr ? 0 : nodes_[n].store->poll(done);
-        for (std::size_t i = 0; i < count; ++i) {
-          finish_leg(n, done[i]);
-        }
-        is_busy = is_busy || count != 0;
-      }
+      is_busy = nodes_.poll(finish);
       start_waiting(now);
     }
     start_move(now);
@@ -432,64 +375,13 @@ class sharded_store {
   }
 
   void flush_all() {
-    for (std::uint32_t n = 0; n < nodes_.size(); ++n) {
-      if (!nodes_[n].outbox.empty()) {
-        flush(n);
-      }
-    }
-  }
-
-  void flush(std::uint32_t n) {
-    std::deque<queued>& outbox = nodes_[n].outbox;
-    store_item batch[batch_items];
-    while (!outbox.empty()) {
-      std::size_t count = 0;
-      while (count < std::min(batch_items, outbox.size()) &&
-             outbox[count].deadline_us == outbox.front().deadline_us) {
-        batch[count] = outbox[count].item;
-        ++count;
-      }
-      const std::size_t taken = nodes_[n].store->submit({batch, count}, outbox.front().deadline_us);
-      outbox.erase(outbox.begin(), outbox.begin() + static_cast<std::ptrdiff_t>(taken));
-      if (taken < count) {
-        break;
-      }
-    }
-    // A node that is full of slow items delays nobody beyond his deadline.
-    const std::uint64_t now = outbox.empty() ? 0 : clock_.now_us();
-    for (std::size_t i = 0; i < outbox.size();) {
-      if (now < outbox[i].deadline_us) {
-        ++i;
-        continue;
-      }
-      const std::uint64_t f = outbox[i].item.user;
-      outbox.erase(outbox.begin() + static_cast<std::ptrdiff_t>(i));
-      finish_leg(n, {.user = f, .outcome = store_outcome::late});
-    }
-  }
-
-  bool wait_for_nodes(std::uint64_t now, std::uint64_t until_us) {
-    std::size_t busy = 0;
-    std::uint32_t chosen = 0;
-    for (std::uint32_t i = 0; i < nodes_.size(); ++i) {
-      const std::uint32_t n = (last_waited_ + 1 + i) % static_cast<std::uint32_t>(nodes_.size());
-      if (nodes_[n].store != nullptr && nodes_[n].store->pending() != 0) {
-        chosen = busy++ == 0 ? n : chosen;
-      }
-    }
-    if (busy == 0) {
-      return false;
-    }
-    last_waited_ = chosen;
-    const bool is_alone = busy == 1 && !is_moving_ && nodes_[chosen].outbox.empty();
-    return nodes_[chosen].store->wait(is_alone ? until_us : std::min(until_us, now + look_us));
+    nodes_.flush(clock_, [&](std::uint32_t n, const store_completion& c) { finish_leg(n, c); });
   }
 
   // ---- moving what is not at home
 
   [[nodiscard]] bool is_all_swept() const noexcept {
-    return !listing_store<Store> || options_.move_bytes_per_s == 0 ||
-           std::ranges::all_of(nodes_, &node::is_swept);
+    return !listing_store<Store> || options_.move_bytes_per_s == 0 || nodes_.is_all_swept();
   }
 
   /// One page at a time: read, put at home, erased where it was. It is a flight like others, so
@@ -547,7 +439,7 @@ class sharded_store {
   void go_on_moving(std::uint32_t f, const store_completion& c, std::uint64_t now) {
     flight& it = flights_[f];
     const bool is_put = it.at == stage::move_get;
-    const auto next = find_node(is_put ? move_to_ : move_from_);
+    const auto next = nodes_.find(is_put ? move_to_ : move_from_);
     if (it.at != stage::move_erase && c.outcome == store_outcome::done && next &&
         nodes_[*next].breaker.try_pass(now)) {
       it.at = is_put ? stage::move_put : stage::move_erase;
@@ -564,14 +456,13 @@ class sharded_store {
   const sharded_store_options options_;
   const Placement placement_;
   const Clock clock_;
-  std::vector<node> nodes_;
+  detail::shard_nodes<Store> nodes_;
   detail::shard_table table_;
   std::vector<flight> flights_;  // [queue_items + 1]: the last one is for moves
   std::vector<std::uint32_t> free_flights_;
-  std::deque<queued> waiting_;
+  std::deque<detail::queued_item> waiting_;
   std::deque<store_completion> ready_;
   std::size_t pending_ = 0;
-  std::uint32_t last_waited_ = 0;
   store_stats stats_;
 
   detail::page_copy moved_;

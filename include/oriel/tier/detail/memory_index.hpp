@@ -4,7 +4,7 @@
 /// `memory_index`: which page of `memory_store` is in which slot, who pays for it, and which goes
 /// next. It knows no bytes: slots are numbers, so all of it can be tested without memory.
 ///
-///     slots_   [slots of pool 0 | slots of pool 1 | ...]     32 bytes each
+///     slots_   [slots of pool 0 | slots of pool 1 | ...]     28 bytes each
 ///     cells_   open addressing by 32 bits of the key -> slot  8 bytes, 1.5 per slot
 ///     ghosts_  32 bits of keys that left lately               4 bytes per slot (s3_fifo)
 ///     records  what a page says of itself, beside its bytes: the store's, not the index's
@@ -15,6 +15,7 @@
 #pragma once
 
 #include <oriel/tier/kv_store.hpp>
+#include <oriel/tier/memory_options.hpp>
 
 #include <array>
 #include <cstddef>
@@ -22,22 +23,6 @@
 #include <map>
 #include <span>
 #include <vector>
-
-namespace oriel {
-
-enum class memory_order : std::uint8_t {
-  lru,      ///< the page that was not used for longest
-  s3_fifo,  ///< new pages are on probation: only what is used again reaches the main queue
-};
-
-/// What one tenant is sure of, and what it may not exceed.
-struct tenant_share {
-  std::uint64_t tenant = 0;
-  std::uint64_t min_bytes = 0;                  ///< no other tenant's put takes it below
-  std::uint64_t max_bytes = ~std::uint64_t{0};  ///< its own puts beyond evict its own pages
-};
-
-}  // namespace oriel
 
 namespace oriel::detail {
 
@@ -137,7 +122,7 @@ class memory_index {
     std::uint8_t used_high = 0;  // after which an age in the statistics starts over.
     std::uint8_t pool : 4 = 0, uses : 2 = 0, queue : 2 = free_list;
   };
-  static_assert(sizeof(slot_entry) <= 32);
+  static_assert(sizeof(slot_entry) == 28);
   struct cell {
     std::uint32_t slot = no_slot;
     std::uint32_t tag = 0;  // 32 bits of the key's hash; also where it would like to be

@@ -29,8 +29,7 @@ inline std::string wrong_accounts(oriel::engine::engine& engine) {
     });
     std::size_t fetches = 0;
     if (const auto* tiers = engine.cache()->tiers(); tiers != nullptr) {
-      tiers->visit_pages(
-          [&](std::uint32_t pool, page_handle page) { ++holders[{pool, page.id}]; });
+      tiers->visit_pages([&](std::uint32_t pool, page_handle page) { ++holders[{pool, page.id}]; });
       fetches = tiers->fetches();
     }
     if (tree.leases() > engine.running() + fetches) {

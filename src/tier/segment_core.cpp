@@ -112,7 +112,7 @@ void segment_core::drain(std::uint64_t now_us) {
     if (!runnable_.is_empty()) {
       route(pop(runnable_), now_us);
     } else if (barrier_ != null_id) {
-      if (writes_pending_ != 0) {
+      if (writes_pending_ != 0 && !ORIEL_MUTANT(drop_does_not_wait_for_puts)) {
         return;
       }
       start_drop(std::exchange(barrier_, null_id));
@@ -136,7 +136,8 @@ void segment_core::route(std::uint32_t id, std::uint64_t now_us) {
     o.counts_as_write = true;
   }
   if (has_key(o.item.op)) {
-    if (const std::uint32_t holder = find_holder(o.item.key); holder != null_id) {
+    const std::uint32_t holder = find_holder(o.item.key);
+    if (holder != null_id && !ORIEL_MUTANT(get_overtakes_a_put)) {
       o.state = operation_state::waiting;
       o.next = null_id;
       operation& h = op(holder);

@@ -79,6 +79,9 @@ bool segment_core::snapshot_fits() const {
     return false;
   }
   std::uint32_t last = 0;
+  if (ORIEL_MUTANT(snapshot_is_believed)) {
+    return true;
+  }
   for (const snapshot_segment& s : snapshot.segments) {
     last = std::max(last, s.file);
   }

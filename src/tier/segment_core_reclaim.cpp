@@ -122,10 +122,14 @@ void segment_core::distrust(std::uint16_t slot) {
   has_lost_acknowledged_ = has_lost_acknowledged_ || (loses && !is_told);
 }
 
+std::size_t segment_core::segments_max() const noexcept {
+  const std::uint64_t most = options_.capacity_bytes / options_.segment_bytes;
+  return static_cast<std::size_t>(ORIEL_MUTANT(usage_is_not_counted) ? 2 * most : most);
+}
+
 void segment_core::pump_reclaim(std::uint64_t now_us) {
   // One file less than there may be, so that what is carried over always has a head to go to.
-  if (reclaim_.phase == reclaim_phase::idle &&
-      order_.size() >= options_.capacity_bytes / options_.segment_bytes) {
+  if (reclaim_.phase == reclaim_phase::idle && order_.size() >= segments_max()) {
     start_reclaim(now_us);
   }
   if (reclaim_.phase == reclaim_phase::carrying) {
@@ -346,7 +350,7 @@ void segment_core::remove_victim(std::uint64_t now_us) {
     reclaim_.retry_us = now_us + options_.probe_interval_us;
     return pause_writes(now_us);
   }
-  const status synced = names_.sync_names();
+  const status synced = ORIEL_MUTANT(removed_names_are_not_synced) ? status() : names_.sync_names();
   names_are_dirty_ = !synced;
   if (!synced) {
     note_error("remove", s.file, synced.error().native, now_us);
@@ -365,7 +369,7 @@ void segment_core::evict(entry_id id, std::uint64_t now_us) {
                                  << 10;
   }
   index_.remove(id);
-  if (e.pool == 0) {
+  if (e.pool == 0 && !ORIEL_MUTANT(window_stays_without_its_full_page)) {
     for (entry_id w = index_.find_window_of(e.link); w != null_entry;
          w = index_.find_window_of(e.link)) {
       evict(w, now_us);

@@ -231,7 +231,7 @@ segment_core::staged segment_core::make_room(write_batch& batch,
 }
 
 segment_core::staged segment_core::open_segment(std::uint64_t now_us) {
-  if (order_.size() >= options_.capacity_bytes / options_.segment_bytes) {
+  if (order_.size() >= segments_max()) {
     start_reclaim(now_us);
     return is_paused_ ? staged::given_up : staged::not_now;
   }
@@ -500,6 +500,9 @@ void segment_core::record_written(const write_batch& batch,
       bytes += s.size();
     }
     return finish(r.id, store_outcome::done, 0, bytes);
+  }
+  if (ORIEL_MUTANT(deletion_is_not_synced)) {
+    return finish(r.id, store_outcome::done);
   }
   // A deletion lasts, also over a loss of power, before it is called done.
   o.state = operation_state::syncing;

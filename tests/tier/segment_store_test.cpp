@@ -341,7 +341,8 @@ TEST_CASE("a tenant at its share loses its own pages only", "[tier][segment]") {
 TEST_CASE("a window page goes with its full page", "[tier][segment]") {
   sim_disk disk(12);
   sim_store store(disk, tiny_options(4));
-  // Page 1: both used. Page 2: the window alone. Page 3: neither.
+  // Page 1: both used. Page 2: the window alone. Page 3: neither. Page 4: never had a full page.
+  REQUIRE(put(store, {4, 1}) == store_outcome::done);
   for (std::uint64_t k = 1; k <= 3; ++k) {
     REQUIRE(put(store, {k}) == store_outcome::done);
     REQUIRE(put(store, {k, 1}) == store_outcome::done);
@@ -353,6 +354,7 @@ TEST_CASE("a window page goes with its full page", "[tier][segment]") {
       REQUIRE(get(store, {1}) == store_outcome::done);
       REQUIRE(get(store, {1, 1}) == store_outcome::done);
       static_cast<void>(get(store, {2, 1}));
+      static_cast<void>(get(store, {4, 1}));
       REQUIRE(put(store, {next++}) == store_outcome::done);
       REQUIRE(simple(store, store_op::exists, {2}) == simple(store, store_op::exists, {2, 1}));
     }
@@ -360,6 +362,7 @@ TEST_CASE("a window page goes with its full page", "[tier][segment]") {
   turn();
   CHECK(simple(store, store_op::exists, {2, 1}) == store_outcome::miss);
   CHECK(simple(store, store_op::exists, {3, 1}) == store_outcome::miss);
+  CHECK(simple(store, store_op::exists, {4, 1}) == store_outcome::miss);
   turn();
   CHECK(get(store, {1, 1}) == store_outcome::done);
 }

@@ -133,6 +133,7 @@ class segment_core {
   void pump_syncs();
   void sync_ended(std::uint16_t slot, int error, std::uint64_t now_us);
   void distrust(std::uint16_t slot);
+  [[nodiscard]] std::size_t segments_max() const noexcept;
   void pump_reclaim(std::uint64_t now_us);
   void start_reclaim(std::uint64_t now_us);
   void choose_survivors(std::uint64_t now_us);

@@ -56,7 +56,7 @@ class segment_pin {
  public:
   segment_pin() = default;
   explicit segment_pin(segment_state& segment) noexcept : segment_(&segment) {
-    segment_->pins += ORIEL_MUTANT(pin_holds_nothing) ? 0 : 1;
+    segment_->pins += ORIEL_MUTANT(pin_holds_nothing) ? 0u : 1u;
   }
   segment_pin(segment_pin&& other) noexcept : segment_(std::exchange(other.segment_, nullptr)) {}
   segment_pin& operator=(segment_pin&& other) noexcept {
@@ -66,7 +66,7 @@ class segment_pin {
   ~segment_pin() { release(); }
   void release() noexcept {
     if (segment_ != nullptr) {
-      segment_->pins -= ORIEL_MUTANT(pin_holds_nothing) ? 0 : 1;
+      segment_->pins -= ORIEL_MUTANT(pin_holds_nothing) ? 0u : 1u;
       segment_ = nullptr;
     }
   }

@@ -78,6 +78,9 @@ void redis_link::abandon(redis_command& command) {
   } else if (!in_flight_.empty() && in_flight_.front() == &command && reading_ == reading::value &&
              !ORIEL_MUTANT(redis_late_reply_fills_slices)) {
     page_.abandon();
+  } else if (ORIEL_MUTANT(redis_late_command_is_forgotten) &&
+             std::erase(in_flight_, &command) > 0) {
+    return lose(command, ECANCELED, false);
   }
   command.payload = {};
   command.payload_bytes = 0;

@@ -131,6 +131,23 @@ TEST_CASE("a length beyond all records ends the connection at once", "[tier][red
   CHECK(ended[0].native == EMSGSIZE);
 }
 
+TEST_CASE("the value of another page ends the connection: what follows is no better",
+          "[tier][redis]") {
+  honest_redis truth;
+  test_page page(1), other(2);
+  fake_redis server([&](const words& w, int) {
+    const bool is_page = w[0] == "GET" && w[1].find(":p:") != std::string::npos;
+    return is_page ? answer{fake_redis::bulk(other.value())} : truth(w);
+  });
+  redis_store store(quick(server.url()));
+  for (std::ptrdiff_t i = 1; i <= 2; ++i) {
+    CHECK(run(store, page.item(store_op::get)) == store_outcome::miss);
+    const auto lines = server.heard();
+    CHECK(std::ranges::count(lines, "HELLO 3") == i);
+  }
+  CHECK(store.stats().misplaced == 2);
+}
+
 TEST_CASE("a server that is silent holds nobody for ever", "[tier][redis]") {
   fake_redis server(
       [&](const words& w, int) { return w[0] == "HELLO" ? answer{fake_redis::hello} : answer{}; });

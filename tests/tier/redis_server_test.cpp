@@ -408,7 +408,7 @@ TEST_CASE("a network that spoils replies costs hits, never bytes, and heals", "[
           std::make_unique<test_page>(i, std::vector<std::size_t>{900, 900, 5'000 * i}));
     }
     std::mt19937_64 random(seed);
-    for (std::uint64_t round = 0; round < scaled(150); ++round) {
+    for (std::uint64_t round = 0; round < scaled(150) + 8; ++round) {
       INFO("seed " << seed << " round " << round);
       if (round % 8 == 0) {
         proxy.heal();  // Or else most rounds would meet an open breaker.
@@ -421,6 +421,9 @@ TEST_CASE("a network that spoils replies costs hits, never bytes, and heals", "[
         proxy.now.drop_odds = odds(), proxy.now.cut_odds = odds(),
         proxy.now.duplicate_odds = odds();
         proxy.now.reorder_odds = odds(), proxy.now.swap_odds = odds(), proxy.now.flip_odds = odds();
+        if (round == 0) {
+          proxy.now.flip_odds = 2;
+        }
         proxy.now.delay_us = random() % 4 == 0 ? 3'000 : 0;
         proxy.now.bytes_per_s = random() % 4 == 0 ? 2'000'000 : 0;
         proxy.now.is_black_hole = random() % 12 == 0;

@@ -341,6 +341,14 @@ void print_summary(const outcome& result, std::size_t prompt_tokens) {
       bytes_text(result.kv.uniform_bytes),
       static_cast<double>(result.kv.uniform_bytes) /
           std::max(1.0, static_cast<double>(result.kv.bytes)));
+  if (const auto hits = hits_of(result.usage); hits[1] + hits[2] + hits[3] != 0) {
+    note("from tiers  {:>6} tokens: {} host, {} disk, {} remote; waited {:.1f} ms\n",
+         hits[1] + hits[2] + hits[3],
+         hits[1],
+         hits[2],
+         hits[3],
+         result.stall_ms);
+  }
 }
 
 engine::engine_options engine_options_of(const run_options& o,

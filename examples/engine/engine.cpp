@@ -12,7 +12,7 @@
 namespace oriel::engine {
 namespace {
 
-const engine_options& checked(const engine_options& o, const model_geometry& model) {
+engine_options checked(engine_options o, const model_geometry& model, bool has_tiers) {
   if (o.page_tokens == 0 || o.page_tokens % kv_tile_tokens != 0) {
     throw error(
         fmt::format("page size {} is not a multiple of {} tokens", o.page_tokens, kv_tile_tokens));
@@ -35,6 +35,7 @@ const engine_options& checked(const engine_options& o, const model_geometry& mod
                             o.retain.every_tokens,
                             o.page_tokens));
   }
+  o.tier_moves.fetches_max = has_tiers ? o.tier_moves.fetches_max : 0;
   return o;
 }
 
@@ -82,10 +83,10 @@ engine::engine(const model_geometry& model,
                std::vector<tier> tiers)
     : model_(model),
       tokenizer_(tokens),
-      options_(checked(options, model)),
+      options_(checked(options, model, !tiers.empty())),
       kv_(options.kv.value_or(weights.compute)),
       executor_(executor),
-      pools_(make_pools(model, options, kv_)),
+      pools_(make_pools(model, options_, kv_)),
       runner_(model,
               weights,
               layer_homes(pools_),
@@ -196,12 +197,14 @@ std::span<const event> engine::step() {
 }
 
 /// Admits queued requests in order of arrival while the longest form of the next one fits. Only who
-/// waits for a twin is passed by others.
+/// waits for a twin or for tiers is passed by others.
 void engine::admit() {
+  end_fetches();
   for (auto next = queued_.begin();
        next != queued_.end() && running_.size() < options_.sequences_max;) {
     const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest_tokens(next->asked));
-    if (!next->fetch && promised_pages_ + pages > pools_.pool(full_pool).capacity()) {
+    if (!next->fetch &&
+        promised_pages_ + late_pages() + pages > pools_.pool(full_pool).capacity()) {
       return;
     }
     if (next->wait && is_computing(*next->wait)) {
@@ -237,34 +240,50 @@ void engine::admit() {
   }
 }
 
+/// What came for requests that wait is the cache's now, and their promises are free again.
+void engine::end_fetches() {
+  for (work& job : queued_) {
+    if (job.fetch && !cache_->tiers()->is_fetching(*job.fetch)) {
+      job.fetched = cache_->tiers()->end_fetch(*job.fetch);
+      job.fetch.reset();
+      job.was_fetched = true;
+      promised_pages_ -= pools_.plan().pages_for(full_pool, longest_tokens(job.asked));
+    }
+  }
+}
+
+/// Full pages that a slow store still writes to, for nobody.
+std::uint32_t engine::late_pages() const noexcept {
+  return cache_ && cache_->tiers() != nullptr ? cache_->tiers()->late_pages(0) : 0;
+}
+
 /// A request asks the lower tiers once for what the device lacks of its prompt; so does one for all
-/// who share the prefix. The wait ends: a fetch has a deadline. Afterwards `decision` is made anew.
-bool engine::must_wait_for_fetch(work& job, reuse_decision& decision) {
+/// who share the prefix. The wait ends: a fetch has a deadline.
+bool engine::must_wait_for_fetch(work& job, const reuse_decision& decision) {
   prefix_reuse::tiers_type* tiers = cache_->tiers();
   if (tiers == nullptr || job.was_fetched) {
     return false;
   }
-  if (job.fetch && tiers->is_fetching(*job.fetch)) {
-    return true;
-  }
-  const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest_tokens(job.asked));
   if (job.fetch) {
-    job.fetched = tiers->end_fetch(*job.fetch);
-    job.fetch.reset();
-    job.was_fetched = true;
-    promised_pages_ -= pages;
-    decision = cache_->decide(job.space, job.tokens);
-    return false;
+    return true;
   }
   const std::size_t whole = (job.tokens.size() - 1) / options_.page_tokens * options_.page_tokens;
   if (decision.length == whole && !decision.heal) {
     return false;  // The device has all that can be reused.
   }
+  for (const work& other : queued_) {
+    if (other.fetch && other.space == job.space) {
+      const auto common = std::ranges::mismatch(job.tokens, other.tokens).in1 - job.tokens.begin();
+      if (common / options_.page_tokens > decision.length / options_.page_tokens) {
+        return true;
+      }
+    }
+  }
   if (!tiers->can_fetch()) {
-    return std::ranges::any_of(queued_, [](const work& other) { return other.fetch.has_value(); });
+    return false;  // It computes in the meantime.
   }
   job.fetch = cache_->begin_fetch(job.space, job.tokens, job.names, rates_);
-  promised_pages_ += pages;
+  promised_pages_ += pools_.plan().pages_for(full_pool, longest_tokens(job.asked));
   return true;
 }
 
@@ -318,6 +337,9 @@ bool engine::start(work& job, const reuse_decision& decision) {
   if (!kv) {
     return false;
   }
+  if (cache_ && cache_->tiers() != nullptr && lent.length != 0) {
+    cache_->on_hit(job.tokens, job.names, lent);
+  }
   const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest);
   job.tokens.reserve(std::size_t{longest} + 1);
   std::optional<heal_plan> heal = lent.heal ? decision.heal : std::nullopt;
@@ -328,11 +350,11 @@ bool engine::start(work& job, const reuse_decision& decision) {
   work& started = s.job;
   const std::uint32_t before = started.usage.cached_tokens + started.usage.computed_tokens;
   count_prompt(started, lent.length, &request_usage::cached_tokens);
-  for (std::size_t role = 0; role < tier_roles; ++role) {
-    started.usage.fetched_tokens[role] += std::exchange(started.fetched[role], 0);
-  }
-  if (cache_ && cache_->tiers() != nullptr && lent.length != 0) {
-    cache_->on_hit(started.tokens, started.names, lent);
+  std::uint32_t newly_cached = started.usage.cached_tokens + started.usage.computed_tokens - before;
+  for (std::size_t role = tier_roles; role-- > 0;) {
+    const std::uint32_t tokens = std::min(newly_cached, std::exchange(started.fetched[role], 0u));
+    started.usage.fetched_tokens[role] += tokens;
+    newly_cached -= tokens;
   }
   if (lent.heal) {
     const std::uint32_t counted = started.usage.cached_tokens + started.usage.computed_tokens;

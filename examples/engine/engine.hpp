@@ -104,9 +104,8 @@ class engine {
  public:
   using pools = prefix_reuse::pools_type;
 
-  /// @param tiers  below the pools, faster first; they are asked for prefixes and given copies.
-  /// Their
-  ///               clock is options.now_us. Only with options.prefix_cache
+  /// @param tiers  below the pools, faster first: asked for prefixes and given copies. Their clock
+  ///               is that of options.now_us. Only with options.prefix_cache
   /// @throws engine::error when the options contradict each other or the model, std::bad_alloc
   engine(const model_geometry& model,
          const model_weights& weights,
@@ -116,9 +115,8 @@ class engine {
          std::vector<tier> tiers = {});
 
   /// Queues a request. O(queued + running).
-  /// @returns errc::request_too_large, errc::invalid_argument: see check(request, limits); also
-  /// when
-  ///          a request with this id is being served
+  /// @returns errc::request_too_large, errc::invalid_argument: see check(request, limits), or a
+  ///          request with this id is being served
   status submit(request r);
 
   /// Ends a request, queued or running, and gives its last event; nobody but the prefix cache holds
@@ -201,7 +199,9 @@ class engine {
   void admit();
   bool waits_for_twin(work& job, std::uint32_t reusable) const;
   [[nodiscard]] bool is_computing(const twin_wait& wait) const;
-  bool must_wait_for_fetch(work& job, reuse_decision& decision);
+  void end_fetches();
+  [[nodiscard]] std::uint32_t late_pages() const noexcept;
+  bool must_wait_for_fetch(work& job, const reuse_decision& decision);
   bool start(work& job, const reuse_decision& decision);
   void learn_rate(std::uint64_t took_us);
   void wait_for_tiers();

@@ -34,7 +34,8 @@ pool_sizes sizes_of(const pool_plan& plan, const engine_options& o) {
     if (o.prefix_cache) {
       const ring_geometry& ring = plan.ring(kind);
       const std::uint64_t window = ring.ceil_pages(ring.window_tokens - 1);
-      pages += window * o.sequences_max + (window + ring.slack_pages) * kept_windows;
+      pages += window * o.sequences_max +
+               (window + ring.slack_pages) * (kept_windows + o.tier_moves.fetches_max);
     }
     sizes.pages.push_back(pool_pages(pages));
   }

@@ -22,6 +22,9 @@ namespace oriel::engine {
 ///   - window pages: a sequence holds at most its ring, and its lease pins at most one window more,
 ///     which may have slid out of the ring. There is room for both, sequences_max times.
 ///
+///   - a fetch holds the full pages that its request was promised, and the windows of one boundary:
+///     there is room for tier_moves.fetches_max.
+///
 /// The room for the cache comes on top of that.
 /// @throws engine::error, std::bad_alloc
 [[nodiscard]] dual_pool<> make_pools(const model_geometry& model,

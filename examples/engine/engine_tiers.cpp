@@ -15,6 +15,7 @@
 #include <memory>
 #include <numeric>
 #include <span>
+#include <system_error>
 #include <utility>
 
 namespace oriel::engine {
@@ -149,7 +150,7 @@ page_shape kv_page_shape(const model_geometry& model, const engine_options& opti
   return shape_of(*plan);
 }
 
-std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape) {
+std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape) try {
   std::vector<tier> tiers;
   if (choice.host_bytes != 0) {
     tiers.push_back(host_tier(choice.host_bytes, shape));
@@ -161,6 +162,8 @@ std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape)
     tiers.push_back(remote_tier(choice.remote_url));
   }
   return tiers;
+} catch (const std::system_error& e) {
+  throw error(fmt::format("no thread for a tier: {}", e.what()));
 }
 
 }  // namespace oriel::engine

@@ -17,7 +17,7 @@ radix_tree_options tree_options(const pool_plan& plan, const engine_options& o) 
   radix_tree_options options;
   options.page_size = plan.options().page_size;
   options.slack_pages = plan.options().slack_pages;
-  options.leases_max = o.sequences_max + 1;
+  options.leases_max = o.sequences_max + 1 + o.tier_moves.fetches_max;
   options.tenant_shares = std::max(1u, o.tenant_shares);
   for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
     options.windows.push_back(plan.ring(kind).window_tokens);
@@ -106,9 +106,8 @@ void prefix_reuse::publish(lease& held,
   const std::span<const token_id> computed = tokens.first(kv.length());
   name_pages(computed, names);
   const tiered_sequence sequence{names.start, computed, names.links, names.owner};
-  tiers_->publishing(sequence);
+  const auto scope = tiers_->publishing(sequence);
   publish_sequence(tree_, held, kv, tokens, now_us, prompt_tokens);
-  tiers_->published();
 }
 
 tier_names prefix_reuse::names_of(const cache_namespace& space, page_owner owner) const {

@@ -58,6 +58,7 @@ class prefix_reuse {
                const engine_options& options,
                std::string arithmetic,
                std::vector<tier> tiers);
+  ~prefix_reuse() { tree_.events() = {}; }  // The tiers go before the tree.
   prefix_reuse(const prefix_reuse&) = delete;
   prefix_reuse& operator=(const prefix_reuse&) = delete;
 
@@ -105,6 +106,7 @@ class prefix_reuse {
 
   /// Null: there are no tiers.
   [[nodiscard]] tiers_type* tiers() noexcept { return tiers_ ? &*tiers_ : nullptr; }
+  [[nodiscard]] const tiers_type* tiers() const noexcept { return tiers_ ? &*tiers_ : nullptr; }
   /// Names for a new request. @throws std::bad_alloc
   [[nodiscard]] tier_names names_of(const cache_namespace& space, page_owner owner) const;
   /// Starts to look below for what the tree lacks of a prompt. @pre tiers()->can_fetch()
@@ -125,11 +127,11 @@ class prefix_reuse {
 
  private:
   void name_pages(std::span<const token_id> tokens, tier_names& names) const;
-  /// Pages that were evicted while a tier still copies them come free when it has.
+  /// Pages that tiers still copy, or write to for a fetch that is over, come free when they answer.
   template <class MakeRoom>
   bool wait_for_copies(MakeRoom&& make_room) {
     while (!make_room()) {
-      if (!tiers_ || tiers_->copies_under_way() == 0) {
+      if (!tiers_ || tiers_->idle()) {
         return false;
       }
       tiers_->wait(no_deadline);

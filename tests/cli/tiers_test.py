@@ -161,6 +161,16 @@ class Tiers(unittest.TestCase):
         self.check(gone)
         self.assertEqual(sum(a["hits"]["remote"] for a in gone), 0)
 
+    def test_a_server_that_is_silent_costs_little_and_no_answer(self):
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen(8)
+            url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+            self.check(answers("--disk-cache", self.folder))
+            found = answers("--disk-cache", self.folder, "--remote", url)
+            self.check(found)
+            self.assertGreater(sum(a["hits"]["disk"] for a in found), 0)
+
     def test_all_tiers_at_once(self):
         server = self.redis()
         everything = ["--host-cache-gib", "0.25", "--disk-cache", self.folder, "--remote",

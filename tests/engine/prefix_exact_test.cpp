@@ -179,7 +179,8 @@ class life final : public logits_observer {
     const std::uint32_t fetches[]{1, 2, 4};
     o.tier_moves = {.copies_max = draw_.next_below(4) == 0 ? 8u : 4096u,
                     .fetches_max = fetches[draw_.next_below(3)],
-                    .fetch_us_max = draw_.next_below(4) == 0 ? 200'000u : 10'000'000u,
+                    .fetch_us_min = draw_.next_below(4) == 0 ? 200'000u : 10'000'000u,
+                    .fetch_us_max = 10'000'000,
                     .selective_hits = 1 + draw_.next_below(3)};
     return o;
   }

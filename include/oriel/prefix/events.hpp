@@ -34,6 +34,7 @@ struct cache_event {
   /// The page in its pool; its bytes are there during the call, also of one that is removed. For a
   /// lower tier, which takes a reference if it wants to copy them.
   page_handle handle = {};
+  bool is_drop = false;   ///< removed because its namespace was dropped, not for room
   page_handle full = {};  ///< the full page that a window page hangs below; of a full page: itself
   page_handle parent_full = {};  ///< the full page before it; null for page 0
 };

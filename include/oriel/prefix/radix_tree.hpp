@@ -357,7 +357,10 @@ class radix_tree {
   template <class Visit>
   void for_each_node_below(std::uint32_t root, Visit&& visit) const;
   void forget(std::uint32_t root) noexcept;
-  void tell(cache_event_kind kind, std::uint32_t pool, detail::page_place page) noexcept;
+  void tell(cache_event_kind kind,
+            std::uint32_t pool,
+            detail::page_place page,
+            bool is_drop = false) noexcept;
   bool give_back(std::uint32_t pool, page_handle page) noexcept;
   void give_back(publication& fresh) noexcept;
 

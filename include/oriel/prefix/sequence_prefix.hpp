@@ -9,12 +9,13 @@
 ///     prefix_loan loan;                                      // one per engine: reuses its memory
 ///     const admission wanted{.tokens_now = n, .tokens_max = m,
 ///                            .prefix = loan.lend(cache, lease, windows, heal)};
-///     make_room(cache, pools, wanted, missing, now_us);
+///     make_room(cache, pools, wanted, missing, now_us);                     // missing: scratch
 ///     auto kv = pools.try_admit(wanted);
-///     make_room(cache, pools, missing, now_us);              // a page that slid out of a window
-///     may kv->reserve(rows); ... compute ...; kv->accept(rows);  // be the cache's now: the next
-///     is new publish_sequence(cache, lease, *kv, tokens, now_us);   // before the windows slide
-///     kv->slide_out();
+///
+///     make_room(cache, pools, *kv, kv->length() + rows, missing, now_us);   // for each step
+///     kv->reserve(rows); ... compute ...; kv->accept(rows);
+///     publish_sequence(cache, lease, *kv, tokens, now_us);   // before the windows slide: a page
+///     kv->slide_out();                                       // that slid out may be the cache's
 #pragma once
 
 #include <oriel/core/contract.hpp>

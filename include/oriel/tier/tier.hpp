@@ -41,11 +41,14 @@ struct tier {
 
 /// Bounds and habits of the movement between tiers.
 struct tier_limits {
-  std::uint64_t (*now_us)() = nullptr;     ///< the one clock of the cache and all its stores
-  std::uint32_t copies_max = 4096;         ///< device pages being copied down at once
-  std::uint32_t fetches_max = 1;           ///< requests that fetch at once
-  std::uint64_t fetch_us_max = 2'000'000;  ///< of one fetch; what has not come by then is a miss
-  std::uint32_t selective_hits = 2;        ///< of placement::selective
+  std::uint64_t (*now_us)() = nullptr;  ///< the one clock of the cache and all its stores
+  std::uint32_t copies_max = 4096;      ///< device pages being copied down at once
+  std::uint32_t fetches_max = 8;        ///< requests that fetch at once
+  /// A fetch may last as long as it would take to compute the prompt, but not less and not more
+  /// than this; what has not come by then is a miss.
+  std::uint64_t fetch_us_min = 20'000;
+  std::uint64_t fetch_us_max = 2'000'000;
+  std::uint32_t selective_hits = 2;            ///< of placement::selective
   std::uint64_t touch_period_us = 60'000'000;  ///< how often a prefix in use is touched below
   std::uint64_t ttl_us = 0;                    ///< of every page put; 0: none
 };

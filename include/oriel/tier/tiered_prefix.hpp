@@ -9,7 +9,8 @@
 ///     tiered_prefix tiers(tree, pools, std::move(list), model, limits);
 ///     tree.events().forward_to(tiers);
 ///
-///     tiers.publishing({...}), publish_sequence(tree, ...), tiers.published();   // copies go down
+///     { const auto scope = tiers.publishing(sequence); publish_sequence(tree, ...); }  // copies
+///     go down
 ///
 ///     const auto id = tiers.begin_fetch({space, start, prompt, links, ...});  // queued request
 ///     while (tiers.is_fetching(id)) { tiers.turn(); ... other work ... }
@@ -87,6 +88,9 @@ class tiered_prefix {
       selective_ |= writes == placement::selective ? 1u << t : 0u;
       back_ |= writes == placement::write_back ? 1u << t : 0u;
     }
+    for (const tier& t : queues_.tiers()) {
+      least_rates_.push_back(t.rates.bytes_per_s / 8);
+    }
     for (std::uint32_t pool = 0; pool < pools.pools(); ++pool) {
       known_.emplace_back(pools.pool(pool_id{pool}).capacity());
     }
@@ -105,16 +109,35 @@ class tiered_prefix {
 
   // --- Down --------------------------------------------------------------------------------------
 
-  /// Whose pages the next publish brings; `published` ends it.
-  void publishing(const tiered_sequence& sequence) noexcept { publishing_ = &sequence; }
-  void published() noexcept { publishing_ = nullptr; }
+  /// While it lives, what the tree stores is of this sequence.
+  class publishing_scope {
+   public:
+    publishing_scope(const publishing_scope&) = delete;
+    publishing_scope& operator=(const publishing_scope&) = delete;
+    ~publishing_scope() {
+      tiers_.publishing_ = nullptr;
+      tiers_.fetched_by_ = nullptr;
+    }
+
+   private:
+    friend tiered_prefix;
+    publishing_scope(tiered_prefix& tiers, const tiered_sequence& sequence) noexcept
+        : tiers_(tiers) {
+      tiers.publishing_ = &sequence;
+    }
+    tiered_prefix& tiers_;
+  };
+  /// Whose pages the next publish brings. @pre `sequence` outlives the scope
+  [[nodiscard]] publishing_scope publishing(const tiered_sequence& sequence) noexcept {
+    return publishing_scope(*this, sequence);
+  }
 
   /// Takes the tree's events: copies what is new to the tiers that write through, and what is about
   /// to go to those that write back.
   void on_event(const cache_event& event) noexcept {
-    if (event.kind == cache_event_kind::stored && publishing_ != nullptr) {
+    if (event.kind == cache_event_kind::stored) {
       on_stored(event);
-    } else if (event.kind == cache_event_kind::removed && back_ != 0) {
+    } else if (event.kind == cache_event_kind::removed && !event.is_drop && back_ != 0) {
       on_removed(event);
     }
   }
@@ -164,13 +187,18 @@ class tiered_prefix {
       return;
     }
     last = {prefix, now_us};
-    for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
-      for (std::uint32_t page = 0; page < pages; ++page) {
-        queues_.push(t,
-                     {.op = store_op::touch,
-                      .key = {sequence.links[page], 0},
-                      .user = detail::errand_tag{}.packed()},
-                     no_deadline);
+    for (std::uint32_t pool = 0; pool <= model_.windows.size(); ++pool) {
+      const page_range used =
+          pool == 0 ? page_range{0, pages}
+                    : needed_windows(model_.windows[pool - 1], model_.healing.page_size, 0, pages);
+      for (std::uint32_t page = used.first; page < used.end; ++page) {
+        for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
+          queues_.push(t,
+                       {.op = store_op::touch,
+                        .key = {sequence.links[page], pool},
+                        .user = detail::errand_tag{}.packed()},
+                       no_deadline);
+        }
       }
     }
   }
@@ -188,7 +216,8 @@ class tiered_prefix {
     ORIEL_EXPECTS(can_fetch());
     const std::uint32_t id = next_fetch_++;
     fetches_.emplace_back(
-        cache_, pools_, queues_, model_, limits_, counters_, id, std::move(request));
+        cache_, pools_, queues_, model_, limits_, least_rates_, counters_, id, std::move(request));
+    fetches_.back().turn();
     return id;
   }
 
@@ -206,11 +235,12 @@ class tiered_prefix {
     ORIEL_EXPECTS(f != nullptr);
     const fetch_request& r = f->request();
     const tiered_sequence sequence{r.start, r.tokens, r.links, r.owner};
-    publishing(sequence);
-    fetched_by_ = f;
-    const auto tokens = f->publish();
-    fetched_by_ = nullptr;
-    published();
+    std::array<std::uint32_t, tier_roles> tokens = {};
+    {
+      const publishing_scope scope = publishing(sequence);
+      fetched_by_ = f;
+      tokens = f->publish();
+    }
     drop_over();
     return tokens;
   }
@@ -285,6 +315,17 @@ class tiered_prefix {
   }
   /// Fetches that have not ended, or whose pages a store may still write to.
   [[nodiscard]] std::size_t fetches() const noexcept { return fetches_.size(); }
+  /// Pages of a pool that nobody waits for any more and that a store may still write to. O(pages of
+  /// such fetches).
+  [[nodiscard]] std::uint32_t late_pages(std::uint32_t pool) const noexcept {
+    std::uint32_t pages = 0;
+    for (const fetch_type& f : fetches_) {
+      if (f.has_ended()) {
+        f.visit_pages([&](std::uint32_t of, page_handle) { pages += of == pool; });
+      }
+    }
+    return pages;
+  }
   [[nodiscard]] const tier_counters& counters() const noexcept { return counters_; }
   [[nodiscard]] std::span<const tier> tiers() const noexcept { return queues_.tiers(); }
 
@@ -297,6 +338,10 @@ class tiered_prefix {
     page_digest space;
     std::uint32_t owner = 0;  // in owners_
   };
+  /// Pages that an eviction hands over to be copied do not count as freed, so it goes on: by so
+  /// many at most.
+  static constexpr std::uint32_t write_back_max = 64;
+
   struct touched {
     std::uint64_t prefix = 0, at_us = 0;
   };
@@ -311,6 +356,10 @@ class tiered_prefix {
 
   void on_stored(const cache_event& event) noexcept {
     std::uint8_t& known = known_[event.pool][to_index(event.handle.id)];
+    if (publishing_ == nullptr) {  // Whose it is nobody said: it has no name to be copied under.
+      known = 0xFF;
+      return;
+    }
     known = fetched_by_ == nullptr
                 ? std::uint8_t{0}
                 : static_cast<std::uint8_t>(fetched_by_->tiers_with(event.pool, event.page));
@@ -333,6 +382,10 @@ class tiered_prefix {
     const origin& from = origins_[to_index(event.full.id)];
     const std::uint32_t lacking = back_ & ~std::uint32_t{known};
     known = 0xFF;
+    if (lacking == 0 || copies_.under_way() >= write_back_max) {
+      counters_.dropped_copies += lacking != 0;
+      return;
+    }
     try {
       copies_.copy(
           event.handle,
@@ -403,7 +456,8 @@ class tiered_prefix {
   std::vector<std::vector<std::uint8_t>> known_;  // [pools][pages]: tiers that were given it
   std::vector<std::uint8_t> hits_;                // [full pages], if some tier is selective
   std::vector<origin> origins_;                   // [full pages], if some tier writes back
-  std::vector<page_owner> owners_;
+  std::vector<page_owner> owners_ = {{}};
+  std::vector<double> least_rates_;  // [tiers]
   std::array<touched, 1024> touched_ = {};
 };
 

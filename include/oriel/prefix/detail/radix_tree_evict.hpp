@@ -223,10 +223,10 @@ void ORIEL_TREE::drop(const cache_namespace& space) noexcept {
       for (std::uint32_t at = store_.node(node).pages; at-- > 0;) {
         for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
           if ((store_.mask(node, kind) >> at & 1u) != 0) {
-            tell(cache_event_kind::removed, kind + 1, {node, at});
+            tell(cache_event_kind::removed, kind + 1, {node, at}, /*is_drop=*/true);
           }
         }
-        tell(cache_event_kind::removed, 0, {node, at});
+        tell(cache_event_kind::removed, 0, {node, at}, /*is_drop=*/true);
       }
     });
   }
@@ -246,7 +246,10 @@ void ORIEL_TREE::clear() noexcept {
 }
 
 ORIEL_TREE_TEMPLATE
-void ORIEL_TREE::tell(cache_event_kind kind, std::uint32_t pool, detail::page_place page) noexcept {
+void ORIEL_TREE::tell(cache_event_kind kind,
+                      std::uint32_t pool,
+                      detail::page_place page,
+                      bool is_drop) noexcept {
   if constexpr (Events::enabled) {
     const detail::tree_node& n = store_.node(page.node);
     if (closed_roots_ != 0 && store_.is_closed(n.root)) {
@@ -268,6 +271,7 @@ void ORIEL_TREE::tell(cache_event_kind kind, std::uint32_t pool, detail::page_pl
              .parent = store_.hash_before(page),
              .tokens = store_.tokens(full),
              .handle = pool == 0 ? store_.full_page(full) : windows_[pool - 1].at(full),
+             .is_drop = is_drop,
              .full = store_.full_page(full),
              .parent_full = before});
   }

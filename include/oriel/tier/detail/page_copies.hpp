@@ -59,12 +59,17 @@ class page_copies {
     }
     const std::uint32_t number = take_record();
     record& r = records_[number];
-    r.tokens.assign(what.tokens.begin(), what.tokens.end());
+    try {
+      r.tokens.assign(what.tokens.begin(), what.tokens.end());
+      slices_of(pools_.pool(pool_id{what.key.pool}), page, r.slices);
+    } catch (...) {
+      free_.push_back(number);
+      throw;
+    }
     r.identity = {.name_space = what.name_space,
                   .parent = what.parent,
                   .first_token = what.first_token,
                   .tokens = r.tokens};
-    slices_of(pools_.pool(pool_id{what.key.pool}), page, r.slices);
     store_item item{.op = store_op::put,
                     .key = what.key,
                     .identity = &r.identity,

@@ -3,10 +3,14 @@
 /// @file
 /// One prompt on its way up from lower tiers: looked for, planned, filled, published.
 ///
-///     looking    each tier in turn is asked for what the faster ones do not have
+///     looking    each tier in turn is asked for what the faster ones do not have; first for one
+///     page,
+///                since most prompts that the device does not know are known nowhere
 ///     moving     pages are allocated and filled; what fails is a hole
 ///     ended      published up to the first hole, or cancelled; pages whose stores still write
 ///                into them are kept until they let go
+///
+/// Completions only take down what happened; whatever allocates is done in `turn`.
 #pragma once
 
 #include <oriel/core/contract.hpp>
@@ -48,6 +52,7 @@ class prefix_fetch {
                tier_queues& queues,
                const fetch_model& model,
                const tier_limits& limits,
+               std::span<const double> least_rates,
                tier_counters& counters,
                std::uint32_t id,
                fetch_request request)
@@ -56,15 +61,24 @@ class prefix_fetch {
         queues_(queues),
         model_(model),
         limits_(limits),
+        least_rates_(least_rates),
         counters_(counters),
         id_(id),
         request_(std::move(request)),
-        deadline_us_(limits.now_us() + limits.fetch_us_max) {
+        device_(cache_.match(request_.space, request_.tokens)) {
     const auto pages = static_cast<std::uint32_t>(request_.links.size());
-    device_ = cache_.match(request_.space, request_.tokens);
     coverage_.full.assign(pages, no_tier);
     coverage_.windows.assign(model_.windows.size(), std::vector<std::uint8_t>(pages, no_tier));
-    look_in(0);
+    // Longer than to compute the prompt, nobody needs to wait; and looking gets a part of it.
+    const auto tokens = static_cast<std::uint32_t>(request_.tokens.size());
+    const double compute_s = seconds_of(
+        recompute_flops(model_.model, device_.window_safe_tokens, tokens), request_.rates);
+    const double wait_us = std::clamp(1e6 * compute_s,
+                                      static_cast<double>(limits_.fetch_us_min),
+                                      static_cast<double>(limits_.fetch_us_max));
+    const std::uint64_t now_us = limits_.now_us();
+    deadline_us_ = now_us + static_cast<std::uint64_t>(wait_us);
+    look_until_us_ = now_us + static_cast<std::uint64_t>(wait_us) / 2;
   }
   prefix_fetch(const prefix_fetch&) = delete;
   prefix_fetch& operator=(const prefix_fetch&) = delete;
@@ -72,55 +86,61 @@ class prefix_fetch {
   [[nodiscard]] std::uint32_t id() const noexcept { return id_; }
   [[nodiscard]] const fetch_request& request() const noexcept { return request_; }
   /// Pages may still come.
-  [[nodiscard]] bool is_busy() const noexcept { return state_ != state::ended && unanswered_ != 0; }
+  [[nodiscard]] bool is_busy() const noexcept {
+    return state_ == state::looking || (state_ == state::moving && unanswered_ != 0);
+  }
+  [[nodiscard]] bool has_ended() const noexcept { return state_ == state::ended; }
   /// It has ended and no store refers to its pages.
   [[nodiscard]] bool is_over() const noexcept { return state_ == state::ended && in_stores_ == 0; }
-  /// The tiers, as bits, that a page of the publish came from or that are slower: they have it.
+  /// The tier, as a bit, that a page of the publish came from: it has it.
   [[nodiscard]] std::uint32_t tiers_with(std::uint32_t pool, std::uint32_t page) const noexcept {
     const std::vector<std::uint8_t>& in = pool == 0 ? coverage_.full : coverage_.windows[pool - 1];
     const bool fetched = state_ != state::looking && page < in.size() && is_in_plan(pool, page);
-    return fetched ? ~0u << in[page] : 0u;
+    return fetched ? 1u << in[page] : 0u;
   }
 
-  void on_completion(std::uint8_t tier, const errand_tag& tag, const store_completion& c) {
+  void on_completion(std::uint8_t tier, const errand_tag& tag, const store_completion& c) noexcept {
     --in_stores_;
+    const bool came = c.outcome == store_outcome::done || ORIEL_MUTANT(failed_fetch_is_published);
     if (tag.errand == tier_errand::look_up) {
       if (state_ == state::looking) {
-        --unanswered_;
-        if (c.outcome == store_outcome::done) {
+        unanswered_ -= unanswered_ != 0;
+        if (came) {
           entry(tag.item) = tier;
-        }
-        if (unanswered_ == 0) {
-          look_in(tier + 1u);
         }
       }
       return;
     }
     moving& m = moving_[tag.item];
     const auto role = static_cast<std::size_t>(queues_.tiers()[tier].role);
-    const bool came = c.outcome == store_outcome::done || ORIEL_MUTANT(failed_fetch_is_published);
     ++(came ? counters_.fetched_pages : counters_.failed_pages)[role];
     counters_.fetched_bytes[role] += came ? c.bytes : 0;
+    m.state = came ? page_state::filled : page_state::hole;
     if (state_ == state::ended) {  // Nobody waited for it.
       pools_.pool(pool_id{m.pool}).release(m.handle);
-      m.state = page_state::hole;
+      m.state = page_state::released;
       return;
     }
-    m.state = came ? page_state::filled : page_state::hole;
     moved_bytes_ += came ? c.bytes : 0;
-    if (--unanswered_ == 0) {
+    if (unanswered_ != 0 && --unanswered_ == 0) {
       learn_rate(tier);
     }
   }
 
-  /// Looks at the clock: what has not come by now is not waited for.
+  /// Goes on where it can, and looks at the clock: what has not come by now is not waited for.
+  /// @throws std::bad_alloc
   void turn() {
-    if (is_busy() && limits_.now_us() >= deadline_us_) {
+    if (state_ == state::looking && limits_.now_us() >= look_until_us_) {
+      counters_.fetches_late += unanswered_ != 0;
+      unanswered_ = 0;  // The faster tiers have answered: what they have will do.
+      next_tier_ = queues_.tiers().size();
+    }
+    if (state_ == state::looking && unanswered_ == 0) {
+      look_on();
+    }
+    if (state_ == state::moving && unanswered_ != 0 && limits_.now_us() >= deadline_us_) {
       ++counters_.fetches_late;
       unanswered_ = 0;
-      if (state_ == state::looking) {
-        state_ = state::moving;  // With nothing to move.
-      }
     }
   }
 
@@ -160,17 +180,21 @@ class prefix_fetch {
   template <class Visit>
   void visit_pages(Visit&& visit) const {
     for (const moving& m : moving_) {
-      if (state_ != state::ended || m.state == page_state::under_way) {
+      if (m.state != page_state::released) {
         visit(m.pool, m.handle);
       }
     }
   }
 
-  /// Lets go of everything, at once or when its store answers.
+  /// Lets go of everything, at once or when its store answers. Again: nothing.
   void end() noexcept {
-    for (const moving& m : moving_) {
+    if (state_ == state::ended) {
+      return;
+    }
+    for (moving& m : moving_) {
       if (m.state != page_state::under_way) {
         pools_.pool(pool_id{m.pool}).release(m.handle);
+        m.state = page_state::released;
       }
     }
     cache_.release(lease_, {.ended = request_end::aborted}, limits_.now_us());
@@ -181,11 +205,11 @@ class prefix_fetch {
 
  private:
   enum class state : std::uint8_t { looking, moving, ended };
-  enum class page_state : std::uint8_t { under_way, filled, hole };
+  enum class page_state : std::uint8_t { hole, under_way, filled, released };
   struct moving {
     std::uint32_t pool = 0, page = 0;  // logical page
     page_handle handle = {};
-    page_state state = page_state::under_way;
+    page_state state = page_state::hole;
     page_identity identity = {};
     std::vector<std::span<std::byte>> slices = {};
   };
@@ -197,7 +221,9 @@ class prefix_fetch {
     transfer_rates& known = queues_.tiers()[tier].rates;
     if (is_from_one_tier_ && moved_bytes_ >= enough_bytes && took_s > known.latency_s) {
       const double rate = static_cast<double>(moved_bytes_) / (took_s - known.latency_s);
-      known.bytes_per_s += 0.25 * (rate - known.bytes_per_s);
+      // The engine's own steps are in it: it may be a few times too low, not more.
+      known.bytes_per_s =
+          std::max(known.bytes_per_s + 0.25 * (rate - known.bytes_per_s), least_rates_[tier]);
     }
   }
 
@@ -207,38 +233,62 @@ class prefix_fetch {
     return item < pages ? coverage_.full[item] : coverage_.windows[item / pages - 1][item % pages];
   }
 
-  /// Asks a tier for all that is still missing; when there is nothing to ask, plans.
-  void look_in(std::size_t tier) {
+  /// Asks the next tier that can have something; after the last one, plans.
+  void look_on() {
     const auto pages = static_cast<std::uint32_t>(request_.links.size());
     const std::uint32_t device_pages = device_.full_tokens / model_.healing.page_size;
-    for (; tier < queues_.tiers().size() && unanswered_ == 0; ++tier) {
+    if (probes_ && (device_pages >= pages || coverage_.full[device_pages] != no_tier)) {
+      probes_ = false;
+      next_tier_ = 0;
+    }
+    for (; next_tier_ < queues_.tiers().size() && unanswered_ == 0; ++next_tier_) {
+      const auto tier = static_cast<std::uint8_t>(next_tier_);
+      if (probes_) {
+        ask(tier, 0, device_pages);
+        continue;
+      }
       for (std::uint32_t pool = 0; pool <= model_.windows.size(); ++pool) {
-        std::uint32_t page = device_pages;
-        if (pool != 0) {  // A boundary that the device cannot resume at may need windows before.
-          page = needed_windows(model_.windows[pool - 1],
-                                model_.healing.page_size,
-                                model_.healing.slack_pages,
-                                device_.window_safe_tokens / model_.healing.page_size)
-                     .first;
-        }
-        for (; page < pages; ++page) {
-          if (entry(pool * pages + page) == no_tier) {
-            queues_.push(
-                static_cast<std::uint8_t>(tier),
-                {.op = store_op::exists,
-                 .key = {request_.links[page], pool},
-                 .user = errand_tag{tier_errand::look_up, id_, pool * pages + page}.packed()},
-                deadline_us_);
-            ++unanswered_;
-            ++in_stores_;
-          }
+        for (std::uint32_t page = first_wanted(pool); page < pages; ++page) {
+          ask(tier, pool, page);
         }
       }
     }
-    if (unanswered_ == 0) {
-      state_ = state::moving;
-      move();
+    if (unanswered_ != 0) {
+      return;
     }
+    if (probes_ && device_.full_tokens > device_.window_safe_tokens &&
+        limits_.now_us() < look_until_us_) {
+      probes_ = false;  // No further full page is anywhere; the windows of the device's own may be.
+      next_tier_ = 0;
+      look_on();
+      return;
+    }
+    state_ = state::moving;
+    move();
+  }
+  void ask(std::uint8_t tier, std::uint32_t pool, std::uint32_t page) {
+    const auto pages = static_cast<std::uint32_t>(request_.links.size());
+    const std::uint32_t item = pool * pages + page;
+    if (entry(item) == no_tier) {
+      queues_.push(tier,
+                   {.op = store_op::exists,
+                    .key = {request_.links[page], pool},
+                    .user = errand_tag{tier_errand::look_up, id_, item}.packed()},
+                   look_until_us_);
+      ++unanswered_;
+      ++in_stores_;
+    }
+  }
+  /// Of full pages the first that the device lacks. A boundary that it cannot resume at may need
+  /// windows before that.
+  [[nodiscard]] std::uint32_t first_wanted(std::uint32_t pool) const noexcept {
+    const std::uint32_t size = model_.healing.page_size;
+    return pool == 0 ? device_.full_tokens / size
+                     : needed_windows(model_.windows[pool - 1],
+                                      size,
+                                      model_.healing.slack_pages,
+                                      device_.window_safe_tokens / size)
+                           .first;
   }
 
   /// Plans, allocates what the plan moves, and asks for it.
@@ -278,6 +328,7 @@ class prefix_fetch {
                     .slices = m.slices,
                     .user = errand_tag{tier_errand::fetch, id_, i}.packed()},
                    deadline_us_);
+      m.state = page_state::under_way;
       ++unanswered_;
       ++in_stores_;
     }
@@ -301,19 +352,20 @@ class prefix_fetch {
     if (!make_room(cache_, pools_, missing, limits_.now_us())) {
       return false;
     }
+    std::size_t pages = 0;
+    for (const std::uint32_t count : missing) {
+      pages += count;
+    }
+    moving_.reserve(pages);  // From here on nothing throws.
     for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
       const std::uint32_t first = pool == 0 ? plan_.full.first : plan_.windows[pool - 1].first;
       for (std::uint32_t i = 0; i < missing[pool]; ++i) {
-        moving m{.pool = pool, .page = first + i, .state = page_state::hole};
-        moving_.reserve(moving_.size() + 1);
+        moving m{.pool = pool, .page = first + i};
         if (!pools_.pool(pool_id{pool}).try_allocate(std::span(&m.handle, 1))) {
           return give_back();
         }
         moving_.push_back(std::move(m));
       }
-    }
-    for (moving& m : moving_) {
-      m.state = page_state::under_way;
     }
     return true;
   }
@@ -368,12 +420,15 @@ class prefix_fetch {
   tier_queues& queues_;
   const fetch_model& model_;
   const tier_limits& limits_;
+  std::span<const double> least_rates_;  // [tiers] bytes/s
   tier_counters& counters_;
   std::uint32_t id_;
   fetch_request request_;
-  std::uint64_t deadline_us_;
-  state state_ = state::looking;
   prefix_match device_;
+  std::uint64_t deadline_us_ = 0, look_until_us_ = 0;
+  state state_ = state::looking;
+  bool probes_ = true;         // looks for the first page alone
+  std::size_t next_tier_ = 0;  // to be asked
   tier_coverage coverage_;
   fetch_plan plan_;
   typename Cache::lease lease_;

@@ -154,12 +154,15 @@ void page_index::unlink_from_segment(entry_id id) noexcept {
 
 void page_index::account(const page_entry& e, bool adds) noexcept {
   page_origin& o = origins_[e.origin];
-  std::uint64_t& of_tenant = tenant_bytes_.find(o.owner.tenant)->second;
+  const auto tenant = tenant_bytes_.find(o.owner.tenant);
   const std::uint64_t bytes = e.bytes();
   pages_ += adds ? 1 : ~std::uint64_t{0};
   used_bytes_ += adds ? bytes : 0 - bytes;
   o.bytes += adds ? bytes : 0 - bytes;
-  of_tenant += adds ? bytes : 0 - bytes;
+  tenant->second += adds ? bytes : 0 - bytes;
+  if (tenant->second == 0) {
+    tenant_bytes_.erase(tenant);
+  }
 }
 
 std::uint32_t page_index::open_origin(page_owner owner, const page_digest& name_space) {
@@ -185,7 +188,11 @@ std::uint32_t page_index::open_origin(page_owner owner, const page_digest& name_
 void page_index::drop_origin(page_origin& o) noexcept {
   o.is_dropped = true;
   used_bytes_ -= o.bytes;
-  tenant_bytes_.find(o.owner.tenant)->second -= o.bytes;
+  const auto tenant = tenant_bytes_.find(o.owner.tenant);
+  tenant->second -= o.bytes;
+  if (tenant->second == 0) {
+    tenant_bytes_.erase(tenant);
+  }
   pages_ -= o.entries;
   o.bytes = 0;
   origin_ids_.erase({o.owner, o.name_space});

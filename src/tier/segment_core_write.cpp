@@ -18,6 +18,8 @@ constexpr std::size_t parts_max = 1000;  // of one request: IOV_MAX is 1024
 constexpr std::uint64_t tombstone_copies = 2;
 constexpr std::uint64_t tombstone_bytes = tombstone_copies * record_alignment_bytes;
 
+constexpr std::size_t trimmed_max = 1024;  // tenants whose oldest segment is remembered
+
 bool is_aligned(const std::byte* at) noexcept {
   return reinterpret_cast<std::uintptr_t>(at) % disk_alignment_bytes == 0;
 }
@@ -552,6 +554,9 @@ void segment_core::trim_tenant(std::uint64_t tenant,
   auto from =
       std::ranges::find(trimmed_to_, tenant, &std::pair<std::uint64_t, std::uint32_t>::first);
   if (from == trimmed_to_.end()) {
+    if (trimmed_to_.size() >= trimmed_max) {
+      trimmed_to_.clear();  // hints: without them a search starts at the oldest segment
+    }
     trimmed_to_.emplace_back(tenant, 0);
     from = trimmed_to_.end() - 1;
   }

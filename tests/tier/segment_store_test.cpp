@@ -340,7 +340,9 @@ TEST_CASE("a tenant at its share loses its own pages only", "[tier][segment]") {
 
 TEST_CASE("a window page goes with its full page", "[tier][segment]") {
   sim_disk disk(12);
-  sim_store store(disk, tiny_options(4));
+  segment_store_options options = tiny_options(4);
+  options.carry_share_max = 0.75;  // room for a window too many
+  sim_store store(disk, options);
   // Page 1: both used. Page 2: the window alone. Page 3: neither. Page 4: never had a full page.
   REQUIRE(put(store, {4, 1}) == store_outcome::done);
   for (std::uint64_t k = 1; k <= 3; ++k) {

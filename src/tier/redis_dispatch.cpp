@@ -100,6 +100,12 @@ void redis_store::state::send(command& c, detail::redis_link& link, std::uint64_
 
 // Items in order, until one has to wait or there is no room.
 void redis_store::state::dispatch(std::uint64_t now) {
+  // A dead node tells nobody who took its slots over.
+  for (std::size_t i = 0; !node_of_slot_.empty() && now >= slots_retry_us_ && i < nodes_.size();
+       ++i) {
+    wants_slots_ = wants_slots_ || (nodes_[i]->links[0]->is_cut_off() &&
+                                    std::ranges::find(node_of_slot_, i) != node_of_slot_.end());
+  }
   if (wants_slots_) {
     start_slots(now);
   }

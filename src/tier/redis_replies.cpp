@@ -14,7 +14,7 @@ namespace oriel {
 namespace {
 
 constexpr std::uint32_t redirects_max = 5;
-constexpr std::uint64_t slots_retry_us = 50'000;
+constexpr std::uint64_t slots_again_us = 100'000;
 
 struct error_meaning {
   std::string_view prefix;
@@ -373,7 +373,7 @@ void redis_store::state::hear_epochs(command& c) {
 
 void redis_store::state::hear_slots(command& c, detail::redis_link& link, std::uint64_t now) {
   is_fetching_slots_ = false;
-  slots_retry_us_ = now + slots_retry_us;
+  slots_retry_us_ = now + slots_again_us;
   if (c.lost != 0 || c.is_refused) {
     return;
   }

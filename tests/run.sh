@@ -33,9 +33,9 @@ stage_package() { ./tests/package/run.sh; }
 stage_asan() { ORIEL_TEST_SCALE=0.1 build_and_test asan; }
 stage_tsan() {  # What has threads: the pool itself, probes of a tree, every kernel in the engine's forward pass.
   cmake --preset tsan > /dev/null
-  cmake --build --preset tsan -j "$jobs" --target test.core test.prefix test.engine
+  cmake --build --preset tsan -j "$jobs" --target test.core test.prefix test.engine test.tier
   ORIEL_TEST_SCALE=0.1 ctest --preset tsan -j 1 \
-    -R '^test\.core:|^test\.prefix:case 49|^test\.engine:(logits have the same bits|a request.s tokens)'
+    -R '^test\.core:|^test\.prefix:case 49|^test\.engine:(logits have the same bits|a request.s tokens|a loader thread fills)|^test\.tier:(a thread loads layers|a layer that comes late|a load that fails|loaders keep the law|loads are cancelled)'
 }
 stage_cuda() { ./tests/package/cuda.sh; }
 

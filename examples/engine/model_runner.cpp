@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 
 #include <engine/error.hpp>
 #include <engine/model_runner.hpp>
@@ -462,7 +463,7 @@ void model_runner::drop_rows_without_kv(std::size_t layer,
   bool has_failed = false;
   for (std::size_t s = 0; is_gated_ && s < gates_.size(); ++s) {
     if (tables_[0][s].rows != 0 && !gates_[s].wait(static_cast<std::uint32_t>(layer))) {
-      is_cut_off_[s] = true;
+      is_cut_off_[s] = !ORIEL_MUTANT(sequence_without_kv_runs_on);
       has_failed = true;
     }
   }

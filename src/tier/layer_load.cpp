@@ -147,8 +147,9 @@ void layer_meter::pass(const layer_load& load,
   ++counters_.layers;
   counters_.late_layers += w.ready_us > asked_us;
   counters_.stall_us += w.stall_us();
-  counters_.lead_us += w.lead_us();
-  if (load.state(layer) == layer_state::failed && !has_failed_) {
+  if (load.state(layer) == layer_state::ready) {
+    counters_.lead_us += w.lead_us();
+  } else if (!has_failed_) {
     has_failed_ = true;
     ++counters_.failed_loads;
   }

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // Layers that a thread loads while the test computes: real stores, real time. For TSan as well.
+#include "conformance/layer_gate_suite.hpp"
 #include "support/scale.hpp"
 #include "tier/layer_world.hpp"
 
@@ -16,6 +17,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -96,7 +98,39 @@ class slow_store {
   std::uint64_t us_, failing_, gets_ = 0;
 };
 
+/// For the law: a loader, with or without a thread, over a store that fails now and then.
+template <class Loader>
+struct gate_subject {
+  explicit gate_subject(std::uint64_t failing_reads)
+      : failing(failing_reads), memory(memory_for(world)), store(memory, 20, failing_reads) {
+    put_pages(memory, world);
+    loader.emplace(std::vector{&store}, layer_load_options{.read_bytes_min = 1});
+  }
+  Loader& gate() { return *loader; }
+  [[nodiscard]] std::uint32_t layers() const { return world.layers(); }
+  void begin() {
+    loader->finish();
+    world.wipe();
+    loader->begin(world.homes, world.pages());
+  }
+  void compute() { std::this_thread::sleep_for(std::chrono::microseconds(30)); }
+  [[nodiscard]] bool is_in_place(std::uint32_t layer) const { return world.has_layer(layer); }
+  [[nodiscard]] bool may_fail(std::uint32_t) const { return failing != 0; }
+
+  std::uint64_t failing;
+  layer_world world = thread_world();
+  memory_store<> memory;
+  slow_store store;
+  std::optional<Loader> loader;
+};
+
 }  // namespace
+
+TEST_CASE("loaders keep the law of gates", "[tier]") {
+  const std::uint64_t failing = GENERATE(0u, 7u, 40u);
+  check_layer_gate([&] { return gate_subject<layer_loader<slow_store>>(failing); });
+  check_layer_gate([&] { return gate_subject<layer_loader_thread<slow_store>>(failing); });
+}
 
 TEST_CASE("a thread loads layers while its owner computes", "[tier]") {
   layer_world world = thread_world();
@@ -187,7 +221,7 @@ TEST_CASE("loads are cancelled, and loaders go, at any moment", "[tier]") {
   memory_store<> memory(memory_for(world));
   put_pages(memory, world);
   slow_store store(memory, 20);
-  for (std::uint64_t n = 0; n < scaled(300); ++n) {
+  for (std::uint64_t n = 0; n < scaled(100); ++n) {
     layer_loader_thread<slow_store> loader({&store},
                                            {.read_bytes_min = 1, .in_flight_bytes_max = 7'000});
     for (std::uint64_t load = 0; load < 2; ++load) {

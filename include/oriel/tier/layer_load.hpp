@@ -103,7 +103,7 @@ class layer_load {
 
 /// What the compute of a step saw of a layer; microseconds of the loader's clock.
 struct layer_wait {
-  std::uint64_t ready_us = 0;   ///< the last of its bytes was acknowledged
+  std::uint64_t ready_us = 0;   ///< the last of its bytes was acknowledged, or it failed
   std::uint64_t asked_us = 0;   ///< the compute came to it
   std::uint64_t passed_us = 0;  ///< and went on
   bool was_loaded = false;      ///< something came for it

@@ -59,8 +59,9 @@ class layer_loader {
              std::uint64_t deadline_us = no_deadline) {
     ORIEL_EXPECTS(idle());
     layer_plan plan = plan_layer_reads(layers, pages, options_);
-    meter_.begin(plan);
-    load_ = layer_load(std::move(plan), std::move(pages), options_, clock_.now_us());
+    layer_load load(std::move(plan), std::move(pages), options_, clock_.now_us());
+    meter_.begin(load.plan());
+    load_ = std::move(load);
     deadline_us_ = deadline_us;
     turn();
   }

@@ -442,7 +442,7 @@ TEST_CASE("a network that spoils replies costs hits, never bytes, and heals", "[
       }
     }
     proxy.heal();
-    CHECK(proxy.faults_done() > 0);
+    CHECK((scaled(150) < 150 || proxy.faults_done() > 0));  // A few rounds may pass by.
     for (auto& page : pages) {
       CHECK(eventually(
           [&] { return run(store, page->item(store_op::put), 1'000'000) == store_outcome::done; }));

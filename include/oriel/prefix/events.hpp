@@ -69,7 +69,7 @@ struct event_forwarder {
       static_cast<Listener*>(to)->on_event(event);
     };
   }
-  void operator()(const cache_event& event) noexcept {
+  void operator()(const cache_event& event) const noexcept {
     if (take != nullptr) {
       take(object, event);
     }

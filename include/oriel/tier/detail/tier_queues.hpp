@@ -55,7 +55,8 @@ class tier_queues {
   /// Hands on what the stores take, then calls done(tier, completion) for all that came back.
   template <class Done>
   void turn(Done&& done) {
-    for (std::uint8_t t = 0; t < tiers_.size(); ++t) {
+    for (std::size_t i = 0; i < tiers_.size(); ++i) {
+      const auto t = static_cast<std::uint8_t>(i);
       flush(t);
       for (std::size_t got = batch_.size(); got == batch_.size();) {
         got = tiers_[t].store.poll(batch_);

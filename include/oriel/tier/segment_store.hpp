@@ -83,7 +83,7 @@ class segment_store {
     }
   }
 
-  [[nodiscard]] std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
+  std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
     const std::size_t taken = core_.submit(items, deadline_us, disk_.now_us());
     send();
     return taken;

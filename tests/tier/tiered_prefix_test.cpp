@@ -188,6 +188,16 @@ struct world {
     tree.release(lease, {}, ticking_us());
     return length;
   }
+  /// A request resumes on what is there.
+  void hit(const std::vector<token_id>& tokens) {
+    const prefix_match m = tree.match(space, tokens);
+    auto lease = tree.pin(space, tokens, m, pin_extent::hit(m), ticking_us());
+    prefix_loan loan;
+    tiers->on_hit({start, tokens, links_of(tokens), {}},
+                  loan.lend(tree, lease, tree.options().windows));
+    tiers->finish(no_deadline);
+    tree.release(lease, {}, ticking_us());
+  }
   void forget() {
     tree.evict_full(tree.evictable_full_pages(), ticking_us());
     REQUIRE(tree.full_pages() == 0);
@@ -412,18 +422,9 @@ TEST_CASE("selective tiers get a prefix when it is hit often enough", "[tier]") 
   world w(kept, {.writes = {placement::selective}, .limits = {.selective_hits = 2}});
   const auto tokens = tokens_of(8 * page + 1);
   w.compute(tokens);
-  const auto hit = [&] {
-    const prefix_match m = w.tree.match(w.space, tokens);
-    auto lease = w.tree.pin(w.space, tokens, m, pin_extent::hit(m), ticking_us());
-    prefix_loan loan;
-    w.tiers->on_hit({w.start, tokens, w.links_of(tokens), {}},
-                    loan.lend(w.tree, lease, w.tree.options().windows));
-    w.tiers->finish(no_deadline);
-    w.tree.release(lease, {}, ticking_us());
-  };
-  hit();
+  w.hit(tokens);
   CHECK(kept[0]->pages.empty());
-  hit();
+  w.hit(tokens);
   CHECK(pages_of(*kept[0], 0) == 8);
   CHECK(pages_of(*kept[0], 1) == 2);  // need(128) of W = 20, as the hit borrowed it.
 }
@@ -455,13 +456,7 @@ TEST_CASE("consistency case 1: what a tier refused is offered again at the next 
   REQUIRE(pages_of(*kept[0], 0) < 8);
   for (int hits = 0; pages_of(*kept[0], 0) < 8; ++hits) {
     REQUIRE(hits < 200);
-    const prefix_match m = w.tree.match(w.space, tokens);
-    auto lease = w.tree.pin(w.space, tokens, m, pin_extent::hit(m), ticking_us());
-    prefix_loan loan;
-    w.tiers->on_hit({w.start, tokens, w.links_of(tokens), {}},
-                    loan.lend(w.tree, lease, w.tree.options().windows));
-    w.tiers->finish(no_deadline);
-    w.tree.release(lease, {}, ticking_us());
+    w.hit(tokens);
   }
   CHECK(w.check_hit(tokens) == 128);
 }

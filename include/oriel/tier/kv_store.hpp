@@ -57,12 +57,14 @@ struct store_item {
   const page_identity* identity = nullptr;  ///< get, put; read until the item completes
   /// get: filled; put: read. Slice i of the record is layer i of the pool; a get may ask for some
   /// layers only, from first_slice on. Both the array and the bytes belong to the store until the
-  /// item completes, also if its deadline passed: that is what makes reuse of a page safe.
+  /// item completes, even where its deadline has passed: that is what makes reuse of a page safe.
+  /// Any completion, a late one too, gives them back. @pre not empty for get and put
   std::span<const std::span<std::byte>> slices = {};
   std::uint32_t first_slice = 0;
   page_owner owner = {};         ///< put, drop_*
-  std::uint64_t expires_us = 0;  ///< put: a miss from then on, by the store's clock; 0: never
-  std::uint64_t user = 0;        ///< comes back in the completion
+  std::uint64_t expires_us = 0;  ///< put: a miss from then on, by the store's clock; 0: never. A
+                                 ///< store that others share turns it into wall-clock time
+  std::uint64_t user = 0;  ///< comes back in the completion
 };
 
 enum class store_outcome : std::uint8_t {
@@ -123,11 +125,15 @@ struct store_fault {
 ///  - Of two puts of one key the later may win or be ignored: the bytes are the same by promise.
 ///  - A put that ended `done` is found by later gets until it is evicted, erased, dropped or
 ///    expired. Items of one submit, and of one after another, on the same key take effect in order.
-///  - `erase` and `drop_*` that ended `done` last: also over a restart.
+///  - `erase` and `drop_*` that ended `done` last: also over a restart. An erase of what is not
+///    there is `done` too. A drop takes effect after all items before it and before all after it.
+///  - A `sync` covers the puts before it, and what a process before this one left unsynced; a store
+///    that cannot know refuses it (EOPNOTSUPP), one that keeps nothing over its end says `done`.
 ///  - `poll(done)` makes progress, writes completions and returns how many. It never blocks.
 ///  - `wait(until_us)` blocks until a poll would return something, or until then, and returns
-///    which it was. With nothing pending it returns at once.
-///  - `pending()` items are neither completed nor polled.
+///    which it was; it may return false early if nothing but time can bring a completion. With
+///    nothing pending it returns at once.
+///  - `pending()` items were taken and not polled yet.
 ///  - The destructor waits for what still touches slices; it completes nothing.
 ///
 /// Models: `memory_store`, `segment_store`, `redis_store`, `sharded_store`.

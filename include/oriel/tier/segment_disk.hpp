@@ -43,17 +43,20 @@ struct disk_file {
 
 /// Files named by number, in one place that has one owner.
 ///
-///  - `list()` tells what is there; `create(file, bytes)` makes one that reads as zeros or as an
-///  end
-///    of file where nothing was written, and whose name survives a loss of power once a later sync
-///    of it completed; `remove(file)` deletes one, for good once `sync_names()` returned;
-///    @pre nothing is in flight on it.
+///  - `list()` tells what is there, in ascending order. `create(file, bytes)` makes a file that,
+///    where nothing was written, reads as zeros or as an end of file, and whose name survives a
+///    loss of power once a later sync of it completed. `remove(file)` deletes one, for good once
+///    `sync_names()` returned. @pre nothing is in flight on it
+///  - `create` of a file that is there fails (EEXIST), `remove` of one that is not (ENOENT); a
+///  request
+///    on a file that is not there completes with ENOENT. No room (ENOSPC) may show at `create` or
+///    at a write.
 ///  - `submit` takes requests in order as far as there is room and returns how many. Requests in
 ///    flight together may happen in any order. Short transfers are continued inside; a read beyond
-///    the end of a file fails with EIO's sibling ENODATA.
+///    the end of a file fails with ENODATA.
 ///  - A write that completed survives the end of the process; a loss of power only after a sync of
 ///    its file that was submitted later and completed with 0. After a failed sync nothing that it
-///    covered may be trusted.
+///    covered may be trusted, and every later sync of the file fails until it is removed.
 ///  - `poll`, `wait`: as in kv_store.hpp. `in_flight()` requests have not been polled.
 ///  - `read_small` / `write_small`: whole small files by name (the snapshot), synchronous, replaced
 ///    atomically; for opening and closing.

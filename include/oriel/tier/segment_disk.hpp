@@ -47,10 +47,8 @@ struct disk_file {
 ///    where nothing was written, reads as zeros or as an end of file, and whose name survives a
 ///    loss of power once a later sync of it completed. `remove(file)` deletes one, for good once
 ///    `sync_names()` returned. @pre nothing is in flight on it
-///  - `create` of a file that is there fails (EEXIST), `remove` of one that is not (ENOENT); a
-///  request
-///    on a file that is not there completes with ENOENT. No room (ENOSPC) may show at `create` or
-///    at a write.
+///  - `create` of a file that is there fails (EEXIST), `remove` of a missing one too (ENOENT); a
+///    request on one completes with ENOENT. No room (ENOSPC) may show at `create` or at a write.
 ///  - `submit` takes requests in order as far as there is room and returns how many. Requests in
 ///    flight together may happen in any order. Short transfers are continued inside; a read beyond
 ///    the end of a file fails with ENODATA.

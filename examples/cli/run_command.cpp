@@ -6,6 +6,7 @@
 
 #include <oriel/core/thread_pool.hpp>
 #include <oriel/request/request.hpp>
+#include <oriel/tier/numa_memory.hpp>
 
 #include <engine/chat_format.hpp>
 #include <engine/checkpoint.hpp>
@@ -81,6 +82,7 @@ struct outcome {
   engine::kv_usage kv;  // held in the last step
   double stall_ms = 0;  // nothing could be computed while tiers were waited for
   tier_counters moved;  // between pools and tiers, during the request; copies may end later
+  std::array<store_stats, tier_roles> tiers = {};  // what they hold then
 };
 
 double ms_between(std::chrono::steady_clock::time_point a,
@@ -292,6 +294,23 @@ std::array<std::uint32_t, 1 + tier_roles> hits_of(const engine::request_usage& u
   return hits;
 }
 
+/// What each tier holds, and how long what it evicted had been there.
+nlohmann::ordered_json held_by_tier(const std::array<store_stats, tier_roles>& tiers) {
+  nlohmann::ordered_json held;
+  for (std::size_t role = 0; role < tier_roles; ++role) {
+    const store_stats& s = tiers[role];
+    const double age_s = s.evicted_pages == 0 ? 0.0
+                                              : 1e-6 * static_cast<double>(s.evicted_age_us_sum) /
+                                                    static_cast<double>(s.evicted_pages);
+    held[name_of(static_cast<tier_role>(role))] = {{"pages", s.pages},
+                                                   {"used_bytes", s.used_bytes},
+                                                   {"evicted_pages", s.evicted_pages},
+                                                   {"mean_age_at_eviction_s", age_s},
+                                                   {"health", name_of(s.health)}};
+  }
+  return held;
+}
+
 nlohmann::ordered_json by_tier(const std::array<std::uint64_t, tier_roles>& counts) {
   return {{"host", counts[0]}, {"disk", counts[1]}, {"remote", counts[2]}};
 }
@@ -314,6 +333,7 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
       {"fetched_bytes", by_tier(result.moved.fetched_bytes)},
       {"copied_bytes", by_tier(result.moved.copied_bytes)},
       {"stall_ms", result.stall_ms},
+      {"tiers", held_by_tier(result.tiers)},
       {"finish_reason", name_of(result.finish)},
       {"prefill_ms", result.prefill_ms},
       {"decode_ms", result.decode_ms},
@@ -372,6 +392,12 @@ std::vector<tier> tiers_of(const tier_options& o,
                            const engine::engine_options& options,
                            dtype kv) {
   constexpr double gib = 1024.0 * 1024.0 * 1024.0;
+  if (o.host_gib != 0.0 && numa_balancing_is_on()) {
+    note(
+        "warning: the kernel moves pages between memory nodes (numa_balancing), which stalls "
+        "copies; "
+        "echo 0 > /proc/sys/kernel/numa_balancing\n");
+  }
   const engine::tier_choice choice{.host_bytes = static_cast<std::uint64_t>(o.host_gib * gib),
                                    .disk_folder = o.disk_folder,
                                    .disk_bytes = static_cast<std::uint64_t>(o.disk_gib * gib),
@@ -391,6 +417,9 @@ void end_copies(engine::engine& engine, outcome& result) {
   tiers.finish(engine::steady_now_us() + moment_us);
   for (std::size_t role = 0; role < tier_roles; ++role) {
     result.moved.copied_bytes[role] += tiers.counters().copied_bytes[role] - before[role];
+  }
+  for (const tier& t : tiers.tiers()) {
+    result.tiers[static_cast<std::size_t>(t.role)] = t.store.stats();
   }
 }
 

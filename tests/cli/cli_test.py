@@ -65,7 +65,7 @@ class Run(unittest.TestCase):
         self.assertEqual(
             list(answer),
             ["text", "tokens", "prompt_tokens", "completion_tokens", "cached_tokens", "healed_tokens", "computed_tokens",
-             "hits", "fetched_bytes", "copied_bytes", "stall_ms", "finish_reason", "prefill_ms", "decode_ms", "kv_bytes",
+             "hits", "fetched_bytes", "copied_bytes", "stall_ms", "tiers", "finish_reason", "prefill_ms", "decode_ms", "kv_bytes",
              "kv_bytes_uniform"])
         self.assertEqual(len(answer["tokens"]), answer["completion_tokens"])
         self.assertGreater(answer["kv_bytes"], 0)

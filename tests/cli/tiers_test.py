@@ -62,6 +62,8 @@ class Tiers(unittest.TestCase):
         self.assertGreater(found[5]["hits"]["host"], 0)
         self.assertGreater(found[5]["fetched_bytes"]["host"], 0)
         self.assertGreater(found[0]["copied_bytes"]["host"], 0)
+        self.assertGreater(found[5]["tiers"]["host"]["pages"], 0)
+        self.assertEqual(found[5]["tiers"]["host"]["health"], "healthy")
 
     def test_a_folder_outlives_the_program(self):
         self.check(answers("--disk-cache", self.folder))

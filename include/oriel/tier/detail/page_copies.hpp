@@ -5,6 +5,7 @@
 #pragma once
 
 #include <oriel/kv/page_layout.hpp>
+#include <oriel/kv/pool_plan.hpp>
 #include <oriel/prefix/events.hpp>
 #include <oriel/tier/detail/tier_queues.hpp>
 

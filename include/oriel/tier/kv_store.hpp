@@ -64,7 +64,7 @@ struct store_item {
   page_owner owner = {};         ///< put, drop_*
   std::uint64_t expires_us = 0;  ///< put: a miss from then on, by the store's clock; 0: never. A
                                  ///< store that others share turns it into wall-clock time
-  std::uint64_t user = 0;  ///< comes back in the completion
+  std::uint64_t user = 0;        ///< comes back in the completion
 };
 
 enum class store_outcome : std::uint8_t {

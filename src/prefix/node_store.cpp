@@ -199,17 +199,27 @@ walk_end node_store::walk(walk_end from,
     end.node = parents_[end.node];
   }
   while (end.pages < whole) {
-    std::uint32_t at = end.pages - nodes_[end.node].begin;
-    if (at == nodes_[end.node].pages) {
-      const token_id* next = tokens.data() + std::size_t{end.pages} * page;
-      const std::uint32_t child = chain.empty()
-                                      ? find_child(end.node, key_of(end.node, {next, page}), next)
-                                      : find_child(end.node, chain[end.pages].low, nullptr);
-      if (child == null_node) {
+    const std::uint32_t above = end.node;
+    std::uint32_t at = end.pages - nodes_[above].begin;
+    if (at == nodes_[above].pages) {
+      const std::uint32_t first = nodes_[above].first_child;
+      if (first == null_node) {
         break;
       }
-      end = {child, end.pages + 1};
-      at = 1;
+      const token_id* next = tokens.data() + std::size_t{end.pages} * page;
+      if (chain.empty() && nodes_[first].next_sibling == null_node) {
+        end.node = first;  // There is nothing to find: its tokens are compared below.
+        at = 0;
+      } else {
+        const std::uint32_t child = chain.empty()
+                                        ? find_child(above, key_of(above, {next, page}), next)
+                                        : find_child(above, chain[end.pages].low, nullptr);
+        if (child == null_node) {
+          break;
+        }
+        end = {child, end.pages + 1};
+        at = 1;
+      }
     }
     const tree_node& n = nodes_[end.node];
     const std::uint32_t most = std::min(n.pages - at, whole - end.pages);
@@ -218,6 +228,7 @@ walk_end node_store::walk(walk_end from,
                       : same_links(n, at, chain.data() + end.pages, most);
     end.pages += ORIEL_MUTANT(boundaries_at_node_ends) && at + same < n.pages ? 0 : same;
     if (at + same < n.pages) {
+      end.node = at + same == 0 ? above : end.node;  // Not even its first page.
       break;
     }
   }

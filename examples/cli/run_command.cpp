@@ -80,7 +80,7 @@ struct outcome {
   engine::request_usage usage;
   double prefill_ms = 0, decode_ms = 0;
   engine::kv_usage kv;  // held in the last step
-  double stall_ms = 0;  // nothing could be computed while tiers were waited for
+  double stall_ms = 0;  // computing waited for tiers
   tier_counters moved;  // between pools and tiers, during the request; copies may end later
   std::array<store_stats, tier_roles> tiers = {};  // what they hold then
 };

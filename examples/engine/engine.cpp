@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
+#include <numeric>
 #include <utility>
 
 namespace oriel::engine {
@@ -171,7 +173,9 @@ bool engine::preempt(request_id id) {
   if (found->lease) {
     cache_->publish(found->lease, found->kv, found->job.tokens, found->job.names, now_us_);
   }
+  abandon_fetch(*found);
   found->job.was_fetched = false;
+  found->job.whole_until_us = 0;
   queued_.push_front(std::move(found->job));  // The last that may throw.
   release(*found, {.ended = request_end::unknown, .expected_us = now_us_}, false);
   running_.erase(found);
@@ -193,18 +197,25 @@ std::span<const event> engine::step() {
   }
   compute();
   emit();
+  if (cache_) {
+    metrics_.stall_us.add(cache_->take_stall_us());
+  }
   return events_;
 }
 
 /// Admits queued requests in order of arrival while the longest form of the next one fits. Only who
-/// waits for a twin or for tiers is passed by others.
+/// waits for a twin or for tiers is passed by others; who waits for tiers starts when the rest of
+/// its pages comes in time for each layer.
 void engine::admit() {
   end_fetches();
   for (auto next = queued_.begin();
        next != queued_.end() && running_.size() < options_.sequences_max;) {
+    if (next->fetch) {
+      next = should_join(*next) && start_joined(*next) ? queued_.erase(next) : std::next(next);
+      continue;
+    }
     const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest_tokens(next->asked));
-    if (!next->fetch &&
-        promised_pages_ + late_pages() + pages > pools_.pool(full_pool).capacity()) {
+    if (promised_pages_ + late_pages() + pages > pools_.pool(full_pool).capacity()) {
       return;
     }
     if (next->wait && is_computing(*next->wait)) {
@@ -244,9 +255,10 @@ void engine::admit() {
 void engine::end_fetches() {
   for (work& job : queued_) {
     if (job.fetch && !cache_->tiers()->is_fetching(*job.fetch)) {
+      job.whole_until_us = cache_->tiers()->retry_until_us(*job.fetch);
+      job.was_fetched = job.whole_until_us == 0;
       job.fetched = cache_->tiers()->end_fetch(*job.fetch);
       job.fetch.reset();
-      job.was_fetched = true;
       promised_pages_ -= pools_.plan().pages_for(full_pool, longest_tokens(job.asked));
     }
   }
@@ -257,15 +269,13 @@ std::uint32_t engine::late_pages() const noexcept {
   return cache_ && cache_->tiers() != nullptr ? cache_->tiers()->late_pages(0) : 0;
 }
 
-/// A request asks the lower tiers once for what the device lacks of its prompt; so does one for all
-/// who share the prefix. The wait ends: a fetch has a deadline.
+/// A request asks the lower tiers once for what the device lacks of its prompt, and again for whole
+/// pages if a layer failed; so does one for all who share the prefix. The wait ends: a fetch has a
+/// deadline. @pre it does not fetch
 bool engine::must_wait_for_fetch(work& job, const reuse_decision& decision) {
   prefix_reuse::tiers_type* tiers = cache_->tiers();
   if (tiers == nullptr || job.was_fetched) {
     return false;
-  }
-  if (job.fetch) {
-    return true;
   }
   const std::size_t whole = (job.tokens.size() - 1) / options_.page_tokens * options_.page_tokens;
   if (decision.length == whole && !decision.heal) {
@@ -282,7 +292,7 @@ bool engine::must_wait_for_fetch(work& job, const reuse_decision& decision) {
   if (!tiers->can_fetch()) {
     return false;  // It computes in the meantime.
   }
-  job.fetch = cache_->begin_fetch(job.space, job.tokens, job.names, rates_);
+  job.fetch = cache_->begin_fetch(job.space, job.tokens, job.names, rates_, job.whole_until_us);
   promised_pages_ += pools_.plan().pages_for(full_pool, longest_tokens(job.asked));
   return true;
 }
@@ -295,7 +305,7 @@ bool engine::waits_for_twin(work& job, std::uint32_t reusable) const {
   job.wait.reset();
   std::uint32_t best = reusable;
   for (const sequence& s : running_) {
-    if (!s.lease || !(s.job.space == job.space)) {
+    if ((!s.lease && !s.gate) || !(s.job.space == job.space)) {
       continue;
     }
     const auto known = std::span(s.job.tokens).first(s.known_tokens);
@@ -303,7 +313,7 @@ bool engine::waits_for_twin(work& job, std::uint32_t reusable) const {
         std::ranges::mismatch(known, std::span(job.tokens).first(job.tokens.size() - 1));
     const auto common = static_cast<std::uint32_t>(fork.in1 - known.begin());
     const twin_wait wait{s.job.asked.id, common / options_.page_tokens * options_.page_tokens};
-    if (wait.tokens > best && s.kv.length() < wait.tokens && s.lease.full_tokens() < wait.tokens) {
+    if (wait.tokens > best && is_computing(s, wait) && s.lease.full_tokens() < wait.tokens) {
       best = wait.tokens;
       job.wait = wait;
     }
@@ -312,9 +322,97 @@ bool engine::waits_for_twin(work& job, std::uint32_t reusable) const {
 }
 
 bool engine::is_computing(const twin_wait& wait) const {
-  return std::ranges::any_of(running_, [&](const sequence& s) {
-    return s.job.asked.id == wait.twin && s.kv.length() < wait.tokens;
-  });
+  return std::ranges::any_of(running_, [&](const sequence& s) { return is_computing(s, wait); });
+}
+
+/// Who starts on pages that still come has nothing to show before they are there.
+bool engine::is_computing(const sequence& s, const twin_wait& wait) {
+  return s.job.asked.id == wait.twin && (s.gate || s.kv.length() < wait.tokens);
+}
+
+/// The step would hardly wait for the pages that a request still waits for: starting later would
+/// not end it sooner.
+bool engine::should_join(const work& job) {
+  constexpr double stall_share_max = 0.03;
+  prefix_reuse::tiers_type& tiers = *cache_->tiers();
+  if (!tiers.can_join(*job.fetch)) {
+    return false;
+  }
+  const std::uint32_t first = tiers.length_of(*job.fetch);
+  const std::uint64_t last =
+      std::min<std::uint64_t>(job.tokens.size(), std::uint64_t{first} + options_.chunk_tokens);
+  layer_seconds_.clear();
+  for (std::size_t layer = 0; layer < model_.layers.size(); ++layer) {
+    layer_seconds_.push_back(seconds_of(layer_flops(model_, layer, first, last), rates_));
+  }
+  const double step_s = std::accumulate(layer_seconds_.begin(), layer_seconds_.end(), 0.0);
+  return tiers.predict_stall_s(*job.fetch, layer_seconds_) <= stall_share_max * step_s;
+}
+
+/// Makes a sequence of a request whose prefix still comes, layer by layer. False: the system has no
+/// memory, and nothing changed.
+bool engine::start_joined(work& job) {
+  prefix_reuse::tiers_type& tiers = *cache_->tiers();
+  const std::uint32_t longest = longest_tokens(job.asked);
+  const borrowed_prefix lent = tiers.lend(*job.fetch);
+  const admission wanted{.tokens_now = lent.length, .tokens_max = longest, .prefix = lent};
+  const bool has_room = cache_->make_room(wanted, now_us_);
+  ORIEL_EXPECTS(has_room);  // See make_pools.
+  auto kv = pools_.try_admit(wanted);
+  if (!kv) {
+    return false;
+  }
+  job.tokens.reserve(std::size_t{longest} + 1);
+  auto gate = tiers.join(*job.fetch);
+  // The last that may throw. What was promised to the request that fetches is the sequence's now.
+  sequence& s = running_.emplace_back(std::move(job),
+                                      prefix_reuse::lease{},
+                                      std::nullopt,
+                                      std::move(*kv),
+                                      pools_.plan().pages_for(full_pool, longest),
+                                      now_us_);
+  s.gate = gate;
+  metrics_.requests_joined.add();
+  return true;
+}
+
+/// All that a sequence started on has come.
+void engine::end_join(sequence& s) {
+  const std::uint64_t before_us = cache_->tiers()->waits().stall_us;
+  s.lease = cache_->end_joined_fetch(
+      *s.job.fetch, s.job.space, s.kv, s.job.tokens, s.job.names, now_us_, s.job.fetched);
+  metrics_.stall_us.add(cache_->tiers()->waits().stall_us - before_us);
+  s.gate.reset();
+  s.job.fetch.reset();
+  s.job.was_fetched = true;
+  count_start(s, s.kv.lent_tokens());
+}
+
+/// A layer of what a sequence started on did not come: it never started. What came whole is the
+/// cache's; the request asks again for the rest, if there is time, and else computes it.
+void engine::cut_off(sequence& s) {
+  prefix_reuse::tiers_type& tiers = *cache_->tiers();
+  const std::uint64_t before_us = tiers.waits().stall_us;
+  s.job.whole_until_us = tiers.retry_until_us(*s.job.fetch);
+  s.job.was_fetched = s.job.whole_until_us == 0;
+  s.job.fetched = tiers.end_fetch(*s.job.fetch);
+  metrics_.stall_us.add(tiers.waits().stall_us - before_us);
+  s.gate.reset();
+  s.job.fetch.reset();
+  s.kv.release();
+  promised_pages_ -= s.promised_pages;
+  queued_.push_front(std::move(s.job));
+  s.has_left = true;
+  metrics_.requests_cut_off.add();
+}
+
+/// Nobody waits any more for what a sequence started on.
+void engine::abandon_fetch(sequence& s) noexcept {
+  if (s.gate) {
+    cache_->tiers()->cancel_fetch(*s.job.fetch);
+    s.gate.reset();
+    s.job.fetch.reset();
+  }
 }
 
 /// Makes a sequence of a request, or, if it fails or throws, changes nothing but what the cache
@@ -347,22 +445,27 @@ bool engine::start(work& job, const reuse_decision& decision) {
   sequence& s = running_.emplace_back(
       std::move(job), std::move(lease), std::move(heal), std::move(*kv), pages, now_us_);
   promised_pages_ += pages;
+  count_start(s, lent.length);
+  return true;
+}
+
+/// A sequence starts behind `length` cached tokens.
+void engine::count_start(sequence& s, std::uint32_t length) {
   work& started = s.job;
   const std::uint32_t before = started.usage.cached_tokens + started.usage.computed_tokens;
-  count_prompt(started, lent.length, &request_usage::cached_tokens);
+  count_prompt(started, length, &request_usage::cached_tokens);
   std::uint32_t newly_cached = started.usage.cached_tokens + started.usage.computed_tokens - before;
   for (std::size_t role = tier_roles; role-- > 0;) {
     const std::uint32_t tokens = std::min(newly_cached, std::exchange(started.fetched[role], 0u));
     started.usage.fetched_tokens[role] += tokens;
     newly_cached -= tokens;
   }
-  if (lent.heal) {
+  if (s.heal) {
     const std::uint32_t counted = started.usage.cached_tokens + started.usage.computed_tokens;
     const std::uint32_t healed = counted - std::min(counted, std::max(before, s.heal->safe_length));
     started.usage.healed_tokens += healed;
     metrics_.healed_tokens.add(healed);
   }
-  return true;
 }
 
 /// The first `end` prompt tokens have KV now: those that had none before come from `from`.
@@ -429,8 +532,8 @@ void engine::learn_rate(std::uint64_t took_us) {
   flop_count flops;
   std::size_t rows = 0;
   for (const step_rows& s : rows_) {
-    if (s.heal != nullptr) {
-      return;  // Not all rows in all layers.
+    if (s.heal != nullptr || s.gate) {
+      return;  // Not all rows in all layers, or it may have waited.
     }
     const auto count = static_cast<std::uint32_t>(s.tokens.size());
     flops += recompute_flops(model_, s.first_position, s.first_position + count);
@@ -468,7 +571,8 @@ void engine::add_to_batch(sequence& s) {
                    .first_position = first,
                    .tables = tables,
                    .logit_rows = first + s.rows == s.job.tokens.size() ? 1u : 0u,
-                   .heal = s.heal ? &*s.heal : nullptr});
+                   .heal = s.heal ? &*s.heal : nullptr,
+                   .gate = s.gate ? layer_gate_ref(*s.gate) : layer_gate_ref()});
   batch_.push_back(&s);
 }
 
@@ -484,6 +588,15 @@ void engine::emit() {
   sampled_rows_.clear();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
     sequence& s = *batch_[i];
+    if (runner_.is_cut_off(i)) {
+      if (rows_[i].logit_rows != 0) {  // Zeros, which keep their place.
+        sampled_rows_.push_back({.options = &s.job.asked.sampling, .position = 0});
+      }
+      continue;
+    }
+    if (s.gate) {
+      end_join(s);
+    }
     const std::uint32_t healed_end = s.kv.healing() ? s.kv.lent_tokens() : 0;
     metrics_.heal_rows.add(std::min(s.rows, healed_end - std::min(healed_end, s.kv.length())));
     s.kv.accept(s.rows);
@@ -504,13 +617,20 @@ void engine::emit() {
 
   std::size_t next = 0;
   for (std::size_t i = 0; i < batch_.size(); ++i) {
+    const std::size_t row = next;
+    next += rows_[i].logit_rows;
+    if (runner_.is_cut_off(i)) {
+      cut_off(*batch_[i]);
+      continue;
+    }
     if (rows_[i].logit_rows != 0) {
-      take_token(*batch_[i], sampled_[next++]);
+      take_token(*batch_[i], sampled_[row]);
     }
     end_step(*batch_[i]);
   }
-  std::erase_if(running_,
-                [](const sequence& s) { return s.job.stream.finished() != finish_reason::none; });
+  std::erase_if(running_, [](const sequence& s) {
+    return s.has_left || s.job.stream.finished() != finish_reason::none;
+  });
 }
 
 /// Appends the event of a new token; without one (the logits held no number), that of a failure.
@@ -550,6 +670,7 @@ void engine::end_step(sequence& s) {
 
 /// Takes the pages of a sequence that is about to go; the cache keeps them if it publishes them.
 void engine::release(sequence& s, const lease_end& end, bool publishes) {
+  abandon_fetch(s);
   if (s.lease) {
     if (publishes) {
       cache_->publish(s.lease, s.kv, s.job.tokens, s.job.names, now_us_);

@@ -86,7 +86,9 @@ struct engine_metrics {
   counter requests_failed;     ///< the logits held no number, or there was no memory
   counter requests_preempted;  ///< times that `preempt` took one back
   counter requests_waited;     ///< times that one waited for a twin to compute its prefix
-  counter stall_us;            ///< nothing could be computed while pages came from lower tiers
+  counter requests_joined;     ///< started while their prefix still came from lower tiers
+  counter requests_cut_off;    ///< of them, those whose prefix did not come: started again
+  counter stall_us;            ///< computing waited for pages that came from lower tiers
   histogram rows_per_step;
 };
 
@@ -168,6 +170,7 @@ class engine {
     tier_names names = {};
     std::optional<std::uint32_t> fetch = {};  // its number, while pages come from lower tiers
     bool was_fetched = false;                 // since it was queued
+    std::uint64_t whole_until_us = 0;  // not 0: it asks again, for whole pages (fetch_request)
     std::array<std::uint32_t, tier_roles> fetched = {};  // tokens, until it starts
   };
 
@@ -190,19 +193,28 @@ class engine {
     prefix_reuse::lease lease;
     std::optional<heal_plan> heal;
     pools::sequence_type kv;
-    std::uint32_t known_tokens;    // when it was admitted: from there on it decodes
-    std::uint32_t rows = 0;        // rows of the running step
-    std::uint64_t promised_pages;  // full pages of its longest form
+    std::uint32_t known_tokens;  // when it was admitted: from there on it decodes
+    std::uint32_t rows = 0;      // rows of the running step
+    std::optional<prefix_reuse::tiers_type::gate> gate = {};  // its prefix still comes, by layers
+    bool has_left = false;                                    // for the queue again
+    std::uint64_t promised_pages;                             // full pages of its longest form
     std::uint64_t started_us;
   };
 
   void admit();
   bool waits_for_twin(work& job, std::uint32_t reusable) const;
   [[nodiscard]] bool is_computing(const twin_wait& wait) const;
+  [[nodiscard]] static bool is_computing(const sequence& s, const twin_wait& wait);
   void end_fetches();
   [[nodiscard]] std::uint32_t late_pages() const noexcept;
   bool must_wait_for_fetch(work& job, const reuse_decision& decision);
   bool start(work& job, const reuse_decision& decision);
+  [[nodiscard]] bool should_join(const work& job);
+  bool start_joined(work& job);
+  void end_join(sequence& s);
+  void abandon_fetch(sequence& s) noexcept;
+  void count_start(sequence& s, std::uint32_t length);
+  void cut_off(sequence& s);
   void learn_rate(std::uint64_t took_us);
   void wait_for_tiers();
   void choose_rows();
@@ -227,10 +239,11 @@ class engine {
   request_limits limits_;
 
   std::deque<work> queued_;
-  std::list<sequence> running_;       // in order of arrival
-  std::uint64_t promised_pages_ = 0;  // to running sequences, and to requests that fetch
-  compute_rates rates_{5e10, 5e10};   // measured, for what it takes to compute instead of to fetch
-  std::uint64_t now_us_ = 0;          // when the running step began
+  std::list<sequence> running_;        // in order of arrival
+  std::uint64_t promised_pages_ = 0;   // to running sequences, and to requests that fetch
+  compute_rates rates_{5e10, 5e10};    // measured, for what it takes to compute instead of to fetch
+  std::uint64_t now_us_ = 0;           // when the running step began
+  std::vector<double> layer_seconds_;  // [layers], scratch
   std::vector<event> events_;
   engine_metrics metrics_;
   kv_usage step_usage_;

@@ -37,7 +37,11 @@ fetch_model fetch_model_of(const reuse_options& decisions, const pool_plan& plan
                     .healing = decisions.healing,
                     .windows = {},
                     .page_bytes = {},
-                    .may_heal = decisions.may_heal};
+                    .may_heal = decisions.may_heal,
+                    .layers = {}};
+  for (std::uint32_t layer = 0; layer < plan.layers(); ++layer) {
+    model.layers.push_back(plan.home(layer));
+  }
   for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
     model.page_bytes.push_back(plan.layout(pool_id{pool}).page_bytes());
     if (pool != 0) {
@@ -78,6 +82,7 @@ prefix_reuse::prefix_reuse(pools_type& pools,
                  .may_heal = options.heal},
       shape_(shape_of(pools.plan())),
       tree_(pools.all(), tree_options(pools.plan(), options), retention_of(options.retain)),
+      now_us_(options.now_us),
       missing_(pools.pools()) {
   if (!tiers.empty()) {
     tier_limits limits = options.tier_moves;
@@ -123,14 +128,42 @@ void prefix_reuse::name_pages(std::span<const token_id> tokens, tier_names& name
 std::uint32_t prefix_reuse::begin_fetch(const cache_namespace& space,
                                         std::span<const token_id> tokens,
                                         tier_names& names,
-                                        const compute_rates& rates) {
+                                        const compute_rates& rates,
+                                        std::uint64_t whole_until_us) {
   name_pages(tokens, names);
   return tiers_->begin_fetch({.space = space,
                               .start = names.start,
                               .tokens = {tokens.begin(), tokens.end()},
                               .links = names.links,
                               .owner = names.owner,
-                              .rates = rates});
+                              .rates = rates,
+                              .whole_until_us = whole_until_us});
+}
+
+prefix_reuse::lease prefix_reuse::end_joined_fetch(std::uint32_t fetch,
+                                                   const cache_namespace& space,
+                                                   sequence_type& kv,
+                                                   std::span<const token_id> tokens,
+                                                   tier_names& names,
+                                                   std::uint64_t now_us,
+                                                   std::array<std::uint32_t, tier_roles>& fetched) {
+  const std::uint32_t length = kv.lent_tokens();
+  fetched = tiers_->end_fetch(fetch);
+  const std::span<const token_id> lent = tokens.first(length);
+  const prefix_match found = tree_.match(space, tokens);
+  lease held = tree_.pin(space, tokens, found, {length, length}, now_us);
+  if (!held) {
+    return held;
+  }
+  ORIEL_EXPECTS(held.full_tokens() == length && held.window_tokens() == length);
+  const borrowed_prefix known = loan_.lend(tree_, held, tree_.options().windows);
+  for (std::uint32_t page = 0; page < known.full.size(); ++page) {
+    if (!(kv.full_pages()[page] == known.full[page])) {  // Somebody else published it meanwhile.
+      kv.switch_full_page(page, known.full[page]);
+    }
+  }
+  on_hit(lent, names, known);
+  return held;
 }
 
 void prefix_reuse::on_hit(std::span<const token_id> tokens,

@@ -19,11 +19,13 @@
 
 #include <engine/engine_options.hpp>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace oriel::engine {
@@ -113,13 +115,27 @@ class prefix_reuse {
   [[nodiscard]] std::uint32_t begin_fetch(const cache_namespace& space,
                                           std::span<const token_id> tokens,
                                           tier_names& names,
-                                          const compute_rates& rates);
+                                          const compute_rates& rates,
+                                          std::uint64_t whole_until_us);
+  /// A sequence computed behind the pages of a fetch while they came, and all came: ends the fetch
+  /// and leases what it started on, as a hit does. An empty lease: the tree is out of namespaces.
+  /// @param fetched  tokens that came into use, by role of their tier
+  [[nodiscard]] lease end_joined_fetch(std::uint32_t fetch,
+                                       const cache_namespace& space,
+                                       sequence_type& kv,
+                                       std::span<const token_id> tokens,
+                                       tier_names& names,
+                                       std::uint64_t now_us,
+                                       std::array<std::uint32_t, tier_roles>& fetched);
   /// A request resumes on what was lent to it.
   void on_hit(std::span<const token_id> tokens, tier_names& names, const borrowed_prefix& lent);
 
   void release(lease& held, const lease_end& end, std::uint64_t now_us) noexcept {
     tree_.release(held, end, now_us);
   }
+
+  /// Time that admissions and growth waited for copies of pages to end, since the last call.
+  [[nodiscard]] std::uint64_t take_stall_us() noexcept { return std::exchange(stall_us_, 0); }
 
   [[nodiscard]] tree_type& tree() noexcept { return tree_; }
   [[nodiscard]] const tree_type& tree() const noexcept { return tree_; }
@@ -134,8 +150,10 @@ class prefix_reuse {
       if (!tiers_ || tiers_->idle()) {
         return false;
       }
+      const std::uint64_t begin_us = now_us_();
       tiers_->wait(no_deadline);
       tiers_->turn();
+      stall_us_ += now_us_() - begin_us;
     }
     return true;
   }
@@ -147,6 +165,8 @@ class prefix_reuse {
   page_shape shape_;
   tree_type tree_;
   std::optional<tiers_type> tiers_;  // goes before the tree and the pools
+  std::uint64_t (*now_us_)();
+  std::uint64_t stall_us_ = 0;
   prefix_loan loan_;
   std::vector<std::uint32_t> missing_;  // [pools], scratch
 };

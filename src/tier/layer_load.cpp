@@ -122,6 +122,25 @@ void layer_load::cancel(std::uint64_t now_us) noexcept {
   }
 }
 
+void layer_load::give_up(std::uint64_t now_us) noexcept {
+  cancel(now_us);
+  for (progress& l : layers_) {
+    settle(l, layer_state::failed, now_us);
+  }
+}
+
+layer_counters& layer_counters::operator+=(const layer_counters& other) noexcept {
+  loads += other.loads;
+  failed_loads += other.failed_loads;
+  layers += other.layers;
+  late_layers += other.late_layers;
+  stall_us += other.stall_us;
+  lead_us += other.lead_us;
+  reads += other.reads;
+  bytes += other.bytes;
+  return *this;
+}
+
 void layer_meter::begin(const layer_plan& plan) {
   waits_.assign(plan.layers(), {});
   for (std::uint32_t l = 0; l < plan.layers(); ++l) {

@@ -93,7 +93,8 @@ struct tally {
   std::uint64_t preempted = 0, cancelled = 0, waited = 0;
   std::uint64_t evicted_full = 0, evicted_windows = 0;
   std::array<std::uint64_t, tier_roles> from_tier = {};  // requests that a tier brought pages for
-  std::uint64_t failed_pages = 0, late_fetches = 0;
+  std::uint64_t failed_reads = 0, late_fetches = 0;
+  std::uint64_t joined = 0, cut_off = 0;  // requests that started while their pages came
 };
 
 /// One engine and its requests; compares every row of logits as it comes.
@@ -298,8 +299,12 @@ class life final : public logits_observer {
     const runner_counts& rows = engine_.rows_computed();
     CHECK(m.cached_tokens.value() == cached_);
     counts_.waited += m.requests_waited.value();
+    counts_.joined += m.requests_joined.value();
+    counts_.cut_off += m.requests_cut_off.value();
     if (!disturbs_) {
       CHECK(rows.heal_layer_rows == heal_layer_rows_);
+    }
+    if (!disturbs_ && m.requests_cut_off.value() == 0) {  // Else some rows end in some layer.
       CHECK(rows.layer_rows == heal_layer_rows_ + (m.rows_per_step.sum() - m.heal_rows.value()) *
                                                       books_.model.layers.size());
     }
@@ -317,8 +322,8 @@ class life final : public logits_observer {
         CHECK(tiers->copies_under_way() == 0);
         CHECK(tiers->fetches() == 0);
         counts_.late_fetches += tiers->counters().fetches_late;
-        for (const std::uint64_t failed : tiers->counters().failed_pages) {
-          counts_.failed_pages += failed;
+        for (const std::uint64_t failed : tiers->counters().failed_reads) {
+          counts_.failed_reads += failed;
         }
       }
       CHECK(engine_.cache()->tree().leases() == 0);
@@ -379,8 +384,8 @@ tally check_exact(library& books,
                    << t.preempted << ", cancelled " << t.cancelled << ", waits " << t.waited
                    << ", evicted " << t.evicted_full << " + " << t.evicted_windows
                    << ", from tiers " << t.from_tier[0] << " + " << t.from_tier[1] << " + "
-                   << t.from_tier[2] << ", pages failed " << t.failed_pages << ", late "
-                   << t.late_fetches);
+                   << t.from_tier[2] << ", reads failed " << t.failed_reads << ", late "
+                   << t.late_fetches << ", joined " << t.joined << ", cut off " << t.cut_off);
   if (t.requests < 400) {
     return t;  // A sanitizer's share is too small to hold every sort.
   }
@@ -475,8 +480,10 @@ TEST_CASE("reuse is exact: through tiers that outlive the engine and fail now an
     for (const std::uint64_t requests : t.from_tier) {
       CHECK(200 * requests >= t.requests);
     }
-    CHECK(t.failed_pages >= 20);
+    CHECK(t.failed_reads >= 20);
     CHECK(t.late_fetches >= 2);
+    CHECK(t.joined >= 50);
+    CHECK(t.cut_off >= 5);
   }
 }
 

@@ -37,6 +37,7 @@ struct plain_faults {
   std::uint32_t turns_max = 3;  ///< polls until an item completes, at most
   std::uint32_t stuck_polls = 40;
   std::uint32_t queue_max = 1000;  ///< items at once
+  bool only_gets_stick = false;
 };
 
 class plain_store {
@@ -47,7 +48,8 @@ class plain_store {
   std::size_t submit(std::span<const oriel::store_item> items, std::uint64_t) {
     std::size_t taken = 0;
     for (; taken < items.size() && queue_.size() < faults_.queue_max; ++taken) {
-      const bool stuck = chance(faults_.stuck);
+      const bool may_stick = !faults_.only_gets_stick || items[taken].op == oriel::store_op::get;
+      const bool stuck = may_stick && chance(faults_.stuck);
       queue_.push_back(
           {items[taken],
            polls_ + draw_.next_below(faults_.turns_max + 1) + (stuck ? faults_.stuck_polls : 0)});

@@ -12,6 +12,7 @@
 ///                                   fetch to here, or to T and heal
 #pragma once
 
+#include <oriel/kv/pool_plan.hpp>
 #include <oriel/model/cost.hpp>
 #include <oriel/model/geometry.hpp>
 #include <oriel/prefix/heal.hpp>
@@ -47,6 +48,9 @@ struct fetch_model {
   std::vector<std::uint32_t> windows;     ///< [window kinds] window_tokens
   std::vector<std::uint64_t> page_bytes;  ///< [pools]
   bool may_heal = true;
+  /// Home of each layer, in the order of compute: then pages up to a window-safe boundary come
+  /// layer by layer. None: pages come whole.
+  std::vector<layer_home> layers = {};
 };
 
 enum class fetch_way : std::uint8_t {

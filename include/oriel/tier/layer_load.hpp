@@ -52,6 +52,9 @@ class layer_load {
   bool on_completion(const store_completion& c, std::uint64_t now_us) noexcept;
   /// Hands out no more; layers that lack something fail. O(reads that were not handed out).
   void cancel(std::uint64_t now_us) noexcept;
+  /// The same, and waits for nothing that stores have: every layer that is not ready fails now. Its
+  /// pages are held as before. O(layers + reads that were not handed out).
+  void give_up(std::uint64_t now_us) noexcept;
 
   /// No store has anything of it, and none will.
   [[nodiscard]] bool is_over() const noexcept { return in_stores_ == 0 && next_ == end_; }
@@ -123,6 +126,8 @@ struct layer_counters {
   std::uint64_t stall_us = 0;      ///< compute waited, in all
   std::uint64_t lead_us = 0;       ///< ready before they were asked for, summed over layers
   std::uint64_t reads = 0, bytes = 0;
+
+  layer_counters& operator+=(const layer_counters& other) noexcept;
 };
 
 /// Keeps the times of one step and the counters of all. Used by loaders; no thread safety.

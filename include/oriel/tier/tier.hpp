@@ -6,6 +6,7 @@
 
 #include <oriel/tier/any_store.hpp>
 #include <oriel/tier/fetch_plan.hpp>
+#include <oriel/tier/layer_plan.hpp>
 
 #include <array>
 #include <cstddef>
@@ -51,14 +52,16 @@ struct tier_limits {
   std::uint32_t selective_hits = 2;            ///< of placement::selective
   std::uint64_t touch_period_us = 60'000'000;  ///< how often a prefix in use is touched below
   std::uint64_t ttl_us = 0;                    ///< of every page put; 0: none
+  layer_load_options layers = {};  ///< of pages that come layer by layer; user_base is not used
 };
 
 /// What moved, by role of the tier; counts since construction.
 struct tier_counters {
-  std::array<std::uint64_t, tier_roles> fetched_pages = {};  ///< of all pools, into the device
+  /// Gets into the device that brought their bytes: of whole pages, or of some layers of one.
+  std::array<std::uint64_t, tier_roles> fetched_reads = {};
   std::array<std::uint64_t, tier_roles> fetched_bytes = {};
   std::array<std::uint64_t, tier_roles> fetched_tokens = {};  ///< full pages that came into use
-  std::array<std::uint64_t, tier_roles> failed_pages = {};    ///< asked for, and not got
+  std::array<std::uint64_t, tier_roles> failed_reads = {};    ///< asked for, and not got
   std::array<std::uint64_t, tier_roles> copied_pages = {};    ///< acknowledged
   std::array<std::uint64_t, tier_roles> copied_bytes = {};
   std::array<std::uint64_t, tier_roles> refused_copies = {};  ///< the store said no

@@ -32,6 +32,7 @@
 #pragma once
 
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/prefix/prefix_cache.hpp>
 #include <oriel/tier/detail/page_copies.hpp>
 #include <oriel/tier/detail/prefix_fetch.hpp>
@@ -66,6 +67,8 @@ struct tiered_sequence {
 ///                page, with write_back 68. A fetch holds its prompt; a copy its tokens and slices.
 template <prefix_cache Cache, class Pools>
 class tiered_prefix {
+  using fetch_type = detail::prefix_fetch<Cache, Pools>;
+
  public:
   /// @param tiers  faster first; at most 8
   /// @pre   limits.now_us != nullptr
@@ -241,6 +244,7 @@ class tiered_prefix {
       fetched_by_ = f;
       tokens = f->publish();
     }
+    waits_ += f->waits();
     drop_over();
     return tokens;
   }
@@ -248,25 +252,67 @@ class tiered_prefix {
   /// Nobody wants it any more.
   void cancel_fetch(std::uint32_t id) noexcept {
     if (fetch_type* f = find(id); f != nullptr) {
+      waits_ += f->waits();
       f->end();
       drop_over();
     }
   }
 
+  // --- Up, while a step computes -----------------------------------------------------------------
+
+  /// What a forward pass asks for the layers of a joined fetch. It copies; the fetch must not have
+  /// ended.
+  class gate {
+   public:
+    /// Blocks until the layer's KV is there; false: it does not come (see layer_gate).
+    bool wait(std::uint32_t layer) { return tiers_->wait_for_layer(*fetch_, layer); }
+
+   private:
+    friend tiered_prefix;
+    gate(tiered_prefix& tiers, fetch_type& fetch) noexcept : tiers_(&tiers), fetch_(&fetch) {}
+    tiered_prefix* tiers_;
+    fetch_type* fetch_;
+  };
+
+  /// Pages come layer by layer, none has failed and some are missing: a step may join.
+  [[nodiscard]] bool can_join(std::uint32_t id) noexcept {
+    const fetch_type* f = find(id);
+    return f != nullptr && f->is_arriving();
+  }
+  /// Tokens that it would start behind. @pre can_join(id)
+  [[nodiscard]] std::uint32_t length_of(std::uint32_t id) noexcept { return find(id)->length(); }
+  /// Seconds that it would wait if it started now, at the rates that are known. O(layers).
+  /// @param layer_seconds  [layers] of its compute @pre can_join(id)
+  [[nodiscard]] double predict_stall_s(std::uint32_t id,
+                                       std::span<const double> layer_seconds) noexcept {
+    return find(id)->predicted_stall_s(layer_seconds);
+  }
+  /// The pages of a fetch for a sequence that takes references of its own: it starts on them before
+  /// they are filled, and reads a layer of them only behind the gate. Valid until the next call.
+  /// @pre can_join(id) @throws std::bad_alloc
+  [[nodiscard]] borrowed_prefix lend(std::uint32_t id) { return find(id)->lend(); }
+  /// The gate of a step that starts on what was lent. Afterwards end_fetch, as without: if the gate
+  /// was passed in all layers, all has come. @throws std::bad_alloc
+  [[nodiscard]] gate join(std::uint32_t id) {
+    fetch_type* f = find(id);
+    ORIEL_EXPECTS(f != nullptr);
+    f->join();
+    return gate(*this, *f);
+  }
+  /// A fetch failed in a layer early enough to fetch what is whole once more: its
+  /// fetch_request::whole_until_us. Else 0. Ask before it ends.
+  [[nodiscard]] std::uint64_t retry_until_us(std::uint32_t id) noexcept {
+    const fetch_type* f = find(id);
+    return f == nullptr ? 0 : f->retry_until_us();
+  }
+  /// What joined steps saw of their layers.
+  [[nodiscard]] const layer_counters& waits() const noexcept { return waits_; }
+
   // --- Both --------------------------------------------------------------------------------------
 
   /// Takes in what the stores have done, and goes on. Never blocks. @throws std::bad_alloc
   void turn() {
-    queues_.turn([&](std::uint8_t tier, const store_completion& c) {
-      const auto tag = detail::errand_tag::unpacked(c.user);
-      if (tag.errand == detail::tier_errand::copy) {
-        on_answer(tier, copies_.on_completion(tier, tag.number, c));
-      } else if (tag.errand != detail::tier_errand::other) {
-        fetch_type* f = find(tag.number);
-        ORIEL_EXPECTS(f != nullptr);  // It is kept until its last item is back.
-        f->on_completion(tier, tag, c);
-      }
-    });
+    take_in();
     for (fetch_type& f : fetches_) {
       f.turn();
     }
@@ -330,8 +376,6 @@ class tiered_prefix {
   [[nodiscard]] std::span<const tier> tiers() const noexcept { return queues_.tiers(); }
 
  private:
-  using fetch_type = detail::prefix_fetch<Cache, Pools>;
-
   /// What a removed page does not say of itself.
   struct origin {
     page_digest link;
@@ -345,6 +389,40 @@ class tiered_prefix {
   struct touched {
     std::uint64_t prefix = 0, at_us = 0;
   };
+
+  /// What the stores have done. Starts nothing but what is queued.
+  void take_in() {
+    queues_.turn([&](std::uint8_t tier, const store_completion& c) {
+      const auto tag = detail::errand_tag::unpacked(c.user);
+      if (tag.errand == detail::tier_errand::copy) {
+        on_answer(tier, copies_.on_completion(tier, tag.number, c));
+      } else if (tag.errand != detail::tier_errand::other) {
+        fetch_type* f = find(tag.number);
+        ORIEL_EXPECTS(f != nullptr);  // It is kept until its last item is back.
+        f->on_completion(tier, tag, c);
+      }
+    });
+  }
+
+  /// In the middle of a forward pass: neither pools nor tree change but for what stores let go of.
+  bool wait_for_layer(fetch_type& f, std::uint32_t layer) {
+    f.hand_out();
+    take_in();
+    const std::uint64_t asked_us = limits_.now_us();
+    std::uint64_t now_us = asked_us;
+    while (f.state_of(layer) == layer_state::loading && !ORIEL_MUTANT(joined_gate_does_not_wait)) {
+      if (now_us >= f.deadline_us()) {
+        f.give_up();
+        break;
+      }
+      queues_.wait(now_us, f.deadline_us());
+      f.hand_out();
+      take_in();
+      now_us = limits_.now_us();
+    }
+    f.pass(layer, asked_us, now_us);
+    return f.state_of(layer) == layer_state::ready || ORIEL_MUTANT(joined_gate_does_not_wait);
+  }
 
   /// What a tier refused may be offered again.
   void on_answer(std::uint8_t tier, const typename detail::page_copies<Pools>::answer& told) {
@@ -452,6 +530,7 @@ class tiered_prefix {
   std::uint32_t next_fetch_ = 0;
   std::uint32_t through_ = 0, selective_ = 0, back_ = 0;  // tiers, as bits
   const tiered_sequence* publishing_ = nullptr;
+  layer_counters waits_;
   const fetch_type* fetched_by_ = nullptr;        // whose pages are being published
   std::vector<std::vector<std::uint8_t>> known_;  // [pools][pages]: tiers that were given it
   std::vector<std::uint8_t> hits_;                // [full pages], if some tier is selective

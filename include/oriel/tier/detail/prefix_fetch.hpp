@@ -6,7 +6,9 @@
 ///     looking    each tier in turn is asked for what the faster ones do not have; first for one
 ///     page,
 ///                since most prompts that the device does not know are known nowhere
-///     moving     pages are allocated and filled; what fails is a hole
+///     moving     pages are allocated and filled: whole, and what fails is a hole; or layer by
+///     layer,
+///                and a step may join, that computes while they come
 ///     ended      published up to the first hole, or cancelled; pages whose stores still write
 ///                into them are kept until they let go
 ///
@@ -15,14 +17,16 @@
 
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
+#include <oriel/kv/sequence_kv.hpp>
 #include <oriel/prefix/prefix_cache.hpp>
 #include <oriel/prefix/sequence_prefix.hpp>
-#include <oriel/tier/detail/page_copies.hpp>
+#include <oriel/tier/detail/arriving_pages.hpp>
 #include <oriel/tier/detail/tier_queues.hpp>
 #include <oriel/tier/fetch_plan.hpp>
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -38,6 +42,9 @@ struct fetch_request {
   std::vector<page_digest> links;  ///< of its whole pages
   page_owner owner = {};
   compute_rates rates = {};  ///< of this engine, now
+  /// Not 0: pages come whole, so that one that fails costs those behind it alone, and no step can
+  /// join; and nothing is waited for after this time.
+  std::uint64_t whole_until_us = 0;
 };
 
 }  // namespace oriel
@@ -65,7 +72,8 @@ class prefix_fetch {
         counters_(counters),
         id_(id),
         request_(std::move(request)),
-        device_(cache_.match(request_.space, request_.tokens)) {
+        device_(cache_.match(request_.space, request_.tokens)),
+        arriving_(pools) {
     const auto pages = static_cast<std::uint32_t>(request_.links.size());
     coverage_.full.assign(pages, no_tier);
     coverage_.windows.assign(model_.windows.size(), std::vector<std::uint8_t>(pages, no_tier));
@@ -78,6 +86,9 @@ class prefix_fetch {
                                       static_cast<double>(limits_.fetch_us_max));
     const std::uint64_t now_us = limits_.now_us();
     deadline_us_ = now_us + static_cast<std::uint64_t>(wait_us);
+    if (request_.whole_until_us != 0) {
+      deadline_us_ = std::min(deadline_us_, request_.whole_until_us);
+    }
     look_until_us_ = now_us + static_cast<std::uint64_t>(wait_us) / 2;
   }
   prefix_fetch(const prefix_fetch&) = delete;
@@ -87,7 +98,7 @@ class prefix_fetch {
   [[nodiscard]] const fetch_request& request() const noexcept { return request_; }
   /// Pages may still come.
   [[nodiscard]] bool is_busy() const noexcept {
-    return state_ == state::looking || (state_ == state::moving && unanswered_ != 0);
+    return state_ == state::looking || (state_ == state::moving && arriving_.waiting() != 0);
   }
   [[nodiscard]] bool has_ended() const noexcept { return state_ == state::ended; }
   /// It has ended and no store refers to its pages.
@@ -101,28 +112,21 @@ class prefix_fetch {
 
   void on_completion(std::uint8_t tier, const errand_tag& tag, const store_completion& c) noexcept {
     --in_stores_;
-    const bool came = c.outcome == store_outcome::done || ORIEL_MUTANT(failed_fetch_is_published);
     if (tag.errand == tier_errand::look_up) {
       if (state_ == state::looking) {
         unanswered_ -= unanswered_ != 0;
-        if (came) {
+        if (c.outcome == store_outcome::done) {
           entry(tag.item) = tier;
         }
       }
       return;
     }
-    moving& m = moving_[tag.item];
+    const bool came = arriving_.on_completion(tag.item, c, limits_.now_us());
     const auto role = static_cast<std::size_t>(queues_.tiers()[tier].role);
-    ++(came ? counters_.fetched_pages : counters_.failed_pages)[role];
+    ++(came ? counters_.fetched_reads : counters_.failed_reads)[role];
     counters_.fetched_bytes[role] += came ? c.bytes : 0;
-    m.state = came ? page_state::filled : page_state::hole;
-    if (state_ == state::ended) {  // Nobody waited for it.
-      pools_.pool(pool_id{m.pool}).release(m.handle);
-      m.state = page_state::released;
-      return;
-    }
     moved_bytes_ += came ? c.bytes : 0;
-    if (unanswered_ != 0 && --unanswered_ == 0) {
+    if (state_ == state::moving && arriving_.waiting() == 0) {
       learn_rate(tier);
     }
   }
@@ -138,9 +142,11 @@ class prefix_fetch {
     if (state_ == state::looking && unanswered_ == 0) {
       look_on();
     }
-    if (state_ == state::moving && unanswered_ != 0 && limits_.now_us() >= deadline_us_) {
-      ++counters_.fetches_late;
-      unanswered_ = 0;
+    if (state_ == state::moving) {
+      hand_out();
+    }
+    if (state_ == state::moving && arriving_.waiting() != 0 && limits_.now_us() >= deadline_us_) {
+      give_up();
     }
   }
 
@@ -148,21 +154,20 @@ class prefix_fetch {
   /// came into use, by role of their tier. @throws std::bad_alloc
   std::array<std::uint32_t, tier_roles> publish() {
     std::array<std::uint32_t, tier_roles> tokens = {};
-    if (state_ == state::moving && lease_ && !moving_.empty()) {
+    if (state_ == state::moving && lease_ && !arriving_.empty()) {
       const std::uint32_t size = model_.healing.page_size;
-      const std::uint32_t end = first_hole();
+      const std::uint32_t end = arriving_.first_hole(plan_.full.end);
       const std::uint32_t first = std::min(plan_.full.first, end);
       std::vector<page_handle> full;
+      arriving_.handles_of(0, end, full);
+      for (std::uint32_t page = first; page < end; ++page) {
+        tokens[static_cast<std::size_t>(queues_.tiers()[coverage_.full[page]].role)] += size;
+      }
       std::vector<std::vector<page_handle>> windows(model_.windows.size());
       std::vector<window_page_span> spans(model_.windows.size());
-      for (const moving& m : moving_) {
-        if (m.pool == 0 && m.page < end) {
-          full.push_back(m.handle);
-          tokens[static_cast<std::size_t>(queues_.tiers()[coverage_.full[m.page]].role)] += size;
-        }
-      }
       for (std::uint32_t kind = 0; kind < windows.size(); ++kind) {
-        spans[kind] = arrived_windows(kind, end, windows[kind]);
+        spans[kind] =
+            arriving_.windows_behind_holes(kind + 1, plan_.windows[kind].first, end, windows[kind]);
       }
       auto fresh = cache_.reserve({.first_page = first, .full = full, .windows = spans});
       cache_.commit(lease_, fresh, request_.tokens, limits_.now_us());
@@ -176,14 +181,80 @@ class prefix_fetch {
     return tokens;
   }
 
+  // --- A step that computes while the pages come ------------------------------------------------
+
+  /// Its pages are on their way layer by layer, none has failed, and some may still come.
+  [[nodiscard]] bool is_arriving() const noexcept {
+    return state_ == state::moving && arriving_.load() != nullptr && !arriving_.has_failed() &&
+           arriving_.waiting() != 0;
+  }
+  /// A layer did not come and there is time to fetch whole pages: until then. Else 0.
+  [[nodiscard]] std::uint64_t retry_until_us() const noexcept {
+    const bool has_time = limits_.now_us() < deadline_us_ || ORIEL_MUTANT(late_fetch_is_retried);
+    return arriving_.has_failed() && has_time ? deadline_us_ : 0;
+  }
+  /// Tokens that a step may start behind. @pre is_arriving()
+  [[nodiscard]] std::uint32_t length() const noexcept { return plan_.length; }
+  /// Seconds that a step which starts now would wait, at the rate that is expected.
+  /// @pre is_arriving() @param layer_seconds  [layers]
+  [[nodiscard]] double predicted_stall_s(std::span<const double> layer_seconds) const noexcept {
+    transfer_rates slowest{.bytes_per_s = 1e30};
+    for (std::size_t t = 0; t < queues_.tiers().size(); ++t) {
+      const transfer_rates& rates = queues_.tiers()[t].rates;
+      if ((from_tiers_ >> t & 1u) != 0 && rates.bytes_per_s < slowest.bytes_per_s) {
+        slowest = rates;
+      }
+    }
+    const std::uint64_t done = arriving_.load()->done_bytes();
+    const double lead_s =
+        done == 0 ? 0.0 : slowest.latency_s + static_cast<double>(done) / slowest.bytes_per_s;
+    return predict_stall(arriving_.load()->plan().arrival_bytes, layer_seconds, slowest, lead_s);
+  }
+  /// What a sequence starts on: the device's own pages, and those that come. Valid until the next
+  /// call. @pre is_arriving() @throws std::bad_alloc
+  [[nodiscard]] borrowed_prefix lend() {
+    cache_.borrow(lease_, own_);
+    lent_full_.clear();
+    if (!ORIEL_MUTANT(lent_prefix_forgets_the_device)) {
+      lent_full_.assign(own_.full.begin(), own_.full.end());
+    }
+    arriving_.handles_of(0, plan_.full.end, lent_full_);
+    lent_windows_.resize(plan_.windows.size());
+    window_spans_.clear();
+    for (std::uint32_t kind = 0; kind < lent_windows_.size(); ++kind) {
+      lent_windows_[kind].clear();
+      arriving_.handles_of(kind + 1, plan_.full.end, lent_windows_[kind]);
+      window_spans_.emplace_back(lent_windows_[kind]);
+    }
+    return {.length = plan_.length, .full = lent_full_, .windows = window_spans_};
+  }
+  /// The step asks for layers from now on.
+  void join() { meter_.begin(arriving_.load()->plan()); }
+  [[nodiscard]] layer_state state_of(std::uint32_t layer) const noexcept {
+    return arriving_.load()->state(layer);
+  }
+  /// The step passed a layer. @pre state_of(layer) != loading
+  void pass(std::uint32_t layer, std::uint64_t asked_us, std::uint64_t passed_us) noexcept {
+    meter_.pass(*arriving_.load(), layer, asked_us, passed_us);
+  }
+  [[nodiscard]] std::uint64_t deadline_us() const noexcept { return deadline_us_; }
+  /// What has not come by now is not waited for.
+  void give_up() noexcept {
+    ++counters_.fetches_late;
+    arriving_.give_up(limits_.now_us());
+  }
+  [[nodiscard]] const layer_counters& waits() const noexcept { return meter_.counters(); }
+  /// Layer by layer: asks for what may go now. @throws std::bad_alloc
+  void hand_out() {
+    arriving_.hand_out([&](std::uint32_t read, std::uint8_t tier, const store_item& item) {
+      ask_for(read, tier, item);
+    });
+  }
+
   /// Calls visit(pool, handle) for every page that it holds, or that a store may still write to.
   template <class Visit>
   void visit_pages(Visit&& visit) const {
-    for (const moving& m : moving_) {
-      if (m.state != page_state::released) {
-        visit(m.pool, m.handle);
-      }
-    }
+    arriving_.visit_pages(visit);
   }
 
   /// Lets go of everything, at once or when its store answers. Again: nothing.
@@ -191,12 +262,7 @@ class prefix_fetch {
     if (state_ == state::ended) {
       return;
     }
-    for (moving& m : moving_) {
-      if (m.state != page_state::under_way) {
-        pools_.pool(pool_id{m.pool}).release(m.handle);
-        m.state = page_state::released;
-      }
-    }
+    arriving_.end(limits_.now_us());
     cache_.release(lease_, {.ended = request_end::aborted}, limits_.now_us());
     lease_ = {};
     state_ = state::ended;
@@ -205,21 +271,13 @@ class prefix_fetch {
 
  private:
   enum class state : std::uint8_t { looking, moving, ended };
-  enum class page_state : std::uint8_t { hole, under_way, filled, released };
-  struct moving {
-    std::uint32_t pool = 0, page = 0;  // logical page
-    page_handle handle = {};
-    page_state state = page_state::hole;
-    page_identity identity = {};
-    std::vector<std::span<std::byte>> slices = {};
-  };
-
   /// A fetch of enough bytes from one tier tells how fast it is just now.
   void learn_rate(std::uint8_t tier) {
     constexpr std::uint64_t enough_bytes = 1 << 20;
     const double took_s = 1e-6 * static_cast<double>(limits_.now_us() - moving_since_us_);
     transfer_rates& known = queues_.tiers()[tier].rates;
-    if (is_from_one_tier_ && moved_bytes_ >= enough_bytes && took_s > known.latency_s) {
+    if (std::has_single_bit(from_tiers_) && moved_bytes_ >= enough_bytes &&
+        took_s > known.latency_s) {
       const double rate = static_cast<double>(moved_bytes_) / (took_s - known.latency_s);
       // The engine's own steps are in it: it may be a few times too low, not more.
       known.bytes_per_s =
@@ -308,31 +366,39 @@ class prefix_fetch {
       return;
     }
     moving_since_us_ = limits_.now_us();
-    std::uint8_t last_tier = no_tier;
-    for (std::uint32_t i = 0; i < moving_.size(); ++i) {
-      moving& m = moving_[i];
-      const std::uint32_t size = model_.healing.page_size;
-      m.identity = {.name_space = request_.start,
-                    .parent = m.page == 0 ? request_.start : request_.links[m.page - 1],
-                    .first_token = m.page * size,
-                    .tokens = std::span(request_.tokens).subspan(std::size_t{m.page} * size, size)};
-      slices_of(pools_.pool(pool_id{m.pool}), m.handle, m.slices);
+    const std::uint32_t size = model_.healing.page_size;
+    arriving_.name([&](std::uint32_t page, page_identity& out) {
+      out = {.name_space = request_.start,
+             .parent = page == 0 ? request_.start : request_.links[page - 1],
+             .first_token = page * size,
+             .tokens = std::span(request_.tokens).subspan(std::size_t{page} * size, size)};
+    });
+    const auto tier_of = [&](std::uint32_t pool, std::uint32_t page) {
       const std::uint8_t tier =
-          m.pool == 0 ? coverage_.full[m.page] : coverage_.windows[m.pool - 1][m.page];
-      is_from_one_tier_ = is_from_one_tier_ && (i == 0 || tier == last_tier);
-      last_tier = tier;
-      queues_.push(tier,
-                   {.op = store_op::get,
-                    .key = {request_.links[m.page], m.pool},
-                    .identity = &m.identity,
-                    .slices = m.slices,
-                    .user = errand_tag{tier_errand::fetch, id_, i}.packed()},
-                   deadline_us_);
-      m.state = page_state::under_way;
-      ++unanswered_;
-      ++in_stores_;
+          pool == 0 ? coverage_.full[page] : coverage_.windows[pool - 1][page];
+      from_tiers_ |= 1u << tier;
+      return tier;
+    };
+    const auto key_of = [&](std::uint32_t pool, std::uint32_t page) {
+      return page_key{request_.links[page], pool};
+    };
+    if (model_.layers.empty() || request_.whole_until_us != 0 ||
+        plan_.way != fetch_way::window_safe) {
+      arriving_.ask_whole(
+          tier_of, key_of, [&](std::uint32_t page, std::uint8_t tier, const store_item& item) {
+            ask_for(page, tier, item);
+          });
+    } else {
+      arriving_.plan_layers(model_.layers, limits_.layers, tier_of, key_of, moving_since_us_);
+      hand_out();
     }
     ++counters_.fetches;
+  }
+
+  void ask_for(std::uint32_t item, std::uint8_t tier, store_item what) {
+    what.user = errand_tag{tier_errand::fetch, id_, item}.packed();
+    queues_.push(tier, what, deadline_us_);
+    ++in_stores_;
   }
 
   /// Pins what the device has, then takes pages for the rest. False: there are none.
@@ -352,29 +418,7 @@ class prefix_fetch {
     if (!make_room(cache_, pools_, missing, limits_.now_us())) {
       return false;
     }
-    std::size_t pages = 0;
-    for (const std::uint32_t count : missing) {
-      pages += count;
-    }
-    moving_.reserve(pages);  // From here on nothing throws.
-    for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
-      const std::uint32_t first = pool == 0 ? plan_.full.first : plan_.windows[pool - 1].first;
-      for (std::uint32_t i = 0; i < missing[pool]; ++i) {
-        moving m{.pool = pool, .page = first + i};
-        if (!pools_.pool(pool_id{pool}).try_allocate(std::span(&m.handle, 1))) {
-          return give_back();
-        }
-        moving_.push_back(std::move(m));
-      }
-    }
-    return true;
-  }
-  bool give_back() noexcept {
-    for (const moving& m : moving_) {
-      pools_.pool(pool_id{m.pool}).release(m.handle);
-    }
-    moving_.clear();
-    return false;
+    return arriving_.take(plan_);
   }
 
   [[nodiscard]] bool is_in_plan(std::uint32_t pool, std::uint32_t page) const noexcept {
@@ -382,37 +426,6 @@ class prefix_fetch {
         pool == 0 ? plan_.full
                   : (pool - 1 < plan_.windows.size() ? plan_.windows[pool - 1] : page_range{});
     return range.first <= page && page < range.end;
-  }
-
-  /// Pages up to here have full KV: the plan's end, if nothing failed.
-  [[nodiscard]] std::uint32_t first_hole() const {
-    std::uint32_t end = plan_.full.end;
-    for (const moving& m : moving_) {
-      if (m.pool == 0 && m.state != page_state::filled) {
-        end = std::min(end, m.page);
-      }
-    }
-    return end;
-  }
-
-  /// The window pages that came, from the first one on as far as there is no hole.
-  window_page_span arrived_windows(std::uint32_t kind,
-                                   std::uint32_t end,
-                                   std::vector<page_handle>& handles) const {
-    window_page_span span{.first_page = plan_.windows[kind].first};
-    for (const moving& m : moving_) {
-      if (m.pool != kind + 1 || m.page >= end) {
-        continue;
-      }
-      if (m.state != page_state::filled) {  // What comes behind a hole is nearer to the boundary.
-        handles.clear();
-        span.first_page = m.page + 1;
-      } else {
-        handles.push_back(m.handle);
-      }
-    }
-    span.pages = handles;
-    return span;
   }
 
   Cache& cache_;
@@ -432,11 +445,16 @@ class prefix_fetch {
   tier_coverage coverage_;
   fetch_plan plan_;
   typename Cache::lease lease_;
-  std::vector<moving> moving_;  // does not change while items refer to it
-  std::size_t unanswered_ = 0;  // items that are waited for
+  arriving_pages<Pools> arriving_;
+  std::size_t unanswered_ = 0;  // look-ups that are waited for
   std::size_t in_stores_ = 0;   // items that stores may still touch
   std::uint64_t moving_since_us_ = 0, moved_bytes_ = 0;
-  bool is_from_one_tier_ = true;
+  std::uint32_t from_tiers_ = 0;  // as bits
+  layer_meter meter_;
+  borrowed_pages own_;  // these four: what the last lend() returned
+  std::vector<page_handle> lent_full_;
+  std::vector<std::vector<page_handle>> lent_windows_;
+  std::vector<std::span<const page_handle>> window_spans_;
 };
 
 }  // namespace oriel::detail

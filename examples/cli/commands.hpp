@@ -20,10 +20,14 @@ inline constexpr int exit_ok = 0, exit_failure = 1, exit_usage = 2, exit_interru
 
 /// Where KV is kept below the pools, and how much of it.
 struct tier_options {
-  double host_gib = 0.0;    ///< --host-cache-gib; 0: none
-  std::string disk_folder;  ///< --disk-cache; empty: none
-  double disk_gib = 8.0;    ///< --disk-cache-gib
-  std::string remote_url;   ///< --remote redis://HOST:PORT; empty: none
+  double host_gib = 0.0;           ///< --host-cache-gib; 0: none
+  std::string disk_folder;         ///< --disk-cache; empty: none
+  double disk_gib = 8.0;           ///< --disk-cache-gib
+  std::string remote_url;          ///< --remote redis://HOST:PORT; empty: none
+  std::string writes = "through";  ///< --tier-writes through, selective, back
+  double ttl_s = 0.0;              ///< --tier-ttl; 0: none
+  double disk_mb_per_s = 0.0;      ///< --disk-mb-per-s; 0: no limit
+  double cpu_share = 1.0;          ///< --tier-cpu
 };
 
 /// Options of `oriel run`.

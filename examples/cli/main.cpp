@@ -138,6 +138,24 @@ void add_tiers(CLI::App& command, tier_options& o, CLI::Option* no_cache) {
                   "keep KV in a Redis server for others too: redis://[user:password@]host[:port]")
       ->check(some_text())
       ->excludes(no_cache);
+  command
+      .add_option("--tier-writes",
+                  o.writes,
+                  "what disk and remote get: through, all that is computed; selective, what is hit "
+                  "twice; back, what the pools evict")
+      ->check(CLI::IsMember({"through", "selective", "back"}))
+      ->capture_default_str();
+  command.add_option("--tier-ttl", o.ttl_s, "seconds that tiers keep a page; 0: no limit")
+      ->check(number(0, 1e9))
+      ->capture_default_str();
+  command
+      .add_option("--disk-mb-per-s", o.disk_mb_per_s, "of the disk, for the folder; 0: no limit")
+      ->check(number(0, 1e6))
+      ->capture_default_str()
+      ->needs(folder);
+  command.add_option("--tier-cpu", o.cpu_share, "of one CPU, for each tier; below 1 it yields too")
+      ->check(number(0.01, 1))
+      ->capture_default_str();
 }
 
 CLI::App* add_run(CLI::App& app, run_options& o) {

@@ -82,7 +82,8 @@ struct outcome {
   engine::kv_usage kv;  // held in the last step
   double stall_ms = 0;  // computing waited for tiers
   tier_counters moved;  // between pools and tiers, during the request; copies may end later
-  std::array<store_stats, tier_roles> tiers = {};  // what they hold then
+  std::array<store_stats, tier_roles> tiers = {};   // what they hold then
+  std::array<store_fault, tier_roles> faults = {};  // the last of each
 };
 
 double ms_between(std::chrono::steady_clock::time_point a,
@@ -294,11 +295,23 @@ std::array<std::uint32_t, 1 + tier_roles> hits_of(const engine::request_usage& u
   return hits;
 }
 
+/// "write /kv/segment-00000003: No space left on device"; nothing without a fault.
+std::string text_of(const store_fault& fault) {
+  return fault.count == 0
+             ? std::string()
+             : fmt::format("{} {}{}{}",
+                           fault.operation,
+                           fault.where,
+                           fault.native == 0 ? "" : ": ",
+                           fault.native == 0 ? "" : std::generic_category().message(fault.native));
+}
+
 /// What each tier holds, and how long what it evicted had been there.
-nlohmann::ordered_json held_by_tier(const std::array<store_stats, tier_roles>& tiers) {
+nlohmann::ordered_json held_by_tier(const outcome& result) {
   nlohmann::ordered_json held;
   for (std::size_t role = 0; role < tier_roles; ++role) {
-    const store_stats& s = tiers[role];
+    const store_stats& s = result.tiers[role];
+    const store_fault& fault = result.faults[role];
     const double age_s = s.evicted_pages == 0 ? 0.0
                                               : 1e-6 * static_cast<double>(s.evicted_age_us_sum) /
                                                     static_cast<double>(s.evicted_pages);
@@ -306,7 +319,9 @@ nlohmann::ordered_json held_by_tier(const std::array<store_stats, tier_roles>& t
                                                    {"used_bytes", s.used_bytes},
                                                    {"evicted_pages", s.evicted_pages},
                                                    {"mean_age_at_eviction_s", age_s},
-                                                   {"health", name_of(s.health)}};
+                                                   {"health", name_of(s.health)},
+                                                   {"faults", fault.count},
+                                                   {"last_fault", text_of(fault)}};
   }
   return held;
 }
@@ -333,7 +348,7 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
       {"fetched_bytes", by_tier(result.moved.fetched_bytes)},
       {"copied_bytes", by_tier(result.moved.copied_bytes)},
       {"stall_ms", result.stall_ms},
-      {"tiers", held_by_tier(result.tiers)},
+      {"tiers", held_by_tier(result)},
       {"finish_reason", name_of(result.finish)},
       {"prefill_ms", result.prefill_ms},
       {"decode_ms", result.decode_ms},
@@ -384,6 +399,7 @@ engine::engine_options engine_options_of(const run_options& o,
                     .branch_points = o.retain.branch_points,
                     .dense_head_tokens = o.retain.dense_head_tokens};
   options.model_digest = engine::checkpoint_digest(checkpoint);
+  options.tier_moves.ttl_us = static_cast<std::uint64_t>(o.tiers.ttl_s * 1e6);
   return options;
 }
 
@@ -398,10 +414,16 @@ std::vector<tier> tiers_of(const tier_options& o,
         "copies; "
         "echo 0 > /proc/sys/kernel/numa_balancing\n");
   }
-  const engine::tier_choice choice{.host_bytes = static_cast<std::uint64_t>(o.host_gib * gib),
-                                   .disk_folder = o.disk_folder,
-                                   .disk_bytes = static_cast<std::uint64_t>(o.disk_gib * gib),
-                                   .remote_url = o.remote_url};
+  const engine::tier_choice choice{
+      .host_bytes = static_cast<std::uint64_t>(o.host_gib * gib),
+      .disk_folder = o.disk_folder,
+      .disk_bytes = static_cast<std::uint64_t>(o.disk_gib * gib),
+      .remote_url = o.remote_url,
+      .writes = o.writes == "selective" ? placement::selective
+                : o.writes == "back"    ? placement::write_back
+                                        : placement::write_through,
+      .disk_bytes_per_s_max = static_cast<std::uint64_t>(o.disk_mb_per_s * 1e6),
+      .cpu_share = o.cpu_share};
   return choice.any() ? engine::make_tiers(choice, engine::kv_page_shape(model, options, kv))
                       : std::vector<tier>{};
 }
@@ -420,6 +442,7 @@ void end_copies(engine::engine& engine, outcome& result) {
   }
   for (const tier& t : tiers.tiers()) {
     result.tiers[static_cast<std::size_t>(t.role)] = t.store.stats();
+    result.faults[static_cast<std::size_t>(t.role)] = t.store.last_fault();
   }
 }
 

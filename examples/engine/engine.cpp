@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <iterator>
 #include <numeric>
@@ -181,6 +182,54 @@ bool engine::preempt(request_id id) {
   running_.erase(found);
   metrics_.requests_preempted.add();
   return true;
+}
+
+status engine::forget(std::string_view tenant,
+                      std::optional<std::uint64_t> session,
+                      std::uint64_t until_us) {
+  if (!cache_) {
+    return {};
+  }
+  const cache_namespace space = cache_->namespace_of(tenant);
+  const auto is_of = [&](const work& job) {
+    return job.space == space && (!session || job.asked.session == *session);
+  };
+  if (std::ranges::any_of(queued_, is_of) || std::ranges::any_of(running_, is_of, &sequence::job)) {
+    return failure{errc::invalid_argument, 0, "a request of it is being served"};
+  }
+  cache_->tree().drop(space);
+  if (cache_->tiers() == nullptr) {
+    return {};
+  }
+  const page_owner owner{.tenant = space.tenant(), .session = session.value_or(0)};
+  return wait_for_order(cache_->tiers()->begin_order(
+                            session ? store_op::drop_session : store_op::drop_tenant, {}, owner),
+                        until_us);
+}
+
+status engine::sync_tiers(std::uint64_t until_us) {
+  if (!cache_ || cache_->tiers() == nullptr) {
+    return {};
+  }
+  return wait_for_order(cache_->tiers()->begin_order(store_op::sync), until_us);
+}
+
+status engine::wait_for_order(std::uint32_t order, std::uint64_t until_us) {
+  prefix_reuse::tiers_type& tiers = *cache_->tiers();
+  for (;;) {
+    tiers.turn();
+    const order_result result = tiers.take_result(order).value();
+    if (result.failed_tier != no_tier) {
+      return failure{errc::io_failure, result.native, "a tier could not do it, see its last_fault"};
+    }
+    if (result.is_done()) {
+      return {};
+    }
+    if (options_.now_us() >= until_us) {
+      return failure{errc::io_failure, ETIMEDOUT, "a tier did not answer in time"};
+    }
+    tiers.wait(until_us);
+  }
 }
 
 std::span<const event> engine::step() {

@@ -33,6 +33,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -130,6 +131,21 @@ class engine {
   /// with this id is running.
   bool preempt(request_id id);
 
+  /// Forgets what the cache and its tiers keep of a tenant, or of one of its sessions, for good: no
+  /// restart brings it back. Of a session the device forgets what its tenant shares as well. Blocks
+  /// until the tiers have done it.
+  /// @param until_us  of options().now_us: waits no longer
+  /// @returns errc::invalid_argument: a request of the tenant, or of the session, is being served;
+  ///          errc::io_failure: a tier failed or was too slow, and may have it yet: ask again
+  status forget(std::string_view tenant,
+                std::optional<std::uint64_t> session = {},
+                std::uint64_t until_us = no_deadline);
+
+  /// Blocks until what the tiers have acknowledged survives a loss of power, where a tier can say
+  /// so: a Redis server cannot.
+  /// @returns errc::io_failure as above
+  status sync_tiers(std::uint64_t until_us = no_deadline);
+
   /// One step: admit, pages, compute, emit, publish. The events are valid until the next call.
   std::span<const event> step();
 
@@ -201,6 +217,7 @@ class engine {
     std::uint64_t started_us;
   };
 
+  status wait_for_order(std::uint32_t order, std::uint64_t until_us);
   void admit();
   bool waits_for_twin(work& job, std::uint32_t reusable) const;
   [[nodiscard]] bool is_computing(const twin_wait& wait) const;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/tier/directory_disk.hpp>
 #include <oriel/tier/memory_store.hpp>
+#include <oriel/tier/numa_memory.hpp>
 #include <oriel/tier/redis_store.hpp>
 #include <oriel/tier/segment_store.hpp>
 #include <oriel/tier/store_thread.hpp>
@@ -25,13 +26,20 @@ namespace {
 constexpr transfer_rates host_rates{.latency_s = 20e-6, .bytes_per_s = 5e9};
 constexpr transfer_rates disk_rates{.latency_s = 200e-6, .bytes_per_s = 1e9};
 constexpr transfer_rates remote_rates{.latency_s = 500e-6, .bytes_per_s = 1e9};
-constexpr store_thread_options thread_options{.queue_items = 4096};
+
+store_thread_options thread_of(const tier_choice& choice) {
+  constexpr int yields = 10;
+  return {
+      .queue_items = 4096, .nice = choice.cpu_share < 1.0 ? yields : 0, .share = choice.cpu_share};
+}
 
 /// A folder and the store in it, as one kv_store.
 class folder_store {
  public:
-  folder_store(directory_disk&& disk, const segment_store_options& options)
-      : disk_(std::move(disk)), store_(thread_options, disk_, options) {}
+  folder_store(directory_disk&& disk,
+               const store_thread_options& thread,
+               const segment_store_options& options)
+      : disk_(std::move(disk)), store_(thread, disk_, options) {}
 
   std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
     return store_.submit(items, deadline_us);
@@ -62,7 +70,8 @@ std::vector<double> weights_of(const page_shape& shape) {
   return weights;
 }
 
-tier host_tier(std::uint64_t bytes, const page_shape& shape) {
+tier host_tier(const tier_choice& choice, const page_shape& shape) {
+  const std::uint64_t bytes = choice.host_bytes;
   std::uint64_t least = 0;
   for (const auto& slices : shape.slice_bytes) {
     least += bytes_of_page(slices);
@@ -74,12 +83,14 @@ tier host_tier(std::uint64_t bytes, const page_shape& shape) {
                     least));
   }
   try {
-    return {.store = any_store(std::make_unique<store_thread<memory_store<>>>(
-                thread_options,
+    return {.store = any_store(std::make_unique<store_thread<memory_store<numa_memory>>>(
+                thread_of(choice),
                 memory_store_options{.page_size = shape.page_size,
                                      .slice_bytes = shape.slice_bytes,
                                      .capacity_bytes = bytes,
-                                     .page_weights = weights_of(shape)})),
+                                     .page_weights = weights_of(shape),
+                                     .other_tenant_bytes_max = static_cast<std::uint64_t>(
+                                         choice.tenant_share_max * static_cast<double>(bytes))})),
             .role = tier_role::host,
             .rates = host_rates};
   } catch (const std::bad_alloc&) {
@@ -87,8 +98,11 @@ tier host_tier(std::uint64_t bytes, const page_shape& shape) {
   }
 }
 
-tier disk_tier(const std::string& folder, std::uint64_t bytes) {
-  auto disk = directory_disk::open({.directory = folder});
+tier disk_tier(const tier_choice& choice) {
+  const std::string& folder = choice.disk_folder;
+  const std::uint64_t bytes = choice.disk_bytes;
+  auto disk =
+      directory_disk::open({.directory = folder, .bytes_per_s_max = choice.disk_bytes_per_s_max});
   if (!disk) {
     const failure& why = disk.error();
     throw error(fmt::format("{}: cannot keep KV here: {}{}{}",
@@ -102,8 +116,12 @@ tier disk_tier(const std::string& folder, std::uint64_t bytes) {
   try {
     return {.store = any_store(std::make_unique<folder_store>(
                 std::move(*disk),
-                segment_store_options{.capacity_bytes = bytes, .segment_bytes = segment})),
+                thread_of(choice),
+                segment_store_options{.capacity_bytes = bytes,
+                                      .segment_bytes = segment,
+                                      .tenant_share_max = choice.tenant_share_max})),
             .role = tier_role::disk,
+            .writes = choice.writes,
             .rates = disk_rates};
   } catch (const std::bad_alloc&) {
     throw error(fmt::format("{}: no memory for its index; lower --disk-cache-gib", folder));
@@ -112,13 +130,15 @@ tier disk_tier(const std::string& folder, std::uint64_t bytes) {
   }
 }
 
-tier remote_tier(const std::string& url) {
+tier remote_tier(const tier_choice& choice) {
+  const std::string& url = choice.remote_url;
   if (const auto parsed = parse_redis_url(url); !parsed) {
     throw error(fmt::format("{}: {}", url, parsed.error().detail));
   }
   return {.store = any_store(std::make_unique<store_thread<redis_store>>(
-              thread_options, redis_options{.url = url})),
+              thread_of(choice), redis_options{.url = url})),
           .role = tier_role::remote,
+          .writes = choice.writes,
           .rates = remote_rates};
 }
 
@@ -153,13 +173,13 @@ page_shape kv_page_shape(const model_geometry& model, const engine_options& opti
 std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape) try {
   std::vector<tier> tiers;
   if (choice.host_bytes != 0) {
-    tiers.push_back(host_tier(choice.host_bytes, shape));
+    tiers.push_back(host_tier(choice, shape));
   }
   if (!choice.disk_folder.empty()) {
-    tiers.push_back(disk_tier(choice.disk_folder, choice.disk_bytes));
+    tiers.push_back(disk_tier(choice));
   }
   if (!choice.remote_url.empty()) {
-    tiers.push_back(remote_tier(choice.remote_url));
+    tiers.push_back(remote_tier(choice));
   }
   return tiers;
 } catch (const std::system_error& e) {

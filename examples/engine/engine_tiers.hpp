@@ -25,6 +25,16 @@ struct tier_choice {
   std::uint64_t disk_bytes = std::uint64_t{8} << 30;  ///< of its files
   std::string remote_url = {};                        ///< redis://...; empty: no remote tier
 
+  /// When pages go to disk and remote; host memory always gets what is computed.
+  placement writes = placement::write_through;
+  /// Of the room in host memory and in the folder, what one tenant may fill; in (0, 1].
+  double tenant_share_max = 1.0;
+  /// So that tiers can live beside other work on the machine: of the disk, reads and writes
+  /// together (0: no limit), and of one CPU for each tier, in (0, 1]. Below 1 their threads yield
+  /// to others as well.
+  std::uint64_t disk_bytes_per_s_max = 0;
+  double cpu_share = 1.0;
+
   [[nodiscard]] bool any() const noexcept {
     return host_bytes != 0 || !disk_folder.empty() || !remote_url.empty();
   }
@@ -38,8 +48,8 @@ struct tier_choice {
 /// The shape of the pages of a plan's pools. @throws std::bad_alloc
 [[nodiscard]] page_shape shape_of(const pool_plan& plan);
 
-/// Makes the stores, each in a thread of its own, faster first; all write through, so that what was
-/// computed is in every one of them. Their clock is `steady_now_us`.
+/// Makes the stores, each in a thread of its own, faster first. Their clock is `steady_now_us`.
+/// Host memory is bound to the memory node of the calling thread, where there are several.
 /// @throws engine::error that names the folder or the server, and what is wrong with it
 [[nodiscard]] std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape);
 

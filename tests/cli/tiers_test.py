@@ -79,6 +79,31 @@ class Tiers(unittest.TestCase):
         self.check(other)
         self.assertEqual(sum(a["hits"]["disk"] for a in other), 0)
 
+    def test_a_folder_gets_what_was_asked_for(self):
+        texts = [0, 0, 1]
+        found = answers("--disk-cache", self.folder, "--tier-writes", "selective", texts=[TEXTS[i] for i in texts])
+        self.check(found, texts)
+        self.assertEqual([a["copied_bytes"]["disk"] for a in found], [0, 0, 0])  # Hit once at most.
+        found = answers("--disk-cache", self.folder, "--tier-writes", "selective", texts=[TEXTS[0]] * 4)
+        self.check(found, [0] * 4)
+        self.assertGreater(sum(a["copied_bytes"]["disk"] for a in found), 0)
+        self.assertGreater(answers("--disk-cache", self.folder, texts=[TEXTS[0]])[0]["hits"]["disk"], 0)
+
+    def test_a_folder_forgets_when_time_is_over(self):
+        self.check(answers("--disk-cache", self.folder, "--tier-ttl", "0.001"))
+        time.sleep(0.01)
+        again = answers("--disk-cache", self.folder)
+        self.check(again)
+        self.assertEqual(sum(a["hits"]["disk"] for a in again), 0)
+        self.assertGreater(sum(a["hits"]["disk"] for a in answers("--disk-cache", self.folder)), 0)
+
+    def test_a_budget_changes_no_answer(self):
+        budget = ["--disk-cache", self.folder, "--disk-mb-per-s", "20", "--tier-cpu", "0.2"]
+        self.check(answers(*budget))
+        self.check(answers(*budget))
+        for arguments in (["--tier-cpu", "0"], ["--tier-writes", "often"], ["--disk-mb-per-s", "1"], ["--tier-ttl", "-1"]):
+            self.assertEqual(run("run", "-n", "1", *arguments).returncode, 2, arguments)
+
     def test_kill_9_at_any_time_loses_no_answer(self):
         rng = random.Random(7)
         killed = 0
@@ -147,7 +172,14 @@ class Tiers(unittest.TestCase):
             self.skipTest("mounting a tmpfs is not permitted")
         self.addCleanup(subprocess.run, ["umount", "-l", small])
         for _ in range(3):
-            self.check(answers("--disk-cache", small / "kv"))
+            found = answers("--disk-cache", small / "kv")
+            self.check(found)
+        self.assertEqual(found[-1]["tiers"]["disk"]["health"], "write_paused")
+        self.assertRegex(found[-1]["tiers"]["disk"]["last_fault"], r"segment-\d+: No space left on device")
+        subprocess.run(["mount", "-o", "remount,size=400m", small], check=True)
+        found = answers("--disk-cache", small / "kv", texts=[f"other {t}" for t in TEXTS])
+        self.assertEqual(found[-1]["tiers"]["disk"]["health"], "healthy")
+        self.assertGreater(found[-1]["copied_bytes"]["disk"], 0)
 
     def test_a_server_serves_other_processes(self):
         server = self.redis()

@@ -38,6 +38,8 @@ struct plain_faults {
   std::uint32_t stuck_polls = 40;
   std::uint32_t queue_max = 1000;  ///< items at once
   bool only_gets_stick = false;
+  bool fails_orders = false;   ///< drops and syncs: EIO
+  bool knows_no_sync = false;  ///< refuses it: EOPNOTSUPP
 };
 
 class plain_store {
@@ -85,10 +87,12 @@ class plain_store {
   bool chance(std::uint32_t per_mille) {
     return per_mille != 0 && draw_.next_below(1000) < per_mille;
   }
-  /// Items on one key take effect in order.
+  /// Items on one key take effect in order; a drop or a sync after all before it, and before the
+  /// rest.
   bool comes_after_another(std::deque<waiting>::iterator at) {
+    const bool is_order = at->item.op > oriel::store_op::erase;
     return std::any_of(queue_.begin(), at, [&](const waiting& w) {
-      return w.item.key == at->item.key || w.item.op > oriel::store_op::erase;
+      return is_order || w.item.key == at->item.key || w.item.op > oriel::store_op::erase;
     });
   }
 
@@ -103,7 +107,12 @@ class plain_store {
         std::memset(item.slices[i].data(), 0x5A, item.slices[i].size());
       }
       c.outcome = store_outcome::failed;
-      c.native = 5;
+      c.native = EIO;
+      return c;
+    }
+    if (item.op > store_op::erase && faults_.fails_orders) {
+      c.outcome = store_outcome::failed;
+      c.native = EIO;
       return c;
     }
     switch (item.op) {
@@ -136,7 +145,12 @@ class plain_store {
         std::erase_if(pages, [&](const auto& p) { return p.second.owner == item.owner; });
         break;
       case store_op::touch:
+        break;
       case store_op::sync:
+        if (faults_.knows_no_sync) {
+          c.outcome = store_outcome::refused;
+          c.native = EOPNOTSUPP;
+        }
         break;
     }
     return c;

@@ -292,13 +292,14 @@ TEST_CASE("a tenant's and a session's pages are forgotten in every tier", "[tier
   w.compute(tokens_of(4 * page, 2000), {.tenant = 2, .session = 1});
   w.tiers->finish(no_deadline);
   const std::size_t each = kept[0]->pages.size() / 3;
-  w.tiers->drop(store_op::drop_session, {}, {.tenant = 1, .session = 2});
+  w.tiers->begin_order(store_op::drop_session, {}, {.tenant = 1, .session = 2});
   w.tiers->finish(no_deadline);
   CHECK(kept[0]->pages.size() == 2 * each);
-  w.tiers->drop(store_op::drop_tenant, {}, {.tenant = 1});
+  w.tiers->begin_order(store_op::drop_tenant, {}, {.tenant = 1});
   w.tiers->finish(no_deadline);
   CHECK(kept[1]->pages.size() == each);
-  w.tiers->drop(store_op::drop_space, w.start, {});
+  const std::uint32_t order = w.tiers->begin_order(store_op::drop_space, w.start);
+  CHECK(w.tiers->take_result(order)->unanswered == 2);
   w.tiers->finish(no_deadline);
   CHECK(kept[0]->pages.empty());
 }

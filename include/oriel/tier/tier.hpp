@@ -55,6 +55,18 @@ struct tier_limits {
   layer_load_options layers = {};  ///< of pages that come layer by layer; user_base is not used
 };
 
+/// What the tiers made of an order that went to all of them.
+struct order_result {
+  std::uint32_t unanswered = 0;        ///< tiers
+  std::uint32_t unsupported = 0;       ///< tiers that cannot do it (EOPNOTSUPP); no failure
+  std::uint8_t failed_tier = no_tier;  ///< the first one that failed
+  store_outcome outcome = store_outcome::done;  ///< what that one said
+  int native = 0;                               ///< its errno, or 0
+
+  /// All tiers that can have carried it out.
+  [[nodiscard]] bool is_done() const noexcept { return unanswered == 0 && failed_tier == no_tier; }
+};
+
 /// What moved, by role of the tier; counts since construction.
 struct tier_counters {
   /// Gets into the device that brought their bytes: of whole pages, or of some layers of one.

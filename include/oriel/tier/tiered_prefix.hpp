@@ -41,9 +41,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdint>
 #include <list>
 #include <new>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -340,15 +342,40 @@ class tiered_prefix {
     }
   }
 
-  /// Forgets pages for good, in every tier: a namespace, a tenant, a session. The device's own are
-  /// the caller's to drop. @pre op is one of the drops @throws std::bad_alloc
-  void drop(store_op op, const page_digest& space, page_owner owner) {
-    for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
-      queues_.push(
-          t,
-          {.op = op, .key = {space, 0}, .owner = owner, .user = detail::errand_tag{}.packed()},
-          no_deadline);
+  /// Gives every tier an order; returns its number, for `take_result`. It takes effect after the
+  /// copies that were begun before, and before those after.
+  ///
+  ///  - a drop forgets pages for good: of a namespace, a tenant, a session. The device's own are
+  ///  the
+  ///    caller's to drop. A tier that failed may have them yet: repeat the order.
+  ///  - a sync: what tiers have acknowledged survives a loss of power.
+  ///
+  /// @pre op is a drop or sync @throws std::bad_alloc
+  std::uint32_t begin_order(store_op op, const page_digest& space = {}, page_owner owner = {}) {
+    ORIEL_EXPECTS(op >= store_op::drop_space);
+    const auto tiers = static_cast<std::uint8_t>(queues_.tiers().size());
+    orders_.push_back({next_order_, {.unanswered = tiers}});
+    for (std::uint8_t t = 0; t < tiers; ++t) {
+      queues_.push(t,
+                   {.op = op,
+                    .key = {space, 0},
+                    .owner = owner,
+                    .user = detail::errand_tag{.number = next_order_, .item = 1}.packed()},
+                   no_deadline);
     }
+    return next_order_++;
+  }
+  /// What came of an order; forgotten once all tiers have answered. Nothing: it was forgotten.
+  [[nodiscard]] std::optional<order_result> take_result(std::uint32_t order) noexcept {
+    const auto found = std::ranges::find(orders_, order, &under_order::number);
+    if (found == orders_.end()) {
+      return std::nullopt;
+    }
+    const order_result result = found->result;
+    if (result.unanswered == 0) {
+      orders_.erase(found);
+    }
+    return result;
   }
 
   /// Calls visit(pool, handle) for every device page that copies and fetches hold. For accounts.
@@ -386,6 +413,10 @@ class tiered_prefix {
   /// many at most.
   static constexpr std::uint32_t write_back_max = 64;
 
+  struct under_order {
+    std::uint32_t number;
+    order_result result;
+  };
   struct touched {
     std::uint64_t prefix = 0, at_us = 0;
   };
@@ -396,7 +427,9 @@ class tiered_prefix {
       const auto tag = detail::errand_tag::unpacked(c.user);
       if (tag.errand == detail::tier_errand::copy) {
         on_answer(tier, copies_.on_completion(tier, tag.number, c));
-      } else if (tag.errand != detail::tier_errand::other) {
+      } else if (tag.errand == detail::tier_errand::other) {
+        on_order(tier, tag, c);
+      } else {
         fetch_type* f = find(tag.number);
         ORIEL_EXPECTS(f != nullptr);  // It is kept until its last item is back.
         f->on_completion(tier, tag, c);
@@ -429,6 +462,25 @@ class tiered_prefix {
     if (!told.is_kept && pools_.pool(pool_id{told.pool}).is_live(told.page)) {
       std::uint8_t& known = known_[told.pool][to_index(told.page.id)];
       known = static_cast<std::uint8_t>(known & ~(1u << tier));
+    }
+  }
+
+  /// Touches are orders that nobody asks for: their item is 0.
+  void on_order(std::uint8_t tier,
+                const detail::errand_tag& tag,
+                const store_completion& c) noexcept {
+    const auto found = std::ranges::find(orders_, tag.number, &under_order::number);
+    if (tag.item == 0 || found == orders_.end()) {
+      return;
+    }
+    order_result& result = found->result;
+    --result.unanswered;
+    if (c.outcome == store_outcome::refused && c.native == EOPNOTSUPP) {
+      ++result.unsupported;
+    } else if (c.outcome != store_outcome::done && result.failed_tier == no_tier) {
+      result.failed_tier = tier;
+      result.outcome = c.outcome;
+      result.native = c.native;
     }
   }
 
@@ -527,7 +579,8 @@ class tiered_prefix {
   detail::tier_queues queues_;
   detail::page_copies<Pools> copies_;
   std::list<fetch_type> fetches_;
-  std::uint32_t next_fetch_ = 0;
+  std::vector<under_order> orders_;
+  std::uint32_t next_fetch_ = 0, next_order_ = 0;
   std::uint32_t through_ = 0, selective_ = 0, back_ = 0;  // tiers, as bits
   const tiered_sequence* publishing_ = nullptr;
   layer_counters waits_;

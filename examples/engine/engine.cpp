@@ -50,11 +50,6 @@ runner_limits limits_of(const engine_options& o) {
           .context_tokens = o.context_tokens};
 }
 
-/// Full pages that a request may come to need. Its last token is given out, never computed on.
-std::uint32_t longest_tokens(const request& r) noexcept {
-  return static_cast<std::uint32_t>(r.prompt.size()) + r.max_new_tokens - 1;
-}
-
 /// When the prefix is wanted again, by how the answer ended.
 request_end end_of(finish_reason finish) noexcept {
   switch (finish) {
@@ -98,7 +93,12 @@ engine::engine(const model_geometry& model,
               limits_of(options),
               executor),
       sampler_(model.vocabulary, executor.concurrency(), weights.path),
-      limits_{.vocabulary = model.vocabulary, .max_context_tokens = options.context_tokens} {
+      limits_{.vocabulary = model.vocabulary, .max_context_tokens = options.context_tokens},
+      scheduler_({.budget_tokens = options.chunk_tokens,
+                  .prefill_share = options.prefill_share,
+                  .sequences_max = options.sequences_max},
+                 chosen_order{options.order}),
+      guard_(options.guard) {
   if (options.prefix_cache) {
     cache_.emplace(
         pools_,
@@ -132,6 +132,8 @@ status engine::submit(request r) {
     job.names =
         cache_->names_of(job.space, {.tenant = job.space.tenant(), .session = job.asked.session});
   }
+  work& job = queued_.back();
+  estimate(job, cache_ ? cache_->decide(job.space, job.tokens) : reuse_decision{});
   return {};
 }
 
@@ -153,6 +155,7 @@ std::optional<event> engine::cancel(request_id id) {
       cache_->tiers()->cancel_fetch(*queued->fetch);
       promised_pages_ -= pools_.plan().pages_for(full_pool, longest_tokens(queued->asked));
     }
+    leave_guard(*queued);
     queued_.erase(queued);
   } else if (running != running_.end()) {
     last = last_event(running->job);
@@ -178,58 +181,11 @@ bool engine::preempt(request_id id) {
   found->job.was_fetched = false;
   found->job.whole_until_us = 0;
   queued_.push_front(std::move(found->job));  // The last that may throw.
+  found->job.place.reset();                   // It keeps its place in the queue.
   release(*found, {.ended = request_end::unknown, .expected_us = now_us_}, false);
   running_.erase(found);
   metrics_.requests_preempted.add();
   return true;
-}
-
-status engine::forget(std::string_view tenant,
-                      std::optional<std::uint64_t> session,
-                      std::uint64_t until_us) {
-  if (!cache_) {
-    return {};
-  }
-  const cache_namespace space = cache_->namespace_of(tenant);
-  const auto is_of = [&](const work& job) {
-    return job.space == space && (!session || job.asked.session == *session);
-  };
-  if (std::ranges::any_of(queued_, is_of) || std::ranges::any_of(running_, is_of, &sequence::job)) {
-    return failure{errc::invalid_argument, 0, "a request of it is being served"};
-  }
-  cache_->tree().drop(space);
-  if (cache_->tiers() == nullptr) {
-    return {};
-  }
-  const page_owner owner{.tenant = space.tenant(), .session = session.value_or(0)};
-  return wait_for_order(cache_->tiers()->begin_order(
-                            session ? store_op::drop_session : store_op::drop_tenant, {}, owner),
-                        until_us);
-}
-
-status engine::sync_tiers(std::uint64_t until_us) {
-  if (!cache_ || cache_->tiers() == nullptr) {
-    return {};
-  }
-  return wait_for_order(cache_->tiers()->begin_order(store_op::sync), until_us);
-}
-
-status engine::wait_for_order(std::uint32_t order, std::uint64_t until_us) {
-  prefix_reuse::tiers_type& tiers = *cache_->tiers();
-  for (;;) {
-    tiers.turn();
-    const order_result result = tiers.take_result(order).value();
-    if (result.failed_tier != no_tier) {
-      return failure{errc::io_failure, result.native, "a tier could not do it, see its last_fault"};
-    }
-    if (result.is_done()) {
-      return {};
-    }
-    if (options_.now_us() >= until_us) {
-      return failure{errc::io_failure, ETIMEDOUT, "a tier did not answer in time"};
-    }
-    tiers.wait(until_us);
-  }
 }
 
 std::span<const event> engine::step() {
@@ -252,271 +208,6 @@ std::span<const event> engine::step() {
   return events_;
 }
 
-/// Admits queued requests in order of arrival while the longest form of the next one fits. Only who
-/// waits for a twin or for tiers is passed by others; who waits for tiers starts when the rest of
-/// its pages comes in time for each layer.
-void engine::admit() {
-  end_fetches();
-  for (auto next = queued_.begin();
-       next != queued_.end() && running_.size() < options_.sequences_max;) {
-    if (next->fetch) {
-      next = should_join(*next) && start_joined(*next) ? queued_.erase(next) : std::next(next);
-      continue;
-    }
-    const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest_tokens(next->asked));
-    if (promised_pages_ + late_pages() + pages > pools_.pool(full_pool).capacity()) {
-      return;
-    }
-    if (next->wait && is_computing(*next->wait)) {
-      ++next;
-      continue;
-    }
-    reuse_decision decision;
-    if (cache_) {
-      decision = cache_->decide(next->space, next->tokens);
-      if (waits_for_twin(*next, decision.length)) {
-        metrics_.requests_waited.add();
-        ++next;
-        continue;
-      }
-      if (must_wait_for_fetch(*next, decision)) {
-        ++next;
-        continue;
-      }
-    }
-    if (!start(*next, decision)) {
-      if (!running_.empty()) {
-        return;
-      }
-      // Nobody will give anything back: waiting would be for ever.
-      events_.push_back({.id = next->asked.id,
-                         .token = {},
-                         .text = std::string(next->stream.finish(finish_reason::failed)),
-                         .finish = finish_reason::failed,
-                         .usage = next->usage});
-      metrics_.requests_failed.add();
-    }
-    next = queued_.erase(next);
-  }
-}
-
-/// What came for requests that wait is the cache's now, and their promises are free again.
-void engine::end_fetches() {
-  for (work& job : queued_) {
-    if (job.fetch && !cache_->tiers()->is_fetching(*job.fetch)) {
-      job.whole_until_us = cache_->tiers()->retry_until_us(*job.fetch);
-      job.was_fetched = job.whole_until_us == 0;
-      job.fetched = cache_->tiers()->end_fetch(*job.fetch);
-      job.fetch.reset();
-      promised_pages_ -= pools_.plan().pages_for(full_pool, longest_tokens(job.asked));
-    }
-  }
-}
-
-/// Full pages that a slow store still writes to, for nobody.
-std::uint32_t engine::late_pages() const noexcept {
-  return cache_ && cache_->tiers() != nullptr ? cache_->tiers()->late_pages(0) : 0;
-}
-
-/// A request asks the lower tiers once for what the device lacks of its prompt, and again for whole
-/// pages if a layer failed; so does one for all who share the prefix. The wait ends: a fetch has a
-/// deadline. @pre it does not fetch
-bool engine::must_wait_for_fetch(work& job, const reuse_decision& decision) {
-  prefix_reuse::tiers_type* tiers = cache_->tiers();
-  if (tiers == nullptr || job.was_fetched) {
-    return false;
-  }
-  const std::size_t whole = (job.tokens.size() - 1) / options_.page_tokens * options_.page_tokens;
-  if (decision.length == whole && !decision.heal) {
-    return false;  // The device has all that can be reused.
-  }
-  for (const work& other : queued_) {
-    if (other.fetch && other.space == job.space) {
-      const auto common = std::ranges::mismatch(job.tokens, other.tokens).in1 - job.tokens.begin();
-      if (common / options_.page_tokens > decision.length / options_.page_tokens) {
-        return true;
-      }
-    }
-  }
-  if (!tiers->can_fetch()) {
-    return false;  // It computes in the meantime.
-  }
-  job.fetch = cache_->begin_fetch(job.space, job.tokens, job.names, rates_, job.whole_until_us);
-  promised_pages_ += pools_.plan().pages_for(full_pool, longest_tokens(job.asked));
-  return true;
-}
-
-/// Looks for the running sequence that is about to publish most of a request's prefix, and more
-/// than is there. The wait ends: a running prompt gets rows in every step, and when it has computed
-/// the prefix, or is gone, nothing is left to wait for. A request that came later waits for the
-/// same twin where it shares as much, so none that passes by becomes the next one to wait for.
-bool engine::waits_for_twin(work& job, std::uint32_t reusable) const {
-  job.wait.reset();
-  std::uint32_t best = reusable;
-  for (const sequence& s : running_) {
-    if ((!s.lease && !s.gate) || !(s.job.space == job.space)) {
-      continue;
-    }
-    const auto known = std::span(s.job.tokens).first(s.known_tokens);
-    const auto fork =
-        std::ranges::mismatch(known, std::span(job.tokens).first(job.tokens.size() - 1));
-    const auto common = static_cast<std::uint32_t>(fork.in1 - known.begin());
-    const twin_wait wait{s.job.asked.id, common / options_.page_tokens * options_.page_tokens};
-    if (wait.tokens > best && is_computing(s, wait) && s.lease.full_tokens() < wait.tokens) {
-      best = wait.tokens;
-      job.wait = wait;
-    }
-  }
-  return job.wait.has_value();
-}
-
-bool engine::is_computing(const twin_wait& wait) const {
-  return std::ranges::any_of(running_, [&](const sequence& s) { return is_computing(s, wait); });
-}
-
-/// Who starts on pages that still come has nothing to show before they are there.
-bool engine::is_computing(const sequence& s, const twin_wait& wait) {
-  return s.job.asked.id == wait.twin && (s.gate || s.kv.length() < wait.tokens);
-}
-
-/// The step would hardly wait for the pages that a request still waits for: starting later would
-/// not end it sooner.
-bool engine::should_join(const work& job) {
-  constexpr double stall_share_max = 0.03;
-  prefix_reuse::tiers_type& tiers = *cache_->tiers();
-  if (!tiers.can_join(*job.fetch)) {
-    return false;
-  }
-  const std::uint32_t first = tiers.length_of(*job.fetch);
-  const std::uint64_t last =
-      std::min<std::uint64_t>(job.tokens.size(), std::uint64_t{first} + options_.chunk_tokens);
-  layer_seconds_.clear();
-  for (std::size_t layer = 0; layer < model_.layers.size(); ++layer) {
-    layer_seconds_.push_back(seconds_of(layer_flops(model_, layer, first, last), rates_));
-  }
-  const double step_s = std::accumulate(layer_seconds_.begin(), layer_seconds_.end(), 0.0);
-  return tiers.predict_stall_s(*job.fetch, layer_seconds_) <= stall_share_max * step_s;
-}
-
-/// Makes a sequence of a request whose prefix still comes, layer by layer. False: the system has no
-/// memory, and nothing changed.
-bool engine::start_joined(work& job) {
-  prefix_reuse::tiers_type& tiers = *cache_->tiers();
-  const std::uint32_t longest = longest_tokens(job.asked);
-  const borrowed_prefix lent = tiers.lend(*job.fetch);
-  const admission wanted{.tokens_now = lent.length, .tokens_max = longest, .prefix = lent};
-  const bool has_room = cache_->make_room(wanted, now_us_);
-  ORIEL_EXPECTS(has_room);  // See make_pools.
-  auto kv = pools_.try_admit(wanted);
-  if (!kv) {
-    return false;
-  }
-  job.tokens.reserve(std::size_t{longest} + 1);
-  auto gate = tiers.join(*job.fetch);
-  // The last that may throw. What was promised to the request that fetches is the sequence's now.
-  sequence& s = running_.emplace_back(std::move(job),
-                                      prefix_reuse::lease{},
-                                      std::nullopt,
-                                      std::move(*kv),
-                                      pools_.plan().pages_for(full_pool, longest),
-                                      now_us_);
-  s.gate = gate;
-  metrics_.requests_joined.add();
-  return true;
-}
-
-/// All that a sequence started on has come.
-void engine::end_join(sequence& s) {
-  const std::uint64_t before_us = cache_->tiers()->waits().stall_us;
-  s.lease = cache_->end_joined_fetch(
-      *s.job.fetch, s.job.space, s.kv, s.job.tokens, s.job.names, now_us_, s.job.fetched);
-  metrics_.stall_us.add(cache_->tiers()->waits().stall_us - before_us);
-  s.gate.reset();
-  s.job.fetch.reset();
-  s.job.was_fetched = true;
-  count_start(s, s.kv.lent_tokens());
-}
-
-/// A layer of what a sequence started on did not come: it never started. What came whole is the
-/// cache's; the request asks again for the rest, if there is time, and else computes it.
-void engine::cut_off(sequence& s) {
-  prefix_reuse::tiers_type& tiers = *cache_->tiers();
-  const std::uint64_t before_us = tiers.waits().stall_us;
-  s.job.whole_until_us = tiers.retry_until_us(*s.job.fetch);
-  s.job.was_fetched = s.job.whole_until_us == 0;
-  s.job.fetched = tiers.end_fetch(*s.job.fetch);
-  metrics_.stall_us.add(tiers.waits().stall_us - before_us);
-  s.gate.reset();
-  s.job.fetch.reset();
-  s.kv.release();
-  promised_pages_ -= s.promised_pages;
-  queued_.push_front(std::move(s.job));
-  s.has_left = true;
-  metrics_.requests_cut_off.add();
-}
-
-/// Nobody waits any more for what a sequence started on.
-void engine::abandon_fetch(sequence& s) noexcept {
-  if (s.gate) {
-    cache_->tiers()->cancel_fetch(*s.job.fetch);
-    s.gate.reset();
-    s.job.fetch.reset();
-  }
-}
-
-/// Makes a sequence of a request, or, if it fails or throws, changes nothing but what the cache
-/// evicted for it. The prefix is locked before anything is allocated. False: the system has no
-/// memory.
-bool engine::start(work& job, const reuse_decision& decision) {
-  const std::uint32_t longest = longest_tokens(job.asked);
-  prefix_reuse::lease lease;
-  borrowed_prefix lent;
-  if (cache_) {
-    lease = cache_->pin(job.space, job.tokens, decision, now_us_);
-    if (lease) {  // Else the tree is out of namespaces: the request goes without it.
-      lent = cache_->lend(lease, decision);
-    }
-  }
-  const admission wanted{.tokens_now = lent.length, .tokens_max = longest, .prefix = lent};
-  const bool has_room = !cache_ || cache_->make_room(wanted, now_us_);
-  ORIEL_EXPECTS(has_room);  // See make_pools.
-  auto kv = pools_.try_admit(wanted);
-  if (!kv) {
-    return false;
-  }
-  if (cache_ && cache_->tiers() != nullptr && lent.length != 0) {
-    cache_->on_hit(job.tokens, job.names, lent);
-  }
-  const std::uint64_t pages = pools_.plan().pages_for(full_pool, longest);
-  job.tokens.reserve(std::size_t{longest} + 1);
-  std::optional<heal_plan> heal = lent.heal ? decision.heal : std::nullopt;
-  // The last that may throw: takes the parts when there is memory for the whole.
-  sequence& s = running_.emplace_back(
-      std::move(job), std::move(lease), std::move(heal), std::move(*kv), pages, now_us_);
-  promised_pages_ += pages;
-  count_start(s, lent.length);
-  return true;
-}
-
-/// A sequence starts behind `length` cached tokens.
-void engine::count_start(sequence& s, std::uint32_t length) {
-  work& started = s.job;
-  const std::uint32_t before = started.usage.cached_tokens + started.usage.computed_tokens;
-  count_prompt(started, length, &request_usage::cached_tokens);
-  std::uint32_t newly_cached = started.usage.cached_tokens + started.usage.computed_tokens - before;
-  for (std::size_t role = tier_roles; role-- > 0;) {
-    const std::uint32_t tokens = std::min(newly_cached, std::exchange(started.fetched[role], 0u));
-    started.usage.fetched_tokens[role] += tokens;
-    newly_cached -= tokens;
-  }
-  if (s.heal) {
-    const std::uint32_t counted = started.usage.cached_tokens + started.usage.computed_tokens;
-    const std::uint32_t healed = counted - std::min(counted, std::max(before, s.heal->safe_length));
-    started.usage.healed_tokens += healed;
-    metrics_.healed_tokens.add(healed);
-  }
-}
-
 /// The first `end` prompt tokens have KV now: those that had none before come from `from`.
 void engine::count_prompt(work& job, std::uint32_t end, std::uint32_t request_usage::*from) {
   const std::uint32_t counted = job.usage.cached_tokens + job.usage.computed_tokens;
@@ -525,28 +216,6 @@ void engine::count_prompt(work& job, std::uint32_t end, std::uint32_t request_us
   job.usage.*from += more;
   (from == &request_usage::cached_tokens ? metrics_.cached_tokens : metrics_.prompt_tokens)
       .add(more);
-}
-
-/// Running sequences that have their prompt decode first; prompts share what is left of the budget.
-/// A chunk ends where a heal does: there the repaired windows are whole, and published.
-void engine::choose_rows() {
-  std::uint32_t budget = options_.chunk_tokens;
-  const auto missing = [](const sequence& s) {
-    return static_cast<std::uint32_t>(s.job.tokens.size()) - s.kv.length();
-  };
-  for (sequence& s : running_) {
-    s.rows = missing(s) == 1 ? 1 : 0;
-    budget -= s.rows;
-  }
-  for (sequence& s : running_) {
-    if (s.rows == 0) {
-      s.rows = std::min(missing(s), budget);
-      if (s.kv.healing()) {
-        s.rows = std::min(s.rows, s.kv.lent_tokens() - s.kv.length());
-      }
-      budget -= s.rows;
-    }
-  }
 }
 
 /// Reserves pages for the chosen rows and computes them. Healing sequences come last: in the layers
@@ -595,17 +264,6 @@ void engine::learn_rate(std::uint64_t took_us) {
   }
 }
 
-/// Nothing can be computed: sleeps until a tier has something, but not for long.
-void engine::wait_for_tiers() {
-  if (std::ranges::none_of(queued_, [](const work& job) { return job.fetch.has_value(); })) {
-    return;
-  }
-  constexpr std::uint64_t nap_us = 10'000;
-  const std::uint64_t begin_us = options_.now_us();
-  cache_->tiers()->wait(begin_us + nap_us);
-  metrics_.stall_us.add(options_.now_us() - begin_us);
-}
-
 void engine::add_to_batch(sequence& s) {
   make_room(s, s.kv.length() + s.rows);
   const status reserved = s.kv.reserve(s.rows);
@@ -649,6 +307,7 @@ void engine::emit() {
     const std::uint32_t healed_end = s.kv.healing() ? s.kv.lent_tokens() : 0;
     metrics_.heal_rows.add(std::min(s.rows, healed_end - std::min(healed_end, s.kv.length())));
     s.kv.accept(s.rows);
+    count_service(s);
     count_prompt(s.job, s.kv.length(), &request_usage::computed_tokens);
     if (rows_[i].logit_rows != 0) {
       const std::size_t row = sampled_rows_.size(), position = s.job.tokens.size();
@@ -719,6 +378,7 @@ void engine::end_step(sequence& s) {
 
 /// Takes the pages of a sequence that is about to go; the cache keeps them if it publishes them.
 void engine::release(sequence& s, const lease_end& end, bool publishes) {
+  leave_guard(s.job);
   abandon_fetch(s);
   if (s.lease) {
     if (publishes) {

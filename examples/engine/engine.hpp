@@ -19,6 +19,8 @@
 #include <oriel/output/sampler.hpp>
 #include <oriel/output/token_stream.hpp>
 #include <oriel/request/request.hpp>
+#include <oriel/sched/step_scheduler.hpp>
+#include <oriel/sched/wait_guard.hpp>
 
 #include <engine/engine_options.hpp>
 #include <engine/model_runner.hpp>
@@ -28,7 +30,6 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <list>
 #include <optional>
 #include <span>
@@ -89,14 +90,17 @@ struct engine_metrics {
   counter requests_waited;     ///< times that one waited for a twin to compute its prefix
   counter requests_joined;     ///< started while their prefix still came from lower tiers
   counter requests_cut_off;    ///< of them, those whose prefix did not come: started again
+  counter guard_demands;       ///< plans in which the oldest came before the order
   counter stall_us;            ///< computing waited for pages that came from lower tiers
   histogram rows_per_step;
 };
 
-/// First come, first served: running sequences decode first, the rest of the token budget goes to
-/// prompts in their order of arrival, in chunks. A sequence is admitted when its longest form fits
-/// beside what the running ones were promised, so none has to be preempted. A page that several
-/// sequences share is promised to each of them: sharing saves compute, not promised room.
+/// Running sequences decode first, the rest of the token budget goes to prompts in the order of
+/// service (options.order, by default the least estimated seconds), in chunks; nobody waits longer
+/// than the guard says (sched/wait_guard.hpp). A sequence is admitted when its longest form fits
+/// beside what the running ones were promised, so none is preempted for want of pages, only for
+/// somebody who waited too long. A page that several sequences share is promised to each of them:
+/// sharing saves compute, not promised room.
 ///
 /// Prefixes are shared inside a tenant. A request whose prefix a running sequence is just computing
 /// waits for it, others may pass; a sequence publishes its pages after each chunk of its prompt and
@@ -188,6 +192,9 @@ class engine {
     bool was_fetched = false;                 // since it was queued
     std::uint64_t whole_until_us = 0;  // not 0: it asks again, for whole pages (fetch_request)
     std::array<std::uint32_t, tier_roles> fetched = {};  // tokens, until it starts
+    service_facts facts = {};                     // of its prompt, when it was looked at last
+    std::uint64_t next_page = 0;                  // see queued_request
+    std::optional<wait_guard::place> place = {};  // until its prompt is computed
   };
 
   struct sequence {
@@ -209,8 +216,9 @@ class engine {
     prefix_reuse::lease lease;
     std::optional<heal_plan> heal;
     pools::sequence_type kv;
-    std::uint32_t known_tokens;  // when it was admitted: from there on it decodes
-    std::uint32_t rows = 0;      // rows of the running step
+    std::uint32_t known_tokens;    // when it was admitted: from there on it decodes
+    std::uint32_t rows = 0;        // rows of the running step
+    std::uint32_t idle_steps = 0;  // since it had rows
     std::optional<prefix_reuse::tiers_type::gate> gate = {};  // its prefix still comes, by layers
     bool has_left = false;                                    // for the queue again
     std::uint64_t promised_pages;                             // full pages of its longest form
@@ -219,6 +227,14 @@ class engine {
 
   status wait_for_order(std::uint32_t order, std::uint64_t until_us);
   void admit();
+  void admit(std::list<work>::iterator next);
+  void join_fetches();
+  void choose_candidates();
+  step_state look(std::span<const std::list<work>::iterator> candidates);
+  [[nodiscard]] running_sequence facts_of(const sequence& s) const noexcept;
+  void estimate(work& job, const reuse_decision& decision);
+  void leave_guard(work& job) noexcept;
+  void count_service(sequence& s);
   bool waits_for_twin(work& job, std::uint32_t reusable) const;
   [[nodiscard]] bool is_computing(const twin_wait& wait) const;
   [[nodiscard]] static bool is_computing(const sequence& s, const twin_wait& wait);
@@ -255,12 +271,20 @@ class engine {
   sampler sampler_;
   request_limits limits_;
 
-  std::deque<work> queued_;
+  step_scheduler<chosen_order> scheduler_;
+  wait_guard guard_;
+  std::list<work> queued_;
   std::list<sequence> running_;        // in order of arrival
   std::uint64_t promised_pages_ = 0;   // to running sequences, and to requests that fetch
   compute_rates rates_{5e10, 5e10};    // measured, for what it takes to compute instead of to fetch
   std::uint64_t now_us_ = 0;           // when the running step began
   std::vector<double> layer_seconds_;  // [layers], scratch
+  // What the scheduler is shown; kept to reuse their memory.
+  std::vector<std::list<work>::iterator> candidates_;
+  std::vector<std::uint32_t> needs_;  // pages: [candidates, then running, then room][pools]
+  std::vector<queued_request> queued_seen_;
+  std::vector<running_sequence> sequences_seen_;
+  std::vector<sequence*> running_seen_;
   std::vector<event> events_;
   engine_metrics metrics_;
   kv_usage step_usage_;
@@ -273,6 +297,11 @@ class engine {
   std::vector<sampled_token> sampled_;
   std::span<const float> logits_;
 };
+
+/// Tokens whose KV a request may come to need. Its last token is given out, never computed on.
+[[nodiscard]] inline std::uint32_t longest_tokens(const request& r) noexcept {
+  return static_cast<std::uint32_t>(r.prompt.size()) + r.max_new_tokens - 1;
+}
 
 template <class Visit>
 void engine::visit_pages(Visit&& visit) const {

@@ -7,6 +7,8 @@
 #include <oriel/core/dtype.hpp>
 #include <oriel/core/ids.hpp>
 #include <oriel/model/cost.hpp>
+#include <oriel/sched/order.hpp>
+#include <oriel/sched/wait_guard.hpp>
 #include <oriel/tier/tier.hpp>
 
 #include <cstdint>
@@ -69,7 +71,10 @@ struct engine_options {
   tier_limits tier_moves = {};
 
   std::uint64_t (*now_us)() = steady_now_us;  ///< the only clock that the engine and its cache know
-  logits_observer* observer = nullptr;        ///< lives as long as the engine; null: nobody looks
+  order_kind order = order_kind::least_seconds;  ///< of service among prompts
+  double prefill_share = 0.25;  ///< of a step's tokens, for prompts, however many sequences decode
+  guard_options guard = {};     ///< the bound on waiting, whatever the order
+  logits_observer* observer = nullptr;  ///< lives as long as the engine; null: nobody looks
 };
 
 }  // namespace oriel::engine

@@ -95,6 +95,7 @@ struct tally {
   std::array<std::uint64_t, tier_roles> from_tier = {};  // requests that a tier brought pages for
   std::uint64_t failed_reads = 0, late_fetches = 0;
   std::uint64_t joined = 0, cut_off = 0;  // requests that started while their pages came
+  std::uint64_t demanded = 0;             // plans in which the guard had the say
 };
 
 /// One engine and its requests; compares every row of logits as it comes.
@@ -125,6 +126,7 @@ class life final : public logits_observer {
     INFO("seed " << seed_);
     const engine_options& o = engine_.options();
     CAPTURE(o.page_tokens, o.chunk_tokens, o.sequences_max, o.prefix_cache, o.heal, disturbs_);
+    CAPTURE(name_of(o.order), o.prefill_share, o.guard.least_wait_s);
     while (requests != 0) {
       lose_some();
       const std::uint32_t together = std::min(requests, 1 + draw_.next_below(4));
@@ -174,6 +176,9 @@ class life final : public logits_observer {
       o.cache_windows = draw_.next_below(4);
     }
     o.tenant_shares = 1 + draw_.next_below(2);
+    o.order = static_cast<order_kind>(draw_.next_below(4));
+    o.prefill_share = draw_.next_below(2) == 0 ? 0.25 : 0.75;
+    o.guard = {.least_wait_s = draw_.next_below(2) == 0 ? 60.0 : 0.0, .factor = 1.5};
     o.now_us = now_us;
     o.observer = this;
     o.model_digest = "books";
@@ -283,7 +288,7 @@ class life final : public logits_observer {
     counts_.diverged +=
         usage.cached_tokens != 0 && usage.cached_tokens < (a.prompt_tokens - 1) / page * page;
     counts_.misses += usage.cached_tokens == 0;
-    if (heals && !disturbs_) {
+    if (heals && is_plain()) {
       heal_layer_rows_ += measure_heal(engine_.cache()->healing(),
                                        {.full_length = usage.cached_tokens,
                                         .prompt_tokens = a.prompt_tokens,
@@ -293,6 +298,11 @@ class life final : public logits_observer {
     }
   }
 
+  /// Nobody was preempted, by the test or by the guard: each request started once.
+  [[nodiscard]] bool is_plain() const {
+    return !disturbs_ && engine_.metrics().requests_preempted.value() == 0;
+  }
+
   /// Hits are what the events said, layer-rows what the plans said, and no page is left behind.
   void check_end() {
     const engine_metrics& m = engine_.metrics();
@@ -300,11 +310,12 @@ class life final : public logits_observer {
     CHECK(m.cached_tokens.value() == cached_);
     counts_.waited += m.requests_waited.value();
     counts_.joined += m.requests_joined.value();
+    counts_.demanded += m.guard_demands.value();
     counts_.cut_off += m.requests_cut_off.value();
-    if (!disturbs_) {
+    if (is_plain()) {
       CHECK(rows.heal_layer_rows == heal_layer_rows_);
     }
-    if (!disturbs_ && m.requests_cut_off.value() == 0) {  // Else some rows end in some layer.
+    if (is_plain() && m.requests_cut_off.value() == 0) {  // Else some rows end in some layer.
       CHECK(rows.layer_rows == heal_layer_rows_ + (m.rows_per_step.sum() - m.heal_rows.value()) *
                                                       books_.model.layers.size());
     }
@@ -312,7 +323,7 @@ class life final : public logits_observer {
       const prefix_counters& c = engine_.cache()->tree().counters();
       counts_.evicted_full += c.evicted_full_pages;
       counts_.evicted_windows += c.evicted_window_pages;
-      if (!disturbs_) {
+      if (is_plain()) {
         CHECK(c.hit_tokens == cached_);
         CHECK(c.healed_tokens == m.healed_tokens.value());
         CHECK(c.heals == heals_);
@@ -385,7 +396,8 @@ tally check_exact(library& books,
                    << ", evicted " << t.evicted_full << " + " << t.evicted_windows
                    << ", from tiers " << t.from_tier[0] << " + " << t.from_tier[1] << " + "
                    << t.from_tier[2] << ", reads failed " << t.failed_reads << ", late "
-                   << t.late_fetches << ", joined " << t.joined << ", cut off " << t.cut_off);
+                   << t.late_fetches << ", joined " << t.joined << ", cut off " << t.cut_off
+                   << ", demanded " << t.demanded);
   if (t.requests < 400) {
     return t;  // A sanitizer's share is too small to hold every sort.
   }
@@ -403,7 +415,8 @@ tally check_exact(library& books,
                                     t.cancelled,
                                     t.waited,
                                     t.evicted_full,
-                                    t.evicted_windows}) {
+                                    t.evicted_windows,
+                                    t.demanded}) {
     CHECK(count >= 1);
   }
   return t;
@@ -478,7 +491,7 @@ TEST_CASE("reuse is exact: through tiers that outlive the engine and fail now an
   const tally t = check_exact(books, 24, requests_of(1200), 5, tiers);
   if (t.requests >= 400) {
     for (const std::uint64_t requests : t.from_tier) {
-      CHECK(200 * requests >= t.requests);
+      CHECK(requests >= 5);
     }
     CHECK(t.failed_reads >= 20);
     CHECK(t.late_fetches >= 2);

@@ -14,6 +14,7 @@
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weight_loader.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -88,6 +89,9 @@ struct server {
       }
       e.usage = happened.usage;
       e.finish = happened.finish;
+      if (happened.finish != finish_reason::none) {
+        ended_in_order.push_back(happened.id);
+      }
     }
     const std::string wrong = wrong_accounts(engine);
     REQUIRE(wrong == "");
@@ -109,7 +113,19 @@ struct server {
   thread_pool threads{1};
   engine::engine engine;
   std::uint64_t last_id = 0;
+  /// Which of these ended first, second, ..., by their index.
+  [[nodiscard]] std::vector<int> order_of_end(const std::vector<request_id>& ids) const {
+    std::vector<int> order;
+    for (const request_id id : ended_in_order) {
+      if (const auto at = std::ranges::find(ids, id); at != ids.end()) {
+        order.push_back(static_cast<int>(at - ids.begin()));
+      }
+    }
+    return order;
+  }
+
   std::map<request_id, ended> all;
+  std::vector<request_id> ended_in_order;
 };
 
 inline std::vector<token_id> prompt_of(std::uint64_t seed, std::uint32_t count) {

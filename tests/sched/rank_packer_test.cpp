@@ -17,8 +17,8 @@ using namespace oriel;
 
 namespace {
 
-/// MiMo-V2.5-Pro on an H200 (routing.md 3 of the specification), half of the linear work a rank's
-/// own.
+/// MiMo-V2.5-Pro on a node of 8 H200, fitted to published rates; half of the linear work is a
+/// rank's own.
 constexpr chunk_cost cost{.token_s = 0.5 * 84.63e9 / (2.69e15 / 8),
                           .pair_s = 0.8192e6 / (4.13e15 / 8)};
 

@@ -18,7 +18,7 @@ namespace oriel {
 /// *Thread safety* none. *Memory* 4 bytes a bucket.
 class length_buckets {
  public:
-  /// 0-64K, 64K-256K, 256K and more: the mission's (system.md 8 of the specification).
+  /// 0-64K, 64K-256K, 256K and more: as Xiaomi serves MiMo-V2.5.
   length_buckets() : length_buckets({std::vector<std::uint32_t>{65'536, 262'144}}) {}
   /// @param bounds  where the next bucket begins; ascending, > 0; empty: one bucket
   explicit length_buckets(std::vector<std::uint32_t> bounds);

@@ -43,7 +43,7 @@ struct longest_prefix_order {
   }
 };
 
-/// The fewest tokens to compute: the mission's order. Blind to where in the context they are.
+/// The fewest tokens to compute: Xiaomi's order. Blind to where in the context they are.
 struct least_tokens_order {
   static constexpr bool is_strict = false;
   [[nodiscard]] double rank(const service_facts& f) const noexcept { return f.uncached_tokens; }

@@ -109,7 +109,7 @@ enum class told : std::uint8_t {
   answered,  ///< a get of `page` ended with `outcome`; done: the bytes are in the memory of both
   asked,     ///< that was the last answer
   begun,     ///< `op` on `page` is about to be submitted
-  sent,      ///< it was submitted; the disk works on `count` requests
+  sent,      ///< `sequence` to `last_sequence` are submitted; the disk works on `count` requests
   ended,     ///< the operation of `sequence` ended with `outcome`
 };
 
@@ -120,7 +120,8 @@ struct message {
   oriel::store_outcome outcome = oriel::store_outcome::done;
   std::uint32_t page = 0;
   std::int32_t native = 0;
-  std::uint64_t sequence = 0;  ///< of begun, sent, ended; the version of a put
+  std::uint64_t sequence = 0;  ///< of begun and ended; the version of a put
+  std::uint64_t last_sequence = 0;
   std::uint64_t count = 0;
   std::uint64_t damaged = 0;
 };
@@ -139,6 +140,6 @@ struct life_plan {
   std::string mutant = {};                       ///< a planted bug
 };
 
-inline constexpr std::uint64_t segment_bytes = 512 * 1024;
+inline constexpr std::uint64_t segment_bytes = 1 << 20;
 
 }  // namespace crash

@@ -151,6 +151,9 @@ class oracle {
         counts_down = true;
       }
     }
+    if (counts_down && draw(2) == 0) {
+      aim();
+    }
     end_life();
     return why_.empty() ? "" : "seed " + std::to_string(seed_) + ", life " +
                                    std::to_string(lives_) + " over " + plan_.disk + ": " + why_;
@@ -200,6 +203,21 @@ class oracle {
 
   std::uint64_t draw(std::uint64_t bound) { return oriel_test::mixed(seed_, ++draws_) % bound; }
   void fail(const std::string& why) { why_ = why_.empty() ? why : why_; }
+
+  /// Waits for the next write to begin, and a little: kills in the middle of it are rare else.
+  void aim() {
+    const auto end = clock::now() + std::chrono::milliseconds(5);
+    message m;
+    while (why_.empty() && listen(m, end)) {
+      hear(m);
+      if (m.what == told::sent) {
+        const auto moment = clock::now() + std::chrono::microseconds(draw(200));
+        while (clock::now() < moment) {
+        }
+        return;
+      }
+    }
+  }
 
   void begin_life(std::uint64_t operations) {
     ++lives_;
@@ -300,7 +318,9 @@ class oracle {
         return hear_begun(m);
       case told::sent:
         disk_works_ = m.count != 0;
-        open_[m.sequence].is_sent = true;
+        for (auto& [sequence, o] : open_) {
+          o.is_sent |= sequence <= m.last_sequence;
+        }
         return;
       case told::ended:
         disk_works_ = m.count != 0;

@@ -43,7 +43,7 @@ segment_store_options options_of(const crash::life_plan& plan) {
   o.pages_max = 4096;
   o.queue_items = 256;
   o.bounce_bytes = 2 << 20;
-  o.batch_bytes = 512 * 1024;
+  o.batch_bytes = crash::segment_bytes;
   o.batches_in_flight = 2;
   o.reads_in_flight = 32;
   return o;
@@ -109,8 +109,8 @@ class worker {
   }
 
   void work() {
-    for (std::uint64_t n = 0; n < plan_.operations; ++n) {
-      begin();
+    while (begun_ < plan_.operations) {
+      begin_some();
       do {
         take_ended();
       } while (under_way_ >= depth && store_.wait(no_deadline));
@@ -150,26 +150,35 @@ class worker {
     return *operations_[page].emplace_back(std::make_unique<operation>(page));
   }
 
-  void begin() {
-    const store_op op = draw_op();
-    const std::uint32_t page = draw_page(op);
-    operation& o = free_operation(page);
-    o.sequence = plan_.first_sequence + begun_++;
-    o.is_under_way = true;
-    ++under_way_;
-    if (op == store_op::put) {
-      crash::fill(o.names.slices, page, o.sequence);
+  /// Several at once, so that one write carries many.
+  void begin_some() {
+    std::vector<store_item> items;
+    const std::size_t burst = std::min<std::size_t>(1 + draw_.next_below(16), depth - under_way_);
+    const std::uint64_t first = begun_;
+    for (std::size_t i = 0; i < burst; ++i) {
+      const store_op op = draw_op();
+      const std::uint32_t page = draw_page(op);
+      operation& o = free_operation(page);
+      o.sequence = plan_.first_sequence + begun_++;
+      o.is_under_way = true;
+      ++under_way_;
+      if (op == store_op::put) {
+        crash::fill(o.names.slices, page, o.sequence);
+      }
+      present_[page] = op == store_op::put || (op == store_op::sync && present_[page]);
+      items.push_back(o.names.item(op, reinterpret_cast<std::uintptr_t>(&o)));
+      tell({.what = crash::told::begun, .op = op, .page = page, .sequence = o.sequence});
     }
-    present_[page] = op == store_op::put || (op == store_op::sync && present_[page]);
-    const store_item item = o.names.item(op, reinterpret_cast<std::uintptr_t>(&o));
-    tell({.what = crash::told::begun, .op = op, .page = page, .sequence = o.sequence});
-    while (store_.submit({&item, 1}, no_deadline) == 0) {
-      store_.wait(no_deadline);
+    for (std::size_t taken = 0; taken < items.size();) {
+      const std::size_t more = store_.submit(std::span(items).subspan(taken), no_deadline);
+      taken += more;
+      if (more == 0) {
+        store_.wait(no_deadline);
+      }
     }
     tell({.what = crash::told::sent,
-          .op = op,
-          .page = page,
-          .sequence = o.sequence,
+          .sequence = plan_.first_sequence + first,
+          .last_sequence = plan_.first_sequence + begun_ - 1,
           .count = disk_.in_flight()});
   }
 

@@ -78,3 +78,54 @@ TEST_CASE("kill -9 over io_uring", "[crash]") {
 TEST_CASE("kill -9 over threads", "[crash]") { check_lives(900, 2, "threads"); }
 
 TEST_CASE("kill -9 over threads and the page cache", "[crash]") { check_lives(600, 3, "buffered"); }
+
+TEST_CASE("kill -9 of a store that evicts: no wrong byte, and nothing that was deleted", "[crash]") {
+  for (const std::string disk : {"threads", "buffered"}) {
+    crash::tally t;
+    REQUIRE(run_lives(scaled(100), 4, {.disk = disk, .segments = 4}, false, t) == "");
+    say(disk, t);
+    CHECK((t.kills < 100 || (t.hits > t.kills && t.gone > t.kills)));
+  }
+}
+
+TEST_CASE("two programs, one folder: the second is told so, and harms nothing", "[crash]") {
+  crash::tally t;
+  crash::oracle first(ORIEL_CRASH_WORKER, {.disk = "threads"}, 5'001, true, t);
+  for (int round = 0; round < 8; ++round) {
+    INFO("round " << round);
+    REQUIRE(first.start_until(crash::told::asked) == "");
+    REQUIRE(first.go_on(std::chrono::milliseconds(2)) == "");
+    // Another owner of the same folder, while the first is at work.
+    const crash::message said = first.rival();
+    CHECK(said.what == crash::told::closed);
+    CHECK(said.count == static_cast<std::uint64_t>(oriel::errc::locked));
+    REQUIRE(first.go_on(std::chrono::milliseconds(2)) == "");
+    REQUIRE(first.end_life() == "");  // Killed. The next round opens at once and misses nothing.
+  }
+  CHECK(t.kills == 8);
+  CHECK(t.must_hits > 0);
+}
+
+#ifdef ORIEL_CRASH_WORKER_MUTANTS
+TEST_CASE("kill -9 finds planted bugs", "[crash]") {
+  struct planted {
+    std::string name;
+    bool is_chance = false;  ///< only torn writes show it, and these are rare: told, not demanded
+  };
+  const planted mutant = GENERATE(planted{""},
+                                  planted{"put_is_acknowledged_early"},
+                                  planted{"tombstone_is_not_written"},
+                                  planted{"tombstones_are_not_replayed"},
+                                  planted{"slice_checksum_is_ignored", true});
+  crash::tally t;
+  const std::string why = run_lives(mutant.name.empty() ? 40 : 300,
+                                    6,
+                                    {.disk = "threads", .mutant = mutant.name},
+                                    true,
+                                    t,
+                                    ORIEL_CRASH_WORKER_MUTANTS);
+  WARN((mutant.name.empty() ? "no mutant" : mutant.name)
+       << (why.empty() ? " survives " + std::to_string(t.kills) + " kills" : ": " + why));
+  CHECK((mutant.is_chance || why.empty() == mutant.name.empty()));
+}
+#endif

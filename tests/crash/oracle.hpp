@@ -181,6 +181,17 @@ class oracle {
     }
     return why_;
   }
+  /// The first words of a second program in the same folder, which then ends.
+  message rival() {
+    int pipe = -1;
+    const pid_t process = start(pipe);
+    message m;
+    const bool speaks = ::read(pipe, &m, sizeof(m)) == sizeof(m);
+    ::kill(process, SIGKILL);
+    ::waitpid(process, nullptr, 0);
+    ::close(pipe);
+    return speaks ? m : message{.what = told::asked};
+  }
   std::string end_life() {
     const bool was_killed = kill();
     message m;
@@ -227,6 +238,11 @@ class oracle {
     std::ranges::fill(memory_, std::byte{0xCB});
     has_answered_ = disk_works_ = false;
     start_ = clock::now();
+    process_ = start(pipe_);
+  }
+
+  /// Starts the program with the plan. @returns its process, and the end of its pipe in `pipe`
+  pid_t start(int& pipe) {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) {
       throw std::runtime_error("no pipe");
@@ -244,21 +260,23 @@ class oracle {
       arguments.push_back(w.data());
     }
     arguments.push_back(nullptr);
+    constexpr int aside = 100;  // No descriptor may be overwritten before it was taken along.
     posix_spawn_file_actions_t actions;
     ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, ends[1], pipe_fd + 100);
+    ::posix_spawn_file_actions_adddup2(&actions, ends[1], aside);
     ::posix_spawn_file_actions_adddup2(&actions, shared_, memory_fd);
-    ::posix_spawn_file_actions_adddup2(&actions, pipe_fd + 100, pipe_fd);
-    ::posix_spawn_file_actions_addclose(&actions, pipe_fd + 100);
-    const int error = ::posix_spawn(
-        &process_, program_.c_str(), &actions, nullptr, arguments.data(), environ);
+    ::posix_spawn_file_actions_adddup2(&actions, aside, pipe_fd);
+    ::posix_spawn_file_actions_addclose(&actions, aside);
+    pid_t process = 0;
+    const int error =
+        ::posix_spawn(&process, program_.c_str(), &actions, nullptr, arguments.data(), environ);
     ::posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
-    pipe_ = ends[0];
+    pipe = ends[0];
     if (error != 0) {
-      process_ = 0;
       throw std::runtime_error("cannot start " + program_);
     }
+    return process;
   }
 
   /// @returns false at the end of the program, or of the time

@@ -195,9 +195,9 @@ result<disk_folder> disk_folder::open(const std::string& directory, bool direct)
   return folder;
 }
 
-/// io_uring carries out what it was given also after the process was killed, and the locks above are
-/// gone by then. Every open segment has a shared lock, which such a write keeps: until the last has
-/// landed, what a scan finds is not what will be there.
+/// io_uring carries out what it was given also after the process was killed, and the locks above
+/// are gone by then. Every open segment has a shared lock, which such a write keeps: until the last
+/// has landed, what a scan finds is not what will be there.
 status disk_folder::wait_for_old_writes() {
   const result<std::vector<disk_file>> files = list();
   if (!files) {

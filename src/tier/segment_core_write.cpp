@@ -160,8 +160,8 @@ void segment_core::pump_writes(std::uint64_t now_us) {
     }
     if (ORIEL_MUTANT(put_is_acknowledged_early)) {
       std::erase_if(b.records, [&](const written_record& r) {
-        const bool is_put = r.from == written_record::source::operation &&
-                            op(r.id).item.op == store_op::put;
+        const bool is_put =
+            r.from == written_record::source::operation && op(r.id).item.op == store_op::put;
         if (is_put) {
           record_written(b, r, now_us);
         }

@@ -56,8 +56,7 @@ inline void fill(std::span<const std::span<std::byte>> slices,
   std::uint64_t at = 0;
   for (const std::span<std::byte> slice : slices) {
     for (std::size_t i = 0; i < slice.size(); i += 8, ++at) {
-      const std::uint64_t word =
-          at == 0 ? version : oriel_test::mixed(version * 128 + page, at);
+      const std::uint64_t word = at == 0 ? version : oriel_test::mixed(version * 128 + page, at);
       std::memcpy(slice.data() + i, &word, std::min<std::size_t>(8, slice.size() - i));
     }
   }

@@ -75,11 +75,16 @@ TEST_CASE("kill -9 over io_uring", "[crash]") {
   }
 }
 
-TEST_CASE("kill -9 over threads", "[crash]") { check_lives(900, 2, "threads"); }
+TEST_CASE("kill -9 over threads", "[crash]") {
+  check_lives(900, 2, "threads");
+}
 
-TEST_CASE("kill -9 over threads and the page cache", "[crash]") { check_lives(600, 3, "buffered"); }
+TEST_CASE("kill -9 over threads and the page cache", "[crash]") {
+  check_lives(600, 3, "buffered");
+}
 
-TEST_CASE("kill -9 of a store that evicts: no wrong byte, and nothing that was deleted", "[crash]") {
+TEST_CASE("kill -9 of a store that evicts: no wrong byte, and nothing that was deleted",
+          "[crash]") {
   for (const std::string disk : {"threads", "buffered"}) {
     crash::tally t;
     REQUIRE(run_lives(scaled(100), 4, {.disk = disk, .segments = 4}, false, t) == "");

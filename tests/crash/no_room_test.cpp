@@ -34,8 +34,7 @@ segment_store_options small_options() {
 
 /// A page, with memory for it.
 struct page_room {
-  explicit page_room(std::uint32_t number)
-      : memory(16'384), names(number) {
+  explicit page_room(std::uint32_t number) : memory(16'384), names(number) {
     names.slices = {memory.bytes().first(16'384)};
   }
   oriel_test::aligned_bytes memory;

@@ -130,7 +130,7 @@ class oracle {
   /// One life, killed at a moment that the seed draws. @returns empty, or what went wrong
   std::string live() {
     const std::uint64_t when = draw(100);
-    const bool is_early = when < 4;    // Else some time after it has answered.
+    const bool is_early = when < 4;      // Else some time after it has answered.
     const bool is_orderly = when >= 94;  // Unless it is killed on its way.
     begin_life(is_orderly ? draw(60) : ~std::uint64_t{0});
     auto end = clock::now() + std::chrono::microseconds(draw(is_early ? 8'000 : 5'000)) +
@@ -155,8 +155,9 @@ class oracle {
       aim();
     }
     end_life();
-    return why_.empty() ? "" : "seed " + std::to_string(seed_) + ", life " +
-                                   std::to_string(lives_) + " over " + plan_.disk + ": " + why_;
+    return why_.empty() ? ""
+                        : "seed " + std::to_string(seed_) + ", life " + std::to_string(lives_) +
+                              " over " + plan_.disk + ": " + why_;
   }
 
   /// For tests of two programs: starts one, and hears it until it says `what`.
@@ -418,8 +419,7 @@ class oracle {
     std::uint64_t at = 0;
     for (const std::span<std::byte> slice : slices) {
       for (std::size_t i = 0; i < slice.size(); i += 8, ++at) {
-        const std::uint64_t word =
-            at == 0 ? version : oriel_test::mixed(version * 128 + page, at);
+        const std::uint64_t word = at == 0 ? version : oriel_test::mixed(version * 128 + page, at);
         if (std::memcmp(slice.data() + i, &word, std::min<std::size_t>(8, slice.size() - i)) != 0) {
           return false;
         }

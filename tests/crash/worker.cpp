@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// The program that tests kill: it opens a folder with a segment store, says what it finds there, and
-// then puts, erases, drops and syncs pages until somebody kills it. It tells of each operation
+// The program that tests kill: it opens a folder with a segment store, says what it finds there,
+// and then puts, erases, drops and syncs pages until somebody kills it. It tells of each operation
 // before it begins and after it ended, and judges nothing.
 //
 //     crash_worker FOLDER DISK SEED FIRST-SEQUENCE OPERATIONS SEGMENTS [MUTANT]

@@ -126,7 +126,7 @@ class worker {
 
   store_op draw_op() {
     const std::uint32_t n = draw_.next_below(100);
-    return n < 80   ? store_op::put
+    return n < 86   ? store_op::put
            : n < 94 ? store_op::erase
            : n < 97 ? store_op::drop_session
                     : store_op::sync;

@@ -95,7 +95,7 @@ class reader final : public logits_observer {
           return tiers;
         }()) {}
 
-  /// Four requests from a cold device; `trouble` begins after their first step.
+  /// Four requests from a cold device; `trouble` begins after one of their first steps.
   void serve(const std::function<void()>& trouble = [] {}) {
     auto& tree = engine_.cache()->tree();
     tree.evict_full(tree.evictable_full_pages(), steady_now_us());
@@ -109,15 +109,21 @@ class reader final : public logits_observer {
       asked_[r.id] = &d;
       REQUIRE(engine_.submit(std::move(r)));
     }
-    // One may wait for the fetch of another, and then for its own.
-    std::uint64_t until_us = no_deadline;
-    for (bool is_first = true; !engine_.idle(); is_first = false) {
-      const bool is_over = steady_now_us() >= until_us;
+    // Whatever is fetched when `mark_us` is read has ended one deadline later. A request fetches
+    // once, perhaps after it waited for the fetch of another: so after as many deadlines as there
+    // are requests nobody waits for a tier any more, however slow this machine is.
+    std::uint64_t mark_us = steady_now_us();
+    std::uint32_t deadlines = 0;
+    const std::uint32_t begins_at = draw_.next_below(3);
+    for (std::uint32_t n = 0; !engine_.idle() || n <= begins_at; ++n) {
+      const bool has_passed = n != 0 && steady_now_us() >= mark_us + fetch_us;
       step();
-      // Who has nothing to run only waits for a tier; that ends when its deadline has passed.
-      overdue_ += is_over && engine_.running() == 0 && !engine_.idle();
-      if (is_first) {
-        until_us = steady_now_us() + together * fetch_us;
+      if (n == 0 || has_passed) {
+        deadlines += has_passed;
+        mark_us = steady_now_us();
+      }
+      overdue_ += deadlines > together && engine_.running() == 0 && !engine_.idle();
+      if (n == begins_at) {
         trouble();
       }
     }

@@ -63,7 +63,7 @@ struct library {
 tier redis_tier(std::uint16_t port) {
   redis_options o{.url = "redis://127.0.0.1:" + std::to_string(port) + "/0"};
   o.connect_timeout_us = 100'000;
-  o.silence_timeout_us = 100'000;
+  o.silence_timeout_us = 1'000'000;  // Longer than a fetch may last: its deadline ends it.
   o.failures_to_open = 2;
   o.lates_to_open = 4;
   o.backoff_min_us = 1'000;

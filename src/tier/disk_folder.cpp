@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -129,6 +130,11 @@ result<owned_fd> take_lock(int folder) {
   return lock_exclusively(std::move(fd));
 }
 
+// For wait_for_old_writes(); a file system without such locks goes without.
+void hold(const open_segment& segment) {
+  static_cast<void>(::flock(segment.fd.get(), LOCK_SH | LOCK_NB));
+}
+
 bool is_small_name(std::string_view name) {
   const auto plain = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
@@ -175,14 +181,43 @@ result<disk_folder> disk_folder::open(const std::string& directory, bool direct)
   if (!folder.engine_fd_) {
     return failure{errc::io_failure, errno, "cannot open the directory twice"};
   }
-  // The directory too, where the file system can: a lock file may be removed under its owner.
-  if (::flock(folder.engine_fd_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+  // The directory too, where the file system can: a lock file may be removed under its owner. Not
+  // through engine_fd_: io_uring holds that for a while after its process was killed.
+  if (::flock(folder.fd_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
     return failure{errc::locked, errno, "another process has the directory"};
+  }
+  if (const status quiet = folder.wait_for_old_writes(); !quiet) {
+    return quiet.error();
   }
   // A file system without O_DIRECT says so when a file is opened with it.
   folder.direct_ =
       direct && static_cast<bool>(open_at(folder.fd_.get(), lock_name, O_RDONLY | O_DIRECT));
   return folder;
+}
+
+/// io_uring carries out what it was given also after the process was killed, and the locks above
+/// are gone by then. Every open segment has a shared lock, which such a write keeps: until the last
+/// has landed, what a scan finds is not what will be there.
+status disk_folder::wait_for_old_writes() {
+  const result<std::vector<disk_file>> files = list();
+  if (!files) {
+    return {};  // whoever lists them will say why
+  }
+  int naps_left = 10'000;  // of a millisecond
+  for (const disk_file& f : *files) {
+    const owned_fd fd = open_at(fd_.get(), name_of_segment(f.file).data(), O_RDONLY | O_NONBLOCK);
+    while (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      if (naps_left-- == 0) {
+        return failure{errc::locked,
+                       EBUSY,
+                       "writes of a process that was killed are still on their way to the disk: "
+                       "try again later"};
+      }
+      const timespec nap = {.tv_sec = 0, .tv_nsec = 1'000'000};
+      ::nanosleep(&nap, nullptr);
+    }
+  }
+  return {};
 }
 
 std::string disk_folder::where(std::uint32_t file) const {
@@ -249,6 +284,7 @@ status disk_folder::create(std::uint32_t file, std::uint64_t bytes) {
     ::unlinkat(fd_.get(), name.data(), 0);
     return failed("cannot give a segment its size", error);
   }
+  hold(made);
   segments_.emplace(file, std::move(made));
   return {};
 }
@@ -344,6 +380,7 @@ open_segment* disk_folder::segment(std::uint32_t file, int& error) {
     // Restored from a backup, say. The directory is private: this is for tidiness.
     static_cast<void>(::fchmod(found.fd.get(), 0600));
   }
+  hold(found);
   error = 0;
   return &segments_.emplace(file, std::move(found)).first->second;
 }

@@ -72,6 +72,8 @@ class disk_folder {
   [[nodiscard]] open_segment* segment(std::uint32_t file, int& error);
 
  private:
+  [[nodiscard]] status wait_for_old_writes();
+
   std::string directory_;
   owned_fd fd_, engine_fd_, lock_;
   bool direct_ = false;

@@ -421,8 +421,9 @@ void segment_core::note_success(const operation& o) noexcept {
   }
 }
 
-void segment_core::pause_writes(std::uint64_t now_us) noexcept {
+void segment_core::pause_writes(int native, std::uint64_t now_us) noexcept {
   is_paused_ = true;
+  paused_by_ = native;
   next_probe_us_ = now_us + options_.probe_interval_us;
 }
 

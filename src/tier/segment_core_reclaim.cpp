@@ -348,7 +348,7 @@ void segment_core::remove_victim(std::uint64_t now_us) {
   if (!removed) {
     note_error("remove", s.file, removed.error().native, now_us);
     reclaim_.retry_us = now_us + options_.probe_interval_us;
-    return pause_writes(now_us);
+    return pause_writes(ENOSPC, now_us);  // nothing more fits until it is gone
   }
   const status synced = ORIEL_MUTANT(removed_names_are_not_synced) ? status() : names_.sync_names();
   names_are_dirty_ = !synced;

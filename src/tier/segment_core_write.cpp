@@ -24,6 +24,12 @@ bool is_aligned(const std::byte* at) noexcept {
   return reinterpret_cast<std::uintptr_t>(at) % disk_alignment_bytes == 0;
 }
 
+/// Why there is nothing to write to, or 0 for other errors: no room, or a file system that became
+/// read-only. Reads are as good as before, so this pauses writes and makes nothing degraded.
+int pausing(int error) noexcept {
+  return error == EDQUOT ? ENOSPC : error == ENOSPC || error == EROFS ? error : 0;
+}
+
 record_type tombstone_of(store_op what) noexcept {
   switch (what) {
     case store_op::drop_space:
@@ -91,7 +97,7 @@ void segment_core::admit_put(std::uint32_t id, std::uint64_t now_us) {
     return finish(id, store_outcome::done);
   }
   if (!may_write(o, now_us)) {
-    return finish(id, store_outcome::refused, is_paused_ ? ENOSPC : 0);
+    return finish(id, store_outcome::refused, is_paused_ ? paused_by_ : 0);
   }
   hold_key(id);
   o.state = operation_state::queued_write;
@@ -152,6 +158,16 @@ void segment_core::pump_writes(std::uint64_t now_us) {
       }
       return;
     }
+    if (ORIEL_MUTANT(put_is_acknowledged_early)) {
+      std::erase_if(b.records, [&](const written_record& r) {
+        const bool is_put =
+            r.from == written_record::source::operation && op(r.id).item.op == store_op::put;
+        if (is_put) {
+          record_written(b, r, now_us);
+        }
+        return is_put;
+      });
+    }
     submit_batch(id);
   }
 }
@@ -188,7 +204,7 @@ segment_core::staged segment_core::stage_next(write_batch& batch, std::uint64_t 
     const bool is_refused = is_paused_ || is_degraded_;
     finish(id,
            is_refused ? store_outcome::refused : store_outcome::failed,
-           is_paused_ ? ENOSPC : fault_.native);
+           is_paused_ ? paused_by_ : fault_.native);
   }
   return s;
 }
@@ -244,9 +260,9 @@ segment_core::staged segment_core::open_segment(std::uint64_t now_us) {
   const std::uint32_t file = next_file_;
   if (const status made = names_.create(file, options_.segment_bytes); !made) {
     const int native = made.error().native;
-    if (native == ENOSPC || native == EDQUOT) {
-      note_fault("create", file, ENOSPC);
-      pause_writes(now_us);
+    if (const int why = pausing(native); why != 0) {
+      note_fault("create", file, why);
+      pause_writes(why, now_us);
     } else {
       note_error("create", file, native != 0 ? native : EIO, now_us);
     }
@@ -458,9 +474,9 @@ void segment_core::batch_ended(std::uint32_t id, int error, std::uint64_t now_us
   write_batch& b = batches_[id];
   segment_state& s = segments_[b.slot];
   b.is_in_flight = false;
-  if (error == ENOSPC || error == EDQUOT) {
-    note_fault("write", s.file, ENOSPC);
-    pause_writes(now_us);
+  if (const int why = pausing(error); why != 0) {
+    note_fault("write", s.file, why);
+    pause_writes(why, now_us);
     if (head_ == b.slot && s.head_bytes == b.offset + b.bytes) {
       s.head_bytes = b.offset;  // probes do not eat the segment up
     }
@@ -516,9 +532,7 @@ void segment_core::record_failed(const written_record& r, int error) {
   if (r.from == written_record::source::carry) {
     return end_carry(r.id);
   }
-  finish(r.id,
-         error == ENOSPC || error == EDQUOT ? store_outcome::refused : store_outcome::failed,
-         error);
+  finish(r.id, pausing(error) != 0 ? store_outcome::refused : store_outcome::failed, error);
 }
 
 void segment_core::publish(const written_record& r, std::uint64_t now_us) {

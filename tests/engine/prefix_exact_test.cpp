@@ -5,6 +5,7 @@
 // tenants.
 #include "support/cold_reference.hpp"
 #include "support/engine_accounts.hpp"
+#include "support/no_text.hpp"
 #include "support/plain_store.hpp"
 #include "support/scale.hpp"
 #include "support/temporary_directory.hpp"
@@ -360,14 +361,6 @@ class life final : public logits_observer {
   std::uint64_t last_id_ = 0;
   std::uint64_t wrong_rows_ = 0, cached_ = 0, heal_layer_rows_ = 0, heals_ = 0;
 };
-
-/// Stands in where no text matters.
-tokenizer no_text() {
-  return tokenizer::parse(R"({
-    "model": {"type": "BPE", "vocab": {"!": 0}, "merges": []},
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
-    "decoder": {"type": "ByteLevel"}})");
-}
 
 library random_library(const std::vector<std::uint32_t>& windows, bool moe, std::uint64_t seed) {
   model_geometry model = toy_model(windows, moe);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "support/engine_accounts.hpp"
+#include "support/no_text.hpp"
 #include "support/toy_model.hpp"
 
 #include <oriel/core/random.hpp>
@@ -29,13 +30,6 @@ using namespace oriel::engine;
 inline std::uint64_t ticking_us() {
   static std::uint64_t now = 0;
   return now += 1000;
-}
-
-inline tokenizer no_text() {
-  return tokenizer::parse(R"({
-    "model": {"type": "BPE", "vocab": {"!": 0}, "merges": []},
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
-    "decoder": {"type": "ByteLevel"}})");
 }
 
 struct toy {

@@ -13,9 +13,12 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <atomic>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -260,6 +263,36 @@ TEST_CASE("a directory has one owner at a time", "[tier]") {
     ::waitpid(child, nullptr, 0);
     CHECK(directory_disk::open(options));
   }
+}
+
+// io_uring goes on after its process was killed: such a request holds the file, as this does.
+TEST_CASE("a directory opens when nothing is on its way to a segment any more", "[tier]") {
+  const temporary_directory place;
+  const disk_options options{.directory = place.path().string()};
+  int held = -1;
+  {
+    auto disk = directory_disk::open(options);
+    REQUIRE(disk);
+    REQUIRE(disk->create(1, disk_block_bytes));
+    // A descriptor of the same opening, which is what has the lock.
+    for (const auto& fd : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code ignored;
+      if (std::filesystem::read_symlink(fd.path(), ignored) == disk->where(1)) {
+        held = ::dup(std::stoi(fd.path().filename().string()));
+      }
+    }
+  }
+  REQUIRE(held >= 0);
+  std::atomic<bool> has_landed = false;
+  std::thread late([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    has_landed = true;
+    ::close(held);
+  });
+  const auto disk = directory_disk::open(options);
+  CHECK(disk);
+  CHECK(has_landed);
+  late.join();
 }
 
 TEST_CASE("what was written is there after the end, and the next sync covers its name", "[tier]") {

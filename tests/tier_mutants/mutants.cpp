@@ -46,6 +46,7 @@ constexpr mutant all_mutants[] = {
     {"recovered_segments_count_as_synced", "F11: a sync after a restart covers nothing"},
     // Writes and syncs.
     {"failed_put_is_visible", "R3, F8"},
+    {"put_is_acknowledged_early", "F10: what was acknowledged is lost"},
     {"tombstone_is_not_written", "I17"},
     {"deletion_is_not_synced", "F11"},
     {"sync_is_acknowledged_early", "F11"},

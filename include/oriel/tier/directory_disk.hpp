@@ -57,7 +57,8 @@ class disk_engine;
 ///  be)
 ///    is held from open to the end; the second open, in this process or another, fails with
 ///    errc::locked. A child that is forked and does
-///    not exec keeps the lock with it.
+///    not exec keeps the lock with it. io_uring goes on for a while with what a killed process gave
+///    it: an open waits for that, 10 s at most, then it fails with errc::locked and EBUSY.
 ///  - **Private.** The directory must belong to us and be closed to group and others. One that is
 ///    not is refused, not repaired: it may be a mistyped one that others live in. Files are 0600.
 ///  - **No symbolic link is followed**, neither the directory (its parents may be links) nor a file

@@ -87,7 +87,7 @@ struct store_completion {
 
 enum class store_health : std::uint8_t {
   healthy,
-  write_paused,  ///< no room: reads go on, writes are refused until there is
+  write_paused,  ///< no room, or read-only: reads go on, writes are refused until that is over
   degraded,      ///< too many failures: everything is refused but a probe now and then
 };
 

@@ -35,7 +35,8 @@ namespace oriel {
 ///  - Slices and their lengths that are aligned to 4 KiB are read and written in place; others go
 ///    through `bounce_bytes` of memory. A get of some layers reads and verifies those alone.
 ///  - What goes wrong: a record that fails a check is read once more, then its entry is gone; no
-///    room pauses writes, and a put every probe_interval_us tries again; errors_max errors in
+///    room, or a file system that became read-only, pauses writes, and a put every
+///    probe_interval_us tries again; errors_max errors in
 ///    error_window_us refuse everything but such a probe; a failed sync closes its segment and
 ///    drops what was not known durable, and a `sync` ends `failed`.
 ///  - used_bytes counts the records that the index knows; the files never exceed capacity_bytes.

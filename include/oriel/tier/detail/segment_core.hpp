@@ -83,7 +83,7 @@ class segment_core {
   void note_fault(const char* operation, std::uint32_t file, int native);
   void note_error(const char* operation, std::uint32_t file, int native, std::uint64_t now_us);
   void note_success(const operation& o) noexcept;
-  void pause_writes(std::uint64_t now_us) noexcept;
+  void pause_writes(int native, std::uint64_t now_us) noexcept;
 
   // Reads: segment_core_read.cpp.
   void admit_get(std::uint32_t id, std::uint64_t now_us);
@@ -200,6 +200,7 @@ class segment_core {
   std::vector<disk_request> outbox_;
   std::size_t sent_ = 0;
 
+  int paused_by_ = 0;  // errno
   bool is_paused_ = false, is_degraded_ = false, has_lost_acknowledged_ = false;
   std::uint64_t next_probe_us_ = 0, errors_since_us_ = 0;
   std::uint32_t errors_ = 0;

@@ -7,6 +7,7 @@
 
 #include <replay/cache_replay.hpp>
 #include <replay/cache_sizes.hpp>
+#include <replay/tier_sizes.hpp>
 
 #include <cstdint>
 #include <optional>
@@ -87,6 +88,8 @@ struct replay_options {
   std::string preset = "mimo-v2.5-pro";
   std::optional<double> capacity_gib;  ///< default_capacity_gib if neither is given
   std::optional<std::uint64_t> capacity_tokens;
+  std::optional<replay::tier_question> tiers;  ///< --tiers, which gives the capacity too
+  std::string placement = "write-through";     ///< write-through, selective, write-back
   std::string pools = "dual";  ///< uniform, dual
   double window_share =
       replay::cache_question{}.window_share;  ///< of all bytes, to the window pools

@@ -241,12 +241,35 @@ void add_capacity(CLI::App& command, replay_options& o) {
       command
           .add_option("--capacity-gib", o.capacity_gib, "memory for everything: all pools [400]")
           ->check(number(0, 65'536, false));
-  command
-      .add_option("--capacity-tokens",
-                  o.capacity_tokens,
-                  "tokens of the full pool, for the cache alone: requests compute beside it")
-      ->transform(whole_number(1, std::uint64_t{1} << 40))
-      ->excludes(bytes);
+  auto* tokens =
+      command
+          .add_option("--capacity-tokens",
+                      o.capacity_tokens,
+                      "tokens of the full pool, for the cache alone: requests compute beside it")
+          ->transform(whole_number(1, std::uint64_t{1} << 40))
+          ->excludes(bytes);
+  const auto take = [&o](const std::string& text) {
+    const cache_levels levels = parse_levels(text).value();
+    o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
+    if (levels.device.tokens != 0) {
+      o.capacity_tokens = levels.device.tokens;
+    } else {
+      o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
+    }
+  };
+  auto* tiers = command
+                    .add_option_function<std::string>(
+                        "--tiers",
+                        take,
+                        "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or memory "
+                        "(64GiB)")
+                    ->check(levels())
+                    ->excludes(bytes)
+                    ->excludes(tokens);
+  command.add_option("--placement", o.placement, "write-through, selective or write-back")
+      ->check(CLI::IsMember({"write-through", "selective", "write-back"}))
+      ->needs(tiers)
+      ->capture_default_str();
   command.add_option("--pools", o.pools, "uniform: every layer keeps all rows; or dual")
       ->check(CLI::IsMember({"uniform", "dual"}))
       ->capture_default_str();

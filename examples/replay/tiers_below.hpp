@@ -227,12 +227,12 @@ struct tiers_below {
       settle();
     }
 
-    /// As many at once as are copied at once.
+    /// With write-back a page at a time: what an eviction hands over does not count as freed, so it
+    /// takes some more, and what it frees in the end is not copied.
     void evict_down_to(std::uint32_t pages, std::uint64_t now_us) {
-      constexpr std::uint32_t copied_at_once = 16;
       while (tree_.full_pages() > pages) {
         const std::uint32_t over = tree_.full_pages() - pages;
-        tree_.evict_full(writes_back_ ? std::min(over, copied_at_once) : over, now_us);
+        tree_.evict_full(writes_back_ ? 1 : over, now_us);
         settle();
         if (tree_.full_pages() == pages + over) {
           return;  // All that is left is leased.

@@ -102,9 +102,22 @@ struct replay_options {
   bool json = false;
 };
 
+enum class cache_action : std::uint8_t { list, verify, clear };
+
+/// Options of `oriel cache`.
+struct cache_options {
+  cache_action action = cache_action::list;
+  std::string folder;
+  std::string tenant, session;  ///< of clear: hex digits; a session is one of a tenant
+  std::string name_space;       ///< of clear: hex digits it begins with
+  bool yes = false;
+  bool json = false;
+};
+
 int run(const run_options& options);
 int inspect(const inspect_options& options);
 int bench(const bench_options& options);
 int replay(const replay_options& options);
+int cache(const cache_options& options);
 
 }  // namespace oriel::cli

@@ -101,6 +101,15 @@ CLI::Validator some_text(std::size_t bytes_max) {
   return CLI::Validator{check, ""};
 }
 
+CLI::Validator hex_digits(std::size_t least, std::size_t most) {
+  const auto check = [=](std::string& text) -> std::string {
+    const bool fits = text.size() >= least && text.size() <= most &&
+                      text.find_first_not_of("0123456789abcdef") == std::string::npos;
+    return fits ? "" : fmt::format("'{}' is not {} to {} hex digits in lower case", text, least, most);
+  };
+  return CLI::Validator{check, ""};
+}
+
 CLI::Validator preset_name() {
   const auto check = [](std::string& name) -> std::string {
     return preset(name) ? ""

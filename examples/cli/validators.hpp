@@ -33,6 +33,9 @@ namespace oriel::cli {
 [[nodiscard]] CLI::Validator some_text(
     std::size_t bytes_max = std::numeric_limits<std::size_t>::max());
 
+/// Some lower-case hex digits.
+[[nodiscard]] CLI::Validator hex_digits(std::size_t least, std::size_t most);
+
 /// A known preset.
 [[nodiscard]] CLI::Validator preset_name();
 

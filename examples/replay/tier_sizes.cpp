@@ -10,7 +10,7 @@
 namespace oriel::replay {
 namespace {
 
-constexpr std::uint64_t segments_max = 4'096, segment_bytes_typical = std::uint64_t{64} << 20;
+constexpr std::uint64_t segments_max = 512, segment_bytes_typical = std::uint64_t{64} << 20;
 /// Of the largest record, in a segment: fewer, and its end would be a large part of it.
 constexpr std::uint64_t records_min = 8;
 
@@ -61,7 +61,7 @@ cache_question sized(cache_question question, const level_size& size) {
 }
 
 /// The files of a disk: as `oriel run` makes them, but no smaller than large records need, and no
-/// more than some thousand.
+/// more than some hundred, since every poll looks at all of them.
 status plan_disk(const cache_sizes& device, std::uint64_t bytes, tier_plan& plan) {
   std::vector<std::uint64_t> records;
   for (std::uint32_t pool = 0; pool < device.plan.pools(); ++pool) {

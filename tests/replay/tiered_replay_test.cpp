@@ -265,7 +265,7 @@ TEST_CASE("tiers have the pages that their sizes pay for") {
   const double full_bytes = static_cast<double>(device->plan.layout(full_pool).page_bytes());
   CHECK(bytes->block_bytes * 2 == Approx(full_bytes).epsilon(0.01));
   CHECK(bytes->segment_bytes >= 8 * device->plan.layout(window_pool(0)).page_bytes());
-  CHECK(bytes->disk_bytes / bytes->segment_bytes <= 4'096);
+  CHECK(bytes->disk_bytes / bytes->segment_bytes <= 512);
   for (const std::string_view name : preset_names()) {  // Records keep their proportions.
     for (const std::uint32_t tokens : {16u, 64u, 512u, 4'096u}) {
       CAPTURE(name, tokens);

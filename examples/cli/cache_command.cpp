@@ -48,8 +48,7 @@ json group_json(const cache_group& g) {
 json damage_json(const cache_contents& c) {
   json all = json::array();
   for (const cache_damage& d : c.damage) {
-    all.push_back(
-        {{"file", d.file}, {"offset", d.offset}, {"bytes", d.bytes}, {"kind", d.kind}});
+    all.push_back({{"file", d.file}, {"offset", d.offset}, {"bytes", d.bytes}, {"kind", d.kind}});
   }
   return all;
 }
@@ -124,9 +123,8 @@ void list(const cache_options& o) {
               g.next_expiry_s ? span_text(*g.next_expiry_s) : "never");
   }
   if (!c.damage.empty()) {
-    print_out("{} places are damaged: `oriel cache verify {}` says which\n",
-              c.damage.size(),
-              o.folder);
+    print_out(
+        "{} places are damaged: `oriel cache verify {}` says which\n", c.damage.size(), o.folder);
   }
 }
 
@@ -166,19 +164,19 @@ page_digest name_space_of(const cache_contents& c, const cache_options& o) {
     if (digest_text(g.name_space).starts_with(o.name_space) &&
         (found == nullptr || !(found->name_space == g.name_space))) {
       if (found != nullptr) {
-        throw engine::error(fmt::format("{}: several namespaces begin with {}: give more digits",
-                                        o.folder,
-                                        o.name_space));
+        throw engine::error(fmt::format(
+            "{}: several namespaces begin with {}: give more digits", o.folder, o.name_space));
       }
       found = &g;
     }
   }
   if (found == nullptr) {
-    throw engine::error(fmt::format("{}: no namespace begins with {}: `oriel cache list --json {}` "
-                                    "shows them",
-                                    o.folder,
-                                    o.name_space,
-                                    o.folder));
+    throw engine::error(
+        fmt::format("{}: no namespace begins with {}: `oriel cache list --json {}` "
+                    "shows them",
+                    o.folder,
+                    o.name_space,
+                    o.folder));
   }
   return found->name_space;
 }

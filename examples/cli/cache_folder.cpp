@@ -65,7 +65,8 @@ class segment_reader {
       room_ = bytes;
     }
     const std::span<std::byte> part(memory_.get(), static_cast<std::size_t>(bytes));
-    const disk_request request{.op = disk_op::read, .file = file_, .offset = offset, .parts = {&part, 1}};
+    const disk_request request{
+        .op = disk_op::read, .file = file_, .offset = offset, .parts = {&part, 1}};
     disk_completion done{.error = EIO};
     if (disk_.submit({&request, 1}) == 0) {
       return false;
@@ -105,12 +106,12 @@ class folder_reader {
   cache_contents read() {
     const auto files = disk_.list();
     if (!files) {
-      throw engine::error(fmt::format("{}: {}{}{}",
-                                      disk_.where(0).substr(0, disk_.where(0).rfind('/')),
-                                      files.error().detail,
-                                      files.error().native != 0 ? ": " : "",
-                                      files.error().native != 0 ? std::strerror(files.error().native)
-                                                                : ""));
+      throw engine::error(
+          fmt::format("{}: {}{}{}",
+                      disk_.where(0).substr(0, disk_.where(0).rfind('/')),
+                      files.error().detail,
+                      files.error().native != 0 ? ": " : "",
+                      files.error().native != 0 ? std::strerror(files.error().native) : ""));
     }
     for (const disk_file& file : *files) {
       ++contents_.segments;
@@ -150,8 +151,9 @@ class folder_reader {
       verdict = bytes ? decode_record(*bytes, view) : verdict;
     }
     if (verdict != record_verdict::sound) {
-      const bool is_zero =
-          bytes && std::ranges::all_of(bytes->first(block_bytes), [](std::byte b) { return b == std::byte{}; });
+      const bool is_zero = bytes && std::ranges::all_of(bytes->first(block_bytes), [](std::byte b) {
+                             return b == std::byte{};
+                           });
       if (!is_zero) {
         report(at,
                block_bytes,
@@ -268,12 +270,11 @@ class folder_reader {
       }
       ++contents_.pages;
       contents_.bytes += page.bytes;
-      const auto [at, is_new] =
-          groups.try_emplace(std::pair(page.name_space, page.owner.tenant),
-                             cache_group{.name_space = page.name_space,
-                                         .tenant = page.owner.tenant,
-                                         .oldest_s = page.age_s,
-                                         .youngest_s = page.age_s});
+      const auto [at, is_new] = groups.try_emplace(std::pair(page.name_space, page.owner.tenant),
+                                                   cache_group{.name_space = page.name_space,
+                                                               .tenant = page.owner.tenant,
+                                                               .oldest_s = page.age_s,
+                                                               .youngest_s = page.age_s});
       add(at->second, key, page, now_us);
     }
     for (auto& [name, group] : groups) {

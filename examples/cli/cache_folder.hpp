@@ -45,9 +45,9 @@ struct cache_group {
 struct cache_contents {
   std::vector<cache_group> groups;  ///< by namespace, then by tenant
   std::uint64_t segments = 0, segment_bytes = 0;
-  std::uint64_t records = 0;            ///< sound ones, of all kinds, also those that are over
-  std::uint64_t pages = 0, bytes = 0;   ///< alive
-  std::uint64_t over_pages = 0;         ///< records of pages that were replaced, erased or expired
+  std::uint64_t records = 0;           ///< sound ones, of all kinds, also those that are over
+  std::uint64_t pages = 0, bytes = 0;  ///< alive
+  std::uint64_t over_pages = 0;        ///< records of pages that were replaced, erased or expired
   std::uint64_t tombstones = 0;
   std::uint64_t read_bytes = 0;
   std::vector<cache_damage> damage;

@@ -90,7 +90,7 @@ struct replay_options {
   std::optional<std::uint64_t> capacity_tokens;
   std::optional<replay::tier_question> tiers;  ///< --tiers, which gives the capacity too
   std::string placement = "write-through";     ///< write-through, selective, write-back
-  std::string pools = "dual";  ///< uniform, dual
+  std::string pools = "dual";                  ///< uniform, dual
   double window_share =
       replay::cache_question{}.window_share;  ///< of all bytes, to the window pools
   std::string evict = "hit-density";          ///< lru, s3-fifo, cost-aware, hit-density

@@ -309,11 +309,8 @@ CLI::App* add_replay(CLI::App& app, replay_options& o) {
   return command;
 }
 
-CLI::App* add_cache_action(CLI::App& cache,
-                           cache_options& o,
-                           cache_action action,
-                           const char* name,
-                           const char* text) {
+CLI::App* add_cache_action(
+    CLI::App& cache, cache_options& o, cache_action action, const char* name, const char* text) {
   CLI::App* command = cache.add_subcommand(name, text);
   command->add_option("folder", o.folder, "what --disk-cache was given")
       ->required()

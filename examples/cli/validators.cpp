@@ -105,7 +105,8 @@ CLI::Validator hex_digits(std::size_t least, std::size_t most) {
   const auto check = [=](std::string& text) -> std::string {
     const bool fits = text.size() >= least && text.size() <= most &&
                       text.find_first_not_of("0123456789abcdef") == std::string::npos;
-    return fits ? "" : fmt::format("'{}' is not {} to {} hex digits in lower case", text, least, most);
+    return fits ? ""
+                : fmt::format("'{}' is not {} to {} hex digits in lower case", text, least, most);
   };
   return CLI::Validator{check, ""};
 }
@@ -162,8 +163,8 @@ std::optional<cache_levels> parse_levels(std::string_view text) {
                                       : name == "host" ? &made.host
                                       : name == "disk" ? &made.disk
                                                        : nullptr;
-    const auto size = equals == std::string_view::npos ? std::nullopt
-                                                       : parse_level(one.substr(equals + 1));
+    const auto size =
+        equals == std::string_view::npos ? std::nullopt : parse_level(one.substr(equals + 1));
     if (level == nullptr || level->is_given() || !size) {
       return std::nullopt;
     }

@@ -60,8 +60,8 @@ struct cache_levels {
   replay::level_size device, host, disk;
 };
 
-/// "device=1M,host=64GiB,disk=32M": a device, and what is below it; each at most once, in any order.
-/// A size is a number of tokens, which may end with k, M or G (10^3, 10^6, 10^9), or of GiB.
+/// "device=1M,host=64GiB,disk=32M": a device, and what is below it; each at most once, in any
+/// order. A size is a number of tokens, which may end with k, M or G (10^3, 10^6, 10^9), or of GiB.
 /// @returns nothing when the text is something else
 [[nodiscard]] std::optional<cache_levels> parse_levels(std::string_view text);
 

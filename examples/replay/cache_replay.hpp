@@ -82,8 +82,8 @@ struct cache_outcome {
   std::uint64_t top_input_tokens = 0, top_hit_tokens = 0;  ///< the busiest tenth of the sessions
   /// Of a replay with tiers: device, host, disk.
   std::array<level_outcome, 3> levels = {};
-  std::uint64_t fetches = 0;         ///< requests that got pages from below the device
-  std::uint64_t dropped_copies = 0;  ///< never tried: too many at once
+  std::uint64_t fetches = 0;                ///< requests that got pages from below the device
+  std::uint64_t dropped_copies = 0;         ///< never tried: too many at once
   std::uint64_t fetched_bytes_uniform = 0;  ///< if every layer kept every row of what was fetched
   std::uint64_t checked_pages = 0;  ///< whose bytes a hit used and that were what they must be
 

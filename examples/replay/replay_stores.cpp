@@ -147,17 +147,18 @@ any_store make_host(const tier_plan& plan, const pool_plan& pools) {
     options.capacity_bytes += pages * page_bytes;
   }
   using store = memory_store<host_memory, trace_clock>;
-  return any_store(std::make_unique<stand_in_store>(
-      any_store(std::make_unique<store>(options)),
-      page_bytes_of(pools),
-      std::vector<std::uint64_t>(plan.host_pages.size())));
+  return any_store(
+      std::make_unique<stand_in_store>(any_store(std::make_unique<store>(options)),
+                                       page_bytes_of(pools),
+                                       std::vector<std::uint64_t>(plan.host_pages.size())));
 }
 
 any_store make_disk(const tier_plan& plan, const pool_plan& pools) {
   const auto blocks_of = [&](std::uint64_t bytes) {
     return static_cast<std::uint64_t>(static_cast<double>(bytes) / plan.block_bytes);
   };
-  const std::uint64_t capacity = blocks_of(plan.disk_bytes), segment = blocks_of(plan.segment_bytes);
+  const std::uint64_t capacity = blocks_of(plan.disk_bytes),
+                      segment = blocks_of(plan.segment_bytes);
   const segment_store_options options{
       .capacity_bytes = capacity * record_alignment_bytes,
       .segment_bytes = segment * record_alignment_bytes,

@@ -42,7 +42,8 @@ void write_mark(std::span<std::byte> page, const page_key& key) noexcept;
 
 /// A `kv_store` in front of one whose pages are marks: items go on with the first 16 bytes of what
 /// they had, and zeros that make a record as long as it has to be; completions come back with the
-/// bytes of the model's own page. A page that comes back with another mark is counted and `corrupt`.
+/// bytes of the model's own page. A page that comes back with another mark is counted and
+/// `corrupt`.
 class stand_in_store {
  public:
   /// @param page_bytes   [pools] of the model's own pages

@@ -31,9 +31,9 @@ struct tier_question {
 };
 
 /// What the stores of a replay are made of. Sizes are those of the model's own pages; a record on
-/// the disk is so many blocks of 4 KiB in the replay, the smallest of all pools 2 to 8 of them (more
-/// for pages of more than 900 tokens), so that records have to one another nearly the sizes that
-/// the model's have.
+/// the disk is so many blocks of 4 KiB in the replay, the smallest of all pools 2 to 8 of them
+/// (more for pages of more than 900 tokens), so that records have to one another nearly the sizes
+/// that the model's have.
 struct tier_plan {
   std::vector<std::uint32_t> host_pages = {};  ///< [pools]; empty: no host tier
   std::uint64_t host_bytes = 0;

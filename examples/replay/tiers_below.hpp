@@ -80,8 +80,7 @@ class chain_names {
       same = static_cast<std::size_t>(std::ranges::mismatch(pages, before).in1 - pages.begin());
     }
     const std::size_t whole = tokens.size() / page;
-    last.links.resize(
-        std::min({same * requests_.page_tokens / page, last.links.size(), whole}));
+    last.links.resize(std::min({same * requests_.page_tokens / page, last.links.size(), whole}));
     extend_chain(start, tokens, page, last.links);
     last.request = request;
     last.is_set = true;
@@ -144,7 +143,8 @@ struct tiers_below {
       trace_clock::set(std::max(trace_clock::now(), r.arrival_us));
       sequence_ = {.start = start_of(space), .tokens = tokens, .links = {}, .owner = {}};
       sequence_.links = names_.links(index, sequence_.start, tokens, page());
-      sequence_.owner = {space.tenant(), r.session == no_session ? 0 : std::uint64_t{r.session} + 1};
+      sequence_.owner = {space.tenant(),
+                         r.session == no_session ? 0 : std::uint64_t{r.session} + 1};
       device_tokens_ = start.found.full_tokens;
       fetched_ = {};
       const std::size_t whole = (tokens.size() - 1) / page() * page();
@@ -152,13 +152,13 @@ struct tiers_below {
         return false;
       }
       const tier_counters before = tiers_.counters();
-      const std::uint32_t id = tiers_.begin_fetch({.space = space,
-                                                   .start = sequence_.start,
-                                                   .tokens = {tokens.begin(), tokens.end()},
-                                                   .links = {sequence_.links.begin(),
-                                                             sequence_.links.end()},
-                                                   .owner = sequence_.owner,
-                                                   .rates = rates_});
+      const std::uint32_t id =
+          tiers_.begin_fetch({.space = space,
+                              .start = sequence_.start,
+                              .tokens = {tokens.begin(), tokens.end()},
+                              .links = {sequence_.links.begin(), sequence_.links.end()},
+                              .owner = sequence_.owner,
+                              .rates = rates_});
       settle();
       fetched_ = tiers_.end_fetch(id);
       settle();
@@ -338,7 +338,8 @@ struct tiers_below {
       }
       for (std::uint32_t kind = 0; kind < kv.window_kinds(); ++kind) {
         const auto& ring = kv.ring(kind);
-        for (std::uint32_t i = std::max(first, ring.first_page()); i < std::min(end, ring.end_page());
+        for (std::uint32_t i = std::max(first, ring.first_page());
+             i < std::min(end, ring.end_page());
              ++i) {
           write_mark(pools_.pool(window_pool(kind)).bytes(ring[i]), {sequence_.links[i], kind + 1});
         }
@@ -355,8 +356,8 @@ struct tiers_below {
     chain_names names_;
     std::map<std::string, page_digest> starts_;
     tiered_prefix<Tree, Pools> tiers_;
-    tiered_sequence sequence_;                           // of the request that is being served
-    std::uint64_t device_tokens_ = 0;                    // that the device had of it
+    tiered_sequence sequence_;                            // of the request that is being served
+    std::uint64_t device_tokens_ = 0;                     // that the device had of it
     std::array<std::uint32_t, tier_roles> fetched_ = {};  // tokens
     std::array<std::uint64_t, tier_roles> hits_ = {}, fetches_ = {};
     std::uint64_t device_hits_ = 0, all_fetches_ = 0, fetched_full_pages_ = 0;

@@ -195,8 +195,8 @@ result<disk_folder> disk_folder::open(const disk_options& options) {
     return failure{errc::locked, errno, "another process has the directory"};
   }
   // A file system without O_DIRECT says so when a file is opened with it.
-  folder.direct_ =
-      options.direct && static_cast<bool>(open_at(folder.fd_.get(), lock_name, O_RDONLY | O_DIRECT));
+  folder.direct_ = options.direct &&
+                   static_cast<bool>(open_at(folder.fd_.get(), lock_name, O_RDONLY | O_DIRECT));
   return folder;
 }
 

@@ -81,7 +81,9 @@ inline cache_sizes dual_pools(std::uint32_t pages, double window_share) {
                     .window_share = window_share});
 }
 
-inline cache_outcome outcome_of(const trace& t, const cache_sizes& sizes, const cache_options& options) {
+inline cache_outcome outcome_of(const trace& t,
+                                const cache_sizes& sizes,
+                                const cache_options& options) {
   const auto outcome = replay_cache(t, small_model(), sizes, options, {});
   if (!outcome) {
     FAIL(outcome.error().detail);

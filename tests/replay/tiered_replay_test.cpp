@@ -137,8 +137,7 @@ TEST_CASE("what is copied when it is evicted, or hit twice, is found later") {
     const std::uint64_t alone = lru_cache(t, 40).hit_tokens, all = infinite_cache(t).hit_tokens;
     for (const placement writes : {placement::write_back, placement::selective}) {
       CAPTURE(seed, name_of(writes));
-      const cache_outcome c =
-          tiered(t, 40, {.host = {.tokens = plenty_tokens}, .writes = writes});
+      const cache_outcome c = tiered(t, 40, {.host = {.tokens = plenty_tokens}, .writes = writes});
       check_sums(c);
       CHECK(c.hit_tokens > alone);
       CHECK(c.hit_tokens <= all);
@@ -158,8 +157,8 @@ TEST_CASE("more room below never hits less, and a small host leaves the rest to 
     check_sums(c);
     CHECK(c.hit_tokens >= before);
     before = c.hit_tokens;
-    const cache_outcome both = tiered(
-        t, 20, {.host = {.tokens = host_pages * page}, .disk = {.tokens = plenty_tokens}});
+    const cache_outcome both =
+        tiered(t, 20, {.host = {.tokens = host_pages * page}, .disk = {.tokens = plenty_tokens}});
     check_sums(both);
     CHECK(both.hit_tokens == all);
     CHECK(both.levels[0].hit_tokens == lru_cache(t, 20).hit_tokens);
@@ -194,10 +193,9 @@ TEST_CASE("dual pools over tiers: windows come along, and nothing is lost") {
       for (const placement writes :
            {placement::write_through, placement::selective, placement::write_back}) {
         CAPTURE(seed, heal, name_of(writes));
-        const tier_plan tiers = tiers_for(question,
-                                          {.host = {.tokens = 200 * page},
-                                           .disk = {.tokens = plenty_tokens},
-                                           .writes = writes});
+        const tier_plan tiers = tiers_for(
+            question,
+            {.host = {.tokens = 200 * page}, .disk = {.tokens = plenty_tokens}, .writes = writes});
         cache_options options = slow(t, tiers);
         options.heal = heal;
         const cache_outcome c = outcome_of(t, sizes_for(question), options);
@@ -255,8 +253,10 @@ TEST_CASE("tiers have the pages that their sizes pay for") {
   CHECK(same->host_pages == device->sizes.pages);
   CHECK(same->host_bytes == device->bytes);
   CHECK(same->disk_bytes == 0);
-  const auto bytes = plan_tiers(
-      model.layers, question, *device, {.host = {.bytes = device->bytes}, .disk = {.tokens = 1u << 25}});
+  const auto bytes = plan_tiers(model.layers,
+                                question,
+                                *device,
+                                {.host = {.bytes = device->bytes}, .disk = {.tokens = 1u << 25}});
   REQUIRE(bytes);
   CHECK(bytes->host_bytes <= device->bytes);
   CHECK(bytes->host_bytes > device->bytes / 100 * 99);

@@ -89,7 +89,7 @@ struct replay_options {
   std::optional<double> capacity_gib;  ///< default_capacity_gib if neither is given
   std::optional<std::uint64_t> capacity_tokens;
   std::optional<replay::tier_question> tiers;  ///< --tiers, which gives the capacity too
-  std::string placement = "write-through";     ///< write-through, selective, write-back
+  std::string tier_writes = "through";         ///< through, selective, back
   std::string pools = "dual";                  ///< uniform, dual
   double window_share =
       replay::cache_question{}.window_share;  ///< of all bytes, to the window pools

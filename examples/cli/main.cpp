@@ -266,8 +266,8 @@ void add_capacity(CLI::App& command, replay_options& o) {
                     ->check(levels())
                     ->excludes(bytes)
                     ->excludes(tokens);
-  command.add_option("--placement", o.placement, "write-through, selective or write-back")
-      ->check(CLI::IsMember({"write-through", "selective", "write-back"}))
+  command.add_option("--tier-writes", o.tier_writes, "what tiers get: through, selective or back")
+      ->check(CLI::IsMember({"through", "selective", "back"}))
       ->needs(tiers)
       ->capture_default_str();
   command.add_option("--pools", o.pools, "uniform: every layer keeps all rows; or dual")

@@ -113,9 +113,9 @@ replay::tier_plan tiers_of(const replay_options& o,
                            const replay::cache_sizes& device,
                            std::uint32_t page_tokens) {
   replay::tier_question tiers = o.tiers.value();
-  tiers.writes = o.placement == "selective"    ? placement::selective
-                 : o.placement == "write-back" ? placement::write_back
-                                               : placement::write_through;
+  tiers.writes = o.tier_writes == "selective" ? placement::selective
+                 : o.tier_writes == "back"    ? placement::write_back
+                                              : placement::write_through;
   const auto plan = replay::plan_tiers(model.layers, question_of(o, page_tokens), device, tiers);
   if (!plan) {
     throw engine::error(fmt::format("--tiers for {} with pages of {} tokens: {}; give it more",

@@ -135,11 +135,12 @@ void print_levels(const replay_report& r) {
               i == 0 ? "-" : bytes_text(level.fetched_bytes));
   }
   const replay::cache_outcome& c = r.cache;
-  print_out("  {}: {} requests got pages from below, {} each; {} if every layer kept every row\n",
-            r.options.placement,
-            grouped(c.fetches),
-            bytes_text(c.bytes_per_fetch()),
-            bytes_text(c.fetches == 0 ? 0 : c.fetched_bytes_uniform / c.fetches));
+  print_out(
+      "  writes {}: {} requests got pages from below, {} each; {} if every layer kept every row\n",
+      r.options.tier_writes,
+      grouped(c.fetches),
+      bytes_text(c.bytes_per_fetch()),
+      bytes_text(c.fetches == 0 ? 0 : c.fetched_bytes_uniform / c.fetches));
   print_out("  {} pages of hits had the bytes of their tokens, {} copies were dropped\n\n",
             grouped(c.checked_pages),
             grouped(c.dropped_copies));
@@ -169,7 +170,7 @@ json level_json(const replay_report& r, std::size_t i) {
 
 /// What --tiers adds.
 void add_levels(json& object, const replay_report& r) {
-  object["placement"] = r.options.placement;
+  object["tier_writes"] = r.options.tier_writes;
   json levels = json::object();
   for (std::size_t i = 0; i < level_names.size(); ++i) {
     if (level_bytes(r, i) != 0) {

@@ -27,14 +27,14 @@ std::size_t bytes_before_zeros(std::span<const std::byte> bytes) noexcept {
 
 result<std::vector<disk_file>> sparse_disk::list() const {
   std::vector<disk_file> files;
-  for (const auto& [file, blocks] : files_) {
-    files.push_back({file, blocks.size() * block_bytes});
+  for (const auto& [file, state] : files_) {
+    files.push_back({file, state.blocks * block_bytes});
   }
   return files;
 }
 
 status sparse_disk::create(std::uint32_t file, std::uint64_t bytes) {
-  if (!files_.try_emplace(file, bytes / block_bytes).second) {
+  if (!files_.try_emplace(file, file_state{.blocks = bytes / block_bytes, .kept = {}}).second) {
     return failure{errc::io_failure, EEXIST, "the segment is there"};
   }
   return {};
@@ -45,7 +45,7 @@ status sparse_disk::remove(std::uint32_t file) {
   if (found == files_.end()) {
     return failure{errc::io_failure, ENOENT, "the segment is not there"};
   }
-  for (const block& b : found->second) {
+  for (const block& b : found->second.kept) {
     kept_bytes_ -= b.size;
   }
   files_.erase(found);
@@ -75,26 +75,29 @@ int sparse_disk::carry_out(const disk_request& r) {
   if (r.op == disk_op::sync) {
     return 0;
   }
-  std::vector<block>& blocks = found->second;
-  std::size_t end = r.offset / block_bytes;
+  file_state& file = found->second;
+  std::size_t at = r.offset / block_bytes, end = at;
   for (const auto& part : r.parts) {
     end += part.size() / block_bytes;
   }
-  if (end > blocks.size() && r.op == disk_op::read) {
+  if (end > file.blocks && r.op == disk_op::read) {
     return ENODATA;
   }
-  blocks.resize(std::max(blocks.size(), end));
-  std::size_t at = r.offset / block_bytes;
+  if (r.op == disk_op::write) {
+    file.blocks = std::max<std::uint64_t>(file.blocks, end);
+    file.kept.resize(std::max(file.kept.size(), end));
+  }
   for (const auto& part : r.parts) {
     for (std::size_t from = 0; from < part.size(); from += block_bytes, ++at) {
       const auto bytes = part.subspan(from, block_bytes);
       if (r.op == disk_op::write) {
-        write(blocks[at], bytes);
+        write(file.kept[at], bytes);
         continue;
       }
-      std::memset(bytes.data() + blocks[at].size, 0, block_bytes - blocks[at].size);
-      if (blocks[at].size != 0) {
-        std::memcpy(bytes.data(), blocks[at].bytes.get(), blocks[at].size);
+      const std::size_t size = at < file.kept.size() ? file.kept[at].size : 0;
+      std::memset(bytes.data() + size, 0, block_bytes - size);
+      if (size != 0) {
+        std::memcpy(bytes.data(), file.kept[at].bytes.get(), size);
       }
     }
   }

@@ -19,7 +19,7 @@ namespace oriel::replay {
 
 /// Of each block of 4 KiB it keeps what lies before the zeros at its end. Nothing takes time:
 /// requests are carried out where they are submitted, and the clock is the caller's. It never
-/// fails. *Memory* 16 bytes a block and what is not zero.
+/// fails. *Memory* 16 bytes a block up to the last one written, and what is not zero.
 class sparse_disk {
  public:
   /// @param clock  the one that all stores share
@@ -48,11 +48,16 @@ class sparse_disk {
     std::size_t size = 0;
   };
 
+  struct file_state {
+    std::uint64_t blocks = 0;  // its size
+    std::vector<block> kept;   // the first of them; what lies behind is zeros
+  };
+
   int carry_out(const disk_request& r);
   void write(block& to, std::span<const std::byte> bytes);
 
   std::uint64_t (*now_us_)();
-  std::map<std::uint32_t, std::vector<block>> files_;
+  std::map<std::uint32_t, file_state> files_;
   std::map<std::string, std::vector<std::byte>> small_;
   std::vector<disk_completion> done_;
   std::uint64_t kept_bytes_ = 0;

@@ -254,7 +254,7 @@ struct tiers_below {
         wrong_pages_ += s.corrupt + s.misplaced;
         outcome.levels[role + 1] = {.hit_tokens = hits_[role],
                                     .fetches = fetches_[role],
-                                    .fetched_pages = c.fetched_pages[role],
+                                    .fetched_pages = c.fetched_reads[role],
                                     .fetched_bytes = c.fetched_bytes[role],
                                     .copied_pages = c.copied_pages[role],
                                     .copied_bytes = c.copied_bytes[role],
@@ -314,7 +314,7 @@ struct tiers_below {
       const tier_counters& now = tiers_.counters();
       bool any = false;
       for (std::size_t role = 0; role < tier_roles; ++role) {
-        const bool came = now.fetched_pages[role] != before.fetched_pages[role];
+        const bool came = now.fetched_reads[role] != before.fetched_reads[role];
         fetches_[role] += came;
         any = any || came;
         fetched_full_pages_ += fetched_[role] / page();

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -89,6 +90,13 @@ class segment_reader {
   std::unique_ptr<std::byte[], aligned_delete> memory_;
   std::uint64_t room_ = 0, from_ = 0, have_ = 0, read_bytes_ = 0;
 };
+
+using digest_bytes = std::array<std::byte, 32>;
+using page_name = std::pair<digest_bytes, std::uint32_t>;  // of a key: link and pool
+
+page_name name_of_page(const page_key& key) noexcept {
+  return {key.link.bytes, key.pool};
+}
 
 struct page_facts {
   std::uint64_t generation = 0, bytes = 0, expires_us = 0;
@@ -224,11 +232,11 @@ class folder_reader {
         break;
       case record_type::erase:
         ++contents_.tombstones;
-        raise(erased_[f.key], f.generation);
+        raise(erased_[name_of_page(f.key)], f.generation);
         return;
       case record_type::drop_space:
         ++contents_.tombstones;
-        raise(spaces_[f.key.link], f.generation);
+        raise(spaces_[f.key.link.bytes], f.generation);
         return;
       case record_type::drop_tenant:
         ++contents_.tombstones;
@@ -239,7 +247,7 @@ class folder_reader {
         raise(sessions_[{f.owner.tenant, f.owner.session}], f.generation);
         return;
     }
-    page_facts& page = pages_[f.key];
+    page_facts& page = pages_[name_of_page(f.key)];
     contents_.over_pages += page.bytes != 0;
     if (page.bytes == 0 || f.generation > page.generation) {
       page = {.generation = f.generation,
@@ -258,10 +266,10 @@ class folder_reader {
       return found != tombstones.end() && generation < found->second;
     };
     const std::uint64_t now_us = disk_.now_us();
-    std::map<std::pair<page_digest, std::uint64_t>, cache_group> groups;
-    for (const auto& [key, page] : pages_) {
-      if (is_killed(erased_, key, page.generation) ||
-          is_killed(spaces_, page.name_space, page.generation) ||
+    std::map<std::pair<digest_bytes, std::uint64_t>, cache_group> groups;
+    for (const auto& [name, page] : pages_) {
+      if (is_killed(erased_, name, page.generation) ||
+          is_killed(spaces_, page.name_space.bytes, page.generation) ||
           is_killed(tenants_, page.owner.tenant, page.generation) ||
           is_killed(sessions_, std::pair(page.owner.tenant, page.owner.session), page.generation) ||
           (page.expires_us != 0 && page.expires_us <= now_us)) {
@@ -270,25 +278,26 @@ class folder_reader {
       }
       ++contents_.pages;
       contents_.bytes += page.bytes;
-      const auto [at, is_new] = groups.try_emplace(std::pair(page.name_space, page.owner.tenant),
-                                                   cache_group{.name_space = page.name_space,
-                                                               .tenant = page.owner.tenant,
-                                                               .oldest_s = page.age_s,
-                                                               .youngest_s = page.age_s});
-      add(at->second, key, page, now_us);
+      const auto [at, is_new] =
+          groups.try_emplace(std::pair(page.name_space.bytes, page.owner.tenant),
+                             cache_group{.name_space = page.name_space,
+                                         .tenant = page.owner.tenant,
+                                         .oldest_s = page.age_s,
+                                         .youngest_s = page.age_s});
+      add(at->second, name.second, page, now_us);
     }
-    for (auto& [name, group] : groups) {
+    for (auto& [of, group] : groups) {
       contents_.groups.push_back(std::move(group));
     }
   }
 
   static void add(cache_group& group,
-                  const page_key& key,
+                  std::uint32_t pool,
                   const page_facts& page,
                   std::uint64_t now_us) {
     group.sessions.insert(page.owner.session);
-    ++(key.pool == 0 ? group.full_pages : group.window_pages);
-    group.tokens += key.pool == 0 ? page.tokens : 0;
+    ++(pool == 0 ? group.full_pages : group.window_pages);
+    group.tokens += pool == 0 ? page.tokens : 0;
     group.bytes += page.bytes;
     group.oldest_s = std::max(group.oldest_s, page.age_s);
     group.youngest_s = std::min(group.youngest_s, page.age_s);
@@ -333,10 +342,10 @@ class folder_reader {
   cache_contents contents_;
   std::uint32_t file_ = 0;
   double age_s_ = 0;
-  std::map<page_key, page_facts> pages_;  // the youngest record of each
+  std::map<page_name, page_facts> pages_;  // the youngest record of each
   // The youngest tombstone of each: it kills what is older.
-  std::map<page_key, std::uint64_t> erased_;
-  std::map<page_digest, std::uint64_t> spaces_;
+  std::map<page_name, std::uint64_t> erased_;
+  std::map<digest_bytes, std::uint64_t> spaces_;
   std::map<std::uint64_t, std::uint64_t> tenants_;
   std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> sessions_;
   std::vector<std::byte> header_;

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 from cli_test import ORIEL, run
@@ -84,6 +85,17 @@ class Cache(unittest.TestCase):
         for word in (shown["groups"][0]["namespace"][:16], shown["groups"][0]["tenant"], f"{shown['pages']} pages"):
             self.assertIn(word.encode(), table.stdout)
 
+    def test_list_tells_when_pages_expire(self):
+        for seconds in ("3600", "0.1"):
+            answers("--disk-cache", self.place / seconds, "--tier-ttl", seconds, texts=TEXTS[:1])
+        kept = self.json("list", self.place / "3600")
+        self.assertGreater(kept["groups"][0]["next_expiry_s"], 3000)
+        self.assertLessEqual(kept["groups"][0]["next_expiry_s"], 3600)
+        time.sleep(0.1)
+        over = self.json("list", self.place / "0.1")
+        self.assertEqual((over["pages"], over["groups"]), (0, []))
+        self.assertEqual(over["over_pages"], kept["pages"])
+
     def test_verify_reads_everything_and_changes_nothing(self):
         before = contents(self.folder)
         found = self.json("verify", self.folder)
@@ -126,7 +138,7 @@ class Cache(unittest.TestCase):
     def test_every_byte_that_is_flipped_is_found(self):
         rng = random.Random(5)
         files = sorted(self.folder.glob("segment-*"))
-        sizes = [file.stat().st_size for file in files]
+        sizes = [len(file.read_bytes().rstrip(b"\0")) for file in files]  # What was written.
         found = unused = 0
         for _ in range(40):
             which = rng.randrange(len(files))

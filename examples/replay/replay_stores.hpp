@@ -23,12 +23,12 @@ namespace oriel::replay {
 /// The time of the request that is being served. One replay at a time has it.
 class trace_clock {
  public:
-  static void set(std::uint64_t now_us) noexcept { now_us_ = now_us; }
-  [[nodiscard]] static std::uint64_t now() noexcept { return now_us_; }
-  [[nodiscard]] std::uint64_t now_us() const noexcept { return now_us_; }
+  static void set(std::uint64_t now_us) noexcept { current = now_us; }
+  [[nodiscard]] static std::uint64_t now() noexcept { return current; }
+  [[nodiscard]] std::uint64_t now_us() const noexcept { return current; }
 
  private:
-  inline static thread_local std::uint64_t now_us_ = 0;
+  inline static thread_local std::uint64_t current = 0;
 };
 
 inline constexpr std::size_t mark_bytes = 16;

@@ -210,15 +210,14 @@ void drop(directory_disk& disk, const cache_options& o, const store_item& item) 
   if (!files) {
     throw engine::error(fmt::format("{}: {}", o.folder, files.error().detail));
   }
-  constexpr std::uint64_t segment_bytes = 1u << 20;
-  std::uint64_t largest = segment_bytes, bytes = 0;
+  std::uint64_t bytes = 0;
   for (const disk_file& file : *files) {
-    largest = std::max(largest, file.bytes);
     bytes += file.bytes;
   }
-  // Files of any size count as one segment: so many must have room, or some would be reclaimed.
+  // A file of any size counts as one segment: with room for some more none is reclaimed.
+  constexpr std::uint64_t segment_bytes = 1u << 20;
   segment_store store(disk,
-                      {.capacity_bytes = bytes + (files->size() + 8) * largest,
+                      {.capacity_bytes = (files->size() + 8) * segment_bytes,
                        .segment_bytes = segment_bytes,
                        .pages_max = static_cast<std::uint32_t>(std::min<std::uint64_t>(
                            bytes / record_alignment_bytes + 16, 0xFFFF'FFF0u))});

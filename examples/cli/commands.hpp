@@ -7,6 +7,7 @@
 
 #include <replay/cache_replay.hpp>
 #include <replay/cache_sizes.hpp>
+#include <replay/tier_sizes.hpp>
 
 #include <cstdint>
 #include <optional>
@@ -87,7 +88,9 @@ struct replay_options {
   std::string preset = "mimo-v2.5-pro";
   std::optional<double> capacity_gib;  ///< default_capacity_gib if neither is given
   std::optional<std::uint64_t> capacity_tokens;
-  std::string pools = "dual";  ///< uniform, dual
+  std::optional<replay::tier_question> tiers;  ///< --tiers, which gives the capacity too
+  std::string tier_writes = "through";         ///< through, selective, back
+  std::string pools = "dual";                  ///< uniform, dual
   double window_share =
       replay::cache_question{}.window_share;  ///< of all bytes, to the window pools
   std::string evict = "hit-density";          ///< lru, s3-fifo, cost-aware, hit-density
@@ -99,9 +102,22 @@ struct replay_options {
   bool json = false;
 };
 
+enum class cache_action : std::uint8_t { list, verify, clear };
+
+/// Options of `oriel cache`.
+struct cache_options {
+  cache_action action = cache_action::list;
+  std::string folder;
+  std::string tenant, session;  ///< of clear: hex digits; a session is one of a tenant
+  std::string name_space;       ///< of clear: hex digits it begins with
+  bool yes = false;
+  bool json = false;
+};
+
 int run(const run_options& options);
 int inspect(const inspect_options& options);
 int bench(const bench_options& options);
 int replay(const replay_options& options);
+int cache(const cache_options& options);
 
 }  // namespace oriel::cli

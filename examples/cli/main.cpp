@@ -241,12 +241,35 @@ void add_capacity(CLI::App& command, replay_options& o) {
       command
           .add_option("--capacity-gib", o.capacity_gib, "memory for everything: all pools [400]")
           ->check(number(0, 65'536, false));
-  command
-      .add_option("--capacity-tokens",
-                  o.capacity_tokens,
-                  "tokens of the full pool, for the cache alone: requests compute beside it")
-      ->transform(whole_number(1, std::uint64_t{1} << 40))
-      ->excludes(bytes);
+  auto* tokens =
+      command
+          .add_option("--capacity-tokens",
+                      o.capacity_tokens,
+                      "tokens of the full pool, for the cache alone: requests compute beside it")
+          ->transform(whole_number(1, std::uint64_t{1} << 40))
+          ->excludes(bytes);
+  const auto take = [&o](const std::string& text) {
+    const cache_levels levels = parse_levels(text).value();
+    o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
+    if (levels.device.tokens != 0) {
+      o.capacity_tokens = levels.device.tokens;
+    } else {
+      o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
+    }
+  };
+  auto* tiers = command
+                    .add_option_function<std::string>(
+                        "--tiers",
+                        take,
+                        "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or memory "
+                        "(64GiB)")
+                    ->check(levels())
+                    ->excludes(bytes)
+                    ->excludes(tokens);
+  command.add_option("--tier-writes", o.tier_writes, "what tiers get: through, selective or back")
+      ->check(CLI::IsMember({"through", "selective", "back"}))
+      ->needs(tiers)
+      ->capture_default_str();
   command.add_option("--pools", o.pools, "uniform: every layer keeps all rows; or dual")
       ->check(CLI::IsMember({"uniform", "dual"}))
       ->capture_default_str();
@@ -286,6 +309,37 @@ CLI::App* add_replay(CLI::App& app, replay_options& o) {
   return command;
 }
 
+CLI::App* add_cache_action(
+    CLI::App& cache, cache_options& o, cache_action action, const char* name, const char* text) {
+  CLI::App* command = cache.add_subcommand(name, text);
+  command->add_option("folder", o.folder, "what --disk-cache was given")
+      ->required()
+      ->check(some_text());
+  command->callback([&o, action] { o.action = action; });
+  return command;
+}
+
+CLI::App* add_cache(CLI::App& app, cache_options& o) {
+  CLI::App* command = app.add_subcommand("cache", "looks after the folder of a disk cache");
+  command->require_subcommand(1);
+  auto* list = add_cache_action(*command, o, cache_action::list, "list", "what is in it");
+  list->add_flag("--json", o.json, "print one JSON object");
+  auto* verify = add_cache_action(
+      *command, o, cache_action::verify, "verify", "reads every record and checks every checksum");
+  verify->add_flag("--json", o.json, "print one JSON object");
+  auto* clear = add_cache_action(*command, o, cache_action::clear, "clear", "erases, for good");
+  auto* tenant = clear->add_option("--tenant", o.tenant, "what is this tenant's, as list shows it")
+                     ->check(hex_digits(1, 16));
+  clear->add_option("--session", o.session, "what is this session's of that tenant")
+      ->check(hex_digits(1, 16))
+      ->needs(tenant);
+  clear->add_option("--namespace", o.name_space, "what is in the namespace that begins so")
+      ->check(hex_digits(8, 64))
+      ->excludes(tenant);
+  clear->add_flag("--yes", o.yes, "do not ask");
+  return command;
+}
+
 /// What CLI11 has to say: help and version are output, the rest is wrong usage.
 int answer(const CLI::App& app, const CLI::ParseError& e) {
   if (e.get_exit_code() == 0) {
@@ -314,7 +368,9 @@ int start(int argc, char** argv) {
   CLI::App* run_command = add_run(app, run_o);
   CLI::App* inspect_command = add_inspect(app, inspect_o);
   CLI::App* bench_command = add_bench(app, bench_o);
-  add_replay(app, replay_o);
+  cache_options cache_o;
+  CLI::App* replay_command = add_replay(app, replay_o);
+  add_cache(app, cache_o);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -323,7 +379,8 @@ int start(int argc, char** argv) {
   const int code = run_command->parsed()       ? run(run_o)
                    : inspect_command->parsed() ? inspect(inspect_o)
                    : bench_command->parsed()   ? bench(bench_o)
-                                               : replay(replay_o);
+                   : replay_command->parsed()  ? replay(replay_o)
+                                               : cache(cache_o);
   finish_output();
   return code;
 }

@@ -83,17 +83,19 @@ std::string capacity_text(const replay_options& o) {
              : fmt::format("--capacity-gib {}", o.capacity_gib.value_or(default_capacity_gib));
 }
 
+replay::cache_question question_of(const replay_options& o, std::uint32_t page_tokens) {
+  return {.capacity_bytes =
+              static_cast<std::uint64_t>(o.capacity_gib.value_or(default_capacity_gib) * gib),
+          .capacity_tokens = o.capacity_tokens.value_or(0),
+          .pools = o.pools == "dual" ? replay::pool_form::dual : replay::pool_form::uniform,
+          .page_tokens = page_tokens,
+          .window_share = o.window_share};
+}
+
 replay::cache_sizes sizes_of(const replay_options& o,
                              const model_geometry& model,
                              std::uint32_t page_tokens) {
-  const auto sizes = replay::plan_cache(
-      model.layers,
-      {.capacity_bytes =
-           static_cast<std::uint64_t>(o.capacity_gib.value_or(default_capacity_gib) * gib),
-       .capacity_tokens = o.capacity_tokens.value_or(0),
-       .pools = o.pools == "dual" ? replay::pool_form::dual : replay::pool_form::uniform,
-       .page_tokens = page_tokens,
-       .window_share = o.window_share});
+  const auto sizes = replay::plan_cache(model.layers, question_of(o, page_tokens));
   if (!sizes) {
     throw engine::error(
         fmt::format("{} for {} with pages of {} tokens: {}; change the capacity, "
@@ -104,6 +106,24 @@ replay::cache_sizes sizes_of(const replay_options& o,
                     sizes.error().detail));
   }
   return *sizes;
+}
+
+replay::tier_plan tiers_of(const replay_options& o,
+                           const model_geometry& model,
+                           const replay::cache_sizes& device,
+                           std::uint32_t page_tokens) {
+  replay::tier_question tiers = o.tiers.value();
+  tiers.writes = o.tier_writes == "selective" ? placement::selective
+                 : o.tier_writes == "back"    ? placement::write_back
+                                              : placement::write_through;
+  const auto plan = replay::plan_tiers(model.layers, question_of(o, page_tokens), device, tiers);
+  if (!plan) {
+    throw engine::error(fmt::format("--tiers for {} with pages of {} tokens: {}; give it more",
+                                    o.preset,
+                                    page_tokens,
+                                    plan.error().detail));
+  }
+  return *plan;
 }
 
 /// The uniform cache that the bytes of dual pools would buy: its tokens, and what it hits.
@@ -142,6 +162,9 @@ void add_cache(replay_report& r, const replay::trace& trace, const model_geometr
                                 .retain = r.options.retain,
                                 .heal = r.options.heal == "on",
                                 .seed = r.options.seed};
+  if (r.options.tiers) {
+    options.tiers = r.tiers = tiers_of(r.options, model, r.sizes, r.page_tokens);
+  }
   if (r.options.capacity_tokens) {
     options.working_pages = replay::working_pages_of(trace, r.page_tokens);
     r.working_bytes =

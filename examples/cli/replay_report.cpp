@@ -6,7 +6,10 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <array>
+#include <cstddef>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace oriel::cli {
@@ -94,6 +97,96 @@ void print_cache(const replay_report& r) {
   print_out("  peak                     {}\n\n", bytes_text(c.peak_bytes));
 }
 
+constexpr std::array<const char*, 3> level_names{"device", "host", "disk"};
+
+/// Bytes of a level, as asked for; 0: it is not there.
+std::uint64_t level_bytes(const replay_report& r, std::size_t level) {
+  return level == 0 ? r.sizes.bytes : level == 1 ? r.tiers->host_bytes : r.tiers->disk_bytes;
+}
+
+std::string age_text(const replay::level_outcome& level) {
+  const auto age = level.mean_age_at_eviction_s();
+  return age ? fmt::format("{:.0f} s", *age) : "-";
+}
+
+void print_levels(const replay_report& r) {
+  print_out("{:<8}{:>11}{:>10}{:>12}{:>12}{:>12}{:>12}{:>13}\n",
+            "level",
+            "size",
+            "hit rate",
+            "hit tokens",
+            "pages",
+            "evicted",
+            "their age",
+            "brought up");
+  for (std::size_t i = 0; i < level_names.size(); ++i) {
+    const replay::level_outcome& level = r.cache.levels[i];
+    if (level_bytes(r, i) == 0) {
+      continue;
+    }
+    print_out("{:<8}{:>11}{:>10.4f}{:>12}{:>12}{:>12}{:>12}{:>13}\n",
+              level_names[i],
+              bytes_text(level_bytes(r, i)),
+              r.cache.rate_of(level.hit_tokens),
+              millions(level.hit_tokens),
+              grouped(level.pages),
+              grouped(level.evicted_pages),
+              age_text(level),
+              i == 0 ? "-" : bytes_text(level.fetched_bytes));
+  }
+  const replay::cache_outcome& c = r.cache;
+  print_out(
+      "  writes {}: {} requests got pages from below, {} each; {} if every layer kept every row\n",
+      r.options.tier_writes,
+      grouped(c.fetches),
+      bytes_text(c.bytes_per_fetch()),
+      bytes_text(c.fetches == 0 ? 0 : c.fetched_bytes_uniform / c.fetches));
+  print_out("  {} pages of hits had the bytes of their tokens, {} copies were dropped\n\n",
+            grouped(c.checked_pages),
+            grouped(c.dropped_copies));
+}
+
+json level_json(const replay_report& r, std::size_t i) {
+  const replay::level_outcome& level = r.cache.levels[i];
+  const auto age = level.mean_age_at_eviction_s();
+  json object{{"capacity_bytes", level_bytes(r, i)},
+              {"hit_tokens", level.hit_tokens},
+              {"token_hit_rate", r.cache.rate_of(level.hit_tokens)},
+              {"pages", level.pages},
+              {"evicted_pages", level.evicted_pages},
+              {"mean_age_at_eviction_s", age ? json(*age) : json(nullptr)}};
+  if (i != 0) {
+    object["fetches"] = level.fetches;
+    object["fetched_pages"] = level.fetched_pages;
+    object["fetched_bytes"] = level.fetched_bytes;
+    object["bytes_per_fetch"] =
+        or_null(level.fetches != 0, level.fetches == 0 ? 0 : level.fetched_bytes / level.fetches);
+    object["copied_pages"] = level.copied_pages;
+    object["copied_bytes"] = level.copied_bytes;
+    object["refused_copies"] = level.refused_copies;
+  }
+  return object;
+}
+
+/// What --tiers adds.
+void add_levels(json& object, const replay_report& r) {
+  object["tier_writes"] = r.options.tier_writes;
+  json levels = json::object();
+  for (std::size_t i = 0; i < level_names.size(); ++i) {
+    if (level_bytes(r, i) != 0) {
+      levels[level_names[i]] = level_json(r, i);
+    }
+  }
+  object["levels"] = std::move(levels);
+  const replay::cache_outcome& c = r.cache;
+  object["fetches"] = c.fetches;
+  object["bytes_per_fetch"] = or_null(c.fetches != 0, c.bytes_per_fetch());
+  object["bytes_per_fetch_uniform"] =
+      or_null(c.fetches != 0, c.fetches == 0 ? 0 : c.fetched_bytes_uniform / c.fetches);
+  object["dropped_copies"] = c.dropped_copies;
+  object["checked_pages"] = c.checked_pages;
+}
+
 void print_references(const replay_report& r) {
   print_out("Simple caches of {} tokens\n", millions(r.sizes.capacity_tokens));
   print_out("  least recently used      {:.4f}\n", r.lru.rate());
@@ -121,7 +214,7 @@ void print_json(const replay_report& r) {
   const replay::cache_outcome& c = r.cache;
   const std::vector<std::uint32_t>& pages = r.sizes.sizes.pages;
   const auto closed = r.gap_closed();
-  const json object{
+  json object{
       {"model", r.options.preset},
       {"pools", r.options.pools},
       {"evict", r.options.evict},
@@ -153,12 +246,18 @@ void print_json(const replay_report& r) {
       {"cached_pages", c.cached_pages},
       {"index_bytes", c.index_bytes},
       {"peak_bytes", c.peak_bytes}};
+  if (r.tiers) {
+    add_levels(object, r);
+  }
   print_out("{}\n", object.dump());
 }
 
 void print_table(const replay_report& r) {
   print_pools(r);
   print_cache(r);
+  if (r.tiers) {
+    print_levels(r);
+  }
   print_references(r);
 }
 

@@ -23,6 +23,7 @@ struct replay_report {
   std::size_t sessions = 0;  ///< 0: the trace does not tell them apart
   replay::cache_sizes sizes;
   std::uint64_t working_bytes = 0;  ///< full pages that requests compute in beside the pools
+  std::optional<replay::tier_plan> tiers = {};
   replay::cache_outcome cache = {};
   replay::hit_count lru = {}, clairvoyant = {},
                     infinite = {};  ///< of sizes.capacity_tokens, but the last

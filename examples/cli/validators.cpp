@@ -32,6 +32,33 @@ std::optional<std::uint32_t> parsed_after(std::string_view name, std::string_vie
   return value && *value != 0 ? value : std::nullopt;
 }
 
+/// "1M", "64GiB", "5000", or nothing.
+std::optional<replay::level_size> parse_level(std::string_view text) {
+  constexpr double tokens_max = 1099511627776.0, gib_max = 65'536.0, bytes_of_gib = 1073741824.0;
+  struct unit {
+    std::string_view name;
+    double factor;
+  };
+  const bool is_bytes = text.ends_with("GiB");
+  double factor = 1;
+  for (const unit& u : {unit{"GiB", 1}, {"k", 1e3}, {"M", 1e6}, {"G", 1e9}}) {
+    if (text.ends_with(u.name)) {
+      factor = u.factor;
+      text.remove_suffix(u.name.size());
+      break;
+    }
+  }
+  const auto number = parsed<double>(text);
+  if (!number || !(*number > 0) || *number * factor > (is_bytes ? gib_max : tokens_max)) {
+    return std::nullopt;
+  }
+  const auto size = static_cast<std::uint64_t>(*number * factor * (is_bytes ? bytes_of_gib : 1));
+  if (size == 0) {
+    return std::nullopt;
+  }
+  return is_bytes ? replay::level_size{.bytes = size} : replay::level_size{.tokens = size};
+}
+
 }  // namespace
 
 CLI::Validator whole_number(std::uint64_t least, std::uint64_t most, std::uint64_t step) {
@@ -74,6 +101,16 @@ CLI::Validator some_text(std::size_t bytes_max) {
   return CLI::Validator{check, ""};
 }
 
+CLI::Validator hex_digits(std::size_t least, std::size_t most) {
+  const auto check = [=](std::string& text) -> std::string {
+    const bool fits = text.size() >= least && text.size() <= most &&
+                      text.find_first_not_of("0123456789abcdef") == std::string::npos;
+    return fits ? ""
+                : fmt::format("'{}' is not {} to {} hex digits in lower case", text, least, most);
+  };
+  return CLI::Validator{check, ""};
+}
+
 CLI::Validator preset_name() {
   const auto check = [](std::string& name) -> std::string {
     return preset(name) ? ""
@@ -100,6 +137,43 @@ CLI::Validator retention() {
                                     text);
   };
   return CLI::Validator{check, ""};
+}
+
+CLI::Validator levels() {
+  const auto check = [](std::string& text) -> std::string {
+    return parse_levels(text)
+               ? ""
+               : fmt::format(
+                     "'{}' does not say device=SIZE, and host=SIZE, disk=SIZE or both, once each, "
+                     "with commas between; SIZE is tokens (5000, 500k, 1.5M, 1G; up to 2^40) or "
+                     "memory (64GiB; up to 65536GiB)",
+                     text);
+  };
+  return CLI::Validator{check, ""};
+}
+
+std::optional<cache_levels> parse_levels(std::string_view text) {
+  cache_levels made;
+  for (;;) {
+    const std::size_t comma = text.find(',');
+    const std::string_view one = text.substr(0, comma);
+    const std::size_t equals = one.find('=');
+    const std::string_view name = one.substr(0, equals);
+    replay::level_size* const level = name == "device" ? &made.device
+                                      : name == "host" ? &made.host
+                                      : name == "disk" ? &made.disk
+                                                       : nullptr;
+    const auto size =
+        equals == std::string_view::npos ? std::nullopt : parse_level(one.substr(equals + 1));
+    if (level == nullptr || level->is_given() || !size) {
+      return std::nullopt;
+    }
+    *level = *size;
+    if (comma == std::string_view::npos) {
+      return made.device.is_given() ? std::optional{made} : std::nullopt;
+    }
+    text.remove_prefix(comma + 1);
+  }
 }
 
 std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text) {

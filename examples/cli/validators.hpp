@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 #include <replay/cache_replay.hpp>
+#include <replay/tier_sizes.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -32,6 +33,9 @@ namespace oriel::cli {
 [[nodiscard]] CLI::Validator some_text(
     std::size_t bytes_max = std::numeric_limits<std::size_t>::max());
 
+/// Some lower-case hex digits.
+[[nodiscard]] CLI::Validator hex_digits(std::size_t least, std::size_t most);
+
 /// A known preset.
 [[nodiscard]] CLI::Validator preset_name();
 
@@ -48,6 +52,18 @@ namespace oriel::cli {
 /// "tail", "every:N", "branch", "dense:N", or some of them with commas between.
 /// @returns nothing when the text is something else
 [[nodiscard]] std::optional<replay::retain_choice> parse_retain(std::string_view text);
+
+/// Levels of a cache and their sizes, as `parse_levels` reads them.
+[[nodiscard]] CLI::Validator levels();
+
+struct cache_levels {
+  replay::level_size device, host, disk;
+};
+
+/// "device=1M,host=64GiB,disk=32M": a device, and what is below it; each at most once, in any
+/// order. A size is a number of tokens, which may end with k, M or G (10^3, 10^6, 10^9), or of GiB.
+/// @returns nothing when the text is something else
+[[nodiscard]] std::optional<cache_levels> parse_levels(std::string_view text);
 
 /// Windows are kept at whole pages only.
 /// @returns what is wrong with the choice for pages of `page_tokens` tokens; empty: nothing

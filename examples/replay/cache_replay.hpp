@@ -11,11 +11,14 @@
 #include <oriel/model/geometry.hpp>
 
 #include <replay/cache_sizes.hpp>
+#include <replay/tier_sizes.hpp>
 #include <replay/trace.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 namespace oriel::replay {
 
@@ -41,6 +44,26 @@ struct cache_options {
   std::uint32_t working_pages = 0;
   std::uint32_t step_tokens = 512;  ///< rows of a prefill step
   std::uint64_t seed = 1;           ///< of orders that sample
+  /// Below the pools; there may be none in it. Not given: nobody asks what only tiers tell.
+  std::optional<tier_plan> tiers = {};
+};
+
+/// What one level of the cache gave and forgot: the device, or a tier below it.
+struct level_outcome {
+  std::uint64_t hit_tokens = 0;  ///< of requests, that came from here
+  std::uint64_t fetches = 0;     ///< requests to which pages came up from here
+  std::uint64_t fetched_pages = 0, fetched_bytes = 0;  ///< up, of all pools; the model's own bytes
+  std::uint64_t copied_pages = 0, copied_bytes = 0;    ///< down to here
+  std::uint64_t refused_copies = 0;
+  std::uint64_t evicted_pages = 0;       ///< of all pools
+  std::uint64_t evicted_age_us_sum = 0;  ///< from put or last use to eviction
+  std::uint64_t pages = 0;               ///< at the end, of all pools
+
+  [[nodiscard]] std::optional<double> mean_age_at_eviction_s() const noexcept {
+    return evicted_pages == 0 ? std::nullopt
+                              : std::optional{1e-6 * static_cast<double>(evicted_age_us_sum) /
+                                              static_cast<double>(evicted_pages)};
+  }
 };
 
 /// What the cache gave.
@@ -57,6 +80,12 @@ struct cache_outcome {
   std::uint64_t index_bytes = 0;           ///< of the tree at the end, token ids excluded
   std::uint64_t cached_pages = 0;          ///< at the end, of all pools
   std::uint64_t top_input_tokens = 0, top_hit_tokens = 0;  ///< the busiest tenth of the sessions
+  /// Of a replay with tiers: device, host, disk.
+  std::array<level_outcome, 3> levels = {};
+  std::uint64_t fetches = 0;                ///< requests that got pages from below the device
+  std::uint64_t dropped_copies = 0;         ///< never tried: too many at once
+  std::uint64_t fetched_bytes_uniform = 0;  ///< if every layer kept every row of what was fetched
+  std::uint64_t checked_pages = 0;  ///< whose bytes a hit used and that were what they must be
 
   /// Rates of no input at all are 0.
   [[nodiscard]] double hit_rate() const noexcept {
@@ -68,6 +97,19 @@ struct cache_outcome {
   }
   [[nodiscard]] double top_decile_hit_rate() const noexcept {
     return rate(static_cast<double>(top_hit_tokens), top_input_tokens);
+  }
+
+  /// Of so many tokens among all inputs.
+  [[nodiscard]] double rate_of(std::uint64_t tokens) const noexcept {
+    return rate(static_cast<double>(tokens), input_tokens);
+  }
+  /// Brought up for a request that got pages from below the device.
+  [[nodiscard]] std::uint64_t bytes_per_fetch() const noexcept {
+    std::uint64_t bytes = 0;
+    for (const level_outcome& level : levels) {
+      bytes += level.fetched_bytes;
+    }
+    return fetches == 0 ? 0 : bytes / fetches;
   }
 
  private:

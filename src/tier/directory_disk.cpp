@@ -12,7 +12,7 @@ namespace oriel {
 result<directory_disk> directory_disk::open(const disk_options& options) {
   ORIEL_EXPECTS(options.queue_depth >= 1 && options.queue_depth <= queue_depth_max);
   ORIEL_EXPECTS(options.threads >= 1 && options.threads <= threads_max);
-  result<detail::disk_folder> folder = detail::disk_folder::open(options.directory, options.direct);
+  result<detail::disk_folder> folder = detail::disk_folder::open(options);
   if (!folder) {
     return folder.error();
   }
@@ -93,6 +93,10 @@ result<std::vector<std::byte>> directory_disk::read_small(const char* name) {
 
 status directory_disk::write_small(const char* name, std::span<const std::byte> bytes) {
   return engine_->folder().write_small(name, bytes);
+}
+
+status directory_disk::remove_small(const char* name) {
+  return engine_->folder().remove_small(name);
 }
 
 const char* name_of(disk_backend backend) noexcept {

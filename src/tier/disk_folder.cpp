@@ -29,6 +29,7 @@ namespace {
 constexpr const char* lock_name = "lock";
 constexpr std::string_view segment_prefix = "segment-";
 constexpr std::size_t segment_digits = 8;
+constexpr const char* read_only_text = "the directory was opened to be read alone";
 constexpr int always = O_NOFOLLOW | O_CLOEXEC;
 
 status failed(const char* what, int error = errno) {
@@ -72,11 +73,7 @@ owned_fd open_at(int folder, const char* name, int flags, mode_t mode = 0) {
       without_interruption([&] { return ::openat(folder, name, flags | always, mode); }));
 }
 
-// The directory, made if it is missing. Slashes at the end would make open() follow a link.
-result<owned_fd> open_directory(std::string directory) {
-  while (directory.size() > 1 && directory.back() == '/') {
-    directory.pop_back();
-  }
+status make_directory(const std::string& directory) {
   if (::mkdir(directory.c_str(), 0700) == 0) {
     const std::size_t slash = directory.rfind('/');
     const std::string parent = slash == std::string::npos ? "." : directory.substr(0, slash + 1);
@@ -87,6 +84,20 @@ result<owned_fd> open_directory(std::string directory) {
     }
   } else if (errno != EEXIST && errno != EROFS) {
     return failure{errc::io_failure, errno, "cannot make the directory"};
+  }
+  return {};
+}
+
+// The directory, made if it is missing and may be made. Slashes at the end would make open() follow
+// a link.
+result<owned_fd> open_directory(std::string directory, disk_access access) {
+  while (directory.size() > 1 && directory.back() == '/') {
+    directory.pop_back();
+  }
+  if (access == disk_access::make) {
+    if (status made = make_directory(directory); !made) {
+      return made.error();
+    }
   }
   owned_fd fd = open_at(AT_FDCWD, directory.c_str(), O_RDONLY | O_DIRECTORY);
   if (!fd) {
@@ -115,8 +126,11 @@ result<owned_fd> lock_exclusively(owned_fd fd) {
                               : failure{errc::io_failure, errno, "cannot lock the lock file"};
 }
 
-result<owned_fd> take_lock(int folder) {
-  owned_fd fd = open_at(folder, lock_name, O_RDWR | O_CREAT | O_NONBLOCK, 0600);
+result<owned_fd> take_lock(int folder, disk_access access) {
+  const int flags = access == disk_access::read_only  ? O_RDONLY
+                    : access == disk_access::existing ? O_RDWR
+                                                      : O_RDWR | O_CREAT;
+  owned_fd fd = open_at(folder, lock_name, flags | O_NONBLOCK, 0600);
   if (!fd && errno == EROFS) {
     fd = open_at(folder, lock_name, O_RDONLY | O_NONBLOCK);
   }
@@ -164,15 +178,16 @@ owned_fd::~owned_fd() {
   }
 }
 
-result<disk_folder> disk_folder::open(const std::string& directory, bool direct) {
+result<disk_folder> disk_folder::open(const disk_options& options) {
   disk_folder folder;
-  folder.directory_ = directory;
-  result<owned_fd> fd = open_directory(directory);
+  folder.directory_ = options.directory;
+  folder.is_read_only_ = options.access == disk_access::read_only;
+  result<owned_fd> fd = open_directory(options.directory, options.access);
   if (!fd) {
     return fd.error();
   }
   folder.fd_ = std::move(*fd);
-  result<owned_fd> lock = take_lock(folder.fd_.get());
+  result<owned_fd> lock = take_lock(folder.fd_.get(), options.access);
   if (!lock) {
     return lock.error();
   }
@@ -190,8 +205,8 @@ result<disk_folder> disk_folder::open(const std::string& directory, bool direct)
     return quiet.error();
   }
   // A file system without O_DIRECT says so when a file is opened with it.
-  folder.direct_ =
-      direct && static_cast<bool>(open_at(folder.fd_.get(), lock_name, O_RDONLY | O_DIRECT));
+  folder.direct_ = options.direct &&
+                   static_cast<bool>(open_at(folder.fd_.get(), lock_name, O_RDONLY | O_DIRECT));
   return folder;
 }
 
@@ -262,6 +277,9 @@ result<std::vector<disk_file>> disk_folder::list() {
 }
 
 status disk_folder::create(std::uint32_t file, std::uint64_t bytes) {
+  if (is_read_only_) {
+    return failed(read_only_text, EROFS);
+  }
   if (segments_.contains(file)) {
     return failed("cannot create a segment that is there", EEXIST);
   }
@@ -290,6 +308,9 @@ status disk_folder::create(std::uint32_t file, std::uint64_t bytes) {
 }
 
 status disk_folder::remove(std::uint32_t file) {
+  if (is_read_only_) {
+    return failed(read_only_text, EROFS);
+  }
   if (const auto found = segments_.find(file); found != segments_.end()) {
     ORIEL_EXPECTS(found->second.in_flight == 0);
     segments_.erase(found);
@@ -338,8 +359,22 @@ result<std::vector<std::byte>> disk_folder::read_small(const char* name) {
   return bytes;
 }
 
+status disk_folder::remove_small(const char* name) {
+  ORIEL_EXPECTS(is_small_name(name));
+  if (is_read_only_) {
+    return failed(read_only_text, EROFS);
+  }
+  if (::unlinkat(fd_.get(), name, 0) != 0 && errno != ENOENT) {
+    return failed("cannot remove a small file");
+  }
+  return {};
+}
+
 status disk_folder::write_small(const char* name, std::span<const std::byte> bytes) {
   ORIEL_EXPECTS(is_small_name(name));
+  if (is_read_only_) {
+    return failed(read_only_text, EROFS);
+  }
   const std::string draft = std::string(name) + ".draft";
   ::unlinkat(fd_.get(), draft.c_str(), 0);  // Of a run that was killed; we are the only owner.
   int error = 0;
@@ -363,8 +398,11 @@ open_segment* disk_folder::segment(std::uint32_t file, int& error) {
   }
   const auto name = name_of_segment(file);
   const int flags = O_NONBLOCK | (direct_ ? O_DIRECT : 0);
-  open_segment found{.fd = open_at(fd_.get(), name.data(), O_RDWR | flags), .writable = true};
-  if (!found.fd && errno == EROFS) {
+  open_segment found;
+  if (!is_read_only_) {
+    found = {.fd = open_at(fd_.get(), name.data(), O_RDWR | flags), .writable = true};
+  }
+  if (is_read_only_ || (!found.fd && errno == EROFS)) {
     found = {.fd = open_at(fd_.get(), name.data(), O_RDONLY | flags)};
   }
   struct stat is = {};
@@ -376,7 +414,7 @@ open_segment* disk_folder::segment(std::uint32_t file, int& error) {
     error = EINVAL;
     return nullptr;
   }
-  if ((is.st_mode & 077) != 0) {
+  if ((is.st_mode & 077) != 0 && !is_read_only_) {
     // Restored from a backup, say. The directory is private: this is for tidiness.
     static_cast<void>(::fchmod(found.fd.get(), 0600));
   }

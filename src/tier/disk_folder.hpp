@@ -6,6 +6,7 @@
 #pragma once
 
 #include <oriel/core/result.hpp>
+#include <oriel/tier/directory_disk.hpp>
 #include <oriel/tier/segment_disk.hpp>
 
 #include <cstddef>
@@ -50,7 +51,7 @@ struct open_segment {
 /// *Thread safety* none; only `fd` of a segment and `sync_fd()` may be used by other threads.
 class disk_folder {
  public:
-  [[nodiscard]] static result<disk_folder> open(const std::string& directory, bool direct);
+  [[nodiscard]] static result<disk_folder> open(const disk_options& options);
 
   [[nodiscard]] bool direct() const noexcept { return direct_; }
   /// For syncs of the directory by the engine. A description of its own: the kernel tells an error
@@ -64,6 +65,7 @@ class disk_folder {
   [[nodiscard]] status sync_names();
   [[nodiscard]] result<std::vector<std::byte>> read_small(const char* name);
   [[nodiscard]] status write_small(const char* name, std::span<const std::byte> bytes);
+  [[nodiscard]] status remove_small(const char* name);
 
   /// Of the first sync through sync_fd() that failed: the answer to all later ones.
   int names_sync_error = 0;
@@ -77,6 +79,7 @@ class disk_folder {
   std::string directory_;
   owned_fd fd_, engine_fd_, lock_;
   bool direct_ = false;
+  bool is_read_only_ = false;
   int names_error_ = 0;
   std::unordered_map<std::uint32_t, open_segment> segments_;
 };

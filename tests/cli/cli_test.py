@@ -224,6 +224,10 @@ class Usage(unittest.TestCase):
         self.usage("replay", says="trace is required")
         self.usage("replay", "a", "b", says="b")
         self.usage("replay", "a", "--capacity-gib", 1, "--capacity-tokens", 1, says="excludes")
+        self.usage("replay", "a", "--capacity-gib", 1, "--tiers", "device=1M", says="excludes")
+        self.usage("replay", "a", "--tiers", "device=1M", "--capacity-tokens", 1, says="excludes")
+        self.usage("replay", "a", "--tiers", "disk=1M", says="device=SIZE, and host=SIZE, disk=SIZE or both")
+        self.usage("replay", "a", "--tier-writes", "back", says="--tiers")
         self.usage("replay", "a", "--pools", "triple", says="--pools")
         self.usage("replay", "a", "--evict", "newest", says="hit-density")
         self.usage("replay", "a", "--heal", "maybe", says="--heal")
@@ -242,7 +246,10 @@ class Usage(unittest.TestCase):
                 ("inspect", "--page", ("24",)), ("bench", "--threads", ("100000",)), ("bench", "--prompt-tokens", ("0",)),
                 ("bench", "--new-tokens", ("0",)), ("bench", "--repetitions", ("0",)),
                 ("replay", "--capacity-gib", ("0", "-1", "nan", "1e9")), ("replay", "--capacity-tokens", ("0", "-5")),
-                ("replay", "--hours", ("0", "nan", "9999")), ("replay", "--page", ("8", "24", "8192")),
+                ("replay", "--tiers", ("", "device", "device=", "host=1M", "device=1M,", "device=1M,device=2M", "device=1M,tape=1M",
+                                       "device=0", "device=-1", "device=nan", "device=1T", "device=1GB", "device=1M,host=0.1",
+                                       "device=2e12", "device=1M,disk=65537GiB")),
+                ("replay", "--tier-writes", ("sometimes",)), ("replay", "--hours", ("0", "nan", "9999")), ("replay", "--page", ("8", "24", "8192")),
                 ("replay", "--window-share", ("-0.1", "0.95", "nan")), ("replay", "--seed", ("-1", "x")),
                 ("replay", "--retain", ("", "tail,", "every", "every:0", "every:x", "dense:-1", "tails", "branch:2",
                                         "every:64,every:128"))):
@@ -503,6 +510,38 @@ class Replay(unittest.TestCase):
     def test_requests_larger_than_the_pool_stream_through(self):
         answer = self.replay("--capacity-tokens", 512, "--pools", "uniform", "--evict", "lru")
         self.assertEqual(answer["token_hit_rate"], answer["lru_token_hit_rate"])
+
+    def test_tiers_hit_what_the_device_forgot(self):
+        room = 512 * 3  # Of 4 pages that come back one is always gone.
+        alone = self.replay("--tiers", f"device={room}", "--evict", "lru", "--pools", "uniform")
+        plain = self.replay("--capacity-tokens", room, "--evict", "lru", "--pools", "uniform")
+        self.assertEqual({k: v for k, v in alone.items() if k in plain}, plain | {"index_bytes": alone["index_bytes"]})
+        self.assertEqual(list(alone["levels"]), ["device"])
+        self.assertEqual(alone["levels"]["device"]["token_hit_rate"], plain["token_hit_rate"])
+        for writes in ("through", "back"):
+            answer = self.replay("--tiers", "device=512,host=1M,disk=64GiB", "--evict", "lru", "--pools", "uniform",
+                                 "--tier-writes", writes)
+            device, host, disk = (answer["levels"][name] for name in ("device", "host", "disk"))
+            self.assertEqual(device["hit_tokens"] + host["hit_tokens"] + disk["hit_tokens"], answer["token_hit_rate"] * 9 * 512)
+            self.assertEqual(answer["tier_writes"], writes)
+            self.assertGreater(device["evicted_pages"], 0)
+            self.assertGreater(device["mean_age_at_eviction_s"], 0)
+            self.assertIsNone(host["mean_age_at_eviction_s"])
+            self.assertEqual(disk["capacity_bytes"], 2**36)
+            self.assertEqual(host["fetched_bytes"], host["fetched_pages"] * answer["capacity_bytes"])  # Of one page.
+            if writes == "through":
+                self.assertEqual(answer["token_hit_rate"], 4 / 9)
+                self.assertEqual((device["hit_tokens"], host["hit_tokens"]), (512, 3 * 512))
+                self.assertEqual((host["pages"], disk["pages"]), (5, 5))
+                self.assertEqual(answer["dropped_copies"], 0)
+        table = run("replay", self.trace, "--tiers", "device=512,host=1M,disk=64GiB").stdout
+        for word in (b"device", b"host", b"disk", b"their age", b"writes through"):
+            self.assertIn(word, table)
+        vast = self.replay("--tiers", "device=1G,host=1G,disk=65536GiB", "--preset", "gpt-oss-20b", "--page", 64)
+        self.assertEqual(vast["token_hit_rate"], 4 / 9)
+        small = run("replay", self.trace, "--tiers", "device=1M,disk=512")
+        self.assertEqual((small.returncode, small.stdout), (1, b""))
+        self.assertIn(b"the disk does not hold 32 of the largest pages", small.stderr)
 
     def test_bytes_buy_more_tokens_in_dual_pools(self):
         dual = self.replay("--capacity-gib", 400)

@@ -249,3 +249,41 @@ TEST_CASE("what is kept at forks pays where requests part often") {
   CHECK(kept.net_hit_rate() >= tails.net_hit_rate() + 0.02);
   CHECK(kept.heals <= 3'300);
 }
+
+TEST_CASE(
+    "over tiers the conversation trace's device hits what LRU hits, and all what infinity does") {
+  auto t = real_trace("conversation/conversation_trace.jsonl.zst");
+  if (!t || !is_whole(*t)) {
+    return;
+  }
+  for (trace_request& r : t->requests) {  // The tree caches whole pages.
+    r.pages = r.input_tokens / t->page_tokens;
+  }
+  const cache_question question{
+      .capacity_tokens = 1'000'000, .pools = pool_form::uniform, .page_tokens = t->page_tokens};
+  const pro_cache cache(question);
+  const auto over = [&](const tier_question& tiers) {
+    const auto plan = plan_tiers(cache.model.layers, question, cache.sizes, tiers);
+    REQUIRE(plan);
+    return cache.replay(*t,
+                        {.evict = evict_choice::lru,
+                         .working_pages = working_pages_of(*t, t->page_tokens),
+                         .tiers = *plan});
+  };
+  const std::uint64_t device = lru_cache(*t, pages(*t, 1)).hit_tokens;
+  const std::uint64_t all = infinite_cache(*t).hit_tokens;
+  const cache_outcome ample =
+      over({.host = {.tokens = 4'000'000}, .disk = {.tokens = 400'000'000}});
+  CHECK(std::abs(static_cast<double>(ample.levels[0].hit_tokens) - static_cast<double>(device)) <=
+        four_digits * static_cast<double>(ample.input_tokens));
+  // Of fetches that would cost more than to compute, a few: single pages from the disk.
+  CHECK(ample.hit_tokens <= all);
+  CHECK(ample.hit_rate() >= infinite_cache(*t).rate() - 0.001);
+  const cache_outcome scarce =
+      over({.host = {.tokens = 4'000'000}, .disk = {.tokens = 32'000'000}});
+  CHECK(scarce.hit_tokens < ample.hit_tokens);
+  CHECK(scarce.levels[2].hit_tokens < ample.levels[2].hit_tokens);
+  CHECK(scarce.levels[2].hit_tokens > scarce.levels[1].hit_tokens / 2);
+  CHECK(scarce.levels[0].mean_age_at_eviction_s() < scarce.levels[1].mean_age_at_eviction_s());
+  CHECK(scarce.levels[1].mean_age_at_eviction_s() < scarce.levels[2].mean_age_at_eviction_s());
+}

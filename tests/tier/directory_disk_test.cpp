@@ -162,6 +162,57 @@ TEST_CASE("a directory that cannot be is refused with errno", "[tier]") {
   CHECK(native_of((place.path() / "file").string()) == ENOTDIR);
 }
 
+TEST_CASE("who only looks makes nothing and changes nothing", "[tier]") {
+  const temporary_directory place;
+  const std::filesystem::path directory = place.path() / "tier";
+  const auto open = [&](disk_access access) {
+    return directory_disk::open({.directory = directory.string(), .access = access});
+  };
+  for (const disk_access access : {disk_access::existing, disk_access::read_only}) {
+    auto missing = open(access);
+    REQUIRE_FALSE(missing);
+    CHECK(missing.error().native == ENOENT);
+    CHECK_FALSE(std::filesystem::exists(directory));
+    std::filesystem::create_directory(directory);
+    REQUIRE(::chmod(directory.c_str(), 0700) == 0);
+    missing = open(access);  // A directory without a lock is none of ours.
+    REQUIRE_FALSE(missing);
+    CHECK(missing.error().native == ENOENT);
+    CHECK(std::filesystem::is_empty(directory));
+    std::filesystem::remove(directory);
+  }
+  const disk_bytes written(2, 9), read(2);
+  {
+    auto disk = open(disk_access::make);
+    REQUIRE(disk);
+    REQUIRE(disk->create(1, 2 * disk_block_bytes));
+    REQUIRE(move_blocks(*disk, disk_op::write, 1, 0, written.all()) == 0);
+    REQUIRE(disk->write_small("snapshot", written.all()));
+    CHECK(disk->remove_small("nothing"));
+    CHECK(open(disk_access::read_only).error().code == errc::locked);
+  }
+  REQUIRE(::chmod((directory / "segment-00000001").c_str(), 0640) == 0);
+  {
+    auto disk = open(disk_access::read_only);
+    REQUIRE(disk);
+    CHECK(open(disk_access::make).error().code == errc::locked);
+    REQUIRE(move_blocks(*disk, disk_op::read, 1, 0, read.all()) == 0);
+    CHECK(same_bytes(read.all(), written.all()));
+    CHECK(move_blocks(*disk, disk_op::write, 1, 0, written.all()) == EROFS);
+    CHECK(disk->create(2, 0).error().native == EROFS);
+    CHECK(disk->remove(1).error().native == EROFS);
+    CHECK(disk->write_small("snapshot", {}).error().native == EROFS);
+    CHECK(disk->remove_small("snapshot").error().native == EROFS);
+    CHECK(disk->read_small("snapshot")->size() == 2 * disk_block_bytes);
+  }
+  CHECK(mode_of(directory / "segment-00000001") == 0640);
+  auto disk = open(disk_access::existing);
+  REQUIRE(disk);
+  REQUIRE(disk->create(2, 0));
+  REQUIRE(disk->remove_small("snapshot"));
+  CHECK_FALSE(std::filesystem::exists(directory / "snapshot"));
+}
+
 TEST_CASE("no symbolic link is followed", "[tier]") {
   const temporary_directory place;
   const std::filesystem::path real = place.path() / "real", victim = place.path() / "victim";

@@ -32,9 +32,16 @@ enum class disk_priority : std::uint8_t {
   idle,        ///< only when nobody else wants the disk: may starve
 };
 
+enum class disk_access : std::uint8_t {
+  make,       ///< read and write; makes the directory and its lock if they are missing
+  existing,   ///< the same, but both must be there
+  read_only,  ///< both must be there; nothing is made or changed, what would do so fails with EROFS
+};
+
 struct disk_options {
-  /// Made with mode 0700 if it is missing; its parent must be there.
+  /// With `disk_access::make`, made with mode 0700 if it is missing; its parent must be there.
   std::string directory = {};
+  disk_access access = disk_access::make;
   disk_backend backend = disk_backend::any;  ///< of `directory_disk::open`
   /// Requests submitted and not polled, at most; [1, 4096].
   std::uint32_t queue_depth = 64;
@@ -115,6 +122,8 @@ class directory_disk {
   ///      does not begin with "segment-"
   [[nodiscard]] result<std::vector<std::byte>> read_small(const char* name);
   [[nodiscard]] status write_small(const char* name, std::span<const std::byte> bytes);
+  /// For good once sync_names() returned. Of one that is not there: success.
+  [[nodiscard]] status remove_small(const char* name);
 
  private:
   explicit directory_disk(detail::disk_engine* engine) noexcept : engine_(engine) {}

@@ -36,6 +36,13 @@ struct present_page {
   std::uint32_t window_bits = 0;  ///< bit per kind
   oriel::page_handle windows[4] = {};
   bool is_locked = false;
+
+  [[nodiscard]] oriel::page_handle handle(std::uint32_t pool) const {
+    return pool == 0 ? full : windows[pool - 1];
+  }
+  [[nodiscard]] bool is_in(std::uint32_t pool) const {
+    return pool == 0 || (window_bits >> (pool - 1) & 1u) != 0;
+  }
 };
 
 class ledger {

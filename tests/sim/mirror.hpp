@@ -7,6 +7,7 @@
 #include "violation.hpp"
 
 #include <oriel/prefix/events.hpp>
+#include <oriel/prefix/radix_tree.hpp>
 
 #include <cstdint>
 #include <map>
@@ -49,11 +50,30 @@ class mirror {
       }
     }
   }
-  /// Of each page, a bit per window kind.
-  [[nodiscard]] const std::map<page_name, std::uint32_t>& pages() const { return pages_; }
+  /// The number of the last event it knows of.
+  [[nodiscard]] std::uint64_t sequence() const { return sequence_; }
+  /// It lost events, the last of which was `sequence`: copies what the tree shows.
+  template <class Tree>
+  void start_again(const Tree& tree, std::uint64_t sequence) {
+    pages_ = shown_by(tree);
+    sequence_ = sequence;
+  }
+  template <class Tree>
+  void check(const Tree& tree) const {
+    require(shown_by(tree) == pages_, "I16: a mirror of the events is not the tree");
+  }
 
  private:
-  std::map<page_name, std::uint32_t> pages_;
+  template <class Tree>
+  [[nodiscard]] static std::map<page_name, std::uint32_t> shown_by(const Tree& tree) {
+    std::map<page_name, std::uint32_t> pages;
+    tree.visit_pages([&](const oriel::cached_page& page, std::uint32_t pool, oriel::page_handle) {
+      pages[{page.hash.low, page.hash.high}] |= pool == 0 ? 0 : 1u << (pool - 1);
+    });
+    return pages;
+  }
+
+  std::map<page_name, std::uint32_t> pages_;  // a bit per window kind
   std::uint64_t sequence_ = 0;
 };
 

@@ -1,36 +1,15 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include "dice.hpp"
 #include "scenario.hpp"
 
-#include <oriel/core/random.hpp>
 #include <oriel/kv/ring_geometry.hpp>
 
 #include <algorithm>
-#include <array>
 #include <sstream>
 
 namespace sim {
 namespace {
-
-/// Draws of one seed.
-class dice {
- public:
-  explicit dice(std::uint64_t seed) : stream_(seed, 0x51) {}
-  [[nodiscard]] std::uint32_t below(std::uint32_t bound) { return stream_.next_below(bound); }
-  [[nodiscard]] std::uint32_t between(std::uint32_t low, std::uint32_t high) {
-    return low + below(high - low + 1);
-  }
-  [[nodiscard]] bool one_in(std::uint32_t n) { return below(n) == 0; }
-  template <std::size_t N>
-  [[nodiscard]] std::uint32_t one_of(const std::array<std::uint32_t, N>& choices) {
-    return choices[below(N)];
-  }
-  /// Small numbers often, large ones rarely.
-  [[nodiscard]] std::uint32_t zipf(std::uint32_t bound) { return below(below(bound) + 1); }
-
- private:
-  oriel::random_stream stream_;
-};
 
 void draw_layers(dice& draw, setup& s) {
   const std::uint32_t kinds = draw.one_of<6>({1, 1, 1, 2, 3, 4});
@@ -78,6 +57,8 @@ void draw_pools(dice& draw, setup& s) {
   }
 }
 
+}  // namespace
+
 setup draw_setup(dice& draw) {
   setup s;
   s.plain = draw.one_in(8);
@@ -105,6 +86,8 @@ setup draw_setup(dice& draw) {
   s.branch_points = draw.one_in(3);
   return s;
 }
+
+namespace {
 
 /// How often each verb comes, by seed: some never do.
 std::vector<verb> draw_deck(dice& draw, const setup& s) {

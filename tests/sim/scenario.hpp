@@ -31,6 +31,11 @@ struct setup {
   bool branch_points = false;
 };
 
+class dice;
+
+/// The sizes that the next draws stand for.
+[[nodiscard]] setup draw_setup(dice& draw);
+
 enum class verb : std::uint8_t {
   start,         ///< session a: tenant b, shared prompt c, d tokens of its own
   say,           ///< session a: d more tokens

@@ -10,8 +10,10 @@
 #include "kv_rows.hpp"
 #include "ledger.hpp"
 #include "mirror.hpp"
+#include "page_accounts.hpp"
 #include "scenario.hpp"
 #include "tally.hpp"
+#include "tree_walk.hpp"
 #include "violation.hpp"
 
 #include <oriel/prefix/radix_tree.hpp>
@@ -109,9 +111,6 @@ class world {
   void check_vanished(const std::vector<present_page>& before) const;
   void check_mirror();
   [[nodiscard]] bool sees_all() const;
-  [[nodiscard]] oriel::page_handle handle_of(std::uint32_t pool, const present_page& p) const {
-    return pool == 0 ? p.full : p.windows[pool - 1];
-  }
 
   void note(word value) { trace_ = mixed(trace_, value); }
   [[nodiscard]] std::uint32_t kinds() const {
@@ -125,7 +124,7 @@ class world {
   fake_model model_;
   pools_type pools_;
   kv_memory memory_;
-  row_runner runner_;
+  row_runner<pools_type, kv_memory> runner_;
   ledger ledger_;
   std::vector<oriel::cache_namespace> spaces_;  // [tenants]
   std::vector<std::uint32_t> epochs_;           // [tenants] grows when the namespace is dropped

@@ -42,54 +42,14 @@ void world<Events>::check() {
 /// Takes the tree's pages into the ledger.
 template <class Events>
 void world<Events>::look() {
-  std::vector<present_page>& present = ledger_.present;
-  present.clear();
-  tree_.visit_pages(
-      [&](const oriel::cached_page& page, std::uint32_t pool, oriel::page_handle handle) {
-        if (pool != 0) {
-          present.back().window_bits |= 1u << (pool - 1);
-          present.back().windows[pool - 1] = handle;
-          return;
-        }
-        present_page p{.full = handle, .page = page.page, .is_locked = page.is_locked};
-        while (p.space < spaces_.size() && !(spaces_[p.space].digest() == page.space)) {
-          ++p.space;
-        }
-        require(p.space < spaces_.size(), "I9: a page of a namespace that nobody used");
-        p.name = name_of_full_[to_index(handle.id)];
-        const page_record* record = ledger_.find(p.name);
-        require(record != nullptr, "I2: a page in the tree that nobody published");
-        require(std::ranges::equal(record->tokens, page.tokens), "I2: a page under other tokens");
-        present.push_back(p);
-      });
-  std::ranges::sort(present, {}, &present_page::name);
+  walk_tree(tree_, spaces_, ledger_, [&](const oriel::cached_page& page) {
+    return name_of_full_[to_index(page.full.id)];
+  });
 }
 
 template <class Events>
 void world<Events>::check_pages() {
-  const std::uint32_t size = sizes_.page_size;
-  const std::vector<present_page>& present = ledger_.present;
-  for (std::size_t i = 0; i < present.size(); ++i) {
-    const present_page& p = present[i];
-    const page_record* record = ledger_.find(p.name);
-    require(i == 0 || present[i - 1].name != p.name, "I2: two pages for one prefix");
-    require(record->space == p.space, "I9: a page in another's namespace");
-    require(record->page == p.page, "I2: a page at another place than it was published");
-    require(p.page == 0 || ledger_.in_tree(record->parent) != nullptr, "I2: a page without parent");
-    for (std::uint32_t l = 0; l < model_.layers(); ++l) {
-      const oriel::layer_home home = pools_.plan().home(l);
-      const std::uint32_t pool = to_index(home.pool);
-      if (pool != 0 && (p.window_bits >> (pool - 1) & 1u) == 0) {
-        continue;
-      }
-      const std::uint32_t page = to_index(handle_of(pool, p).id);
-      for (std::uint32_t row = 0; row < size; ++row) {
-        require(memory_.at(pool, page, home.slot, row) == record->kv[std::size_t{l} * size + row],
-                "I4: a page in the tree does not hold what a cold run computes");
-      }
-    }
-    ++tally_.pages_checked;
-  }
+  tally_.pages_checked += check_tree_pages(model_, pools_.plan(), memory_, ledger_);
 }
 
 /// Counts references again from those who hold them; what nobody holds loses its content.
@@ -97,61 +57,29 @@ template <class Events>
 void world<Events>::check_ownership() {
   const bool all = sees_all();
   for (std::uint32_t i = 0; i < pools_.pools(); ++i) {
-    struct holding {
-      std::uint32_t count = 0;
-      oriel::page_handle handle;
-      bool is_spare = false;
-    };
-    std::vector<holding> held(pool(i).capacity());
-    const auto hold = [&](oriel::page_handle page) {
-      holding& h = held[to_index(page.id)];
-      require(h.count == 0 || (h.handle == page && !h.is_spare), "I2: one page, two owners");
-      ++h.count;
-      h.handle = page;
-    };
+    page_accounts held(pool(i).capacity());
     for (const present_page& p : ledger_.present) {
-      if (i == 0 || (p.window_bits >> (i - 1) & 1u) != 0) {
-        hold(handle_of(i, p));
+      if (p.is_in(i)) {
+        held.hold(p.handle(i));
       }
     }
     for (const request_pointer& r : requests_) {
       if (r->has_fresh) {
-        std::ranges::for_each(r->offered[i], hold);
+        for (const oriel::page_handle page : r->offered[i]) {
+          held.hold(page);
+        }
       }
-      if (!r->kv) {
-        continue;
-      }
-      if (i == 0) {
-        std::ranges::for_each(r->kv->full_pages().handles(), hold);
-        continue;
-      }
-      const auto& ring = r->kv->ring(i - 1);
-      for (std::uint32_t page = ring.first_page(); page < ring.end_page(); ++page) {
-        hold(ring[page]);
-      }
-      for (std::uint32_t page = ring.end_page(); page < ring.filled_page(); ++page) {
-        holding& h = held[to_index(ring.view().page_of(page))];
-        require(h.count == 0, "I2: a spare page that others hold");
-        h = {.count = 1, .handle = {}, .is_spare = true};
+      if (r->kv) {
+        held.hold_all(*r->kv, i);
       }
     }
-    std::uint32_t used = 0;
-    for (std::uint32_t page = 0; page < held.size(); ++page) {
-      const holding& h = held[page];
-      used += h.count != 0;
-      if (h.count != 0 && !h.is_spare) {
-        require(pool(i).is_live(h.handle), "I2: somebody holds a page that is not live");
-        const std::uint32_t references = pool(i).ref_count(h.handle);
-        require(all ? references == h.count : references >= h.count, "I3: references miscounted");
-      }
-      const bool has_content = h.count != 0 && !h.is_spare;
-      if (had_content_[i][page] && !has_content) {
+    held.check(pool(i), all);
+    for (std::uint32_t page = 0; page < pool(i).capacity(); ++page) {
+      if (had_content_[i][page] && !held.has_content(page)) {
         memory_.forget(i, page);
       }
-      had_content_[i][page] = has_content;
+      had_content_[i][page] = held.has_content(page);
     }
-    require(all ? used == pool(i).used() : used <= pool(i).used(),
-            "I1: pages that nobody holds are not free");
     note(pool(i).available());
   }
 }
@@ -242,11 +170,7 @@ void world<Events>::check_mirror() {
       note(entry.event.hash.low);
     }
     tree_.events().entries.clear();
-    std::map<page_name, std::uint32_t> pages;
-    tree_.visit_pages([&](const oriel::cached_page& page, std::uint32_t pool, oriel::page_handle) {
-      pages[{page.hash.low, page.hash.high}] |= pool == 0 ? 0 : 1u << (pool - 1);
-    });
-    require(pages == mirror_.pages(), "I16: a mirror of the events is not the tree");
+    mirror_.check(tree_);
   }
 }
 

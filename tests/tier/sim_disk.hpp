@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -123,7 +124,8 @@ class sim_disk {
       now_us_ = until_us == ~std::uint64_t{0} ? now_us_ + 1 : std::max(now_us_, until_us);
       return false;
     }
-    now_us_ = std::max(now_us_, std::min(until_us, requests_[next].due_us));
+    const std::uint64_t due_us = requests_[next].due_us;
+    now_us_ = std::max(now_us_, clock != nullptr ? due_us : std::min(until_us, due_us));
     return requests_[next].due_us <= now_us_;
   }
   [[nodiscard]] std::size_t in_flight() const noexcept { return requests_.size(); }
@@ -141,7 +143,9 @@ class sim_disk {
     small_[name].assign(bytes.begin(), bytes.end());
     return {};
   }
-  [[nodiscard]] std::uint64_t now_us() const noexcept { return now_us_; }
+  [[nodiscard]] std::uint64_t now_us() const noexcept {
+    return clock != nullptr ? *clock : now_us_;
+  }
   [[nodiscard]] std::string where(std::uint32_t file) const {
     return "sim/" + std::to_string(file);
   }
@@ -203,6 +207,8 @@ class sim_disk {
   }
 
   sim_faults faults;
+  /// What the store is told, where a world has one clock for all; the disk keeps its own time.
+  std::shared_ptr<const std::uint64_t> clock;
   std::uint64_t quota_bytes = ~std::uint64_t{0};
   std::string broken_contract;  ///< what the store must never do; empty: it did not
 

@@ -1,0 +1,37 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include "alloc_faults.hpp"
+
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+namespace {
+
+thread_local std::int64_t* countdown_now = nullptr;
+
+}  // namespace
+
+namespace sim {
+
+alloc_faults::alloc_faults(std::int64_t& countdown) noexcept { countdown_now = &countdown; }
+alloc_faults::~alloc_faults() { countdown_now = nullptr; }
+alloc_faults::pause::pause() noexcept : paused_(std::exchange(countdown_now, nullptr)) {}
+alloc_faults::pause::~pause() { countdown_now = paused_; }
+
+}  // namespace sim
+
+void* operator new(std::size_t bytes) {
+  if (countdown_now != nullptr && *countdown_now >= 0 && (*countdown_now)-- == 0) {
+    throw std::bad_alloc();
+  }
+  if (void* memory = std::malloc(bytes != 0 ? bytes : 1)) {
+    return memory;
+  }
+  throw std::bad_alloc();
+}
+void* operator new[](std::size_t bytes) { return operator new(bytes); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }

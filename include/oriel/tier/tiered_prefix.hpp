@@ -222,7 +222,12 @@ class tiered_prefix {
     const std::uint32_t id = next_fetch_++;
     fetches_.emplace_back(
         cache_, pools_, queues_, model_, limits_, least_rates_, counters_, id, std::move(request));
-    fetches_.back().turn();
+    try {
+      fetches_.back().turn();
+    } catch (...) {
+      cancel_fetch(id);  // Nobody would know its number.
+      throw;
+    }
     return id;
   }
 
@@ -486,6 +491,9 @@ class tiered_prefix {
 
   void on_stored(const cache_event& event) noexcept {
     std::uint8_t& known = known_[event.pool][to_index(event.handle.id)];
+    if (event.pool == 0 && back_ != 0) {
+      origins_[to_index(event.full.id)] = {};  // Not that of the page that was here before.
+    }
     if (publishing_ == nullptr) {  // Whose it is nobody said: it has no name to be copied under.
       known = 0xFF;
       return;
@@ -512,7 +520,11 @@ class tiered_prefix {
     const origin& from = origins_[to_index(event.full.id)];
     const std::uint32_t lacking = back_ & ~std::uint32_t{known};
     known = 0xFF;
-    if (lacking == 0 || copies_.under_way() >= write_back_max) {
+    const page_digest parent =
+        event.parent_full ? origins_[to_index(event.parent_full.id)].link : from.space;
+    // Who has no name, or whose parent has none, cannot be found again.
+    const bool is_named = from.link != page_digest{} && parent != page_digest{};
+    if (lacking == 0 || !is_named || copies_.under_way() >= write_back_max) {
       counters_.dropped_copies += lacking != 0;
       return;
     }
@@ -521,7 +533,7 @@ class tiered_prefix {
           event.handle,
           {.key = {from.link, event.pool},
            .name_space = from.space,
-           .parent = event.parent_full ? origins_[to_index(event.parent_full.id)].link : from.space,
+           .parent = parent,
            .first_token = event.page * model_.healing.page_size,
            .tokens = event.tokens,
            .owner = owners_[from.owner]},

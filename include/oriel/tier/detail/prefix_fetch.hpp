@@ -295,7 +295,9 @@ class prefix_fetch {
   void look_on() {
     const auto pages = static_cast<std::uint32_t>(request_.links.size());
     const std::uint32_t device_pages = device_.full_tokens / model_.healing.page_size;
-    if (probes_ && (device_pages >= pages || coverage_.full[device_pages] != no_tier)) {
+    const bool has_time = limits_.now_us() < look_until_us_;
+    if (probes_ && has_time &&
+        (device_pages >= pages || coverage_.full[device_pages] != no_tier)) {
       probes_ = false;
       next_tier_ = 0;
     }
@@ -314,8 +316,7 @@ class prefix_fetch {
     if (unanswered_ != 0) {
       return;
     }
-    if (probes_ && device_.full_tokens > device_.window_safe_tokens &&
-        limits_.now_us() < look_until_us_) {
+    if (probes_ && has_time && device_.full_tokens > device_.window_safe_tokens) {
       probes_ = false;  // No further full page is anywhere; the windows of the device's own may be.
       next_tier_ = 0;
       look_on();

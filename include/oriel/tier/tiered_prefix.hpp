@@ -173,7 +173,8 @@ class tiered_prefix {
     for (std::uint32_t kind = 0; kind < lent.windows.size() && !lent.heal; ++kind) {
       const auto count = static_cast<std::uint32_t>(lent.windows[kind].size());
       for (std::uint32_t i = 0; i < count; ++i) {
-        const std::uint32_t page = pages - count + i;
+        const std::uint32_t page =
+            pages - count + i - (ORIEL_MUTANT(align_names_the_page_before) && i != 0 ? 1 : 0);
         copy_down(sequence, kind + 1, page, lent.windows[kind][i], wanted(page));
       }
     }
@@ -211,7 +212,8 @@ class tiered_prefix {
   // --- Up ----------------------------------------------------------------------------------------
 
   [[nodiscard]] bool can_fetch() const noexcept {
-    return !queues_.tiers().empty() && fetches_.size() < limits_.fetches_max;
+    return !queues_.tiers().empty() &&
+           (fetches_.size() < limits_.fetches_max || ORIEL_MUTANT(fetches_have_no_bound));
   }
 
   /// Starts to look for what the device lacks of a prompt. Returns its number.
@@ -225,7 +227,9 @@ class tiered_prefix {
     try {
       fetches_.back().turn();
     } catch (...) {
-      cancel_fetch(id);  // Nobody would know its number.
+      if (!ORIEL_MUTANT(failed_begin_is_kept)) {
+        cancel_fetch(id);  // Nobody would know its number.
+      }
       throw;
     }
     return id;
@@ -464,7 +468,8 @@ class tiered_prefix {
 
   /// What a tier refused may be offered again.
   void on_answer(std::uint8_t tier, const typename detail::page_copies<Pools>::answer& told) {
-    if (!told.is_kept && pools_.pool(pool_id{told.pool}).is_live(told.page)) {
+    if (!told.is_kept && !ORIEL_MUTANT(refused_page_counts_as_kept) &&
+        pools_.pool(pool_id{told.pool}).is_live(told.page)) {
       std::uint8_t& known = known_[told.pool][to_index(told.page.id)];
       known = static_cast<std::uint8_t>(known & ~(1u << tier));
     }
@@ -491,7 +496,7 @@ class tiered_prefix {
 
   void on_stored(const cache_event& event) noexcept {
     std::uint8_t& known = known_[event.pool][to_index(event.handle.id)];
-    if (event.pool == 0 && back_ != 0) {
+    if (event.pool == 0 && back_ != 0 && !ORIEL_MUTANT(page_keeps_the_name_before)) {
       origins_[to_index(event.full.id)] = {};  // Not that of the page that was here before.
     }
     if (publishing_ == nullptr) {  // Whose it is nobody said: it has no name to be copied under.
@@ -529,15 +534,14 @@ class tiered_prefix {
       return;
     }
     try {
-      copies_.copy(
-          event.handle,
-          {.key = {from.link, event.pool},
-           .name_space = from.space,
-           .parent = parent,
-           .first_token = event.page * model_.healing.page_size,
-           .tokens = event.tokens,
-           .owner = owners_[from.owner]},
-          lacking);
+      copies_.copy(event.handle,
+                   {.key = {from.link, event.pool},
+                    .name_space = from.space,
+                    .parent = parent,
+                    .first_token = event.page * model_.healing.page_size,
+                    .tokens = event.tokens,
+                    .owner = owners_[from.owner]},
+                   lacking);
     } catch (const std::bad_alloc&) {
       ++counters_.dropped_copies;
     }

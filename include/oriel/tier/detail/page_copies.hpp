@@ -4,6 +4,7 @@
 /// Device pages on their way down to tiers.
 #pragma once
 
+#include <oriel/core/mutation.hpp>
 #include <oriel/kv/page_layout.hpp>
 #include <oriel/kv/pool_plan.hpp>
 #include <oriel/prefix/events.hpp>
@@ -54,7 +55,7 @@ class page_copies {
     if (tiers == 0) {
       return true;
     }
-    if (under_way_ >= limits_.copies_max) {
+    if (under_way_ >= limits_.copies_max && !ORIEL_MUTANT(copies_have_no_bound)) {
       ++counters_.dropped_copies;
       return false;
     }
@@ -84,7 +85,9 @@ class page_copies {
       if ((tiers >> t & 1u) != 0) {
         queues_.push(t, item, no_deadline);
         if (r.unanswered++ == 0) {
-          pools_.pool(pool_id{r.pool}).add_ref(page);
+          if (!ORIEL_MUTANT(copy_does_not_hold_its_page)) {
+            pools_.pool(pool_id{r.pool}).add_ref(page);
+          }
           ++under_way_;
         }
       }
@@ -110,7 +113,9 @@ class page_copies {
     record& r = records_[number];
     const answer told{r.pool, r.page, c.outcome == store_outcome::done};
     if (--r.unanswered == 0) {
-      pools_.pool(pool_id{r.pool}).release(r.page);
+      if (!ORIEL_MUTANT(copy_does_not_hold_its_page)) {
+        pools_.pool(pool_id{r.pool}).release(r.page);
+      }
       free_.push_back(number);
       --under_way_;
     }

@@ -295,9 +295,9 @@ class prefix_fetch {
   void look_on() {
     const auto pages = static_cast<std::uint32_t>(request_.links.size());
     const std::uint32_t device_pages = device_.full_tokens / model_.healing.page_size;
-    const bool has_time = limits_.now_us() < look_until_us_;
-    if (probes_ && has_time &&
-        (device_pages >= pages || coverage_.full[device_pages] != no_tier)) {
+    const bool has_time =
+        limits_.now_us() < look_until_us_ || ORIEL_MUTANT(fetch_asks_on_without_time);
+    if (probes_ && has_time && (device_pages >= pages || coverage_.full[device_pages] != no_tier)) {
       probes_ = false;
       next_tier_ = 0;
     }

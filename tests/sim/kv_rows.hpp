@@ -59,9 +59,9 @@ class row_runner {
   /// Rows on their way through the layers.
   struct rows {
     std::uint32_t first = 0;
-    std::vector<word> states = {};                ///< of each row, after the layers so far
-    std::vector<std::uint32_t> frontier = {};     ///< [layers + 1] of a heal; empty: all is exact
-    std::uint32_t lent_tokens = 0;                ///< of the sequence
+    std::vector<word> states = {};             ///< of each row, after the layers so far
+    std::vector<std::uint32_t> frontier = {};  ///< [layers + 1] of a heal; empty: all is exact
+    std::uint32_t lent_tokens = 0;             ///< of the sequence
   };
 
   row_runner(const fake_model& model, const Pools& pools, Memory& memory, bool writes_garbage)

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // Deterministic simulation of tree and pools under a fake model: see world.hpp.
+#include "sim/first_failure.hpp"
 #include "sim/simulation.hpp"
 #include "support/scale.hpp"
 
@@ -8,42 +9,11 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
-#include <sstream>
 
 namespace {
 
-/// Runs seeds until one fails; the report of that one, or nothing.
-std::string first_failure(std::uint64_t first, std::uint64_t count) {
-  std::uint64_t at = first;
-  while (at < first + count) {
-    const std::string found = sim::run_isolated(
-        [&] {
-          for (std::uint64_t seed = at; seed < first + count; ++seed) {
-            if (std::string why = sim::run(sim::make_scenario(seed)).failure; !why.empty()) {
-              return std::to_string(seed) + ' ' + why;
-            }
-          }
-          return std::string();
-        },
-        600);
-    if (found.empty()) {
-      return {};
-    }
-    // A broken contract ends the child before it can tell the seed: find it one by one.
-    for (; at < first + count; ++at) {
-      const sim::scenario made = sim::make_scenario(at);
-      if (const std::string why = sim::failure_of(made); !why.empty()) {
-        return sim::report(made, why);
-      }
-    }
-    return "failed once, and not again: " + found;
-  }
-  return {};
-}
-
 void check_seeds(std::uint64_t first, std::uint64_t count) {
-  const std::string found = first_failure(first, count);
+  const std::string found = sim::first_failure(first, count, sim::make_scenario);
   INFO(found);
   CHECK(found.empty());
 }
@@ -59,13 +29,8 @@ TEST_CASE("the seeds from ORIEL_SIM_SEED on: one or ORIEL_SIM_COUNT of them", "[
 }
 
 TEST_CASE("seeds that once failed hold", "[sim]") {
-  std::ifstream file(ORIEL_TEST_DIR "/sim/seeds.txt");
-  REQUIRE(file);
-  for (std::string line; std::getline(file, line);) {
-    std::istringstream text(line);
-    if (std::uint64_t seed = 0; text >> seed) {
-      check_seeds(seed, 1);
-    }
+  for (const std::uint64_t seed : sim::seeds_of(ORIEL_TEST_DIR "/sim/seeds.txt")) {
+    check_seeds(seed, 1);
   }
 }
 

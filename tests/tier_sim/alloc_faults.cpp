@@ -14,10 +14,11 @@ thread_local std::int64_t* countdown_now = nullptr;
 
 namespace sim {
 
-alloc_faults::alloc_faults(std::int64_t& countdown) noexcept { countdown_now = &countdown; }
-alloc_faults::~alloc_faults() { countdown_now = nullptr; }
-alloc_faults::pause::pause() noexcept : paused_(std::exchange(countdown_now, nullptr)) {}
-alloc_faults::pause::~pause() { countdown_now = paused_; }
+alloc_faults::alloc_faults(std::int64_t* countdown) noexcept
+    : before_(std::exchange(countdown_now, countdown)) {}
+alloc_faults::~alloc_faults() {
+  countdown_now = before_;
+}
 
 }  // namespace sim
 
@@ -30,8 +31,18 @@ void* operator new(std::size_t bytes) {
   }
   throw std::bad_alloc();
 }
-void* operator new[](std::size_t bytes) { return operator new(bytes); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void* operator new[](std::size_t bytes) {
+  return operator new(bytes);
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete[](void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+void operator delete[](void* memory, std::size_t) noexcept {
+  std::free(memory);
+}

@@ -29,6 +29,7 @@ class device_memory {
  public:
   explicit device_memory(tier_pools& pools) : pools_(pools) {
     for (std::uint32_t i = 0; i < pools.pools(); ++i) {
+      touched_.emplace_back(pools.pool(oriel::pool_id{i}).capacity());
       for (std::uint32_t page = 0; page < pools.pool(oriel::pool_id{i}).capacity(); ++page) {
         forget(i, page);
       }
@@ -38,13 +39,24 @@ class device_memory {
                          std::uint32_t page,
                          std::uint32_t slot,
                          std::uint32_t row) {
-    return words(pool, page)[pools_.pool(oriel::pool_id{pool}).layout().k_offset_bytes(slot) /
-                                 sizeof(word) +
-                             row];
+    touched_[pool][page] = true;
+    return words(
+        pool,
+        page)[pools_.pool(oriel::pool_id{pool}).layout().k_offset_bytes(slot) / sizeof(word) + row];
   }
   void forget(std::uint32_t pool, std::uint32_t page) {
     std::fill_n(words(pool, page), words_of(pool), poison);
   }
+  /// Somebody was given this memory to write to.
+  void touch(std::uint32_t pool, const std::byte* where) {
+    const auto offset = where - reinterpret_cast<const std::byte*>(words(pool, 0));
+    touched_[pool][static_cast<std::size_t>(offset) / sizeof(word) / words_of(pool)] = true;
+  }
+  /// Was it touched since the last `forget_touches`?
+  [[nodiscard]] bool is_touched(std::uint32_t pool, std::uint32_t page) const {
+    return touched_[pool][page];
+  }
+  void forget_touches(std::uint32_t pool) { touched_[pool].assign(touched_[pool].size(), false); }
   [[nodiscard]] bool is_forgotten(std::uint32_t pool, std::uint32_t page) {
     const word* first = words(pool, page);
     return std::all_of(first, first + words_of(pool), [](word w) { return w == poison; });
@@ -60,6 +72,7 @@ class device_memory {
   }
 
   tier_pools& pools_;
+  std::vector<std::vector<bool>> touched_;  // [pools][pages]
 };
 
 class sim_device {

@@ -107,16 +107,16 @@ class sim_remote {
   }
   bool wait(std::uint64_t) {
     std::uint64_t next = ~std::uint64_t{0};
-    for (const waiting& w : queue_) {
-      next = std::min(next, machine_->faults.is_silent ? w.given_up_us : w.due_us);
+    for (auto w = queue_.begin(); w != queue_.end(); ++w) {
+      if (!comes_after_another(w)) {
+        next = std::min(next, machine_->faults.is_silent ? w->given_up_us : w->due_us);
+      }
     }
     machine_->now_us = queue_.empty() ? machine_->now_us : std::max(machine_->now_us, next);
     return !queue_.empty();
   }
   [[nodiscard]] std::size_t pending() const { return queue_.size(); }
-  [[nodiscard]] oriel::store_stats stats() const {
-    return {.pages = machine_->records.size()};
-  }
+  [[nodiscard]] oriel::store_stats stats() const { return {.pages = machine_->records.size()}; }
   [[nodiscard]] oriel::store_fault last_fault() const { return {}; }
 
  private:
@@ -176,8 +176,7 @@ class sim_remote {
       case store_op::exists: {
         const bool lies = w.is_lie && told(lie::exists);
         const auto found = machine_->records.find(w.item.key);
-        const bool is_there =
-            found != machine_->records.end() && !is_expired(found->second);
+        const bool is_there = found != machine_->records.end() && !is_expired(found->second);
         c.outcome = is_there != lies ? store_outcome::done : store_outcome::miss;
         return true;
       }
@@ -266,14 +265,13 @@ class sim_remote {
   void drop(const oriel::store_item& item) {
     for (auto r = machine_->records.begin(); r != machine_->records.end();) {
       oriel::record_view view;
-      const bool is_sound =
-          oriel::decode_record(r->second, view) == oriel::record_verdict::sound;
-      const bool goes =
-          item.op == oriel::store_op::erase        ? r->first == item.key
-          : item.op == oriel::store_op::drop_space ? is_sound && view.name_space == item.key.link
-          : item.op == oriel::store_op::drop_tenant
-              ? is_sound && view.fields.owner.tenant == item.owner.tenant
-              : is_sound && view.fields.owner == item.owner;
+      const bool is_sound = oriel::decode_record(r->second, view) == oriel::record_verdict::sound;
+      const bool goes = item.op == oriel::store_op::erase ? r->first == item.key
+                        : item.op == oriel::store_op::drop_space
+                            ? is_sound && view.name_space == item.key.link
+                        : item.op == oriel::store_op::drop_tenant
+                            ? is_sound && view.fields.owner.tenant == item.owner.tenant
+                            : is_sound && view.fields.owner == item.owner;
       if (goes) {
         machine_->erased[r->first] = std::move(r->second);
       }
@@ -363,8 +361,7 @@ class sim_remote {
   }
   static void swap_slices(record& reply) {
     oriel::record_view view;
-    if (oriel::decode_record(reply, view) != oriel::record_verdict::sound ||
-        view.slice_count < 2) {
+    if (oriel::decode_record(reply, view) != oriel::record_verdict::sound || view.slice_count < 2) {
       reply.resize(reply.size() / 2);
       return;
     }

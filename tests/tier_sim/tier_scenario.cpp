@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-#include "tier_scenario.hpp"
-
 #include "sim/dice.hpp"
 #include "tier/segment_world.hpp"
+#include "tier_scenario.hpp"
 
 #include <algorithm>
 #include <sstream>
@@ -36,9 +35,9 @@ void draw_tiers(dice& draw, tier_setup& s) {
   s.host.is_there = s.host.is_there || !(s.disk.is_there || s.remote.is_there);
   s.host_pages = s.is_plain() ? 4000 : draw.one_in(3) ? draw.between(2, 12) : draw.between(20, 300);
   const bool is_small = !s.is_plain() && draw.one_in(2);
-  s.segments = oriel_test::tiny_options(is_small        ? draw.between(3, 10)
+  s.segments = oriel_test::tiny_options(is_small       ? draw.between(3, 10)
                                         : s.is_plain() ? 512
-                                                        : 48,
+                                                       : 48,
                                         65'536 + 32'768 * draw.below(3));
   s.segments.pages_max = 8192;
   s.segments.queue_items = draw.between(4, 128);
@@ -129,12 +128,12 @@ std::vector<tier_verb> draw_tier_deck(dice& draw, const tier_setup& s) {
     bool is_on;
   };
   const bool chaos = !s.is_plain();
-  const bool troubles =
-      s.remote_faults_at_times.any() || s.disk_faults.are_lies() ||
-      s.disk_faults.read_error + s.disk_faults.write_error + s.disk_faults.no_room +
-              s.disk_faults.sync_failure + s.disk_faults.flipped_read + s.disk_faults.slow +
-              s.disk_faults.misdirected_read + s.disk_faults.stale_read !=
-          0;
+  const bool troubles = s.remote_faults_at_times.any() || s.disk_faults.are_lies() ||
+                        s.disk_faults.read_error + s.disk_faults.write_error +
+                                s.disk_faults.no_room + s.disk_faults.sync_failure +
+                                s.disk_faults.flipped_read + s.disk_faults.slow +
+                                s.disk_faults.misdirected_read + s.disk_faults.stale_read !=
+                            0;
   const weight weights[] = {
       {tier_verb::start, 4, true},
       {tier_verb::say, 4, true},
@@ -240,10 +239,10 @@ tier_scenario make_tier_scenario(std::uint64_t seed) {
 
 std::string describe(const tier_operation& op) {
   static constexpr const char* names[] = {
-      "start",      "say",          "branch",       "submit",      "herd",       "step",
-      "run",        "cancel",       "preempt",      "evict_full",  "evict_window", "drop_session",
-      "drop_tenant", "drop_space",  "wait",         "jump",        "freeze",     "trouble",
-      "restart",    "kill",         "starve",       "break_device", "block_sink"};
+      "start",       "say",        "branch",  "submit",       "herd",         "step",
+      "run",         "cancel",     "preempt", "evict_full",   "evict_window", "drop_session",
+      "drop_tenant", "drop_space", "wait",    "jump",         "freeze",       "trouble",
+      "restart",     "kill",       "starve",  "break_device", "block_sink"};
   std::ostringstream text;
   text << names[static_cast<std::size_t>(op.what)] << " a=" << op.a << " b=" << op.b
        << " c=" << op.c << " d=" << op.d << " salt=" << op.salt;

@@ -31,26 +31,27 @@ struct tier_book {
     std::uint64_t earliest_end = 0, latest_end = 0;  ///< expiries of its puts
     std::uint64_t last_put = 0, last_drop = 0;       ///< numbers of items
     bool may_hit = false;                            ///< put, and not dropped since
-    bool must_hit = false;                           ///< acknowledged, and nothing can have taken it
+    bool must_hit = false;                       ///< acknowledged, and nothing can have taken it
+    bool was_done = false, was_refused = false;  ///< a put of it, ever
   };
   std::string name;
   bool is_strict = false;  ///< no fault ever strikes it: what it acknowledged it has
   bool may_lie = false;    ///< what it dropped may come back
   bool is_dead = false;    ///< the process ends here: nothing reaches the store any more
   std::map<oriel::page_key, page> pages;
-  std::function<bool(const oriel::store_item&)> is_right;  ///< do its slices hold a cold run's bytes?
+  std::function<bool(const oriel::store_item&)>
+      is_right;                                          ///< do its slices hold a cold run's bytes?
+  std::function<void(const oriel::store_item&)> on_get;  ///< its slices will be written to
   std::function<std::uint64_t()> now_us;
   std::function<bool()> is_consistent = [] { return true; };
 
   std::uint64_t items = 0, drops = 0, drops_failed = 0, gets_done = 0, gets_missed = 0,
                 puts_done = 0, evicted = 0;
   std::map<oriel::page_key, std::uint32_t> being_read;
-  std::uint32_t reads_of_one_page = 0;  ///< most at once
+  std::uint32_t reads_of_one_page = 0;  ///< most at once, of full pages
   std::string failure;                  ///< the first thing that did not hold
 
-  void fail(const char* what) {
-    failure = failure.empty() ? name + ": " + what : failure;
-  }
+  void fail(const char* what) { failure = failure.empty() ? name + ": " + what : failure; }
   [[nodiscard]] const page* find(const oriel::page_key& key) const {
     const auto found = pages.find(key);
     return found == pages.end() ? nullptr : &found->second;
@@ -69,8 +70,15 @@ class watched_store {
   explicit watched_store(std::shared_ptr<tier_book> book, Args&&... args)
       : book_(std::move(book)), store_(std::forward<Args>(args)...) {
     book_->evicted = 0;
+    book_->drops = book_->drops_failed = 0;
     if constexpr (requires { store_.is_consistent(); }) {
-      book_->is_consistent = [this] { return store_.is_consistent(); };
+      book_->is_consistent = [this] {  // Between two items, that is.
+        return store_.pending() != 0 || store_.is_consistent();
+      };
+    }
+    if constexpr (requires { store_.state().unreadable_blocks; }) {
+      // A tombstone may have lain there.
+      book_->may_lie = book_->may_lie || store_.state().unreadable_blocks != 0;
     }
   }
   ~watched_store() {
@@ -80,13 +88,12 @@ class watched_store {
   watched_store& operator=(const watched_store&) = delete;
 
   std::size_t submit(std::span<const oriel::store_item> items, std::uint64_t deadline_us) {
-    const alloc_faults::pause pause;
+    const no_alloc_faults pause;
     std::vector<oriel::store_item> numbered(items.begin(), items.end());
     for (std::size_t i = 0; i < numbered.size(); ++i) {
       numbered[i].user = book_->items + 1 + i;
     }
-    const std::size_t taken =
-        book_->is_dead ? items.size() : store_.submit(numbered, deadline_us);
+    const std::size_t taken = book_->is_dead ? items.size() : store_.submit(numbered, deadline_us);
     for (std::size_t i = 0; i < taken; ++i) {
       sent s{.item = items[i], .number = ++book_->items, .deadline_us = deadline_us};
       take_down(s);
@@ -96,7 +103,7 @@ class watched_store {
   }
 
   std::size_t poll(std::span<oriel::store_completion> done) {
-    const alloc_faults::pause pause;
+    const no_alloc_faults pause;
     if (book_->is_dead) {
       return give_up(done);
     }
@@ -123,7 +130,7 @@ class watched_store {
     return count;
   }
   bool wait(std::uint64_t until_us) {
-    const alloc_faults::pause pause;
+    const no_alloc_faults pause;
     return book_->is_dead ? !pending_.empty() : store_.wait(until_us);
   }
   [[nodiscard]] std::size_t pending() const {
@@ -178,8 +185,10 @@ class watched_store {
       s.may_hit = p != nullptr && p->may_hit && book_->now_us() < p->latest_end;
       s.must_hit = book_->must_have(item.key);
       if (item.op == oriel::store_op::get) {
+        book_->on_get(item);
+        const std::uint32_t reads = ++book_->being_read[item.key];
         book_->reads_of_one_page =
-            std::max(book_->reads_of_one_page, ++book_->being_read[item.key]);
+            std::max(book_->reads_of_one_page, item.key.pool == 0 ? reads : 0);
       }
     }
   }
@@ -198,6 +207,8 @@ class watched_store {
       }
       tier_book::page& p = book_->pages[item.key];
       p.must_hit = is_done && book_->is_strict && !evicts_now_ && s.number > p.last_drop;
+      p.was_done = p.was_done || is_done;
+      p.was_refused = p.was_refused || !is_done;
       book_->puts_done += is_done;
     } else if (item.op == oriel::store_op::get) {
       --book_->being_read[item.key];

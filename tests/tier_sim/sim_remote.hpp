@@ -87,7 +87,8 @@ class sim_remote {
                         deadline_us,
                         machine_->now_us + takes,
                         machine_->now_us + answer_us_max,
-                        chance(machine_->faults.lies)});
+                        chance(items[i].op == oriel::store_op::get ? machine_->faults.lies
+                                                                   : machine_->faults.lies / 16)});
     }
     return taken;
   }
@@ -215,7 +216,8 @@ class sim_remote {
     }
     if (w.is_lie) {
       w.is_lie = false;
-      const auto kind = static_cast<lie>(below(lie_kinds));
+      const bool is_gone = !is_reply && machine_->erased.contains(w.item.key);
+      const auto kind = is_gone ? lie::after_erase : static_cast<lie>(below(lie_kinds));
       if (kind == lie::late) {
         told(kind);
         w.due_us = machine_->now_us + 2 * answer_us_max;  // It is dropped when it comes.

@@ -27,6 +27,11 @@ void draw_tiers(dice& draw, tier_setup& s) {
   s.host = {draw.below(4) != 0, draw_placement(draw)};
   s.disk = {draw.below(3) != 0, draw_placement(draw)};
   s.remote = {draw.one_in(2), draw_placement(draw)};
+  if (const std::uint32_t only = draw.below(9); only < 3) {
+    s.host.is_there = only == 0;
+    s.disk.is_there = only == 1;
+    s.remote.is_there = only == 2;
+  }
   if (s.is_plain()) {  // One tier at least gets all, and keeps it.
     (s.host.is_there   ? s.host
      : s.disk.is_there ? s.disk
@@ -95,11 +100,12 @@ void draw_faults(dice& draw, tier_setup& s) {
     draw_disk_faults(draw, s);
   }
   if (is_on(2)) {
-    s.remote_faults_at_times = {.lies = draw.one_in(2) ? draw.below(40'000) : 0,
+    const bool lies = draw.below(3) != 0;  // Else it need not answer at all.
+    s.remote_faults_at_times = {.lies = lies ? draw.between(5'000, 65'000) : 0,
                                 .slow = draw.one_in(2) ? draw.below(20'000) : 0,
                                 .refuses = draw.one_in(3) ? draw.below(20'000) : 0,
-                                .is_down = draw.one_in(4),
-                                .is_silent = draw.one_in(4)};
+                                .is_down = !lies && draw.one_in(2),
+                                .is_silent = !lies && draw.one_in(2)};
   }
   s.disk_tears = is_on(2);
   s.disk_has_holes = is_on(5);
@@ -144,16 +150,16 @@ std::vector<tier_verb> draw_tier_deck(dice& draw, const tier_setup& s) {
       {tier_verb::run, 24, true},
       {tier_verb::cancel, 4, draw.below(4) != 0},
       {tier_verb::preempt, 3, draw.below(3) != 0},
-      {tier_verb::evict_full, 8, draw.below(8) != 0},
+      {tier_verb::evict_full, 12, draw.below(8) != 0},
       {tier_verb::evict_window, 4, draw.below(3) != 0},
-      {tier_verb::drop_session, 1, draw.one_in(3)},
-      {tier_verb::drop_tenant, 1, draw.one_in(3)},
-      {tier_verb::drop_space, 1, draw.one_in(3)},
+      {tier_verb::drop_session, 2, draw.one_in(2)},
+      {tier_verb::drop_tenant, 1, draw.one_in(2)},
+      {tier_verb::drop_space, 1, draw.one_in(2)},
       {tier_verb::wait, 6, true},
       {tier_verb::jump, 1, s.clock_jumps},
       {tier_verb::freeze, 1, s.clock_jumps},
       {tier_verb::trouble, 5, troubles},
-      {tier_verb::restart, 2, draw.one_in(2)},
+      {tier_verb::restart, 4, draw.one_in(2)},
       {tier_verb::kill, 2, chaos && s.disk_tears},
       {tier_verb::starve, 8, s.no_memory},
       {tier_verb::break_device, 1, s.device_breaks},
@@ -183,6 +189,7 @@ tier_operation draw_tier_operation(dice& draw, const tier_setup& s, tier_verb wh
       break;
     case tier_verb::submit:
     case tier_verb::herd:
+      op.a = draw.one_in(2) ? op.a : draw.below(3);
       op.b = draw.below(2 * s.device.page_size + 2);
       op.c = draw.between(2, 5);
       break;
@@ -230,7 +237,10 @@ tier_scenario make_tier_scenario(std::uint64_t seed) {
     op.a = session;
     made.operations.push_back(op);
   }
-  for (std::uint32_t count = draw.between(60, 240); count > 0; --count) {
+  if (draw.one_in(2)) {  // Trouble from the beginning.
+    made.operations.push_back({.what = tier_verb::trouble});
+  }
+  for (std::uint32_t count = draw.between(60, 300); count > 0; --count) {
     const tier_verb what = deck[draw.below(static_cast<std::uint32_t>(deck.size()))];
     made.operations.push_back(draw_tier_operation(draw, made.sizes, what));
   }

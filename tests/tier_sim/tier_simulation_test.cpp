@@ -90,7 +90,7 @@ TEST_CASE("I18: the same seed with tiers gives the same trace", "[tier][sim]") {
 
 TEST_CASE("the seeds with tiers meet the faults that they are meant to meet", "[tier][sim]") {
   sim::tier_tally all;
-  const std::uint64_t seeds = 120;
+  const std::uint64_t seeds = 1'200;
   for (std::uint64_t seed = 5'001; seed <= 5'000 + seeds; ++seed) {
     all += sim::run(sim::make_tier_scenario(seed)).counts;
   }

@@ -217,7 +217,7 @@ class tier_world {
   std::shared_ptr<remote_machine> machine_ = std::make_shared<remote_machine>();
   slab_faults slabs_;
   std::int64_t allocations_left_ = -1;
-  bool is_starving_ = false, is_troubled_ = false, is_healed_ = false;
+  bool is_drop_certain_ = true, is_starving_ = false, is_troubled_ = false, is_healed_ = false;
   event_tap tap_{this, {}, 0, 0};
   std::uint32_t sink_blocked_ = 0;
   struct asked_drop {

@@ -113,10 +113,12 @@ void tier_world::check_tiers() {
     for (const std::shared_ptr<tier_book>& book : books_) {
       require(book->drops >= drops_asked_, "I17: a tier was not told of a deletion");
     }
-    if (p_->tiers->counters().failed_drops == drops_failed_) {
+    if (p_->tiers->counters().failed_drops == drops_failed_ && is_drop_certain_) {
       drops_.clear();
+    } else {
+      drops_failed_ = p_->tiers->counters().failed_drops;
+      repeat_drops();
     }
-    drops_failed_ = p_->tiers->counters().failed_drops;
   }
 }
 
@@ -174,14 +176,13 @@ void tier_world::heal() {
   for (std::uint32_t tries = 0; !drops_.empty(); ++tries) {
     require(tries < 20, "liveness: a deletion fails although all is well");
     turn(sizes_.segments.probe_interval_us);
-    repeat_drops();
     drain();
   }
   for (const std::shared_ptr<tier_book>& book : books_) {
     require(std::ranges::none_of(book->pages,
                                  [](const auto& p) {
                                    return p.second.may_hit &&
-                                          p.second.last_drop > p.second.last_put;
+                                          p.second.last_sure_drop > p.second.last_put;
                                  }),
             "I17: what was to be deleted is still there");
   }
@@ -253,7 +254,11 @@ bool tier_world::can_write() const {
 }
 
 bool tier_world::is_comparable() const {
-  return can_write() && sizes_.limits.ttl_us == 0 && sizes_.limits.copies_max == 4096 &&
+  const tier_habit& best = sizes_.host.is_there   ? sizes_.host
+                           : sizes_.disk.is_there ? sizes_.disk
+                                                  : sizes_.remote;
+  return best.writes == oriel::placement::write_through && can_write() &&
+         sizes_.limits.ttl_us == 0 && sizes_.limits.copies_max == 4096 &&
          sizes_.limits.fetch_us_min >= 200'000 && !sizes_.computes_fast &&
          sizes_.host_pages >= 100 &&
          sizes_.segments.capacity_bytes >= 48 * sizes_.segments.segment_bytes &&
@@ -269,7 +274,8 @@ std::uint64_t tier_world::measure_hits() {
       sessions_[s].tenant = s % sizes_.device.tenants;
       sessions_[s].tokens.clear();
       for (std::uint32_t i = 0; i < prompt; ++i) {
-        const word drawn = mixed(0xF1A'0000 + s, i) % sizes_.device.alphabet;
+        // Tokens that no session has.
+        const word drawn = sizes_.device.alphabet + mixed(0xF1A'0000 + s, i) % 1'000;
         sessions_[s].tokens.push_back(oriel::token_id{static_cast<std::uint32_t>(drawn)});
       }
       const std::uint64_t before = p_->tree.counters().hit_tokens;

@@ -177,13 +177,17 @@ void tier_world::drop(const tier_operation& op) {
   }
   ++disturbances_;
   drops_.push_back(d);
-  drops_asked_ += guarded([&] { p_->tiers->drop(d.op, d.space, d.owner); });
+  is_drop_certain_ = guarded([&] { p_->tiers->drop(d.op, d.space, d.owner); });
+  drops_asked_ += is_drop_certain_;
 }
 
 /// A deletion that a tier could not carry out is the caller's to ask for again.
 void tier_world::repeat_drops() {
+  is_drop_certain_ = true;
   for (const asked_drop& d : drops_) {
-    drops_asked_ += guarded([&] { p_->tiers->drop(d.op, d.space, d.owner); });
+    const bool is_whole = guarded([&] { p_->tiers->drop(d.op, d.space, d.owner); });
+    is_drop_certain_ = is_drop_certain_ && is_whole;
+    drops_asked_ += is_whole;
     ++tally_.drops_repeated;
   }
 }
@@ -314,6 +318,9 @@ void tier_world::end_fetch(request& r) {
 
 /// The deepest boundary that the tiers must be able to make resumable.
 std::uint32_t tier_world::fetchable_tokens(const request& r) const {
+  if (!drops_.empty()) {
+    return 0;  // Deletions may be on their way.
+  }
   const auto is_below = [&](std::uint32_t page, std::uint32_t pool) {
     return std::ranges::any_of(books_, [&](const std::shared_ptr<tier_book>& book) {
       return book->must_have({r.links[page], pool});

@@ -26,13 +26,15 @@ namespace sim {
 /// What one tier was told, over all its lives.
 struct tier_book {
   struct page {
-    oriel::page_owner owner;
+    std::vector<oriel::page_owner>
+        owners;  ///< of its puts: which of them counts the store says not
     oriel::page_digest space;
     std::uint64_t earliest_end = 0, latest_end = 0;  ///< expiries of its puts
     std::uint64_t last_put = 0, last_drop = 0;       ///< numbers of items
+    std::uint64_t last_sure_drop = 0;                ///< one that concerns all its owners
     bool may_hit = false;                            ///< put, and not dropped since
     bool must_hit = false;                       ///< acknowledged, and nothing can have taken it
-    bool was_done = false, was_refused = false;  ///< a put of it, ever
+    bool was_done = false, was_refused = false;  ///< a put of it, ever: as far as is known
   };
   std::string name;
   bool is_strict = false;  ///< no fault ever strikes it: what it acknowledged it has
@@ -140,6 +142,8 @@ class watched_store {
   [[nodiscard]] oriel::store_fault last_fault() const { return store_.last_fault(); }
 
  private:
+  static constexpr std::uint64_t expiry_unit_us = 16;
+
   struct sent {
     oriel::store_item item;
     std::uint64_t number = 0, deadline_us = 0;
@@ -150,15 +154,20 @@ class watched_store {
     return op == oriel::store_op::drop_space || op == oriel::store_op::drop_tenant ||
            op == oriel::store_op::drop_session;
   }
-  [[nodiscard]] static bool dies(const oriel::store_item& drop, const tier_book::page& p) {
-    switch (drop.op) {
-      case oriel::store_op::drop_space:
-        return p.space == drop.key.link;
-      case oriel::store_op::drop_tenant:
-        return p.owner.tenant == drop.owner.tenant;
-      default:
-        return p.owner == drop.owner;
-    }
+  /// May the page be one of the drop's? And must it be?
+  [[nodiscard]] static bool may_die(const oriel::store_item& drop, const tier_book::page& p) {
+    return drop.op == oriel::store_op::drop_space
+               ? p.space == drop.key.link
+               : std::ranges::any_of(p.owners, [&](auto owner) { return is_of(drop, owner); });
+  }
+  [[nodiscard]] static bool must_die(const oriel::store_item& drop, const tier_book::page& p) {
+    return drop.op == oriel::store_op::drop_space
+               ? p.space == drop.key.link
+               : std::ranges::all_of(p.owners, [&](auto owner) { return is_of(drop, owner); });
+  }
+  [[nodiscard]] static bool is_of(const oriel::store_item& drop, oriel::page_owner owner) {
+    return drop.op == oriel::store_op::drop_tenant ? owner.tenant == drop.owner.tenant
+                                                   : owner == drop.owner;
   }
 
   void take_down(sent& s) {
@@ -166,23 +175,32 @@ class watched_store {
     if (is_drop(item.op)) {
       ++book_->drops;
       for (auto& [key, p] : book_->pages) {
-        if (dies(item, p)) {
+        if (may_die(item, p)) {
           p.must_hit = false;
           p.last_drop = s.number;
         }
+        p.last_sure_drop = must_die(item, p) ? s.number : p.last_sure_drop;
       }
     } else if (item.op == oriel::store_op::put) {
       const std::uint64_t end = item.expires_us == 0 ? ~std::uint64_t{0} : item.expires_us;
       tier_book::page& p = book_->pages[item.key];
       p.earliest_end = p.may_hit ? std::min(p.earliest_end, end) : end;
       p.latest_end = p.may_hit ? std::max(p.latest_end, end) : end;
-      p.owner = item.owner;
+      if (!p.may_hit) {
+        p.owners.clear();
+      }
+      if (std::ranges::find(p.owners, item.owner) == p.owners.end()) {
+        p.owners.push_back(item.owner);
+      }
       p.space = item.identity->name_space;
       p.last_put = s.number;
       p.may_hit = true;
     } else if (item.op == oriel::store_op::get || item.op == oriel::store_op::exists) {
       const tier_book::page* p = book_->find(item.key);
-      s.may_hit = p != nullptr && p->may_hit && book_->now_us() < p->latest_end;
+      // An index may count in coarse units; what a get brings is compared with its record.
+      const std::uint64_t now = book_->now_us();
+      const std::uint64_t then = item.op == oriel::store_op::get ? now : now - expiry_unit_us;
+      s.may_hit = p != nullptr && p->may_hit && then < p->latest_end;
       s.must_hit = book_->must_have(item.key);
       if (item.op == oriel::store_op::get) {
         book_->on_get(item);
@@ -199,7 +217,7 @@ class watched_store {
     if (is_drop(item.op)) {
       book_->drops_failed += !is_done;
       for (auto& [key, p] : book_->pages) {
-        p.may_hit = p.may_hit && !(is_done && p.last_put < s.number && dies(item, p));
+        p.may_hit = p.may_hit && !(is_done && p.last_put < s.number && must_die(item, p));
       }
     } else if (item.op == oriel::store_op::put) {
       if (!book_->is_right(item)) {
@@ -225,6 +243,7 @@ class watched_store {
 
   void judge_found(const sent& s, oriel::store_outcome outcome) {
     if (outcome == oriel::store_outcome::done) {
+      book_->pages[s.item.key].was_done = true;  // Of a put whose answer was lost, maybe.
       if (!s.may_hit && !book_->may_lie) {
         book_->fail("I17: a hit on what was never put, was dropped, or has expired");
       }

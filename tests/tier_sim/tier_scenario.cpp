@@ -47,10 +47,10 @@ void draw_tiers(dice& draw, tier_setup& s) {
   s.segments.pages_max = 8192;
   s.segments.queue_items = draw.between(4, 128);
   s.segments.saves_snapshot = draw.one_in(2);
-  s.segments.initial_generation =  // F38: of 32 bits, or of all.
+  s.segments.initial_generation =  // F38: of 32 bits, or of the puts.
       draw.below(6) != 0 || s.is_plain() ? draw.below(1000)
       : draw.below(4) != 0               ? (std::uint64_t{1} << 32) - draw.below(64)
-                                         : ~std::uint64_t{0} - draw.below(200);
+                                         : ~std::uint64_t{0} - 65'536 - draw.below(200);
   s.disk_latency_us = draw.between(1, 200);
   s.remote_latency_us = draw.between(1, draw.one_in(2) ? 300 : 3000);
 }

@@ -131,6 +131,13 @@ class tier_world {
     void on_event(const oriel::cache_event& event) noexcept;
   };
 
+  struct asked_drop {
+    oriel::store_op op;
+    oriel::page_digest space;
+    oriel::page_owner owner;
+    std::optional<std::uint32_t> order = {};  // its number; none: it was not begun
+  };
+
   // Processes and time (tier_world_process.cpp).
   void start_process();
   enum class ending : std::uint8_t { in_order, kill, power };
@@ -150,6 +157,7 @@ class tier_world {
   void start(const tier_operation& op);
   void submit(const tier_operation& op);
   void drop(const tier_operation& op);
+  void order(asked_drop& d);
   void repeat_drops();
   void evict(const tier_operation& op);
   void apply_to_process(const tier_operation& op);
@@ -217,17 +225,12 @@ class tier_world {
   std::shared_ptr<remote_machine> machine_ = std::make_shared<remote_machine>();
   slab_faults slabs_;
   std::int64_t allocations_left_ = -1;
-  bool is_drop_certain_ = true, is_starving_ = false, is_troubled_ = false, is_healed_ = false;
+  bool is_starving_ = false, is_troubled_ = false, is_healed_ = false;
   event_tap tap_{this, {}, 0, 0};
   std::uint32_t sink_blocked_ = 0;
-  struct asked_drop {
-    oriel::store_op op;
-    oriel::page_digest space;
-    oriel::page_owner owner;
-  };
-  std::vector<asked_drop> drops_;                     // whose ends are not known yet
-  std::uint64_t disturbances_ = 0;                    // evictions and deletions
-  std::uint64_t drops_asked_ = 0, drops_failed_ = 0;  // of this process
+  std::vector<asked_drop> drops_;   // whose ends are not known yet
+  std::uint64_t disturbances_ = 0;  // evictions and deletions
+  std::uint64_t drops_asked_ = 0;   // of this process
   std::vector<session> sessions_;
   std::unique_ptr<process> p_;
   std::vector<request_pointer> requests_;

@@ -113,12 +113,7 @@ void tier_world::check_tiers() {
     for (const std::shared_ptr<tier_book>& book : books_) {
       require(book->drops >= drops_asked_, "I17: a tier was not told of a deletion");
     }
-    if (p_->tiers->counters().failed_drops == drops_failed_ && is_drop_certain_) {
-      drops_.clear();
-    } else {
-      drops_failed_ = p_->tiers->counters().failed_drops;
-      repeat_drops();
-    }
+    repeat_drops();
   }
 }
 

@@ -181,7 +181,7 @@ void tier_world::start_process() {
   ++tally_.restarts;
   p_ = std::make_unique<process>(*this);
   tap_ = {this, {}, 0, 0};
-  drops_asked_ = drops_failed_ = 0;
+  drops_asked_ = 0;
   books_.clear();
   std::vector<oriel::tier> tiers = make_tiers();
   oriel::tier_limits limits = sizes_.limits;
@@ -202,7 +202,9 @@ void tier_world::start_process() {
                                        .may_heal = sizes_.device.heals},
                     limits);
   p_->tree.events().forward_to(tap_);
-  repeat_drops();  // What the last process could not finish.
+  for (asked_drop& d : drops_) {  // What the last process could not finish.
+    order(d);
+  }
 }
 
 std::vector<oriel::tier> tier_world::make_tiers() {
@@ -409,7 +411,7 @@ tier_tally tier_world::moved() const {
   tier_tally t;
   const oriel::tier_counters& c = p_->tiers->counters();
   for (std::size_t role = 0; role < oriel::tier_roles; ++role) {
-    t.fetched_pages += c.fetched_pages[role];
+    t.fetched_pages += c.fetched_reads[role];
     t.copied_pages += c.copied_pages[role];
     t.refused_copies += c.refused_copies[role];
   }

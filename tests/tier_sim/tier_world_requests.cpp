@@ -177,19 +177,28 @@ void tier_world::drop(const tier_operation& op) {
   }
   ++disturbances_;
   drops_.push_back(d);
-  is_drop_certain_ = guarded([&] { p_->tiers->drop(d.op, d.space, d.owner); });
-  drops_asked_ += is_drop_certain_;
+  order(drops_.back());
+}
+
+/// Asks all tiers; what came of it is looked at later.
+void tier_world::order(asked_drop& d) {
+  d.order.reset();
+  if (guarded([&] { d.order = p_->tiers->begin_order(d.op, d.space, d.owner); })) {
+    ++drops_asked_;
+  }
 }
 
 /// A deletion that a tier could not carry out is the caller's to ask for again.
 void tier_world::repeat_drops() {
-  is_drop_certain_ = true;
-  for (const asked_drop& d : drops_) {
-    const bool is_whole = guarded([&] { p_->tiers->drop(d.op, d.space, d.owner); });
-    is_drop_certain_ = is_drop_certain_ && is_whole;
-    drops_asked_ += is_whole;
+  std::erase_if(drops_, [&](asked_drop& d) {
+    const auto result = d.order ? p_->tiers->take_result(*d.order) : std::nullopt;
+    if (result && (result->is_done() || result->unanswered != 0)) {
+      return result->is_done();
+    }
+    order(d);
     ++tally_.drops_repeated;
-  }
+    return false;
+  });
 }
 
 void tier_world::evict(const tier_operation& op) {
@@ -296,7 +305,7 @@ void tier_world::begin_fetch(request& r) {
 
 void tier_world::end_fetch(request& r) {
   const auto failed = [&] {
-    const auto& pages = p_->tiers->counters().failed_pages;
+    const auto& pages = p_->tiers->counters().failed_reads;
     return pages[0] + pages[1] + pages[2];
   };
   const std::uint64_t before = failed();

@@ -262,7 +262,7 @@ class tiered_prefix {
 
   /// Nobody wants it any more.
   void cancel_fetch(std::uint32_t id) noexcept {
-    if (fetch_type* f = find(id); f != nullptr) {
+    if (fetch_type* f = find(id); f != nullptr && !ORIEL_MUTANT(cancelled_fetch_is_kept)) {
       waits_ += f->waits();
       f->end();
       drop_over();
@@ -364,7 +364,7 @@ class tiered_prefix {
     ORIEL_EXPECTS(op >= store_op::drop_space);
     const auto tiers = static_cast<std::uint8_t>(queues_.tiers().size());
     orders_.push_back({next_order_, {.unanswered = tiers}});
-    for (std::uint8_t t = 0; t < tiers; ++t) {
+    for (std::uint8_t t = ORIEL_MUTANT(drop_skips_a_tier) ? 1 : 0; t < tiers; ++t) {
       queues_.push(t,
                    {.op = op,
                     .key = {space, 0},
@@ -487,7 +487,8 @@ class tiered_prefix {
     --result.unanswered;
     if (c.outcome == store_outcome::refused && c.native == EOPNOTSUPP) {
       ++result.unsupported;
-    } else if (c.outcome != store_outcome::done && result.failed_tier == no_tier) {
+    } else if (c.outcome != store_outcome::done && result.failed_tier == no_tier &&
+               !ORIEL_MUTANT(failed_drop_is_not_told)) {
       result.failed_tier = tier;
       result.outcome = c.outcome;
       result.native = c.native;

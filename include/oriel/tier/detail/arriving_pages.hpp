@@ -177,7 +177,8 @@ class arriving_pages {
   /// Pages of the full pool before this one are whole. @param end  of the plan
   [[nodiscard]] std::uint32_t first_hole(std::uint32_t end) const noexcept {
     for (const arriving& a : pages_) {
-      if (a.pool == 0 && a.state != page_state::filled) {
+      if (a.pool == 0 && a.state != page_state::filled &&
+          !ORIEL_MUTANT(fetch_publishes_past_a_hole)) {
         end = std::min(end, a.page);
       }
     }
@@ -202,7 +203,9 @@ class arriving_pages {
       if (a.pool != pool || a.page >= end) {
         continue;
       }
-      if (a.state != page_state::filled) {  // What comes behind a hole is nearer to the boundary.
+      if (a.state != page_state::filled &&
+          !ORIEL_MUTANT(
+              window_hole_is_published)) {  // What comes behind a hole is nearer to the boundary.
         handles.clear();
         span.first_page = a.page + 1;
       } else {
@@ -251,7 +254,8 @@ class arriving_pages {
     }
   }
   void release_if_back(arriving& a) noexcept {
-    if (a.state == page_state::hole || a.state == page_state::filled) {
+    if (a.state == page_state::hole || a.state == page_state::filled ||
+        (a.state == page_state::under_way && ORIEL_MUTANT(ended_fetch_lets_go_at_once))) {
       pools_.pool(pool_id{a.pool}).release(a.handle);
       a.state = page_state::released;
     }

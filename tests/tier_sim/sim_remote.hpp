@@ -88,7 +88,7 @@ class sim_remote {
                         machine_->now_us + takes,
                         machine_->now_us + answer_us_max,
                         chance(items[i].op == oriel::store_op::get ? machine_->faults.lies
-                                                                   : machine_->faults.lies / 16)});
+                                                                   : machine_->faults.lies / 8)});
     }
     return taken;
   }

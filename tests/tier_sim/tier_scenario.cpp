@@ -161,7 +161,7 @@ std::vector<tier_verb> draw_tier_deck(dice& draw, const tier_setup& s) {
       {tier_verb::trouble, 5, troubles},
       {tier_verb::restart, 4, draw.one_in(2)},
       {tier_verb::kill, 2, chaos && s.disk_tears},
-      {tier_verb::starve, 8, s.no_memory},
+      {tier_verb::starve, 14, s.no_memory},
       {tier_verb::break_device, 1, s.device_breaks},
       {tier_verb::block_sink, 4, s.sink_blocks},
   };
@@ -215,7 +215,7 @@ tier_operation draw_tier_operation(dice& draw, const tier_setup& s, tier_verb wh
       op.b = draw.below(2);
       break;
     case tier_verb::starve:
-      op.b = draw.zipf(120);
+      op.b = draw.zipf(100);
       break;
     case tier_verb::block_sink:
       op.b = draw.between(1, 30);

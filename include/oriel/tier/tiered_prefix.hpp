@@ -363,16 +363,22 @@ class tiered_prefix {
   std::uint32_t begin_order(store_op op, const page_digest& space = {}, page_owner owner = {}) {
     ORIEL_EXPECTS(op >= store_op::drop_space);
     const auto tiers = static_cast<std::uint8_t>(queues_.tiers().size());
-    orders_.push_back({next_order_, {.unanswered = tiers}});
-    for (std::uint8_t t = ORIEL_MUTANT(drop_skips_a_tier) ? 1 : 0; t < tiers; ++t) {
-      queues_.push(t,
-                   {.op = op,
-                    .key = {space, 0},
-                    .owner = owner,
-                    .user = detail::errand_tag{.number = next_order_, .item = 1}.packed()},
-                   no_deadline);
+    const std::uint32_t number = next_order_++;
+    orders_.push_back({number, {.unanswered = tiers}});
+    try {
+      for (std::uint8_t t = ORIEL_MUTANT(drop_skips_a_tier) ? 1 : 0; t < tiers; ++t) {
+        queues_.push(t,
+                     {.op = op,
+                      .key = {space, 0},
+                      .owner = owner,
+                      .user = detail::errand_tag{.number = number, .item = 1}.packed()},
+                     no_deadline);
+      }
+    } catch (...) {
+      orders_.pop_back();  // Nobody would know its number; what tiers answer is not waited for.
+      throw;
     }
-    return next_order_++;
+    return number;
   }
   /// What came of an order; forgotten once all tiers have answered. Nothing: it was forgotten.
   [[nodiscard]] std::optional<order_result> take_result(std::uint32_t order) noexcept {

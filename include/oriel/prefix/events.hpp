@@ -40,7 +40,9 @@ struct cache_event {
 };
 
 /// Takes events, in the thread that changes the cache; it must not call back. If `enabled` is false
-/// none are made and no hashes are needed.
+/// none are made and no hashes are needed. A sink that takes references may have
+/// `bool lets_go_soon(pool, page) noexcept`: asked when the cache let go of a page that others hold,
+/// it says whether that is the sink alone, for a while; then an eviction counts the page as freed.
 // clang-format off
 template <class S>
 concept event_sink = requires(S& s, const cache_event& event) {
@@ -60,6 +62,7 @@ struct event_forwarder {
   static constexpr bool enabled = true;
   void* object = nullptr;
   void (*take)(void* object, const cache_event& event) noexcept = nullptr;
+  bool (*ask)(void* object, std::uint32_t pool, page_handle page) noexcept = nullptr;
 
   /// To `listener.on_event(event)`, which outlives the cache or is taken out before.
   template <class Listener>
@@ -68,11 +71,19 @@ struct event_forwarder {
     take = [](void* to, const cache_event& event) noexcept {
       static_cast<Listener*>(to)->on_event(event);
     };
+    if constexpr (requires { listener.lets_go_soon(std::uint32_t{}, page_handle{}); }) {
+      ask = [](void* of, std::uint32_t pool, page_handle page) noexcept {
+        return static_cast<Listener*>(of)->lets_go_soon(pool, page);
+      };
+    }
   }
   void operator()(const cache_event& event) const noexcept {
     if (take != nullptr) {
       take(object, event);
     }
+  }
+  [[nodiscard]] bool lets_go_soon(std::uint32_t pool, page_handle page) const noexcept {
+    return ask != nullptr && ask(object, pool, page);
   }
 };
 

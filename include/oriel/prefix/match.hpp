@@ -91,7 +91,7 @@ struct lease_end {
   std::uint64_t duration_us = 0;            ///< how long its request ran; 0: unknown
 };
 
-/// What `evict` freed.
+/// What `evict` freed, or what is free as soon as a listener has copied it (events.hpp).
 struct evicted_pages {
   std::uint32_t full = 0;
   std::uint32_t window = 0;  ///< of all kinds

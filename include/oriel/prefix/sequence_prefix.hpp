@@ -167,16 +167,19 @@ publish_outcome publish_sequence(Cache& cache,
 
 /// Evicts until `missing[pool]` pages are allocatable in every pool. Returns false without evicting
 /// if the cache has too few that nobody leases; and false after evicting them if others still hold
-/// references to some. O(pages freed).
+/// references to some: again when those have let go. O(pages freed).
 /// @param missing  [pools]
+/// @param coming   [pools], or none: pages that come free by themselves, of those evicted before
 template <prefix_cache Cache, class Pools>
 [[nodiscard]] bool make_room(Cache& cache,
                              const Pools& pools,
                              std::span<const std::uint32_t> missing,
-                             std::uint64_t now_us) noexcept {
+                             std::uint64_t now_us,
+                             std::span<const std::uint32_t> coming = {}) noexcept {
   const auto available = [&](std::uint32_t pool) { return pools.pool(pool_id{pool}).available(); };
   const auto short_by = [&](std::uint32_t pool) {
-    return missing[pool] - std::min(missing[pool], available(pool));
+    const std::uint32_t there = available(pool) + (coming.empty() ? 0 : coming[pool]);
+    return missing[pool] - std::min(missing[pool], there);
   };
   if (short_by(0) > cache.evictable_full_pages()) {
     return false;
@@ -191,7 +194,7 @@ template <prefix_cache Cache, class Pools>
     cache.evict_window(pool - 1, short_by(pool));
   }
   for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
-    if (short_by(pool) != 0) {
+    if (missing[pool] > available(pool)) {
       return false;
     }
   }
@@ -204,11 +207,12 @@ template <prefix_cache Cache, class Pools>
                              const Pools& pools,
                              const admission& wanted,
                              std::span<std::uint32_t> missing,
-                             std::uint64_t now_us) noexcept {
+                             std::uint64_t now_us,
+                             std::span<const std::uint32_t> coming = {}) noexcept {
   for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
     missing[pool] = pools.missing_pages(pool_id{pool}, wanted);
   }
-  return make_room(cache, pools, std::span<const std::uint32_t>(missing), now_us);
+  return make_room(cache, pools, std::span<const std::uint32_t>(missing), now_us, coming);
 }
 
 /// The same for a sequence that grows to `tokens` tokens. @param missing  [pools], for scratch
@@ -218,11 +222,12 @@ template <prefix_cache Cache, class Pools, class Pool>
                              const sequence_kv<Pool>& kv,
                              std::uint32_t tokens,
                              std::span<std::uint32_t> missing,
-                             std::uint64_t now_us) noexcept {
+                             std::uint64_t now_us,
+                             std::span<const std::uint32_t> coming = {}) noexcept {
   for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
     missing[pool] = kv.missing_pages(pool_id{pool}, tokens);
   }
-  return make_room(cache, pools, std::span<const std::uint32_t>(missing), now_us);
+  return make_room(cache, pools, std::span<const std::uint32_t>(missing), now_us, coming);
 }
 
 }  // namespace oriel

@@ -319,7 +319,7 @@ void segment_core::completed(const disk_completion& done, std::uint64_t now_us) 
       o.error = done.error != 0 ? done.error : o.error;
       if (--o.remaining == 0) {
         --reads_in_flight_;
-        read_ended(id, now_us);
+        push(arrived_, id);
       }
       break;
     }

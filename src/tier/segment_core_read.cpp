@@ -185,6 +185,18 @@ void segment_core::forget_version(const operation& o) noexcept {
   }
 }
 
+/// Some of what the disk has read, at least one record: the next reads are on their way meanwhile, and
+/// the caller gets the first pages before the last are summed.
+void segment_core::judge_arrived(std::uint64_t now_us) {
+  constexpr std::uint64_t bytes_max = std::uint64_t{512} << 10;
+  for (std::uint64_t bytes = 0; !arrived_.is_empty() && bytes < bytes_max;) {
+    const std::uint32_t id = pop(arrived_);
+    bytes += op(id).place.bytes();
+    read_ended(id, now_us);
+  }
+  drain(now_us);
+}
+
 void segment_core::read_ended(std::uint32_t id, std::uint64_t now_us) {
   operation& o = op(id);
   if (o.error != 0) {

@@ -100,6 +100,9 @@ class segment_store {
       if (core_.has_ready()) {
         return true;
       }
+      if (core_.has_arrived()) {
+        continue;
+      }
       if (core_.pending() == 0 || disk_.in_flight() == 0 || disk_.now_us() >= until_us) {
         return false;
       }
@@ -147,7 +150,8 @@ class segment_store {
       core_.sent(taken);
     }
   }
-  /// Takes what the disk has done and starts what that allows.
+  /// Takes what the disk has done and starts what that allows; then verifies some of what was read,
+  /// while the disk goes on.
   void pump() {
     std::array<disk_completion, 64> done;
     for (std::size_t count = disk_.poll(done); count != 0; count = disk_.poll(done)) {
@@ -157,6 +161,11 @@ class segment_store {
     }
     core_.progress(disk_.now_us());
     send();
+    if (core_.has_arrived()) {
+      core_.judge_arrived(disk_.now_us());
+      core_.progress(disk_.now_us());
+      send();
+    }
   }
 
   Disk& disk_;

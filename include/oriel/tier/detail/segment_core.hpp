@@ -42,6 +42,9 @@ class segment_core {
   }
   void sent(std::size_t count) noexcept;
   std::size_t poll(std::span<store_completion> done) noexcept;
+  /// Records are read and not verified yet: judge_arrived goes on with them.
+  [[nodiscard]] bool has_arrived() const noexcept { return !arrived_.is_empty(); }
+  void judge_arrived(std::uint64_t now_us);
 
   [[nodiscard]] bool has_ready() const noexcept { return ready_count_ > 0; }
   [[nodiscard]] std::size_t pending() const noexcept { return pending_; }
@@ -176,7 +179,7 @@ class segment_core {
   bool names_are_dirty_ = false;
 
   std::vector<operation> operations_;
-  operation_queue free_, runnable_, held_, reads_, writes_;
+  operation_queue free_, runnable_, held_, reads_, arrived_, writes_;
   std::uint32_t barrier_ = null_id;           // a drop that waits for the writes before it
   std::vector<std::uint32_t> holders_;        // [pow2] chains of operations, by key
   std::vector<std::uint32_t> waiting_syncs_;  // in state waiting_writes

@@ -87,13 +87,13 @@ class prefix_reuse {
   /// False: it never can have them.
   [[nodiscard]] bool make_room(const admission& wanted, std::uint64_t now_us) {
     return wait_for_copies(
-        [&] { return oriel::make_room(tree_, pools_, wanted, missing_, now_us); });
+        [&] { return oriel::make_room(tree_, pools_, wanted, missing_, now_us, coming()); });
   }
   [[nodiscard]] bool make_room(const sequence_type& kv,
                                std::uint32_t tokens,
                                std::uint64_t now_us) {
     return wait_for_copies(
-        [&] { return oriel::make_room(tree_, pools_, kv, tokens, missing_, now_us); });
+        [&] { return oriel::make_room(tree_, pools_, kv, tokens, missing_, now_us, coming()); });
   }
   /// Gives the cache the whole pages that a sequence has computed; call it before they slide out.
   /// @param names          of the request; they grow
@@ -143,6 +143,10 @@ class prefix_reuse {
 
  private:
   void name_pages(std::span<const token_id> tokens, tier_names& names) const;
+  /// Evicted pages that only tiers hold, until they have copied them.
+  [[nodiscard]] std::span<const std::uint32_t> coming() const noexcept {
+    return tiers_ ? tiers_->leaving() : std::span<const std::uint32_t>();
+  }
   /// Pages that tiers still copy, or write to for a fetch that is over, come free when they answer.
   template <class MakeRoom>
   bool wait_for_copies(MakeRoom&& make_room) {

@@ -56,10 +56,11 @@ struct nothing_below {
     void count_hit(std::uint64_t) noexcept {}
     /// A request resumes on these pages.
     status use(std::span<const token_id>, const borrowed_prefix&) noexcept { return {}; }
-    /// make_room(), again while others hold pages that it evicted.
+    /// make_room(pages that come free by themselves), again while others hold pages that it
+    /// evicted.
     template <class MakeRoom>
     bool retry(MakeRoom&& make_room) {
-      return make_room();
+      return make_room(std::span<const std::uint32_t>());
     }
     /// The sequence has computed rows from `from` on; publish() gives them to the tree.
     template <class Sequence, class Publish>
@@ -242,7 +243,9 @@ class session_cache {
     }
     const admission wanted{.tokens_now = lent.length, .tokens_max = prompt, .prefix = lent};
     std::vector<std::uint32_t> missing(pools_.pools());
-    if (!below_.retry([&] { return make_room(tree_, pools_, wanted, missing, now_us); })) {
+    if (!below_.retry([&](auto coming) {
+          return make_room(tree_, pools_, wanted, missing, now_us, coming);
+        })) {
       return failure{errc::out_of_pages, 0, "a window pool cannot serve one request"};
     }
     auto kv = pools_.try_admit(wanted);
@@ -254,8 +257,8 @@ class session_cache {
       if (kv->healing()) {
         rows = std::min(rows, kv->lent_tokens() - kv->length());  // What it heals is published.
       }
-      if (!below_.retry([&] {
-            return make_room(tree_, pools_, *kv, kv->length() + rows, missing, now_us);
+      if (!below_.retry([&](auto coming) {
+            return make_room(tree_, pools_, *kv, kv->length() + rows, missing, now_us, coming);
           })) {
         return failure{errc::out_of_pages, 0, "the pools cannot serve one request"};
       }

@@ -119,7 +119,6 @@ struct tiers_below {
           pools_(pools),
           requests_(requests),
           rates_(rates),
-          writes_back_(below.tiers.writes == placement::write_back),
           uniform_bytes_(uniform_page_bytes(model, below.model)),
           ages_(pools),
           names_(requests),
@@ -133,6 +132,9 @@ struct tiers_below {
     void on_event(const cache_event& event) noexcept {
       ages_.on_event(event);
       tiers_.on_event(event);
+    }
+    [[nodiscard]] bool lets_go_soon(std::uint32_t pool, page_handle page) noexcept {
+      return tiers_.lets_go_soon(pool, page);
     }
 
     bool fetch(std::size_t index,
@@ -204,7 +206,7 @@ struct tiers_below {
     /// Pages that were evicted and are still being copied come free when their copies are done.
     template <class MakeRoom>
     bool retry(MakeRoom&& make_room) {
-      while (!make_room()) {
+      while (!make_room(tiers_.leaving())) {
         if (tiers_.idle()) {
           return false;
         }
@@ -227,16 +229,10 @@ struct tiers_below {
       settle();
     }
 
-    /// With write-back a page at a time: what an eviction hands over does not count as freed, so it
-    /// takes some more, and what it frees in the end is not copied.
     void evict_down_to(std::uint32_t pages, std::uint64_t now_us) {
-      while (tree_.full_pages() > pages) {
-        const std::uint32_t over = tree_.full_pages() - pages;
-        tree_.evict_full(writes_back_ ? 1 : over, now_us);
+      if (tree_.full_pages() > pages) {
+        tree_.evict_full(tree_.full_pages() - pages, now_us);
         settle();
-        if (tree_.full_pages() == pages + over) {
-          return;  // All that is left is leased.
-        }
       }
     }
 
@@ -350,7 +346,6 @@ struct tiers_below {
     Pools& pools_;
     const trace& requests_;
     compute_rates rates_;
-    bool writes_back_;
     std::uint64_t uniform_bytes_;
     residence ages_;
     chain_names names_;

@@ -145,10 +145,15 @@ TEST_CASE("an eviction hands a few pages to write-back tiers, not the whole cach
   const media kept = new_media(1);
   world w(kept, {.writes = {placement::write_back}, .pages = 256});
   w.compute(tokens_of(200 * page));
-  w.tree.evict_full(1, ticking_us());
-  CHECK(w.tree.full_pages() >= 200 - 66);
-  CHECK(w.tiers->copies_under_way() <= 66);
+  const std::uint32_t windows = w.tree.window_pages(0);
+  CHECK(w.tree.evict_full(3, ticking_us()).full == 3);  // No more than that, and none is lost.
+  CHECK(w.tree.full_pages() == 200 - 3);
+  CHECK(w.tiers->leaving()[0] == 3);
+  CHECK(w.tiers->copies_under_way() == 3 + (windows - w.tree.window_pages(0)));
   w.tiers->finish(no_deadline);
+  CHECK(w.tiers->leaving()[0] == 0);
+  CHECK(w.tiers->leaving()[1] == 0);
+  CHECK(w.tiers->counters().dropped_copies == 0);
   const std::size_t written = kept[0]->pages.size();
   w.tree.drop(w.space);  // What is dropped is not written any more.
   w.tiers->finish(no_deadline);

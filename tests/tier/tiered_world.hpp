@@ -146,7 +146,8 @@ struct world {
     REQUIRE(kv);
     while (kv->length() < length) {
       const std::uint32_t rows = std::min(64u, length - kv->length());
-      while (!make_room(tree, pools, *kv, kv->length() + rows, missing, ticking_us())) {
+      while (!make_room(
+          tree, pools, *kv, kv->length() + rows, missing, ticking_us(), tiers->leaving())) {
         REQUIRE(tiers->copies_under_way() != 0);
         tiers->turn();
       }

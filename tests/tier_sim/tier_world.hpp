@@ -129,6 +129,9 @@ class tier_world {
     std::deque<recorded_events::entry> waiting;
     std::uint64_t lost = 0, last = 0;
     void on_event(const oriel::cache_event& event) noexcept;
+    bool lets_go_soon(std::uint32_t pool, oriel::page_handle page) noexcept {
+      return world->p_->tiers->lets_go_soon(pool, page);
+    }
   };
 
   struct asked_drop {

@@ -371,7 +371,7 @@ void tier_world::admit(request& r) {
     guarded([&] { p_->tiers->on_hit(whose, lent); });
   }
   const oriel::admission wanted{.tokens_now = r.prompt, .tokens_max = r.target, .prefix = lent};
-  if (make_room(p_->tree, p_->pools, wanted, missing_, now())) {
+  if (make_room(p_->tree, p_->pools, wanted, missing_, now(), p_->tiers->leaving())) {
     if (auto admitted = p_->pools.try_admit(wanted)) {
       r.kv.emplace(std::move(*admitted));
       r.now = phase::running;
@@ -416,7 +416,8 @@ void tier_world::launch(request& r) {
     return;
   }
   const std::uint32_t rows = std::min(known - length, sizes_.device.step_tokens);
-  if (!make_room(p_->tree, p_->pools, *r.kv, length + rows, missing_, now()) ||
+  if (!make_room(
+          p_->tree, p_->pools, *r.kv, length + rows, missing_, now(), p_->tiers->leaving()) ||
       !r.kv->reserve(rows)) {
     p_->tree.drop_windows(r.lease);
     make_way(r);

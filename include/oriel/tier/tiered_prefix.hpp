@@ -65,7 +65,8 @@ struct tiered_sequence {
 /// @tparam Pools  its dual_pool
 ///
 /// Thread safety: none.
-/// Memory:        1 byte for each page of the pools; with placement::selective 1 more for each full
+/// Memory:        5 bytes for each page of the pools; with placement::selective 1 more for each
+/// full
 ///                page, with write_back 68. A fetch holds its prompt; a copy its tokens and slices.
 template <prefix_cache Cache, class Pools>
 class tiered_prefix {
@@ -147,6 +148,16 @@ class tiered_prefix {
     }
   }
 
+  /// The tree let go of a page that others hold: only copies do, and those end (events.hpp).
+  [[nodiscard]] bool lets_go_soon(std::uint32_t pool, page_handle page) noexcept {
+    return copies_.lets_go_soon(pool, page);
+  }
+  /// Evicted pages that come free when their copies end: who makes room need not evict others for
+  /// them. [pools]
+  [[nodiscard]] std::span<const std::uint32_t> leaving() const noexcept {
+    return copies_.leaving();
+  }
+
   /// A request resumes on these pages. O(pages). @throws std::bad_alloc
   void on_hit(const tiered_sequence& sequence, const borrowed_prefix& lent) {
     const auto pages = static_cast<std::uint32_t>(lent.full.size());
@@ -222,8 +233,16 @@ class tiered_prefix {
   std::uint32_t begin_fetch(fetch_request request) {
     ORIEL_EXPECTS(can_fetch());
     const std::uint32_t id = next_fetch_++;
-    fetches_.emplace_back(
-        cache_, pools_, queues_, model_, limits_, least_rates_, counters_, id, std::move(request));
+    fetches_.emplace_back(cache_,
+                          pools_,
+                          queues_,
+                          copies_,
+                          model_,
+                          limits_,
+                          least_rates_,
+                          counters_,
+                          id,
+                          std::move(request));
     try {
       fetches_.back().turn();
     } catch (...) {
@@ -424,10 +443,6 @@ class tiered_prefix {
     page_digest space;
     std::uint32_t owner = 0;  // in owners_
   };
-  /// Pages that an eviction hands over to be copied do not count as freed, so it goes on: by so
-  /// many at most.
-  static constexpr std::uint32_t write_back_max = 64;
-
   struct under_order {
     std::uint32_t number;
     order_result result;
@@ -536,7 +551,7 @@ class tiered_prefix {
         event.parent_full ? origins_[to_index(event.parent_full.id)].link : from.space;
     // Who has no name, or whose parent has none, cannot be found again.
     const bool is_named = from.link != page_digest{} && parent != page_digest{};
-    if (lacking == 0 || !is_named || copies_.under_way() >= write_back_max) {
+    if (lacking == 0 || !is_named) {
       counters_.dropped_copies += lacking != 0;
       return;
     }

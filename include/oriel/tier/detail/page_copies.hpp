@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <deque>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace oriel::detail {
@@ -38,7 +39,12 @@ template <class Pools>
 class page_copies {
  public:
   page_copies(Pools& pools, tier_queues& queues, const tier_limits& limits, tier_counters& counters)
-      : pools_(pools), queues_(queues), limits_(limits), counters_(counters) {}
+      : pools_(pools), queues_(queues), limits_(limits), counters_(counters) {
+    for (std::uint32_t pool = 0; pool < pools.pools(); ++pool) {
+      held_.emplace_back(pools.pool(pool_id{pool}).capacity());
+    }
+    leaving_.resize(held_.size());
+  }
 
   /// Who and where a page is, besides its key.
   struct facts {
@@ -88,6 +94,7 @@ class page_copies {
           if (!ORIEL_MUTANT(copy_does_not_hold_its_page)) {
             pools_.pool(pool_id{r.pool}).add_ref(page);
           }
+          ++held_[r.pool][to_index(page.id)].copies;
           ++under_way_;
         }
       }
@@ -116,6 +123,10 @@ class page_copies {
       if (!ORIEL_MUTANT(copy_does_not_hold_its_page)) {
         pools_.pool(pool_id{r.pool}).release(r.page);
       }
+      held& h = held_[r.pool][to_index(r.page.id)];
+      if (--h.copies == 0 && std::exchange(h.is_leaving, false)) {
+        --leaving_[r.pool];
+      }
       free_.push_back(number);
       --under_way_;
     }
@@ -131,7 +142,17 @@ class page_copies {
       }
     }
   }
-  /// Pages that are referred to.
+  /// The cache let go of a page. True: a copy holds it, and nobody else is expected to.
+  [[nodiscard]] bool lets_go_soon(std::uint32_t pool, page_handle page) noexcept {
+    held& h = held_[pool][to_index(page.id)];
+    if (h.copies != 0 && !std::exchange(h.is_leaving, true)) {
+      ++leaving_[pool];
+    }
+    return h.copies != 0 && !ORIEL_MUTANT(leaving_page_is_not_counted);
+  }
+  /// Pages that come free when their copies end. [pools]
+  [[nodiscard]] std::span<const std::uint32_t> leaving() const noexcept { return leaving_; }
+  /// Copies under way.
   [[nodiscard]] std::uint32_t under_way() const noexcept { return under_way_; }
 
  private:
@@ -142,6 +163,11 @@ class page_copies {
     page_identity identity;
     std::vector<token_id> tokens;
     std::vector<std::span<std::byte>> slices;
+  };
+
+  struct held {
+    std::uint16_t copies = 0;
+    bool is_leaving = false;  // the cache has it no more
   };
 
   std::uint32_t take_record() {
@@ -161,6 +187,8 @@ class page_copies {
   tier_counters& counters_;
   std::deque<record> records_;  // stay where they are
   std::vector<std::uint32_t> free_;
+  std::vector<std::vector<held>> held_;  // [pools][pages]
+  std::vector<std::uint32_t> leaving_;   // [pools]
   std::uint32_t under_way_ = 0;
 };
 

@@ -6,6 +6,7 @@
 ///     looking    each tier in turn is asked for what the faster ones do not have; first for one
 ///     page,
 ///                since most prompts that the device does not know are known nowhere
+///     taking     pages are evicted for it; those that a tier still copies come free later
 ///     moving     pages are allocated and filled: whole, and what fails is a hole; or layer by
 ///     layer,
 ///                and a step may join, that computes while they come
@@ -57,6 +58,7 @@ class prefix_fetch {
   prefix_fetch(Cache& cache,
                Pools& pools,
                tier_queues& queues,
+               const page_copies<Pools>& copies,
                const fetch_model& model,
                const tier_limits& limits,
                std::span<const double> least_rates,
@@ -66,6 +68,7 @@ class prefix_fetch {
       : cache_(cache),
         pools_(pools),
         queues_(queues),
+        copies_(copies),
         model_(model),
         limits_(limits),
         least_rates_(least_rates),
@@ -98,7 +101,8 @@ class prefix_fetch {
   [[nodiscard]] const fetch_request& request() const noexcept { return request_; }
   /// Pages may still come.
   [[nodiscard]] bool is_busy() const noexcept {
-    return state_ == state::looking || (state_ == state::moving && arriving_.waiting() != 0);
+    return state_ == state::looking || state_ == state::taking ||
+           (state_ == state::moving && arriving_.waiting() != 0);
   }
   [[nodiscard]] bool has_ended() const noexcept { return state_ == state::ended; }
   /// It has ended and no store refers to its pages.
@@ -141,6 +145,9 @@ class prefix_fetch {
     }
     if (state_ == state::looking && unanswered_ == 0) {
       look_on();
+    }
+    if (state_ == state::taking) {
+      take_pages();
     }
     if (state_ == state::moving) {
       hand_out();
@@ -271,7 +278,7 @@ class prefix_fetch {
   }
 
  private:
-  enum class state : std::uint8_t { looking, moving, ended };
+  enum class state : std::uint8_t { looking, taking, moving, ended };
   /// A fetch of enough bytes from one tier tells how fast it is just now.
   void learn_rate(std::uint8_t tier) {
     constexpr std::uint64_t enough_bytes = 1 << 20;
@@ -323,8 +330,7 @@ class prefix_fetch {
       look_on();
       return;
     }
-    state_ = state::moving;
-    move();
+    plan();
   }
   void ask(std::uint8_t tier, std::uint32_t pool, std::uint32_t page) {
     const auto pages = static_cast<std::uint32_t>(request_.links.size());
@@ -351,8 +357,8 @@ class prefix_fetch {
                            .first;
   }
 
-  /// Plans, allocates what the plan moves, and asks for it.
-  void move() {
+  /// Plans, and pins what the device has. Where nothing is to be moved, nothing is under way.
+  void plan() {
     std::vector<transfer_rates> rates;
     for (const tier& t : queues_.tiers()) {
       rates.push_back(t.rates);
@@ -364,9 +370,41 @@ class prefix_fetch {
                        static_cast<std::uint32_t>(request_.tokens.size()),
                        coverage_,
                        rates);
-    if (plan_.way == fetch_way::nothing || !take_pages()) {
+    state_ = state::moving;
+    if (plan_.way == fetch_way::nothing) {
       return;
     }
+    const std::uint32_t first = plan_.full.first * model_.healing.page_size;
+    const std::uint32_t kept = std::min(device_.heal_tokens, first);
+    lease_ =
+        cache_.pin(request_.space, request_.tokens, device_, {kept, kept, false}, limits_.now_us());
+    if (lease_ && lease_.full_tokens() == first) {
+      state_ = state::taking;
+      take_pages();
+    }
+  }
+
+  /// Takes the pages that the plan fills, as soon as there are enough; there may never be.
+  void take_pages() {
+    std::vector<std::uint32_t> missing(pools_.pools());
+    missing[0] = plan_.full.end - plan_.full.first;
+    for (std::uint32_t kind = 0; kind < plan_.windows.size(); ++kind) {
+      missing[kind + 1] = plan_.windows[kind].end - plan_.windows[kind].first;
+    }
+    const std::uint64_t now_us = limits_.now_us();
+    if (make_room(cache_, pools_, missing, now_us, copies_.leaving())) {
+      state_ = state::moving;
+      if (arriving_.take(plan_)) {
+        ask_for_pages();
+      }
+    } else if (now_us >= look_until_us_ ||
+               std::ranges::count(copies_.leaving(), 0u) == std::ssize(copies_.leaving())) {
+      state_ = state::moving;  // It does without.
+    }
+  }
+
+  /// Says who each page is, and asks its tier.
+  void ask_for_pages() {
     moving_since_us_ = limits_.now_us();
     const std::uint32_t size = model_.healing.page_size;
     arriving_.name([&](std::uint32_t page, page_identity& out) {
@@ -403,26 +441,6 @@ class prefix_fetch {
     ++in_stores_;
   }
 
-  /// Pins what the device has, then takes pages for the rest. False: there are none.
-  bool take_pages() {
-    const std::uint32_t size = model_.healing.page_size;
-    const std::uint32_t kept = std::min(device_.heal_tokens, plan_.full.first * size);
-    lease_ =
-        cache_.pin(request_.space, request_.tokens, device_, {kept, kept, false}, limits_.now_us());
-    if (!lease_ || lease_.full_tokens() != plan_.full.first * size) {
-      return false;
-    }
-    std::vector<std::uint32_t> missing(pools_.pools());
-    missing[0] = plan_.full.end - plan_.full.first;
-    for (std::uint32_t kind = 0; kind < plan_.windows.size(); ++kind) {
-      missing[kind + 1] = plan_.windows[kind].end - plan_.windows[kind].first;
-    }
-    if (!make_room(cache_, pools_, missing, limits_.now_us())) {
-      return false;
-    }
-    return arriving_.take(plan_);
-  }
-
   [[nodiscard]] bool is_in_plan(std::uint32_t pool, std::uint32_t page) const noexcept {
     const page_range range =
         pool == 0 ? plan_.full
@@ -433,6 +451,7 @@ class prefix_fetch {
   Cache& cache_;
   Pools& pools_;
   tier_queues& queues_;
+  const page_copies<Pools>& copies_;
   const fetch_model& model_;
   const tier_limits& limits_;
   std::span<const double> least_rates_;  // [tiers] bytes/s

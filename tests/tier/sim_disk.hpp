@@ -201,8 +201,8 @@ class sim_disk {
     wall_ahead_us_ += now_us_ - now_us;
     now_us_ = now_us;
   }
-  [[nodiscard]] std::uint64_t wall_us() const noexcept { return now_us_ + wall_ahead_us_; }
-  void set_wall(std::uint64_t us) { wall_ahead_us_ = us - now_us_; }
+  [[nodiscard]] std::uint64_t wall_us() const noexcept { return now_us() + wall_ahead_us_; }
+  void set_wall(std::uint64_t us) { wall_ahead_us_ = us - now_us(); }
 
   // For tests that do it themselves.
   [[nodiscard]] std::vector<std::byte>& image(std::uint32_t file) {

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// What: checksum speed; rebuilding the index; what verification costs; index bytes of a page. The
-//       disk is memory: what is measured is the store.
+// What: checksum speed; rebuilding the index; what verification costs; index bytes of a page; what
+//       does and must not grow with the number of segments. The disk is memory: what is measured is
+//       the store.
 // Why:  goals: CRC32C > 15 GB/s; >= 200,000 records/s; verified gets >= 0.95 of unverified ones
 //       for large records on a disk (beside memory, which is faster than any disk, less);
 //       <= 64 bytes a page besides token ids.
@@ -11,6 +12,7 @@
 #include <benchmark/benchmark.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -75,9 +77,15 @@ class memory_disk {
   bool wait(std::uint64_t) { return !queue_.empty(); }
   [[nodiscard]] std::size_t in_flight() const { return queue_.size(); }
   result<std::vector<std::byte>> read_small(const char*) {
-    return failure{errc::io_failure, ENOENT};
+    if (small_.empty()) {
+      return failure{errc::io_failure, ENOENT};
+    }
+    return small_;
   }
-  status write_small(const char*, std::span<const std::byte>) { return {}; }
+  status write_small(const char*, std::span<const std::byte> bytes) {
+    small_.assign(bytes.begin(), bytes.end());
+    return {};
+  }
   [[nodiscard]] std::uint64_t now_us() const { return now_us_; }
   [[nodiscard]] std::string where(std::uint32_t) const { return "memory"; }
 
@@ -88,6 +96,7 @@ class memory_disk {
   };
   std::map<std::uint32_t, memory_file> files_;
   std::deque<disk_request> queue_;
+  std::vector<std::byte> small_;
   std::uint64_t now_us_ = 1;
 };
 
@@ -101,7 +110,7 @@ page_digest digest_of(std::uint64_t k) {
   return d;
 }
 
-/// `pages` pages of one slice of `bytes`, in 16-token pages.
+/// `pages` pages of one slice, in 16-token pages.
 template <class Store>
 void fill(Store& store, std::uint64_t pages, std::span<std::byte> slice) {
   std::vector<token_id> tokens(16);
@@ -209,5 +218,111 @@ BENCHMARK(get_pages)
     ->Args({262'144, 1})
     ->Args({1 << 20, 0})
     ->Args({1 << 20, 1});
+
+/// Segments of one page each, as many as a large disk has.
+segment_store_options many_segments(std::int64_t segments) {
+  segment_store_options o;
+  o.segment_bytes = 16'384;
+  o.capacity_bytes = static_cast<std::uint64_t>(segments) * o.segment_bytes;
+  o.pages_max = static_cast<std::uint32_t>(segments) * 2;
+  return o;
+}
+
+/// A page, and the memory behind it, that is put again and again under new keys.
+struct small_page {
+  aligned_memory memory = make_aligned(4096);
+  std::span<std::byte> slice{memory.get(), 4096};
+  std::vector<token_id> tokens = std::vector<token_id>(16);
+  page_identity identity{digest_of(1), digest_of(2), 0, tokens};
+  std::uint64_t next = 1'000'000;
+
+  store_item put() {
+    store_item item{.op = store_op::put, .key = {digest_of(next++), 0}, .identity = &identity};
+    item.slices = std::span(&slice, 1);
+    item.owner = {1, next % 64};
+    return item;
+  }
+};
+
+template <class Store>
+void carry_out(Store& store, const store_item& item) {
+  store_completion done;
+  static_cast<void>(store.submit({&item, 1}, no_deadline));
+  while (store.poll({&done, 1}) == 0) {
+  }
+  if (done.outcome != store_outcome::done) {
+    std::abort();
+  }
+}
+
+/// A poll of a store that has nothing to do.
+void poll_idle(benchmark::State& state) {
+  memory_disk disk;
+  segment_store_options o = many_segments(state.range(0) + 2);
+  o.saves_snapshot = false;
+  segment_store store(disk, o);
+  small_page page;
+  fill(store, static_cast<std::uint64_t>(state.range(0)), page.slice);
+  carry_out(store, {.op = store_op::sync, .key = {}});
+  store_completion done;
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(store.poll({&done, 1}));
+  }
+}
+BENCHMARK(poll_idle)->ArgName("segments")->Arg(64)->Arg(4'096)->Arg(24'000);
+
+/// A page, which opens a segment and ends the oldest, and a sync of it.
+void put_and_sync(benchmark::State& state) {
+  memory_disk disk;
+  segment_store_options o = many_segments(state.range(0));
+  o.saves_snapshot = false;
+  segment_store store(disk, o);
+  small_page page;
+  fill(store, static_cast<std::uint64_t>(state.range(0)), page.slice);
+  for (auto _ : state) {
+    carry_out(store, page.put());
+    carry_out(store, {.op = store_op::sync, .key = {}});
+  }
+}
+BENCHMARK(put_and_sync)->ArgName("segments")->Arg(64)->Arg(4'096)->Arg(24'000);
+
+/// A page of a tenant that has all it may: its oldest goes.
+void put_at_share(benchmark::State& state) {
+  memory_disk disk;
+  segment_store_options o = many_segments(state.range(0));
+  o.tenant_share_max = 0.25;
+  o.saves_snapshot = false;
+  segment_store store(disk, o);
+  small_page page;
+  fill(store, static_cast<std::uint64_t>(state.range(0)), page.slice);
+  for (auto _ : state) {
+    carry_out(store, page.put());
+  }
+}
+BENCHMARK(put_at_share)->ArgName("segments")->Arg(64)->Arg(4'096)->Arg(24'000);
+
+/// Opening with a snapshot, and the first sync, which has to cover everything.
+void reopen_and_sync(benchmark::State& state) {
+  memory_disk disk;
+  const segment_store_options o = many_segments(state.range(0) + 2);
+  {
+    segment_store store(disk, o);
+    small_page page;
+    fill(store, static_cast<std::uint64_t>(state.range(0)), page.slice);
+  }
+  for (auto _ : state) {
+    segment_store store(disk, o);
+    if (!store.state().used_snapshot) {
+      state.SkipWithError("the snapshot was not used");
+    }
+    if (state.range(1) != 0) {
+      carry_out(store, {.op = store_op::sync, .key = {}});
+    }
+  }
+}
+BENCHMARK(reopen_and_sync)
+    ->ArgNames({"segments", "syncs"})
+    ->ArgsProduct({{64, 4'096, 24'000}, {0, 1}})
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace

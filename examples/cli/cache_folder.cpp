@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache_folder.hpp"
 
+#include <oriel/tier/store_clock.hpp>
+
 #include <engine/error.hpp>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -100,6 +102,7 @@ page_name name_of_page(const page_key& key) noexcept {
 
 struct page_facts {
   std::uint64_t generation = 0, bytes = 0, expires_us = 0;
+  bool is_over = false;
   page_owner owner;
   page_digest name_space;
   std::uint32_t tokens = 0;
@@ -253,6 +256,7 @@ class folder_reader {
       page = {.generation = f.generation,
               .bytes = view.record_bytes,
               .expires_us = f.expires_us,
+              .is_over = f.is_over(wall_us_),
               .owner = f.owner,
               .name_space = view.name_space,
               .tokens = view.token_count,
@@ -265,14 +269,13 @@ class folder_reader {
       const auto found = tombstones.find(name);
       return found != tombstones.end() && generation < found->second;
     };
-    const std::uint64_t now_us = disk_.now_us();
     std::map<std::pair<digest_bytes, std::uint64_t>, cache_group> groups;
     for (const auto& [name, page] : pages_) {
       if (is_killed(erased_, name, page.generation) ||
           is_killed(spaces_, page.name_space.bytes, page.generation) ||
           is_killed(tenants_, page.owner.tenant, page.generation) ||
           is_killed(sessions_, std::pair(page.owner.tenant, page.owner.session), page.generation) ||
-          (page.expires_us != 0 && page.expires_us <= now_us)) {
+          page.is_over) {
         ++contents_.over_pages;
         continue;
       }
@@ -284,17 +287,14 @@ class folder_reader {
                                          .tenant = page.owner.tenant,
                                          .oldest_s = page.age_s,
                                          .youngest_s = page.age_s});
-      add(at->second, name.second, page, now_us);
+      add(at->second, name.second, page);
     }
     for (auto& [of, group] : groups) {
       contents_.groups.push_back(std::move(group));
     }
   }
 
-  static void add(cache_group& group,
-                  std::uint32_t pool,
-                  const page_facts& page,
-                  std::uint64_t now_us) {
+  void add(cache_group& group, std::uint32_t pool, const page_facts& page) const {
     group.sessions.insert(page.owner.session);
     ++(pool == 0 ? group.full_pages : group.window_pages);
     group.tokens += pool == 0 ? page.tokens : 0;
@@ -302,7 +302,7 @@ class folder_reader {
     group.oldest_s = std::max(group.oldest_s, page.age_s);
     group.youngest_s = std::min(group.youngest_s, page.age_s);
     if (page.expires_us != 0) {
-      const double left_s = 1e-6 * static_cast<double>(page.expires_us - now_us);
+      const double left_s = 1e-6 * static_cast<double>(page.expires_us - wall_us_);
       group.next_expiry_s = std::min(group.next_expiry_s.value_or(left_s), left_s);
     }
   }
@@ -339,6 +339,7 @@ class folder_reader {
 
   directory_disk& disk_;
   bool checks_all_;
+  std::uint64_t wall_us_ = realtime_clock().now_us();
   cache_contents contents_;
   std::uint32_t file_ = 0;
   double age_s_ = 0;

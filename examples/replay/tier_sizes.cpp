@@ -10,8 +10,10 @@
 namespace oriel::replay {
 namespace {
 
+/// Of one disk: with more of them each holds so few large records that its end, where none fits
+/// any more, is a large part of it (docs/performance.md). The store itself bears 65,000.
 constexpr std::uint64_t segments_max = 512, segment_bytes_typical = std::uint64_t{64} << 20;
-/// Of the largest record, in a segment: fewer, and its end would be a large part of it.
+/// Of the largest record, in a segment: the least that makes sense.
 constexpr std::uint64_t records_min = 8;
 
 /// What a pool's page takes as a record on a disk: a header, and each layer's slice padded.
@@ -60,8 +62,8 @@ cache_question sized(cache_question question, const level_size& size) {
   return question;
 }
 
-/// The files of a disk: as `oriel run` makes them, but no smaller than large records need, and no
-/// more than some hundred, since every poll looks at all of them.
+/// The files of a disk: as `oriel run` makes them, but no smaller than large records need, and
+/// no more than some hundred.
 status plan_disk(const cache_sizes& device, std::uint64_t bytes, tier_plan& plan) {
   std::vector<std::uint64_t> records;
   for (std::uint32_t pool = 0; pool < device.plan.pools(); ++pool) {

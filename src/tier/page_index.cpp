@@ -86,8 +86,7 @@ entry_id page_index::insert(const entry_spec& spec) {
   e.pool = static_cast<std::uint8_t>(spec.key.pool);
   e.origin = origin;
   e.used_ms = to_ms(spec.now_us);
-  const std::uint64_t unit = std::min(spec.expires_us / 16 + (spec.expires_us % 16 != 0 ? 1 : 0),
-                                      (std::uint64_t{1} << 48) - 1);
+  const std::uint64_t unit = page_entry::kept_expiry(spec.expires_us) / 16;
   e.expires_low = static_cast<std::uint32_t>(unit);
   e.expires_high = static_cast<std::uint16_t>(unit >> 32);
   e.slot = spec.place.slot;

@@ -4,10 +4,10 @@
 #include "redis_state.hpp"
 
 #include <oriel/core/mutation.hpp>
+#include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <span>
 
 namespace oriel {
@@ -34,12 +34,6 @@ std::uint64_t bytes_of(std::span<const std::span<std::byte>> slices) {
     bytes += slice.size();
   }
   return bytes;
-}
-
-std::uint64_t wall_us() {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
-                                        std::chrono::system_clock::now().time_since_epoch())
-                                        .count());
 }
 
 }  // namespace
@@ -215,7 +209,7 @@ bool redis_store::state::start_put(std::uint32_t index, std::uint64_t now) {
   command& c = new_command(purpose::put, index);
   const std::string key = key_of(item.key);
   // The wall clock first: rather a little too early than too late.
-  const std::uint64_t wall = wall_us();
+  const std::uint64_t wall = realtime_clock().now_us();
   const std::uint64_t left_us =
       item.expires_us == 0 ? 0 : std::max(item.expires_us, now_us() + 1) - now_us();
   detail::append_command_front(c.head, item.expires_us == 0 ? 3 : 5, {"SET", key});

@@ -4,11 +4,11 @@
 #include "redis_state.hpp"
 
 #include <oriel/core/mutation.hpp>
+#include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <chrono>
 
 namespace oriel {
 namespace {
@@ -53,12 +53,6 @@ std::uint64_t nonce_in(const detail::resp_value& value) {
   const std::string_view text = value.text;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), nonce);
   return value.is_text() && error == std::errc() && end == text.data() + text.size() ? nonce : 0;
-}
-
-std::uint64_t wall_us() {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
-                                        std::chrono::system_clock::now().time_since_epoch())
-                                        .count());
 }
 
 }  // namespace
@@ -403,7 +397,7 @@ void redis_store::state::hear_slots(command& c, detail::redis_link& link, std::u
 
 // The bytes are there; do they still count?
 void redis_store::state::verify(entry& e, const detail::redis_record_fixed& fixed) {
-  if (fixed.expires_wall_us != 0 && wall_us() >= fixed.expires_wall_us) {
+  if (fixed.expires_wall_us != 0 && realtime_clock().now_us() >= fixed.expires_wall_us) {
     return complete(index_of(e), store_outcome::miss);
   }
   e.epochs = fixed.epochs;

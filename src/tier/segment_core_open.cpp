@@ -5,6 +5,7 @@
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/tier/detail/segment_core.hpp>
+#include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -15,16 +16,19 @@
 namespace oriel::detail {
 
 std::uint16_t segment_core::add_segment(std::uint32_t file) {
-  std::uint16_t slot = 0;
-  while (segments_[slot].is_used) {
-    ++slot;
-  }
+  const std::uint16_t slot = free_slots_.back();
+  free_slots_.pop_back();
   segments_[slot] = segment_state{};
   segments_[slot].file = file;
-  segments_[slot].is_used = true;
   order_.push_back(slot);
   next_file_ = std::max(next_file_, file + 1);
   return slot;
+}
+
+std::vector<std::uint16_t>::const_iterator segment_core::order_from(
+    std::uint32_t file) const noexcept {
+  return std::ranges::lower_bound(
+      order_, file, {}, [&](std::uint16_t slot) { return segments_[slot].file; });
 }
 
 void segment_core::open(std::span<const disk_file> files,
@@ -40,6 +44,9 @@ void segment_core::open(std::span<const disk_file> files,
   }
   segments_ = std::vector<segment_state>(slots);
   index_.set_slots(slots);
+  for (std::size_t slot = slots; slot-- > 0;) {
+    free_slots_.push_back(static_cast<std::uint16_t>(slot));
+  }
   std::vector<scanned_file> scanned;
   for (const disk_file& f : sorted) {
     const std::uint16_t slot = add_segment(f.file);
@@ -78,22 +85,21 @@ bool segment_core::snapshot_fits() const {
   if (!recovery_->has_snapshot || snapshot.segments.empty()) {
     return false;
   }
-  std::uint32_t last = 0;
   if (ORIEL_MUTANT(snapshot_is_believed)) {
     return true;
   }
-  for (const snapshot_segment& s : snapshot.segments) {
-    last = std::max(last, s.file);
+  if (snapshot.wall_us > names_.wall_us()) {
+    return false;  // the clock went back: only the records say when they were written
   }
+  const std::uint32_t last = snapshot.segments.back().file;
   return std::ranges::all_of(order_, [&](std::uint16_t slot) {
     if (segments_[slot].file > last) {
       return true;
     }
     const record_fields& start = recovery_->starts[slot];
-    return std::ranges::any_of(snapshot.segments, [&](const snapshot_segment& s) {
-      return s.file == segments_[slot].file && start.generation != 0 && s.stamp == start.stamp &&
-             s.first_generation == start.generation;
-    });
+    const snapshot_segment* s = snapshot.segment_of(segments_[slot].file);
+    return s != nullptr && start.generation != 0 && s->stamp == start.stamp &&
+           s->first_generation == start.generation;
   });
 }
 
@@ -102,11 +108,8 @@ void segment_core::begin_second_pass(std::uint64_t now_us) {
   const bool fits = snapshot_fits();
   std::vector<std::uint64_t> from;
   for (const scanned_file& f : scan_->files()) {
-    std::uint64_t covered = 0;
-    for (const snapshot_segment& s : recovery_->snapshot.segments) {
-      covered = fits && s.file == f.file ? s.covered_bytes : covered;
-    }
-    from.push_back(covered);
+    const snapshot_segment* s = fits ? recovery_->snapshot.segment_of(f.file) : nullptr;
+    from.push_back(s != nullptr ? s->covered_bytes : 0);
   }
   if (fits) {
     take_snapshot(now_us);
@@ -121,14 +124,16 @@ void segment_core::take_snapshot(std::uint64_t now_us) {
   const segment_snapshot& snapshot = recovery_->snapshot;
   std::vector<std::uint16_t> slots(snapshot.segments.size(), null_slot);
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    for (const std::uint16_t slot : order_) {
-      slots[i] = segments_[slot].file == snapshot.segments[i].file ? slot : slots[i];
+    const auto at = order_from(snapshot.segments[i].file);
+    if (at != order_.end() && segments_[*at].file == snapshot.segments[i].file) {
+      slots[i] = *at;
     }
   }
   generation_ = std::max(generation_, snapshot.generation);
+  const std::uint64_t wall_us = names_.wall_us();
   for (const snapshot_entry& e : snapshot.entries) {
     const std::uint16_t slot = slots[e.segment];
-    if (slot == null_slot || e.blocks == 0 || (e.expires_us != 0 && e.expires_us <= now_us)) {
+    if (slot == null_slot || e.blocks == 0 || (e.expires_us != 0 && e.expires_us <= wall_us)) {
       continue;
     }
     entry_spec spec;
@@ -137,7 +142,7 @@ void segment_core::take_snapshot(std::uint64_t now_us) {
     spec.place = {slot, e.blocks, e.offset_blocks, e.generation_low, e.header_blocks};
     spec.owner = snapshot.origins[e.origin].owner;
     spec.name_space = snapshot.origins[e.origin].name_space;
-    spec.expires_us = e.expires_us;
+    spec.expires_us = e.expires_us != 0 ? by_other_clock(e.expires_us, wall_us, now_us) : 0;
     spec.now_us = now_us;
     static_cast<void>(index_.insert(spec));
   }
@@ -171,8 +176,9 @@ void segment_core::take_found(const found_record& found, std::uint64_t now_us) {
   }
   const std::uint64_t blocks = found.record_bytes / record_alignment_bytes;
   const std::uint64_t low = f.generation - s.first_generation;
+  const std::uint64_t wall_us = f.expires_us != 0 ? names_.wall_us() : 0;
   if (f.generation < s.first_generation || low > 0xFFFF'FFFFu || blocks > index_blocks_max ||
-      f.key.pool >= index_pools_max || (f.expires_us != 0 && f.expires_us <= now_us)) {
+      f.key.pool >= index_pools_max || f.is_over(wall_us)) {
     return;
   }
   const entry_spec spec{
@@ -184,7 +190,7 @@ void segment_core::take_found(const found_record& found, std::uint64_t now_us) {
                 static_cast<std::uint8_t>(found.header_bytes / record_alignment_bytes)},
       .owner = f.owner,
       .name_space = found.name_space,
-      .expires_us = f.expires_us,
+      .expires_us = f.expires_us != 0 ? by_other_clock(f.expires_us, wall_us, now_us) : 0,
       .now_us = now_us};
   if (const entry_id old = index_.find(f.key); old != null_entry) {
     const page_entry& e = index_.entry(old);
@@ -205,7 +211,7 @@ void segment_core::keep_older(entry_id id) {
   older.spec.place = e.place();
   older.spec.owner = index_.origin_of(id).owner;
   older.spec.name_space = index_.origin_of(id).name_space;
-  older.spec.expires_us = ((std::uint64_t{e.expires_high} << 32) | e.expires_low) * 16;
+  older.spec.expires_us = e.expires_us();
   older.generation = segments_[e.slot].first_generation + e.generation_low;
   recovery_->older.push_back(older);
 }
@@ -342,7 +348,9 @@ void segment_core::finish_recovery(std::uint64_t now_us) {
   }
   for (const std::uint16_t slot : order_) {
     // The process before may have ended between a write and its sync.
-    segments_[slot].is_dirty = !ORIEL_MUTANT(recovered_segments_count_as_synced);
+    if (!ORIEL_MUTANT(recovered_segments_count_as_synced)) {
+      mark_dirty(slot);
+    }
   }
   state_.damaged_blocks = scan_->damaged_blocks();
   state_.unreadable_blocks = scan_->unreadable_blocks();
@@ -352,9 +360,10 @@ void segment_core::finish_recovery(std::uint64_t now_us) {
   progress(now_us);
 }
 
-std::vector<std::byte> segment_core::snapshot() const {
+std::vector<std::byte> segment_core::snapshot(std::uint64_t now_us) const {
   segment_snapshot s;
   s.generation = generation_;
+  s.wall_us = names_.wall_us();
   std::vector<std::uint32_t> origin_of;  // [origins of the index] -> [origins of the snapshot]
   for (const std::uint16_t slot : order_) {
     const segment_state& segment = segments_[slot];
@@ -365,25 +374,26 @@ std::vector<std::byte> segment_core::snapshot() const {
     s.segments.push_back({segment.file, 0, segment.stamp, segment.first_generation, covered});
     for (entry_id id = index_.first_of(slot); id != null_entry;
          id = index_.entry(id).next_in_segment) {
-      if (index_.is_dropped(id)) {
+      const page_entry& e = index_.entry(id);
+      if (index_.is_dropped(id) || e.is_expired(now_us)) {
         continue;
       }
-      const page_entry& e = index_.entry(id);
       origin_of.resize(std::max<std::size_t>(origin_of.size(), e.origin + 1), null_id);
       if (origin_of[e.origin] == null_id) {
         origin_of[e.origin] = static_cast<std::uint32_t>(s.origins.size());
         s.origins.push_back({index_.origin_of(id).owner, index_.origin_of(id).name_space});
       }
-      s.entries.push_back({{e.link[0], e.link[1]},
-                           static_cast<std::uint32_t>(s.segments.size() - 1),
-                           origin_of[e.origin],
-                           e.offset_blocks,
-                           e.generation_low,
-                           ((std::uint64_t{e.expires_high} << 32) | e.expires_low) * 16,
-                           e.blocks,
-                           e.pool,
-                           e.header_blocks,
-                           0});
+      s.entries.push_back(
+          {{e.link[0], e.link[1]},
+           static_cast<std::uint32_t>(s.segments.size() - 1),
+           origin_of[e.origin],
+           e.offset_blocks,
+           e.generation_low,
+           e.expires_us() != 0 ? by_other_clock(e.expires_us(), now_us, s.wall_us) : 0,
+           e.blocks,
+           e.pool,
+           e.header_blocks,
+           0});
     }
   }
   return encode_snapshot(s);

@@ -70,6 +70,7 @@ void segment_core::admit_get(std::uint32_t id, std::uint64_t now_us) {
   segment_state& s = segments_[e.slot];
   o.place = e.place();
   o.generation = s.first_generation + e.generation_low;
+  o.expires_us = e.expires_us();
   o.pin = segment_pin(s);
   o.state = operation_state::queued_read;
   push(reads_, id);
@@ -246,7 +247,8 @@ void segment_core::judge(std::uint32_t id, std::uint64_t now_us) {
     forget_version(o);
     return finish(id, store_outcome::miss);
   }
-  if (view.fields.expires_us != 0 && view.fields.expires_us <= now_us) {
+  // The record's own expiry is of the wall clock, which may have jumped since.
+  if (o.expires_us != 0 && o.expires_us <= now_us) {
     forget_version(o);
     return finish(id, store_outcome::miss);
   }

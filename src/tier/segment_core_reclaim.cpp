@@ -12,6 +12,15 @@
 
 namespace oriel::detail {
 
+void segment_core::mark_dirty(std::uint16_t slot) {
+  segment_state& s = segments_[slot];
+  s.is_dirty = true;
+  if (!s.is_listed) {
+    s.is_listed = true;
+    unsynced_.push_back(slot);
+  }
+}
+
 void segment_core::start_sync(std::uint32_t id) {
   operation& o = op(id);
   o.state = operation_state::syncing;
@@ -23,11 +32,13 @@ void segment_core::start_sync(std::uint32_t id) {
   if (ORIEL_MUTANT(sync_is_acknowledged_early)) {
     return finish(id, store_outcome::done);
   }
-  for (const std::uint16_t slot : order_) {
+  std::erase_if(unsynced_, [&](std::uint16_t slot) {
+    segment_state& s = segments_[slot];
+    s.is_listed = !s.is_broken && (s.is_dirty || s.is_syncing);
+    return !s.is_listed;
+  });
+  for (const std::uint16_t slot : unsynced_) {
     const segment_state& s = segments_[slot];
-    if (s.is_broken || (!s.is_dirty && !s.is_syncing)) {
-      continue;
-    }
     const std::uint64_t need = s.is_dirty ? request_sync(slot) : s.syncs_started;
     ++o.remaining;
     wait_for_sync(slot, need, id);
@@ -38,20 +49,25 @@ void segment_core::start_sync(std::uint32_t id) {
 }
 
 /// The number of the next sync of a segment, which is asked for.
-std::uint64_t segment_core::request_sync(std::uint16_t slot) noexcept {
-  segments_[slot].wants_sync = true;
+std::uint64_t segment_core::request_sync(std::uint16_t slot) {
+  if (!std::exchange(segments_[slot].wants_sync, true)) {
+    wanted_.push_back(slot);
+  }
   return segments_[slot].syncs_started + 1;
 }
 
 void segment_core::wait_for_sync(std::uint16_t slot, std::uint64_t need, std::uint32_t id) {
-  sync_waits_.push_back({slot, need, id});
+  segments_[slot].waits.push_back({need, id});
 }
 
 void segment_core::pump_syncs() {
-  for (const std::uint16_t slot : order_) {
+  std::erase_if(wanted_, [&](std::uint16_t slot) {
     segment_state& s = segments_[slot];
-    if (!s.wants_sync || s.is_syncing || s.is_broken) {
-      continue;
+    if (!s.wants_sync || s.is_broken) {
+      return true;
+    }
+    if (s.is_syncing) {
+      return false;  // once more, when that one has ended
     }
     s.is_syncing = true;
     s.wants_sync = s.is_dirty = false;
@@ -63,7 +79,8 @@ void segment_core::pump_syncs() {
       }
     }
     request(disk_op::sync, s.file, 0, {}, request_kind::sync, slot);
-  }
+    return true;
+  });
 }
 
 void segment_core::sync_ended(std::uint16_t slot, int error, std::uint64_t now_us) {
@@ -77,13 +94,13 @@ void segment_core::sync_ended(std::uint16_t slot, int error, std::uint64_t now_u
     note_error("sync", s.file, error, now_us);
     distrust(slot);
   }
-  for (std::size_t i = 0; i < sync_waits_.size();) {
-    const sync_wait w = sync_waits_[i];
-    if (w.slot != slot || (w.need > s.syncs_done && !s.is_broken)) {
+  for (std::size_t i = 0; i < s.waits.size();) {
+    const sync_wait w = s.waits[i];
+    if (w.need > s.syncs_done && !s.is_broken) {
       ++i;
       continue;
     }
-    sync_waits_.erase(sync_waits_.begin() + static_cast<std::ptrdiff_t>(i));
+    s.waits.erase(s.waits.begin() + static_cast<std::ptrdiff_t>(i));
     if (w.operation == null_id) {
       reclaim_.phase = --reclaim_.syncs == 0 ? reclaim_phase::draining : reclaim_.phase;
       continue;
@@ -116,8 +133,8 @@ void segment_core::distrust(std::uint16_t slot) {
     }
     id = next;
   }
-  const bool is_told = std::ranges::any_of(sync_waits_, [&](const sync_wait& w) {
-    return w.slot == slot && w.operation != null_id && op(w.operation).item.op == store_op::sync;
+  const bool is_told = std::ranges::any_of(s.waits, [&](const sync_wait& w) {
+    return w.operation != null_id && op(w.operation).item.op == store_op::sync;
   });
   has_lost_acknowledged_ = has_lost_acknowledged_ || (loses && !is_told);
 }
@@ -355,8 +372,10 @@ void segment_core::remove_victim(std::uint64_t now_us) {
   if (!synced) {
     note_error("remove", s.file, synced.error().native, now_us);
   }
-  s.is_used = false;
   std::erase(order_, reclaim_.slot);
+  std::erase(unsynced_, reclaim_.slot);
+  std::erase(wanted_, reclaim_.slot);
+  free_slots_.push_back(reclaim_.slot);
   reclaim_.phase = reclaim_phase::idle;
   ++state_.reclaimed_segments;
 }

@@ -5,6 +5,7 @@
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/tier/detail/segment_core.hpp>
+#include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
 #include <cerrno>
@@ -69,11 +70,9 @@ bool segment_core::is_there_already(const operation& o, std::uint64_t now_us) {
     return false;
   }
   page_entry& e = index_.entry(id);
-  const std::uint64_t expires = (std::uint64_t{e.expires_high} << 32) | e.expires_low;
-  const std::uint64_t wanted = o.item.expires_us / 16 + (o.item.expires_us % 16 != 0 ? 1 : 0);
   const page_origin& origin = index_.origin_of(id);
   if (origin.owner != o.item.owner || origin.name_space != o.item.identity->name_space ||
-      expires != wanted ||
+      e.expires_us() != page_entry::kept_expiry(o.item.expires_us) ||
       e.bytes() != record_bytes(o.item.identity->tokens.size(), o.item.slices)) {
     return false;
   }
@@ -273,7 +272,7 @@ segment_core::staged segment_core::open_segment(std::uint64_t now_us) {
   s.first_generation = ++generation_;
   s.last_generation = generation_;
   s.durable_generation = generation_;
-  s.stamp = now_us;
+  s.stamp = names_.wall_us();
   return staged::yes;
 }
 
@@ -380,15 +379,19 @@ segment_core::staged segment_core::stage_put(write_batch& batch,
     return batch.records.empty() ? staged::not_now : staged::batch_is_full;
   }
   const entry_place place = place_next(batch, bytes, static_cast<std::uint32_t>(header_bytes));
-  encode_record_header({.type = record_type::page,
-                        .key = item.key,
-                        .owner = item.owner,
-                        .expires_us = item.expires_us,
-                        .generation = generation_,
-                        .place = {segments_[batch.slot].file, place.offset()}},
-                       *item.identity,
-                       sums_,
-                       header.first(header_bytes));
+  // The page may outlive this clock: what is written down is the other one's time.
+  const std::uint64_t wall_us = item.expires_us != 0 ? names_.wall_us() : 0;
+  encode_record_header(
+      {.type = record_type::page,
+       .key = item.key,
+       .owner = item.owner,
+       .expires_us = item.expires_us != 0 ? by_other_clock(item.expires_us, now_us, wall_us) : 0,
+       .generation = generation_,
+       .place = {segments_[batch.slot].file, place.offset()},
+       .stamp = wall_us},
+      *item.identity,
+      sums_,
+      header.first(header_bytes));
   batch.records.push_back(
       {written_record::source::operation, id, place, item.identity->name_space});
   return staged::yes;
@@ -505,7 +508,7 @@ void segment_core::batch_ended(std::uint32_t id, int error, std::uint64_t now_us
 void segment_core::record_written(const write_batch& batch,
                                   const written_record& r,
                                   std::uint64_t now_us) {
-  segments_[batch.slot].is_dirty = true;
+  mark_dirty(batch.slot);
   if (r.from == written_record::source::carry) {
     return carried_to(r.id, r.place);
   }
@@ -574,10 +577,8 @@ void segment_core::trim_tenant(std::uint64_t tenant,
     trimmed_to_.emplace_back(tenant, 0);
     from = trimmed_to_.end() - 1;
   }
-  for (const std::uint16_t slot : order_) {
-    if (segments_[slot].file < from->second) {
-      continue;
-    }
+  for (auto at = order_from(from->second); at != order_.end(); ++at) {
+    const std::uint16_t slot = *at;
     scratch_.clear();
     for (entry_id id = index_.first_of(slot); id != null_entry;
          id = index_.entry(id).next_in_segment) {

@@ -8,18 +8,20 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <new>
 
 namespace oriel::detail {
 namespace {
 
 struct snapshot_header {
-  char magic[8] = {'O', 'r', 'i', 'e', 'l', 'I', 'x', '1'};
+  char magic[8] = {'O', 'r', 'i', 'e', 'l', 'I', 'x', '2'};
   std::uint64_t generation = 0;
+  std::uint64_t wall_us = 0;
   std::uint64_t segments = 0, origins = 0, entries = 0;
 };
 static_assert(sizeof(snapshot_segment) == 32 && sizeof(snapshot_origin) == 48 &&
-              sizeof(snapshot_entry) == 48 && sizeof(snapshot_header) == 40);
+              sizeof(snapshot_entry) == 48 && sizeof(snapshot_header) == 48);
 
 /// Writes values at `to` and returns the byte behind them.
 template <class T>
@@ -41,9 +43,15 @@ void take(std::span<const std::byte>& from, std::uint64_t count, std::vector<T>&
 
 }  // namespace
 
+const snapshot_segment* segment_snapshot::segment_of(std::uint32_t file) const noexcept {
+  const auto at = std::ranges::lower_bound(segments, file, {}, &snapshot_segment::file);
+  return at != segments.end() && at->file == file ? &*at : nullptr;
+}
+
 std::vector<std::byte> encode_snapshot(const segment_snapshot& snapshot) {
   snapshot_header header;
   header.generation = snapshot.generation;
+  header.wall_us = snapshot.wall_us;
   header.segments = snapshot.segments.size();
   header.origins = snapshot.origins.size();
   header.entries = snapshot.entries.size();
@@ -82,12 +90,16 @@ bool decode_snapshot(std::span<const std::byte> bytes, segment_snapshot& snapsho
     return false;
   }
   snapshot.generation = header.generation;
+  snapshot.wall_us = header.wall_us;
   take(bytes, header.segments, snapshot.segments);
   take(bytes, header.origins, snapshot.origins);
   take(bytes, header.entries, snapshot.entries);
-  return std::ranges::all_of(snapshot.entries, [&](const snapshot_entry& e) {
-    return e.segment < snapshot.segments.size() && e.origin < snapshot.origins.size();
-  });
+  return std::ranges::adjacent_find(snapshot.segments,
+                                    std::ranges::greater_equal(),
+                                    &snapshot_segment::file) == snapshot.segments.end() &&
+         std::ranges::all_of(snapshot.entries, [&](const snapshot_entry& e) {
+           return e.segment < snapshot.segments.size() && e.origin < snapshot.origins.size();
+         });
 }
 
 void segment_scan::aligned_delete::operator()(std::byte* p) const noexcept {

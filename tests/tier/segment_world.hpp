@@ -130,7 +130,11 @@ class page_buffer {
   std::vector<std::span<std::byte>> slices_;
 };
 
-using sim_store = segment_store<sim_disk>;
+class sim_store : public segment_store<sim_disk, sim_wall> {
+ public:
+  explicit sim_store(sim_disk& disk, const segment_store_options& options = {})
+      : segment_store(disk, options, sim_wall(disk)) {}
+};
 
 inline segment_store_options tiny_options(std::uint64_t segments = 8,
                                           std::uint64_t segment_bytes = 65'536) {

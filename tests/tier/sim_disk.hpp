@@ -14,6 +14,7 @@
 #pragma once
 
 #include <oriel/tier/segment_disk.hpp>
+#include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
 #include <array>
@@ -195,6 +196,13 @@ class sim_disk {
   }
   void revive() { is_dead_ = false; }
   void pass(std::uint64_t us) { now_us_ += us; }
+  /// The clock begins again, the wall clock goes on. @pre nothing is in flight
+  void reboot(std::uint64_t now_us = 0) {
+    wall_ahead_us_ += now_us_ - now_us;
+    now_us_ = now_us;
+  }
+  [[nodiscard]] std::uint64_t wall_us() const noexcept { return now_us() + wall_ahead_us_; }
+  void set_wall(std::uint64_t us) { wall_ahead_us_ = us - now_us(); }
 
   // For tests that do it themselves.
   [[nodiscard]] std::vector<std::byte>& image(std::uint32_t file) {
@@ -391,6 +399,7 @@ class sim_disk {
   std::uint64_t random_;
   std::uint64_t latency_us_max_;
   std::uint64_t now_us_ = 1'000'000;
+  std::uint64_t wall_ahead_us_ = 1'790'000'000'000'000;
   std::uint64_t sequence_ = 0;
   bool is_dead_ = false;
   std::map<std::uint32_t, file_state> files_, removed_;
@@ -400,5 +409,17 @@ class sim_disk {
 };
 
 static_assert(oriel::segment_disk<sim_disk>);
+
+/// The wall clock of the machine that the disk is in.
+class sim_wall {
+ public:
+  explicit sim_wall(const sim_disk& disk) : disk_(&disk) {}
+  [[nodiscard]] std::uint64_t now_us() const noexcept { return disk_->wall_us(); }
+
+ private:
+  const sim_disk* disk_;
+};
+
+static_assert(oriel::wall_clock<sim_wall>);
 
 }  // namespace oriel_test

@@ -219,13 +219,13 @@ std::vector<oriel::tier> tier_world::make_tiers() {
     }
   }
   if (sizes_.disk.is_there) {
-    using store = watched_store<oriel::segment_store<oriel_test::sim_disk>>;
+    using store = watched_store<oriel::segment_store<oriel_test::sim_disk, oriel_test::sim_wall>>;
     disk_book_->is_dead = false;
     disk_.revive();
-    tiers.push_back(
-        {.store = oriel::any_store(std::make_unique<store>(disk_book_, disk_, sizes_.segments)),
-         .role = oriel::tier_role::disk,
-         .writes = sizes_.disk.writes});
+    tiers.push_back({.store = oriel::any_store(std::make_unique<store>(
+                         disk_book_, disk_, sizes_.segments, oriel_test::sim_wall(disk_))),
+                     .role = oriel::tier_role::disk,
+                     .writes = sizes_.disk.writes});
     books_.push_back(disk_book_);
     tally_.faults[38] += sizes_.segments.initial_generation > 1'000;
   }

@@ -61,7 +61,9 @@ struct tier_book {
   /// Would a get that is sent now have to succeed?
   [[nodiscard]] bool must_have(const oriel::page_key& key) const {
     const page* p = find(key);
-    return p != nullptr && p->must_hit && now_us() < p->earliest_end;
+    // An index may count in coarse units, downwards, and once more at each start.
+    constexpr std::uint64_t early_us_max = 1'000;
+    return p != nullptr && p->must_hit && now_us() + early_us_max < p->earliest_end;
   }
 };
 
@@ -142,8 +144,6 @@ class watched_store {
   [[nodiscard]] oriel::store_fault last_fault() const { return store_.last_fault(); }
 
  private:
-  static constexpr std::uint64_t expiry_unit_us = 16;
-
   struct sent {
     oriel::store_item item;
     std::uint64_t number = 0, deadline_us = 0;
@@ -197,10 +197,7 @@ class watched_store {
       p.may_hit = true;
     } else if (item.op == oriel::store_op::get || item.op == oriel::store_op::exists) {
       const tier_book::page* p = book_->find(item.key);
-      // An index may count in coarse units; what a get brings is compared with its record.
-      const std::uint64_t now = book_->now_us();
-      const std::uint64_t then = item.op == oriel::store_op::get ? now : now - expiry_unit_us;
-      s.may_hit = p != nullptr && p->may_hit && then < p->latest_end;
+      s.may_hit = p != nullptr && p->may_hit && book_->now_us() < p->latest_end;
       s.must_hit = book_->must_have(item.key);
       if (item.op == oriel::store_op::get) {
         book_->on_get(item);

@@ -68,10 +68,16 @@ struct record_fields {
   record_type type = record_type::page;
   page_key key;
   page_owner owner = {};
-  std::uint64_t expires_us = 0;  ///< 0: never
+  std::uint64_t expires_us = 0;  ///< by the wall clock; 0: never
   std::uint64_t generation = 0;
   record_place place = no_place;
-  std::uint64_t stamp = 0;
+  std::uint64_t stamp = 0;  ///< when it was written, by the wall clock; 0: nobody needs to know
+
+  /// Is the page over? Also if it was written later than now: the wall clock went back since, and
+  /// nobody knows how far. So none lives longer than it was meant to when it was written.
+  [[nodiscard]] bool is_over(std::uint64_t wall_us) const noexcept {
+    return expires_us != 0 && (expires_us <= wall_us || stamp > wall_us);
+  }
 };
 
 enum class record_verdict : std::uint8_t {

@@ -16,6 +16,7 @@
 #include <oriel/tier/kv_store.hpp>
 #include <oriel/tier/segment_disk.hpp>
 #include <oriel/tier/segment_options.hpp>
+#include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
 #include <array>
@@ -41,18 +42,29 @@ namespace oriel {
 ///    drops what was not known durable, and a `sync` ends `failed`.
 ///  - used_bytes counts the records that the index knows; the files never exceed capacity_bytes.
 ///
-/// @tparam Disk  must outlive the store; nobody else may use it meanwhile
+///  - Expiries are written down as wall-clock time, so that they hold over a restart of the machine
+///    and on another one. While the store is open its own clock decides. A wall clock that jumps
+///    ends pages too early at worst, or after the next start too late by as much as it went back,
+///    but never later after it than they were meant to live when they were written.
+///
+/// @tparam Disk  must outlive the store; nobody else may use it meanwhile. Its clock is the store's
+/// @tparam Wall  the wall clock
 /// *Thread safety*: none; one thread drives it (store_thread). *Memory*: at most 64 bytes of index
 /// a page; nothing is allocated for an operation once queues have grown.
-template <segment_disk Disk>
+template <segment_disk Disk, wall_clock Wall = realtime_clock>
 class segment_store {
  public:
   /// Reads what is on the disk: O(records), blocking. 4 KiB are read for each record, all of a
   /// segment where it is damaged.
   /// @throws std::invalid_argument for options that cannot work; std::runtime_error if the disk
   ///         does not list its files; std::bad_alloc
-  explicit segment_store(Disk& disk, const segment_store_options& options = {})
-      : disk_(disk), names_(disk), core_(options, names_), saves_snapshot_(options.saves_snapshot) {
+  explicit segment_store(Disk& disk,
+                         const segment_store_options& options = {},
+                         const Wall& wall = Wall())
+      : disk_(disk),
+        names_(disk, wall),
+        core_(options, names_),
+        saves_snapshot_(options.saves_snapshot) {
     const result<std::vector<disk_file>> files = disk_.list();
     if (!files) {
       throw std::runtime_error("segment_store: the disk does not list its files");
@@ -118,7 +130,7 @@ class segment_store {
   [[nodiscard]] segment_store_state state() const noexcept { return core_.state(); }
   /// Writes the index down, as a hint that makes the next start faster. Blocks. O(pages).
   [[nodiscard]] status save_snapshot() {
-    return disk_.write_small(snapshot_name, core_.snapshot());
+    return disk_.write_small(snapshot_name, core_.snapshot(disk_.now_us()));
   }
   /// Do the counters agree with the index? O(pages); for tests.
   [[nodiscard]] bool is_consistent() const { return core_.is_consistent(); }
@@ -128,16 +140,18 @@ class segment_store {
 
   class disk_names final : public detail::segment_names {
    public:
-    explicit disk_names(Disk& disk) noexcept : disk_(disk) {}
+    disk_names(Disk& disk, const Wall& wall) : disk_(disk), wall_(wall) {}
     status create(std::uint32_t file, std::uint64_t bytes) override {
       return disk_.create(file, bytes);
     }
     status remove(std::uint32_t file) override { return disk_.remove(file); }
     status sync_names() override { return disk_.sync_names(); }
     std::string where(std::uint32_t file) const override { return disk_.where(file); }
+    std::uint64_t wall_us() const noexcept override { return wall_.now_us(); }
 
    private:
     Disk& disk_;
+    [[no_unique_address]] Wall wall_;
   };
 
   /// Hands over what the disk has room for.

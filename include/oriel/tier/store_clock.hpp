@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// `store_clock`: the clock by which a store counts deadlines and expiries. Simulations bring one
-/// that they turn themselves.
+/// `store_clock`: the clock by which a store counts deadlines and expiries. `wall_clock`: the one
+/// by which expiries are written down where pages outlive the machine's uptime. Simulations bring
+/// clocks that they turn themselves.
 #pragma once
 
 #include <concepts>
@@ -24,5 +25,29 @@ struct monotonic_clock {
 };
 
 static_assert(store_clock<monotonic_clock>);
+
+/// `now_us()` is microseconds since 1970 (UTC), and may jump, forward and back. A copy shows the
+/// same time.
+template <class C>
+concept wall_clock = std::copyable<C> && requires(const C& c) {
+  { c.now_us() }
+  noexcept->std::same_as<std::uint64_t>;
+};
+
+/// CLOCK_REALTIME; 0 before 1970.
+struct realtime_clock {
+  [[nodiscard]] std::uint64_t now_us() const noexcept;
+};
+
+static_assert(wall_clock<realtime_clock>);
+
+/// What another clock, which shows `other_now_us` when this one shows `now_us`, will show at this
+/// one's `at_us`. What is past is now; never wraps.
+[[nodiscard]] constexpr std::uint64_t by_other_clock(std::uint64_t at_us,
+                                                     std::uint64_t now_us,
+                                                     std::uint64_t other_now_us) noexcept {
+  const std::uint64_t left_us = at_us > now_us ? at_us - now_us : 0;
+  return left_us > ~other_now_us ? ~std::uint64_t{0} : other_now_us + left_us;
+}
 
 }  // namespace oriel

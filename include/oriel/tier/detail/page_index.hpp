@@ -49,7 +49,7 @@ struct page_entry {
   entry_id next_in_bucket;
   entry_id next_in_segment, previous_in_segment;
   std::uint32_t used_ms;      // last use, now_us >> 10, wraps
-  std::uint32_t expires_low;  // expiry / 16 us, rounded up; 0: never
+  std::uint32_t expires_low;  // expiry / 16 us, rounded down, by the store's clock; 0: never
   std::uint16_t expires_high;
   std::uint16_t slot;
   std::uint16_t blocks;
@@ -65,10 +65,17 @@ struct page_entry {
   [[nodiscard]] std::uint64_t bytes() const noexcept {
     return std::uint64_t{blocks} * record_alignment_bytes;
   }
-  /// Advisory within 16 us; the record has the exact time.
+  /// Up to 16 us early; 0: never.
+  [[nodiscard]] std::uint64_t expires_us() const noexcept {
+    return ((std::uint64_t{expires_high} << 32) | expires_low) * 16;
+  }
   [[nodiscard]] bool is_expired(std::uint64_t now_us) const noexcept {
-    const std::uint64_t expires = (std::uint64_t{expires_high} << 32) | expires_low;
-    return expires != 0 && expires * 16 <= now_us;
+    return expires_us() != 0 && expires_us() <= now_us;
+  }
+  /// What expires_us() makes of a time: never 0 of one that is not, and never a wrapped one.
+  [[nodiscard]] static std::uint64_t kept_expiry(std::uint64_t us) noexcept {
+    constexpr std::uint64_t most = (std::uint64_t{1} << 52) - 16;  // 142 years after the start
+    return us == 0 ? 0 : us < 16 ? 16 : us > most ? most : us / 16 * 16;
   }
 };
 static_assert(sizeof(page_entry) == 56, "the budget is 64 bytes a page, buckets included");
@@ -89,7 +96,7 @@ struct entry_spec {
   entry_place place;
   page_owner owner;
   page_digest name_space;
-  std::uint64_t expires_us = 0;
+  std::uint64_t expires_us = 0;  ///< by the store's clock; 0: never
   std::uint64_t now_us = 0;
 };
 

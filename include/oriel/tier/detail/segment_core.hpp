@@ -29,7 +29,7 @@ class segment_core {
             std::uint64_t now_us);
   [[nodiscard]] bool is_recovering() const noexcept { return scan_ != nullptr; }
   /// The index as bytes for the next open.
-  [[nodiscard]] std::vector<std::byte> snapshot() const;
+  [[nodiscard]] std::vector<std::byte> snapshot(std::uint64_t now_us) const;
 
   std::size_t submit(std::span<const store_item> items,
                      std::uint64_t deadline_us,
@@ -130,8 +130,9 @@ class segment_core {
   void trim_tenant(std::uint64_t tenant, std::uint64_t need_bytes, std::uint64_t now_us);
 
   // Syncs and reclaim: segment_core_reclaim.cpp.
+  void mark_dirty(std::uint16_t slot);
   void start_sync(std::uint32_t id);
-  [[nodiscard]] std::uint64_t request_sync(std::uint16_t slot) noexcept;
+  [[nodiscard]] std::uint64_t request_sync(std::uint16_t slot);
   void wait_for_sync(std::uint16_t slot, std::uint64_t need, std::uint32_t id);
   void pump_syncs();
   void sync_ended(std::uint16_t slot, int error, std::uint64_t now_us);
@@ -165,6 +166,9 @@ class segment_core {
   void apply_tombstones();
   void finish_recovery(std::uint64_t now_us);
   [[nodiscard]] std::uint16_t add_segment(std::uint32_t file);
+  /// The first place in order_ of a file that is not older.
+  [[nodiscard]] std::vector<std::uint16_t>::const_iterator order_from(
+      std::uint32_t file) const noexcept;
 
   segment_store_options options_;
   segment_names& names_;
@@ -172,7 +176,12 @@ class segment_core {
   bounce_pool bounce_;
 
   std::vector<segment_state> segments_;  // [slots], never moves: pins point into it
-  std::vector<std::uint16_t> order_;     // slots in use, oldest first
+  std::vector<std::uint16_t> order_;     // slots in use, oldest first: ascending files
+  std::vector<std::uint16_t> free_slots_;
+  // No progress may walk all segments: there are thousands.
+  std::vector<std::uint16_t>
+      unsynced_;                       // dirty, or with a sync under way; others may be among them
+  std::vector<std::uint16_t> wanted_;  // want a sync; others may be among them
   std::uint16_t head_ = null_slot;
   std::uint32_t next_file_ = 0;
   std::uint64_t generation_ = 0;  // of the youngest record
@@ -194,7 +203,6 @@ class segment_core {
   std::vector<carried_record> carries_;
   std::vector<std::uint32_t> carries_ready_;
   reclaim_state reclaim_;
-  std::vector<sync_wait> sync_waits_;
   std::vector<std::pair<std::uint64_t, std::uint32_t>>
       trimmed_to_;  // tenant: first file to look at
   std::vector<survivor> scratch_;

@@ -23,7 +23,7 @@ namespace oriel::detail {
 inline constexpr std::uint32_t null_id = 0xFFFF'FFFFu;
 inline constexpr std::uint16_t null_slot = 0xFFFFu;
 
-/// The names of a disk's files; off the hot path, so virtual.
+/// The names of a disk's files, and the wall clock; off the hot path, so virtual.
 class segment_names {
  public:
   virtual ~segment_names() = default;
@@ -31,6 +31,13 @@ class segment_names {
   virtual status remove(std::uint32_t file) = 0;
   virtual status sync_names() = 0;
   virtual std::string where(std::uint32_t file) const = 0;
+  virtual std::uint64_t wall_us() const noexcept = 0;
+};
+
+/// Somebody who waits for a segment's sync number `need`.
+struct sync_wait {
+  std::uint64_t need = 0;
+  std::uint32_t operation = null_id;  // null_id: the reclaim
 };
 
 struct segment_state {
@@ -43,8 +50,9 @@ struct segment_state {
   std::uint64_t last_generation = 0;
   std::uint32_t pins = 0;
   std::uint64_t syncs_started = 0, syncs_done = 0;
-  bool is_used = false;
-  bool is_dirty = false;  // something was acknowledged since the last sync started
+  std::vector<sync_wait> waits;
+  bool is_dirty = false;   // something was acknowledged since the last sync started
+  bool is_listed = false;  // in unsynced_
   bool wants_sync = false;
   bool is_syncing = false;
   bool is_broken = false;  // a sync failed: what is not durable is not trusted
@@ -116,7 +124,8 @@ struct operation {
   segment_pin pin;
   entry_place place;
   std::uint64_t generation = 0;
-  std::uint64_t slices_at = 0;  // of the record: where the slices were read from; 0: not yet
+  std::uint64_t expires_us = 0;  // by the store's clock; 0: never
+  std::uint64_t slices_at = 0;   // of the record: where the slices were read from; 0: not yet
   std::span<std::byte> header = {};
   std::vector<std::span<std::byte>> parts;
   std::vector<bounced_slice> bounced;
@@ -212,13 +221,6 @@ struct recovery {
   std::vector<contest> contests;
   std::vector<std::uint32_t> to_judge;  // contests
   std::uint32_t in_flight = 0;
-};
-
-/// Somebody who waits for a segment's sync number `need`.
-struct sync_wait {
-  std::uint16_t slot = null_slot;
-  std::uint64_t need = 0;
-  std::uint32_t operation = null_id;  // null_id: the reclaim
 };
 
 }  // namespace oriel::detail

@@ -34,7 +34,7 @@ struct snapshot_entry {
   std::uint32_t origin = 0;   ///< index into origins
   std::uint32_t offset_blocks = 0;
   std::uint32_t generation_low = 0;
-  std::uint64_t expires_us = 0;
+  std::uint64_t expires_us = 0;  ///< by the wall clock; 0: never
   std::uint16_t blocks = 0;
   std::uint8_t pool = 0;
   std::uint8_t header_blocks = 1;
@@ -44,13 +44,18 @@ struct snapshot_entry {
 /// All of an index. Encoded: magic, version, counts, the three arrays, CRC32C of it all.
 struct segment_snapshot {
   std::uint64_t generation = 0;
-  std::vector<snapshot_segment> segments;
+  std::uint64_t wall_us = 0;               ///< when it was taken
+  std::vector<snapshot_segment> segments;  ///< by ascending file
   std::vector<snapshot_origin> origins;
   std::vector<snapshot_entry> entries;
+
+  /// Or nullptr. O(log segments).
+  [[nodiscard]] const snapshot_segment* segment_of(std::uint32_t file) const noexcept;
 };
 
 [[nodiscard]] std::vector<std::byte> encode_snapshot(const segment_snapshot& snapshot);
-/// False for anything that is not whole: lengths are checked before memory is asked for.
+/// False for anything that is not whole or in order: lengths are checked before memory is asked
+/// for.
 [[nodiscard]] bool decode_snapshot(std::span<const std::byte> bytes, segment_snapshot& snapshot);
 
 struct scanned_file {

@@ -144,8 +144,8 @@ class prefix_reuse {
  private:
   void name_pages(std::span<const token_id> tokens, tier_names& names) const;
   /// Evicted pages that only tiers hold, until they have copied them.
-  [[nodiscard]] std::span<const std::uint32_t> coming() const noexcept {
-    return tiers_ ? tiers_->leaving() : std::span<const std::uint32_t>();
+  [[nodiscard]] leaving_pages coming() const noexcept {
+    return tiers_ ? tiers_->leaving() : leaving_pages{};
   }
   /// Pages that tiers still copy, or write to for a fetch that is over, come free when they answer.
   template <class MakeRoom>

@@ -60,7 +60,7 @@ struct nothing_below {
     /// evicted.
     template <class MakeRoom>
     bool retry(MakeRoom&& make_room) {
-      return make_room(std::span<const std::uint32_t>());
+      return make_room(leaving_pages{});
     }
     /// The sequence has computed rows from `from` on; publish() gives them to the tree.
     template <class Sequence, class Publish>
@@ -243,7 +243,7 @@ class session_cache {
     }
     const admission wanted{.tokens_now = lent.length, .tokens_max = prompt, .prefix = lent};
     std::vector<std::uint32_t> missing(pools_.pools());
-    if (!below_.retry([&](auto coming) {
+    if (!below_.retry([&](const leaving_pages& coming) {
           return make_room(tree_, pools_, wanted, missing, now_us, coming);
         })) {
       return failure{errc::out_of_pages, 0, "a window pool cannot serve one request"};
@@ -257,7 +257,7 @@ class session_cache {
       if (kv->healing()) {
         rows = std::min(rows, kv->lent_tokens() - kv->length());  // What it heals is published.
       }
-      if (!below_.retry([&](auto coming) {
+      if (!below_.retry([&](const leaving_pages& coming) {
             return make_room(tree_, pools_, *kv, kv->length() + rows, missing, now_us, coming);
           })) {
         return failure{errc::out_of_pages, 0, "the pools cannot serve one request"};

@@ -230,9 +230,13 @@ struct tiers_below {
     }
 
     void evict_down_to(std::uint32_t pages, std::uint64_t now_us) {
-      if (tree_.full_pages() > pages) {
-        tree_.evict_full(tree_.full_pages() - pages, now_us);
+      while (tree_.full_pages() > pages) {
+        const std::uint32_t before = tree_.full_pages();
+        tree_.evict_full(std::min(before - pages, tiers_.leaving().at_once), now_us);
         settle();
+        if (tree_.full_pages() == before) {
+          return;  // All that is left is leased.
+        }
       }
     }
 

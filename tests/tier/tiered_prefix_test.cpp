@@ -148,16 +148,43 @@ TEST_CASE("an eviction hands a few pages to write-back tiers, not the whole cach
   const std::uint32_t windows = w.tree.window_pages(0);
   CHECK(w.tree.evict_full(3, ticking_us()).full == 3);  // No more than that, and none is lost.
   CHECK(w.tree.full_pages() == 200 - 3);
-  CHECK(w.tiers->leaving()[0] == 3);
+  CHECK(w.tiers->leaving().pages[0] == 3);
   CHECK(w.tiers->copies_under_way() == 3 + (windows - w.tree.window_pages(0)));
   w.tiers->finish(no_deadline);
-  CHECK(w.tiers->leaving()[0] == 0);
-  CHECK(w.tiers->leaving()[1] == 0);
+  CHECK(w.tiers->leaving().pages[0] == 0);
+  CHECK(w.tiers->leaving().pages[1] == 0);
   CHECK(w.tiers->counters().dropped_copies == 0);
   const std::size_t written = kept[0]->pages.size();
   w.tree.drop(w.space);  // What is dropped is not written any more.
   w.tiers->finish(no_deadline);
   CHECK(kept[0]->pages.size() == written);
+}
+
+TEST_CASE("an eviction of more than may be copied goes step by step, and loses none", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept,
+          {.writes = {placement::write_back},
+           .faults = {.turns_max = 6},
+           .limits = {.copies_max = 16},
+           .pages = 256});
+  w.compute(tokens_of(200 * page));
+  std::vector<std::uint32_t> missing{250, 1};
+  std::uint32_t rounds = 0;
+  for (; !make_room(w.tree,
+                    w.pools,
+                    std::span<const std::uint32_t>(missing),
+                    ticking_us(),
+                    w.tiers->leaving());
+       ++rounds) {
+    REQUIRE(w.tiers->copies_under_way() != 0);
+    REQUIRE(w.tiers->copies_under_way() <= 16);
+    w.tiers->turn();
+  }
+  CHECK(rounds > 30);
+  w.tiers->finish(no_deadline);
+  CHECK(w.tiers->counters().dropped_copies == 0);
+  CHECK(pages_of(*kept[0], 0) == 200 - w.tree.full_pages());
+  CHECK(w.tree.full_pages() == 6);  // No more than was asked for.
 }
 
 TEST_CASE("a late fetch gives what came in time", "[tier]") {

@@ -41,9 +41,9 @@ struct cache_event {
 
 /// Takes events, in the thread that changes the cache; it must not call back. If `enabled` is false
 /// none are made and no hashes are needed. A sink that takes references may have
-/// `bool lets_go_soon(pool, page) noexcept`: asked when the cache let go of a page that others hold,
-/// it says whether that is the sink alone, for a while; then an eviction counts the page as freed.
-/// Who stands between the cache and such a sink hands that question on too.
+/// `bool lets_go_soon(pool, page) noexcept`: asked when the cache let go of a page that others
+/// hold, it says whether that is the sink alone, for a while; then an eviction counts the page as
+/// freed. Who stands between the cache and such a sink hands that question on too.
 // clang-format off
 template <class S>
 concept event_sink = requires(S& s, const cache_event& event) {

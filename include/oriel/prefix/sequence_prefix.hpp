@@ -165,20 +165,27 @@ publish_outcome publish_sequence(Cache& cache,
   return outcome;
 }
 
+/// What an eviction hands over to listeners that copy it (events.hpp). Default: nobody does.
+struct leaving_pages {
+  std::span<const std::uint32_t> pages = {};  ///< [pools] that come free when they are copied
+  std::uint32_t at_once = ~std::uint32_t{0};  ///< of each pool, that may be evicted now
+};
+
 /// Evicts until `missing[pool]` pages are allocatable in every pool. Returns false without evicting
 /// if the cache has too few that nobody leases; and false after evicting them if others still hold
 /// references to some: again when those have let go. O(pages freed).
 /// @param missing  [pools]
-/// @param coming   [pools], or none: pages that come free by themselves, of those evicted before
+/// @param coming   pages that come free by themselves, of those evicted before, and how many may be
+///                 handed over at once
 template <prefix_cache Cache, class Pools>
 [[nodiscard]] bool make_room(Cache& cache,
                              const Pools& pools,
                              std::span<const std::uint32_t> missing,
                              std::uint64_t now_us,
-                             std::span<const std::uint32_t> coming = {}) noexcept {
+                             const leaving_pages& coming = {}) noexcept {
   const auto available = [&](std::uint32_t pool) { return pools.pool(pool_id{pool}).available(); };
   const auto short_by = [&](std::uint32_t pool) {
-    const std::uint32_t there = available(pool) + (coming.empty() ? 0 : coming[pool]);
+    const std::uint32_t there = available(pool) + (coming.pages.empty() ? 0 : coming.pages[pool]);
     return missing[pool] - std::min(missing[pool], there);
   };
   if (short_by(0) > cache.evictable_full_pages()) {
@@ -189,9 +196,9 @@ template <prefix_cache Cache, class Pools>
       return false;
     }
   }
-  cache.evict_full(short_by(0), now_us);
+  cache.evict_full(std::min(short_by(0), coming.at_once), now_us);
   for (std::uint32_t pool = 1; pool < missing.size(); ++pool) {
-    cache.evict_window(pool - 1, short_by(pool));
+    cache.evict_window(pool - 1, std::min(short_by(pool), coming.at_once));
   }
   for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
     if (missing[pool] > available(pool)) {
@@ -208,7 +215,7 @@ template <prefix_cache Cache, class Pools>
                              const admission& wanted,
                              std::span<std::uint32_t> missing,
                              std::uint64_t now_us,
-                             std::span<const std::uint32_t> coming = {}) noexcept {
+                             const leaving_pages& coming = {}) noexcept {
   for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
     missing[pool] = pools.missing_pages(pool_id{pool}, wanted);
   }
@@ -223,7 +230,7 @@ template <prefix_cache Cache, class Pools, class Pool>
                              std::uint32_t tokens,
                              std::span<std::uint32_t> missing,
                              std::uint64_t now_us,
-                             std::span<const std::uint32_t> coming = {}) noexcept {
+                             const leaving_pages& coming = {}) noexcept {
   for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
     missing[pool] = kv.missing_pages(pool_id{pool}, tokens);
   }

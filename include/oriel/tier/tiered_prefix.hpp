@@ -153,9 +153,9 @@ class tiered_prefix {
     return copies_.lets_go_soon(pool, page);
   }
   /// Evicted pages that come free when their copies end: who makes room need not evict others for
-  /// them. [pools]
-  [[nodiscard]] std::span<const std::uint32_t> leaving() const noexcept {
-    return copies_.leaving();
+  /// them. With tiers that write back no more are evicted at once than may be copied.
+  [[nodiscard]] leaving_pages leaving() const noexcept {
+    return copies_.leaving(/*hands_over=*/back_ != 0);
   }
 
   /// A request resumes on these pages. O(pages). @throws std::bad_alloc
@@ -237,6 +237,7 @@ class tiered_prefix {
                           pools_,
                           queues_,
                           copies_,
+                          back_ != 0,
                           model_,
                           limits_,
                           least_rates_,

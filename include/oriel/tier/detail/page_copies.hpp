@@ -8,8 +8,10 @@
 #include <oriel/kv/page_layout.hpp>
 #include <oriel/kv/pool_plan.hpp>
 #include <oriel/prefix/events.hpp>
+#include <oriel/prefix/sequence_prefix.hpp>
 #include <oriel/tier/detail/tier_queues.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -150,8 +152,16 @@ class page_copies {
     }
     return h.copies != 0 && !ORIEL_MUTANT(leaving_page_is_not_counted);
   }
-  /// Pages that come free when their copies end. [pools]
-  [[nodiscard]] std::span<const std::uint32_t> leaving() const noexcept { return leaving_; }
+  /// Pages that come free when their copies end.
+  /// @param hands_over  evictions do: with a full page go its windows, so each pool has its share
+  [[nodiscard]] leaving_pages leaving(bool hands_over) const noexcept {
+    const auto pools = 2 * static_cast<std::uint32_t>(leaving_.size());
+    const std::uint32_t room = limits_.copies_max - std::min(limits_.copies_max, under_way_);
+    return {.pages = leaving_,
+            .at_once = !hands_over       ? ~std::uint32_t{0}
+                       : under_way_ == 0 ? std::max(1u, room / pools)
+                                         : room / pools};
+  }
   /// Copies under way.
   [[nodiscard]] std::uint32_t under_way() const noexcept { return under_way_; }
 

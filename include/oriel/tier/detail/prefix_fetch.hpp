@@ -59,6 +59,7 @@ class prefix_fetch {
                Pools& pools,
                tier_queues& queues,
                const page_copies<Pools>& copies,
+               bool hands_over,
                const fetch_model& model,
                const tier_limits& limits,
                std::span<const double> least_rates,
@@ -69,6 +70,7 @@ class prefix_fetch {
         pools_(pools),
         queues_(queues),
         copies_(copies),
+        hands_over_(hands_over),
         model_(model),
         limits_(limits),
         least_rates_(least_rates),
@@ -392,13 +394,12 @@ class prefix_fetch {
       missing[kind + 1] = plan_.windows[kind].end - plan_.windows[kind].first;
     }
     const std::uint64_t now_us = limits_.now_us();
-    if (make_room(cache_, pools_, missing, now_us, copies_.leaving())) {
+    if (make_room(cache_, pools_, missing, now_us, copies_.leaving(hands_over_))) {
       state_ = state::moving;
       if (arriving_.take(plan_)) {
         ask_for_pages();
       }
-    } else if (now_us >= look_until_us_ ||
-               std::ranges::count(copies_.leaving(), 0u) == std::ssize(copies_.leaving())) {
+    } else if (now_us >= look_until_us_ || copies_.under_way() == 0) {
       state_ = state::moving;  // It does without.
     }
   }
@@ -452,6 +453,7 @@ class prefix_fetch {
   Pools& pools_;
   tier_queues& queues_;
   const page_copies<Pools>& copies_;
+  bool hands_over_;  // evictions do, to tiers that write back
   const fetch_model& model_;
   const tier_limits& limits_;
   std::span<const double> least_rates_;  // [tiers] bytes/s

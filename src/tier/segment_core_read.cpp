@@ -186,8 +186,8 @@ void segment_core::forget_version(const operation& o) noexcept {
   }
 }
 
-/// Some of what the disk has read, at least one record: the next reads are on their way meanwhile, and
-/// the caller gets the first pages before the last are summed.
+/// Some of what the disk has read, at least one record: the next reads are on their way meanwhile,
+/// and the caller gets the first pages before the last are summed.
 void segment_core::judge_arrived(std::uint64_t now_us) {
   constexpr std::uint64_t bytes_max = std::uint64_t{512} << 10;
   for (std::uint64_t bytes = 0; !arrived_.is_empty() && bytes < bytes_max;) {

@@ -80,8 +80,7 @@ ORIEL_TREE_TEMPLATE
 bool ORIEL_TREE::give_back(std::uint32_t pool, page_handle page) noexcept {
   const std::uint32_t before = pools_[pool].available();
   pools_[pool].release(std::span(&page, 1));
-  bool is_free =
-      pools_[pool].available() != before || ORIEL_MUTANT(freed_counts_what_others_hold);
+  bool is_free = pools_[pool].available() != before || ORIEL_MUTANT(freed_counts_what_others_hold);
   if constexpr (requires { events_.lets_go_soon(pool, page); }) {
     is_free = is_free || events_.lets_go_soon(pool, page);
   }

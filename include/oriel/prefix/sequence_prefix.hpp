@@ -167,8 +167,9 @@ publish_outcome publish_sequence(Cache& cache,
 
 /// What an eviction hands over to listeners that copy it (events.hpp). Default: nobody does.
 struct leaving_pages {
-  std::span<const std::uint32_t> pages = {};  ///< [pools] that come free when they are copied
-  std::uint32_t at_once = ~std::uint32_t{0};  ///< of each pool, that may be evicted now
+  /// That come free when they are copied; the eviction itself adds to them. [pools], or none
+  std::span<const std::uint32_t> pages = {};
+  std::uint32_t at_once = ~std::uint32_t{0};  ///< of each pool, that may be handed over now
 };
 
 /// Evicts until `missing[pool]` pages are allocatable in every pool. Returns false without evicting
@@ -196,9 +197,20 @@ template <prefix_cache Cache, class Pools>
       return false;
     }
   }
-  cache.evict_full(std::min(short_by(0), coming.at_once), now_us);
-  for (std::uint32_t pool = 1; pool < missing.size(); ++pool) {
-    cache.evict_window(pool - 1, std::min(short_by(pool), coming.at_once));
+  const auto handed = [&](std::uint32_t pool) {
+    return coming.pages.empty() ? 0 : coming.pages[pool];
+  };
+  for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
+    const std::uint32_t before = handed(pool);
+    for (std::uint32_t left = coming.at_once; left != 0 && short_by(pool) != 0;) {
+      const std::uint32_t most = std::min(short_by(pool), left);
+      const evicted_pages gone =
+          pool == 0 ? cache.evict_full(most, now_us) : cache.evict_window(pool - 1, most);
+      if (gone == evicted_pages{}) {
+        break;
+      }
+      left = coming.at_once - std::min(coming.at_once, handed(pool) - before);
+    }
   }
   for (std::uint32_t pool = 0; pool < missing.size(); ++pool) {
     if (missing[pool] > available(pool)) {

@@ -35,6 +35,7 @@
 #include <oriel/core/mutation.hpp>
 #include <oriel/prefix/prefix_cache.hpp>
 #include <oriel/tier/detail/page_copies.hpp>
+#include <oriel/tier/detail/page_placement.hpp>
 #include <oriel/tier/detail/prefix_fetch.hpp>
 #include <oriel/tier/detail/tier_queues.hpp>
 #include <oriel/tier/tier.hpp>
@@ -51,15 +52,6 @@
 #include <vector>
 
 namespace oriel {
-
-/// Whose pages a publish brings, or a hit uses: what copies need to know besides what the tree
-/// says. It outlives the publish.
-struct tiered_sequence {
-  page_digest start;                        ///< chain_start of its namespace
-  std::span<const token_id> tokens = {};    ///< from position 0
-  std::span<const page_digest> links = {};  ///< of all whole pages that it has
-  page_owner owner = {};
-};
 
 /// @tparam Cache  a prefix tree whose events are forwarded here
 /// @tparam Pools  its dual_pool
@@ -86,22 +78,12 @@ class tiered_prefix {
         limits_(limits),
         model_(std::move(model)),
         queues_(std::move(tiers)),
-        copies_(pools_, queues_, limits_, counters_) {
+        copies_(pools_, queues_, limits_, counters_),
+        placement_(pools_, queues_, copies_, limits_, model_, counters_) {
     ORIEL_EXPECTS(queues_.tiers().size() <= 8 && limits.now_us != nullptr);
-    for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
-      const placement writes = queues_.tiers()[t].writes;
-      through_ |= writes == placement::write_through ? 1u << t : 0u;
-      selective_ |= writes == placement::selective ? 1u << t : 0u;
-      back_ |= writes == placement::write_back ? 1u << t : 0u;
-    }
     for (const tier& t : queues_.tiers()) {
       least_rates_.push_back(t.rates.bytes_per_s / 8);
     }
-    for (std::uint32_t pool = 0; pool < pools.pools(); ++pool) {
-      known_.emplace_back(pools.pool(pool_id{pool}).capacity());
-    }
-    hits_.resize(selective_ != 0 ? known_[0].size() : 0);
-    origins_.resize(back_ != 0 ? known_[0].size() : 0);
   }
   tiered_prefix(const tiered_prefix&) = delete;
   tiered_prefix& operator=(const tiered_prefix&) = delete;
@@ -142,9 +124,11 @@ class tiered_prefix {
   /// to go to those that write back.
   void on_event(const cache_event& event) noexcept {
     if (event.kind == cache_event_kind::stored) {
-      on_stored(event);
-    } else if (event.kind == cache_event_kind::removed && !event.is_drop && back_ != 0) {
-      on_removed(event);
+      const std::uint32_t has =
+          fetched_by_ == nullptr ? 0 : fetched_by_->tiers_with(event.pool, event.page);
+      placement_.on_stored(event, publishing_, has);
+    } else if (event.kind == cache_event_kind::removed && !event.is_drop) {
+      placement_.on_removed(event);
     }
   }
 
@@ -155,69 +139,26 @@ class tiered_prefix {
   /// Evicted pages that come free when their copies end: who makes room need not evict others for
   /// them. With tiers that write back no more are evicted at once than may be copied.
   [[nodiscard]] leaving_pages leaving() const noexcept {
-    return copies_.leaving(/*hands_over=*/back_ != 0);
+    return copies_.leaving(placement_.writes_back());
   }
 
-  /// A request resumes on these pages. O(pages). @throws std::bad_alloc
+  /// A request resumes on these pages: align_down, then keep_warm. O(pages). @throws std::bad_alloc
   void on_hit(const tiered_sequence& sequence, const borrowed_prefix& lent) {
-    const auto pages = static_cast<std::uint32_t>(lent.full.size());
-    for (std::uint32_t page = 0; page < pages && selective_ != 0; ++page) {
-      std::uint8_t& hits = hits_[to_index(lent.full[page].id)];
-      hits = static_cast<std::uint8_t>(std::min(hits + 1, 255));
-    }
+    placement_.count_hit(lent);
     align_down(sequence, lent);
-    keep_warm(sequence, pages);
+    keep_warm(sequence, static_cast<std::uint32_t>(lent.full.size()));
   }
 
   /// Consistency, case 1: the device has pages that a tier lacks which should have them, since it
   /// refused them, lost them, or waits for more hits. O(pages). @throws std::bad_alloc
   void align_down(const tiered_sequence& sequence, const borrowed_prefix& lent) {
-    const auto pages = static_cast<std::uint32_t>(lent.full.size());
-    const auto wanted = [&](std::uint32_t page) {
-      const bool is_hot =
-          selective_ != 0 && hits_[to_index(lent.full[page].id)] >= limits_.selective_hits;
-      return through_ | (is_hot ? selective_ : 0u);
-    };
-    for (std::uint32_t page = 0; page < pages; ++page) {
-      copy_down(sequence, 0, page, lent.full[page], wanted(page));
-    }
-    for (std::uint32_t kind = 0; kind < lent.windows.size() && !lent.heal; ++kind) {
-      const auto count = static_cast<std::uint32_t>(lent.windows[kind].size());
-      for (std::uint32_t i = 0; i < count; ++i) {
-        const std::uint32_t page =
-            pages - count + i - (ORIEL_MUTANT(align_names_the_page_before) && i != 0 ? 1 : 0);
-        copy_down(sequence, kind + 1, page, lent.windows[kind][i], wanted(page));
-      }
-    }
+    placement_.align_down(sequence, lent);
   }
 
   /// Consistency, case 3: a prefix that is hot above is never asked for below, and would be evicted
   /// there. Tells the tiers now and then that it is in use. O(pages). @throws std::bad_alloc
   void keep_warm(const tiered_sequence& sequence, std::uint32_t pages) {
-    if (pages == 0) {
-      return;
-    }
-    // Found by its last link; another with the same place in the table makes it more often only.
-    const std::uint64_t prefix = sequence.links[pages - 1].prefix64(), now_us = limits_.now_us();
-    touched& last = touched_[prefix % touched_.size()];
-    if (last.prefix == prefix && now_us - last.at_us < limits_.touch_period_us) {
-      return;
-    }
-    last = {prefix, now_us};
-    for (std::uint32_t pool = 0; pool <= model_.windows.size(); ++pool) {
-      const page_range used =
-          pool == 0 ? page_range{0, pages}
-                    : needed_windows(model_.windows[pool - 1], model_.healing.page_size, 0, pages);
-      for (std::uint32_t page = used.first; page < used.end; ++page) {
-        for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
-          queues_.push(t,
-                       {.op = store_op::touch,
-                        .key = {sequence.links[page], pool},
-                        .user = detail::errand_tag{}.packed()},
-                       no_deadline);
-        }
-      }
-    }
+    placement_.keep_warm(sequence, pages);
   }
 
   // --- Up ----------------------------------------------------------------------------------------
@@ -237,7 +178,7 @@ class tiered_prefix {
                           pools_,
                           queues_,
                           copies_,
-                          back_ != 0,
+                          placement_.writes_back(),
                           model_,
                           limits_,
                           least_rates_,
@@ -438,26 +379,16 @@ class tiered_prefix {
   [[nodiscard]] std::span<const tier> tiers() const noexcept { return queues_.tiers(); }
 
  private:
-  /// What a removed page does not say of itself.
-  struct origin {
-    page_digest link;
-    page_digest space;
-    std::uint32_t owner = 0;  // in owners_
-  };
   struct under_order {
     std::uint32_t number;
     order_result result;
   };
-  struct touched {
-    std::uint64_t prefix = 0, at_us = 0;
-  };
-
   /// What the stores have done. Starts nothing but what is queued.
   void take_in() {
     queues_.turn([&](std::uint8_t tier, const store_completion& c) {
       const auto tag = detail::errand_tag::unpacked(c.user);
       if (tag.errand == detail::tier_errand::copy) {
-        on_answer(tier, copies_.on_completion(tier, tag.number, c));
+        placement_.on_answer(tier, copies_.on_completion(tier, tag.number, c));
       } else if (tag.errand == detail::tier_errand::other) {
         on_order(tier, tag, c);
       } else {
@@ -488,15 +419,6 @@ class tiered_prefix {
     return f.state_of(layer) == layer_state::ready || ORIEL_MUTANT(joined_gate_does_not_wait);
   }
 
-  /// What a tier refused may be offered again.
-  void on_answer(std::uint8_t tier, const typename detail::page_copies<Pools>::answer& told) {
-    if (!told.is_kept && !ORIEL_MUTANT(refused_page_counts_as_kept) &&
-        pools_.pool(pool_id{told.pool}).is_live(told.page)) {
-      std::uint8_t& known = known_[told.pool][to_index(told.page.id)];
-      known = static_cast<std::uint8_t>(known & ~(1u << tier));
-    }
-  }
-
   /// Touches are orders that nobody asks for: their item is 0.
   void on_order(std::uint8_t tier,
                 const detail::errand_tag& tag,
@@ -517,91 +439,6 @@ class tiered_prefix {
     }
   }
 
-  void on_stored(const cache_event& event) noexcept {
-    std::uint8_t& known = known_[event.pool][to_index(event.handle.id)];
-    if (event.pool == 0 && back_ != 0 && !ORIEL_MUTANT(page_keeps_the_name_before)) {
-      origins_[to_index(event.full.id)] = {};  // Not that of the page that was here before.
-    }
-    if (publishing_ == nullptr) {  // Whose it is nobody said: it has no name to be copied under.
-      known = 0xFF;
-      return;
-    }
-    known = fetched_by_ == nullptr
-                ? std::uint8_t{0}
-                : static_cast<std::uint8_t>(fetched_by_->tiers_with(event.pool, event.page));
-    if (event.pool == 0 && selective_ != 0) {
-      hits_[to_index(event.full.id)] = 0;
-    }
-    try {
-      if (event.pool == 0 && back_ != 0) {
-        origins_[to_index(event.full.id)] = {
-            publishing_->links[event.page], publishing_->start, owner_index(publishing_->owner)};
-      }
-      copy_down(*publishing_, event.pool, event.page, event.handle, through_);
-    } catch (const std::bad_alloc&) {
-      ++counters_.dropped_copies;
-    }
-  }
-
-  void on_removed(const cache_event& event) noexcept {
-    std::uint8_t& known = known_[event.pool][to_index(event.handle.id)];
-    const origin& from = origins_[to_index(event.full.id)];
-    const std::uint32_t lacking = back_ & ~std::uint32_t{known};
-    known = 0xFF;
-    const page_digest parent =
-        event.parent_full ? origins_[to_index(event.parent_full.id)].link : from.space;
-    // Who has no name, or whose parent has none, cannot be found again.
-    const bool is_named = from.link != page_digest{} && parent != page_digest{};
-    if (lacking == 0 || !is_named) {
-      counters_.dropped_copies += lacking != 0;
-      return;
-    }
-    try {
-      copies_.copy(event.handle,
-                   {.key = {from.link, event.pool},
-                    .name_space = from.space,
-                    .parent = parent,
-                    .first_token = event.page * model_.healing.page_size,
-                    .tokens = event.tokens,
-                    .owner = owners_[from.owner]},
-                   lacking);
-    } catch (const std::bad_alloc&) {
-      ++counters_.dropped_copies;
-    }
-  }
-
-  /// To those of the tiers that are not known to have it.
-  void copy_down(const tiered_sequence& sequence,
-                 std::uint32_t pool,
-                 std::uint32_t page,
-                 page_handle handle,
-                 std::uint32_t tiers) {
-    ORIEL_EXPECTS(page < sequence.links.size());
-    std::uint8_t& known = known_[pool][to_index(handle.id)];
-    const std::uint32_t size = model_.healing.page_size;
-    const bool taken =
-        copies_.copy(handle,
-                     {.key = {sequence.links[page], pool},
-                      .name_space = sequence.start,
-                      .parent = page == 0 ? sequence.start : sequence.links[page - 1],
-                      .first_token = page * size,
-                      .tokens = sequence.tokens.subspan(std::size_t{page} * size, size),
-                      .owner = sequence.owner},
-                     tiers & ~std::uint32_t{known});
-    known = static_cast<std::uint8_t>(known | (taken ? tiers : 0u));
-  }
-
-  [[nodiscard]] std::uint32_t owner_index(page_owner owner) {
-    if (owners_.empty() || !(owners_.back() == owner)) {
-      const auto found = std::ranges::find(owners_, owner);
-      if (found != owners_.end()) {
-        return static_cast<std::uint32_t>(found - owners_.begin());
-      }
-      owners_.push_back(owner);
-    }
-    return static_cast<std::uint32_t>(owners_.size() - 1);
-  }
-
   [[nodiscard]] fetch_type* find(std::uint32_t id) noexcept {
     const auto found = std::ranges::find(fetches_, id, &fetch_type::id);
     return found == fetches_.end() ? nullptr : &*found;
@@ -617,19 +454,14 @@ class tiered_prefix {
   tier_counters counters_;
   detail::tier_queues queues_;
   detail::page_copies<Pools> copies_;
+  detail::page_placement<Pools> placement_;
   std::list<fetch_type> fetches_;
   std::vector<under_order> orders_;
   std::uint32_t next_fetch_ = 0, next_order_ = 0;
-  std::uint32_t through_ = 0, selective_ = 0, back_ = 0;  // tiers, as bits
   const tiered_sequence* publishing_ = nullptr;
+  const fetch_type* fetched_by_ = nullptr;  // whose pages are being published
+  std::vector<double> least_rates_;         // [tiers]
   layer_counters waits_;
-  const fetch_type* fetched_by_ = nullptr;        // whose pages are being published
-  std::vector<std::vector<std::uint8_t>> known_;  // [pools][pages]: tiers that were given it
-  std::vector<std::uint8_t> hits_;                // [full pages], if some tier is selective
-  std::vector<origin> origins_;                   // [full pages], if some tier writes back
-  std::vector<page_owner> owners_ = {{}};
-  std::vector<double> least_rates_;  // [tiers]
-  std::array<touched, 1024> touched_ = {};
 };
 
 }  // namespace oriel

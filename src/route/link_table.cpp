@@ -19,43 +19,39 @@ link_table::link_table(std::uint32_t capacity_pages)
   buckets_ = reinterpret_cast<bucket*>(memory_.base());  // Zeroed by the system: empty.
 }
 
-void link_table::insert(std::uint64_t hash, std::uint32_t position, run_id run) noexcept {
-  std::uint32_t at = home(hash);
-  while (buckets_[at].used == entries_per_bucket) {
-    ++buckets_[at].went_past;
-    at = next(at);
+template <class Passed>
+std::uint64_t& link_table::place_of(std::uint64_t hash,
+                                    std::uint32_t position,
+                                    run_id run,
+                                    Passed&& passed) noexcept {
+  const std::uint64_t wanted = key(hash, position);
+  for (std::uint32_t at = home(hash);; at = next(at)) {
+    bucket& b = buckets_[at];
+    for (std::uint32_t same = entries_of(b, wanted); same != 0; same &= same - 1) {
+      std::uint64_t& found = b.entries[std::countr_zero(same)];
+      if (run_of(found) == run) {
+        passed(b, true);
+        return found;
+      }
+    }
+    ORIEL_EXPECTS(b.went_past != 0);
+    passed(b, false);
   }
-  bucket& b = buckets_[at];
-  b.entries[b.used++] = entry(hash, position, run);
 }
 
 void link_table::erase(std::uint64_t hash, std::uint32_t position, run_id run) noexcept {
-  const std::uint64_t wanted = entry(hash, position, run);
-  for (std::uint32_t at = home(hash);; at = next(at)) {
-    bucket& b = buckets_[at];
-    for (std::uint32_t i = 0; i < b.used; ++i) {
-      if (b.entries[i] == wanted) {
-        b.entries[i] = b.entries[--b.used];
-        return;
-      }
-    }
-    ORIEL_EXPECTS(b.went_past != 0);
-    --b.went_past;
-  }
+  bucket* last = nullptr;
+  std::uint64_t& found = place_of(hash, position, run, [&](bucket& b, bool is_here) {
+    b.went_past -= !is_here;
+    last = &b;
+  });
+  found = last->entries[last->used - 1];
+  last->entries[last->used - 1] = 0;
+  --last->used;
 }
 
 void link_table::move(std::uint64_t hash, std::uint32_t position, run_id from, run_id to) noexcept {
-  const std::uint64_t wanted = entry(hash, position, from);
-  for (std::uint32_t at = home(hash);; at = next(at)) {
-    bucket& b = buckets_[at];
-    for (std::uint32_t i = 0; i < b.used; ++i) {
-      if (b.entries[i] == wanted) {
-        b.entries[i] = entry(hash, position, to);
-        return;
-      }
-    }
-    ORIEL_EXPECTS(b.went_past != 0);
-  }
+  place_of(hash, position, from, [](bucket&, bool) {}) = entry(hash, position, to);
 }
 
 }  // namespace oriel::detail

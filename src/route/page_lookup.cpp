@@ -91,6 +91,10 @@ void page_runs::look_up_safe(prefix_answer& answer) const noexcept {
           continue;
         }
         const std::uint32_t limit = std::min(row.full_pages[tier], end);
+        if (tier > 0 && row.safe_pages[tier - 1] == limit) {
+          row.safe_pages[tier] = limit;  // Nothing is larger, and more tiers have no less.
+          continue;
+        }
         const std::uint32_t top = holder.safe_top[tier];
         if (top != 0 && (top <= limit || ORIEL_MUTANT(safe_beyond_the_prompt))) {
           row.safe_pages[tier] = top;

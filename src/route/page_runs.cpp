@@ -13,7 +13,33 @@
 namespace oriel::detail {
 namespace {
 
-constexpr std::uint32_t probes_ahead = 64;  // cache lines of the table on their way at once
+/// Calls visit(i, hash) for one link after the other, until it says no, and has the table's cache
+/// lines of the next ones on their way meanwhile.
+template <class Visit>
+void probe_ahead(const link_table& table,
+                 std::span<const chain_hash> links,
+                 std::uint32_t position,
+                 Visit&& visit) {
+  constexpr std::uint32_t ahead = 32;
+  std::uint64_t hashes[ahead];
+  const auto count = static_cast<std::uint32_t>(links.size());
+  const auto fetch = [&](std::uint32_t i) {
+    hashes[i % ahead] = link_table::hash(links[i], position + i);
+    table.prefetch(hashes[i % ahead]);
+  };
+  for (std::uint32_t i = 0; i < std::min(count, ahead); ++i) {
+    fetch(i);
+  }
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint64_t hash = hashes[i % ahead];
+    if (i + ahead < count) {
+      fetch(i + ahead);
+    }
+    if (!visit(i, hash)) {
+      return;
+    }
+  }
+}
 
 /// Makes room as push_back would.
 template <class T>
@@ -32,6 +58,14 @@ void erase_front(std::vector<T>& items, std::size_t count) {
 template <class T>
 void give_back(std::vector<T>& items) noexcept {
   std::vector<T>().swap(items);
+}
+
+/// Rarely, so that the cost is spread over what was appended or dropped since.
+void give_back_excess(page_run& run) {
+  if (run.links.capacity() > 2 * run.links.size() + 16) {
+    run.links.shrink_to_fit();
+    run.counts.shrink_to_fit();
+  }
 }
 
 /// Pages from `position` on that are the run's, one after the other. The run begins at or before.
@@ -87,42 +121,37 @@ run_id page_runs::new_run(std::uint32_t position, std::size_t links) {
 /// Appends links up to the first that is in a run already, or as many as there is room for.
 std::uint32_t page_runs::append(run_id id, std::span<const chain_hash> links) {
   page_run& run = runs_[id];
-  std::uint64_t hashes[probes_ahead];
-  const std::size_t most = std::min<std::size_t>(links.size(), capacity_pages_ - pages_);
-  std::size_t appended = 0;
-  for (bool goes_on = true; goes_on && appended < most;) {
-    const std::uint32_t position = run.end();
-    const auto batch =
-        static_cast<std::uint32_t>(std::min<std::size_t>(most - appended, probes_ahead));
-    const auto next = links.subspan(appended, batch);
-    for (std::uint32_t i = 0; i < batch; ++i) {
-      hashes[i] = link_table::hash(next[i], position + i);
-      table_.prefetch(hashes[i]);
+  const std::uint32_t position = run.end();
+  const auto most =
+      static_cast<std::uint32_t>(std::min<std::size_t>(links.size(), capacity_pages_ - pages_));
+  grow(run.links, most);
+  grow(run.counts, most);
+  std::uint32_t fresh = 0;
+  probe_ahead(table_, links.first(most), position, [&](std::uint32_t i, std::uint64_t hash) {
+    const auto is_it = [&](run_id other) { return runs_[other].link(position + i) == links[i]; };
+    if (table_.find(hash, position + i, is_it) != no_run) {
+      return false;
     }
-    grow(run.links, batch);
-    grow(run.counts, batch);
-    std::uint32_t fresh = 0;
-    for (; fresh < batch; ++fresh) {
-      const std::uint32_t at = position + fresh;
-      const auto is_it = [&](run_id other) { return runs_[other].link(at) == next[fresh]; };
-      if (table_.find(hashes[fresh], at, is_it) != no_run) {
-        goes_on = false;
-        break;
-      }
-      table_.insert(hashes[fresh], at, id);
-    }
-    run.links.insert(run.links.end(), next.begin(), next.begin() + fresh);
-    run.counts.resize(run.counts.size() + fresh);
-    appended += fresh;
-    pages_ += fresh;
-  }
-  return static_cast<std::uint32_t>(appended);
+    table_.insert(hash, position + i, id);
+    ++fresh;
+    return true;
+  });
+  run.links.insert(run.links.end(), links.begin(), links.begin() + fresh);
+  run.counts.resize(run.counts.size() + fresh);
+  give_back_excess(run);
+  pages_ += fresh;
+  return fresh;
 }
 
 std::uint32_t page_runs::store(const page_place& to,
                                std::uint32_t first_page,
                                chain_hash parent,
                                std::span<const chain_hash> links) {
+  constexpr std::uint32_t first_links = 8;  // fetched while the page before is looked for
+  table_.prefetch(link_table::hash(parent, first_page - 1));
+  for (std::uint32_t i = 0; i < std::min<std::size_t>(links.size(), first_links); ++i) {
+    table_.prefetch(link_table::hash(links[i], first_page + i));
+  }
   run_id before = no_run;  // has the page before; no_run: not known yet, or there is none
   std::uint32_t refused = 0;
   for (std::size_t done = 0; done < links.size();) {
@@ -243,10 +272,7 @@ run_id page_runs::drop(run_id id, page_stretch pages) {
   } else if (pages.end == run.end()) {
     run.links.resize(pages.first - run.base);
     run.counts.resize(pages.first - run.base);
-    if (run.links.capacity() > 2 * run.links.size() + 16) {
-      run.links.shrink_to_fit();
-      run.counts.shrink_to_fit();
-    }
+    give_back_excess(run);
   } else if (pages.first == run.begin) {
     run.begin = pages.end;
     if (const std::uint32_t gone = run.begin - run.base; gone > run.links.size() / 2) {
@@ -318,17 +344,11 @@ run_id page_runs::split(run_id id, page_stretch hole) {
 
 void page_runs::erase_links(const page_run& run, page_stretch pages) noexcept {
   const auto id = static_cast<run_id>(&run - runs_.data());
-  std::uint64_t hashes[probes_ahead];
-  for (std::uint32_t first = pages.first; first < pages.end; first += probes_ahead) {
-    const std::uint32_t batch = std::min(probes_ahead, pages.end - first);
-    for (std::uint32_t i = 0; i < batch; ++i) {
-      hashes[i] = link_table::hash(run.link(first + i), first + i);
-      table_.prefetch(hashes[i]);
-    }
-    for (std::uint32_t i = 0; i < batch; ++i) {
-      table_.erase(hashes[i], first + i, id);
-    }
-  }
+  const std::span<const chain_hash> links(&run.link(pages.first), pages.end - pages.first);
+  probe_ahead(table_, links, pages.first, [&](std::uint32_t i, std::uint64_t hash) {
+    table_.erase(hash, pages.first + i, id);
+    return true;
+  });
 }
 
 void page_runs::release_run(run_id id) noexcept {

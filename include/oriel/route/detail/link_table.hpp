@@ -15,6 +15,7 @@
 #include <oriel/core/mutation.hpp>
 #include <oriel/kv/memory.hpp>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -46,12 +47,10 @@ class link_table {
     const std::uint64_t wanted = key(hash, position);
     for (std::uint32_t at = home(hash);; at = next(at)) {
       const bucket& b = buckets_[at];
-      for (std::uint32_t i = 0; i < b.used; ++i) {
-        if (b.entries[i] >> run_bits == wanted) {
-          const auto run = static_cast<run_id>((b.entries[i] & run_mask) - 1);
-          if (has_link(run) || ORIEL_MUTANT(table_believes_its_tags)) {
-            return run;
-          }
+      for (std::uint32_t same = entries_of(b, wanted); same != 0; same &= same - 1) {
+        const run_id run = run_of(b.entries[std::countr_zero(same)]);
+        if (has_link(run) || ORIEL_MUTANT(table_believes_its_tags)) {
+          return run;
         }
       }
       if (b.went_past == 0) {
@@ -60,7 +59,14 @@ class link_table {
     }
   }
   /// @pre it is not there, and fewer than the capacity are
-  void insert(std::uint64_t hash, std::uint32_t position, run_id run) noexcept;
+  void insert(std::uint64_t hash, std::uint32_t position, run_id run) noexcept {
+    std::uint32_t at = home(hash);
+    for (; buckets_[at].used == entries_per_bucket; at = next(at)) {
+      ++buckets_[at].went_past;
+    }
+    bucket& b = buckets_[at];
+    b.entries[b.used++] = entry(hash, position, run);
+  }
   /// @pre it is there
   void erase(std::uint64_t hash, std::uint32_t position, run_id run) noexcept;
   void move(std::uint64_t hash, std::uint32_t position, run_id from, run_id to) noexcept;
@@ -79,9 +85,28 @@ class link_table {
   };
   static_assert(sizeof(bucket) == 64);
 
+  /// What two entries with one link at one position share. Never 0, which is an unused entry.
   [[nodiscard]] static std::uint64_t key(std::uint64_t hash, std::uint32_t position) noexcept {
-    return (hash & 0xFFFF) << position_bits | position;
+    return ((hash & 0xFFFF) | 1) << position_bits | position;
   }
+  /// Bit i: entry i has the key. Looks at all of them: a loop that ends where the used ones do ends
+  /// unpredictably, and that costs more.
+  [[nodiscard]] static std::uint32_t entries_of(const bucket& b, std::uint64_t key) noexcept {
+    std::uint32_t same = 0;
+    for (std::uint32_t i = 0; i < entries_per_bucket; ++i) {
+      same |= std::uint32_t{b.entries[i] >> run_bits == key} << i;
+    }
+    return same;
+  }
+  [[nodiscard]] static run_id run_of(std::uint64_t entry) noexcept {
+    return static_cast<run_id>((entry & run_mask) - 1);
+  }
+  /// Where the entry is; every bucket before it is told `passed`.
+  template <class Passed>
+  [[nodiscard]] std::uint64_t& place_of(std::uint64_t hash,
+                                        std::uint32_t position,
+                                        run_id run,
+                                        Passed&& passed) noexcept;
   [[nodiscard]] static std::uint64_t entry(std::uint64_t hash,
                                            std::uint32_t position,
                                            run_id run) noexcept {

@@ -22,14 +22,14 @@ link_table::link_table(std::uint32_t capacity_pages)
 template <class Passed>
 std::uint64_t& link_table::place_of(std::uint64_t hash,
                                     std::uint32_t position,
-                                    run_id run,
+                                    strand_id strand,
                                     Passed&& passed) noexcept {
   const std::uint64_t wanted = key(hash, position);
   for (std::uint32_t at = home(hash);; at = next(at)) {
     bucket& b = buckets_[at];
     for (std::uint32_t same = entries_of(b, wanted); same != 0; same &= same - 1) {
       std::uint64_t& found = b.entries[std::countr_zero(same)];
-      if (run_of(found) == run) {
+      if (strand_of(found) == strand) {
         passed(b, true);
         return found;
       }
@@ -39,9 +39,9 @@ std::uint64_t& link_table::place_of(std::uint64_t hash,
   }
 }
 
-void link_table::erase(std::uint64_t hash, std::uint32_t position, run_id run) noexcept {
+void link_table::erase(std::uint64_t hash, std::uint32_t position, strand_id strand) noexcept {
   bucket* last = nullptr;
-  std::uint64_t& found = place_of(hash, position, run, [&](bucket& b, bool is_here) {
+  std::uint64_t& found = place_of(hash, position, strand, [&](bucket& b, bool is_here) {
     b.went_past -= !is_here;
     last = &b;
   });
@@ -50,7 +50,10 @@ void link_table::erase(std::uint64_t hash, std::uint32_t position, run_id run) n
   --last->used;
 }
 
-void link_table::move(std::uint64_t hash, std::uint32_t position, run_id from, run_id to) noexcept {
+void link_table::move(std::uint64_t hash,
+                      std::uint32_t position,
+                      strand_id from,
+                      strand_id to) noexcept {
   place_of(hash, position, from, [](bucket&, bool) {}) = entry(hash, position, to);
 }
 

@@ -2,25 +2,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // A look-up: down the path of the prompt for the full pages, and up again for the windows.
 #include <oriel/core/mutation.hpp>
-#include <oriel/route/detail/page_runs.hpp>
+#include <oriel/route/detail/page_strands.hpp>
 
 #include <algorithm>
 
 namespace oriel::detail {
 namespace {
 
-/// Where the prompt leaves the run; it agrees with it at `from`. A link commits to everything
+/// Where the prompt leaves the strand; it agrees with it at `from`. A link commits to everything
 /// before it, so agreement is monotone: compare at the end, where others left, then by halves.
-std::uint32_t leave(const page_run& run,
+std::uint32_t leave(const page_strand& strand,
                     std::uint32_t from,
                     std::span<const chain_hash> prompt) noexcept {
-  const auto agrees = [&](std::uint32_t at) { return run.link(at) == prompt[at]; };
-  const auto end = std::min<std::uint32_t>(run.end(), static_cast<std::uint32_t>(prompt.size()));
-  if (agrees(end - 1) || ORIEL_MUTANT(run_is_taken_whole)) {
+  const auto agrees = [&](std::uint32_t at) { return strand.link(at) == prompt[at]; };
+  const auto end = std::min<std::uint32_t>(strand.end(), static_cast<std::uint32_t>(prompt.size()));
+  if (agrees(end - 1) || ORIEL_MUTANT(strand_is_taken_whole)) {
     return end;
   }
   std::uint32_t low = from + 1, high = end - 1;  // The place is in [low, high].
-  if (const std::uint32_t branch = run.last_branch; low <= branch && branch <= high) {
+  if (const std::uint32_t branch = strand.last_branch; low <= branch && branch <= high) {
     if (agrees(branch - 1)) {
       low = branch;
       if (!agrees(branch)) {
@@ -43,20 +43,20 @@ std::uint32_t leave(const page_run& run,
 
 }  // namespace
 
-void page_runs::look_up(std::span<const chain_hash> prompt, prefix_answer& answer) const {
-  answer.rows_.assign(runs_of_.size(), {});
-  answer.tiers_.assign(runs_of_.size(), 0);
+void page_strands::look_up(std::span<const chain_hash> prompt, prefix_answer& answer) const {
+  answer.rows_.assign(strands_of_.size(), {});
+  answer.tiers_.assign(strands_of_.size(), 0);
   answer.path_.clear();
   const auto pages = static_cast<std::uint32_t>(std::min<std::size_t>(prompt.size(), end_page));
   for (std::uint32_t at = 0; at < pages;) {
-    const run_id id = find(prompt[at], at);
-    if (id == no_run || runs_[id].begin != at) {
+    const strand_id id = find(prompt[at], at);
+    if (id == no_strand || strands_[id].begin != at) {
       break;  // The second: two chains with one link; believe neither.
     }
-    const page_run& run = runs_[id];
-    const std::uint32_t end = leave(run, at, prompt.first(pages));
+    const page_strand& strand = strands_[id];
+    const std::uint32_t end = leave(strand, at, prompt.first(pages));
     bool goes_on = false;
-    for (const page_holder& holder : run.holders) {
+    for (const page_holder& holder : strand.holders) {
       worker_prefix& row = answer.rows_[holder.worker];
       for (std::uint32_t tier = 0; tier < page_tiers; ++tier) {
         const std::uint32_t reached = std::min(holder.full_end[tier], end);
@@ -76,11 +76,11 @@ void page_runs::look_up(std::span<const chain_hash> prompt, prefix_answer& answe
   look_up_safe(answer);
 }
 
-void page_runs::look_up_safe(prefix_answer& answer) const noexcept {
+void page_strands::look_up_safe(prefix_answer& answer) const noexcept {
   const std::span<const segment> path = answer.path_;
   for (std::size_t i = path.size(); i-- > 0;) {
     const auto [id, begin, end] = path[i];
-    for (const page_holder& holder : runs_[id].holders) {
+    for (const page_holder& holder : strands_[id].holders) {
       worker_prefix& row = answer.rows_[holder.worker];
       for (std::uint32_t tier = 0; tier < page_tiers; ++tier) {
         if (tier > 0 && (answer.tiers_[holder.worker] >> tier & 1u) == 0) {
@@ -109,14 +109,14 @@ void page_runs::look_up_safe(prefix_answer& answer) const noexcept {
   }
 }
 
-/// The largest safe boundary in (begin, limit] of a run that starts at `begin`; 0: there is none.
-/// Windows may begin in the runs `before`, which end there; without these only what lies in the
-/// run counts.
-std::uint32_t page_runs::last_safe(const page_holder& holder,
-                                   std::uint32_t tier,
-                                   std::uint32_t begin,
-                                   std::uint32_t limit,
-                                   std::span<const segment> before) const noexcept {
+/// The largest safe boundary in (begin, limit] of a strand that starts at `begin`; 0: there is
+/// none. Windows may begin in the strands `before`, which end there; without these only what lies
+/// in the strand counts.
+std::uint32_t page_strands::last_safe(const page_holder& holder,
+                                      std::uint32_t tier,
+                                      std::uint32_t begin,
+                                      std::uint32_t limit,
+                                      std::span<const segment> before) const noexcept {
   const tier_mask tiers = tiers_up_to(tier);
   std::uint32_t boundary = limit;
   for (std::uint32_t agreeing = 0, kind = 0; agreeing < needed_pages_.size();) {
@@ -145,13 +145,13 @@ std::uint32_t page_runs::last_safe(const page_holder& holder,
 }
 
 /// Start of the window pages below `end` along the path, which ends there.
-std::uint32_t page_runs::covered_down(std::uint32_t worker,
-                                      std::uint32_t pool,
-                                      std::uint32_t end,
-                                      tier_mask tiers,
-                                      std::span<const segment> path) const noexcept {
+std::uint32_t page_strands::covered_down(std::uint32_t worker,
+                                         std::uint32_t pool,
+                                         std::uint32_t end,
+                                         tier_mask tiers,
+                                         std::span<const segment> path) const noexcept {
   for (std::size_t i = path.size(); i-- > 0;) {
-    const page_holder* const holder = runs_[path[i].run].find(worker);
+    const page_holder* const holder = strands_[path[i].strand].find(worker);
     if (holder == nullptr) {
       break;
     }

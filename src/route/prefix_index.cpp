@@ -14,7 +14,7 @@ namespace {
 const prefix_index_options& checked(const prefix_index_options& options) {
   ORIEL_EXPECTS(options.page_size > 0);
   ORIEL_EXPECTS(options.workers > 0);
-  ORIEL_EXPECTS(options.capacity_pages > 0 && options.capacity_pages < detail::no_run);
+  ORIEL_EXPECTS(options.capacity_pages > 0 && options.capacity_pages < detail::no_strand);
   ORIEL_EXPECTS(options.workers * page_tiers * (1 + options.windows.size()) < (1u << 16));
   return options;
 }
@@ -33,7 +33,7 @@ std::vector<std::uint32_t> needed_pages(const prefix_index_options& options) {
 
 prefix_index::prefix_index(prefix_index_options options)
     : options_(std::move(options)),
-      runs_(checked(options_).workers, options_.capacity_pages, needed_pages(options_)),
+      strands_(checked(options_).workers, options_.capacity_pages, needed_pages(options_)),
       streams_(options_.workers) {}
 
 event_outcome prefix_index::apply(const worker_event& event) {
@@ -79,7 +79,7 @@ event_outcome prefix_index::take(const worker_event& event) {
     start(s, worker, event.epoch);
   }
   if (event.kind == worker_event_kind::replay_begin) {
-    runs_.clear(worker);
+    strands_.clear(worker);
     s.state = worker_state::replaying;
     s.replayed = 0;
     return event_outcome::applied;
@@ -92,7 +92,7 @@ event_outcome prefix_index::take(const worker_event& event) {
       return event_outcome::stale;
     }
     ++s.replayed;
-    run(event);
+    carry_out(event);
     return event_outcome::applied;
   }
   return take_in_order(s, event);
@@ -105,9 +105,9 @@ event_outcome prefix_index::take_in_order(stream& s, const worker_event& event) 
   if (s.state == worker_state::replaying || event.sequence != s.next) {
     return hold(s, event);
   }
-  run(event);
+  carry_out(event);
   ++s.next;
-  run_held(s);
+  carry_out_held(s);
   return event_outcome::applied;
 }
 
@@ -137,11 +137,11 @@ event_outcome prefix_index::hold(stream& s, const worker_event& event) {
 /// A removal may be among what was lost, so nothing known before can be trusted.
 void prefix_index::give_up_missing(stream& s, std::uint32_t worker) {
   if (!ORIEL_MUTANT(lost_events_are_forgiven)) {
-    runs_.clear(worker);
+    strands_.clear(worker);
   }
   s.state = worker_state::unsure;
   s.next = s.held.front().event.sequence;
-  run_held(s);
+  carry_out_held(s);
 }
 
 event_outcome prefix_index::end_replay(stream& s, const worker_event& event) {
@@ -154,14 +154,14 @@ event_outcome prefix_index::end_replay(stream& s, const worker_event& event) {
   const auto behind =
       std::ranges::find_if(s.held, [&](const held_event& h) { return h.event.sequence >= s.next; });
   drop_held(s, static_cast<std::size_t>(behind - s.held.begin()));
-  run_held(s);
+  carry_out_held(s);
   counters_.replays += is_whole;
   return is_whole ? event_outcome::applied : event_outcome::lost;
 }
 
 void prefix_index::start(stream& s, std::uint32_t worker, std::uint64_t epoch) {
   if (!ORIEL_MUTANT(new_epoch_keeps_pages)) {
-    runs_.clear(worker);
+    strands_.clear(worker);
   }
   s = {.epoch = epoch, .state = worker_state::sure, .held = {}};
   ++counters_.epochs;
@@ -169,24 +169,24 @@ void prefix_index::start(stream& s, std::uint32_t worker, std::uint64_t epoch) {
 
 void prefix_index::remove(worker_id worker) {
   ORIEL_EXPECTS(to_index(worker) < options_.workers);
-  runs_.clear(to_index(worker));
+  strands_.clear(to_index(worker));
   stream& s = streams_[to_index(worker)];
   s = {.epoch = s.epoch,
        .was_removed = s.was_removed || s.state != worker_state::absent,
        .held = {}};
 }
 
-void prefix_index::run(const worker_event& event) {
-  const detail::page_place place{to_index(event.worker), event.tier, event.pool};
+void prefix_index::carry_out(const worker_event& event) {
+  const detail::worker_place place{to_index(event.worker), event.tier, event.pool};
   switch (event.kind) {
     case worker_event_kind::stored:
-      counters_.refused_pages += runs_.store(place, event.first_page, event.parent, event.links);
+      counters_.refused_pages += strands_.store(place, event.first_page, event.parent, event.links);
       break;
     case worker_event_kind::removed:
-      runs_.remove(place, event.first_page, event.links);
+      strands_.remove(place, event.first_page, event.links);
       break;
     case worker_event_kind::cleared:
-      runs_.clear_tier(place.worker, event.tier);
+      strands_.clear_tier(place.worker, event.tier);
       break;
     case worker_event_kind::replay_begin:
     case worker_event_kind::replay_end:
@@ -194,10 +194,10 @@ void prefix_index::run(const worker_event& event) {
   }
 }
 
-void prefix_index::run_held(stream& s) {
+void prefix_index::carry_out_held(stream& s) {
   std::size_t count = 0;
   while (count < s.held.size() && s.held[count].event.sequence == s.next) {
-    run(s.held[count].event);
+    carry_out(s.held[count].event);
     ++s.next;
     ++count;
   }
@@ -234,13 +234,13 @@ prefix_index::sequence_range prefix_index::missing(worker_id worker) const noexc
 }
 
 prefix_index_memory prefix_index::memory() const noexcept {
-  const detail::page_runs_memory runs = runs_.memory();
-  prefix_index_memory memory{.pages = runs_.pages(),
-                             .runs = runs_.runs(),
-                             .holders = runs.holders,
-                             .fixed_bytes = runs.fixed_bytes,
-                             .link_bytes = runs.link_bytes,
-                             .holder_bytes = runs.holder_bytes};
+  const detail::strand_memory strands = strands_.memory();
+  prefix_index_memory memory{.pages = strands_.pages(),
+                             .strands = strands_.strands(),
+                             .holders = strands.holders,
+                             .fixed_bytes = strands.fixed_bytes,
+                             .link_bytes = strands.link_bytes,
+                             .holder_bytes = strands.holder_bytes};
   for (const stream& s : streams_) {
     memory.held_bytes += s.held.capacity() * sizeof(held_event) + s.held_links * sizeof(chain_hash);
   }

@@ -84,7 +84,7 @@ struct world {
   void expect_nothing() {
     const prefix_index_memory memory = index.memory();
     CHECK(memory.pages == 0);
-    CHECK(memory.runs == 0);
+    CHECK(memory.strands == 0);
     CHECK(memory.holders == 0);
     CHECK(memory.link_bytes == 0);
     CHECK(memory.holder_bytes == 0);
@@ -188,7 +188,7 @@ TEST_CASE("a boundary is safe when its window is there, of every kind") {
   CHECK(w.ask(chain, 0).full_pages[0] == 12);
 }
 
-TEST_CASE("a window may begin in the run before, and kinds reach back differently far") {
+TEST_CASE("a window may begin in the strand before, and kinds reach back differently far") {
   world w({.page_size = 2, .windows = {10, 3}, .workers = 2});  // five pages, one
   const auto trunk = a_chain(20);
   auto branch = a_chain(20, 2);
@@ -197,7 +197,7 @@ TEST_CASE("a window may begin in the run before, and kinds reach back differentl
   w.send(1, kind::stored, 0, 0, branch, 0, 20);
   w.send(1, kind::stored, 0, 1, branch, 6, 11);  // from the trunk into the branch
   w.send(1, kind::stored, 0, 2, branch, 10, 11);
-  CHECK(w.index.memory().runs == 2);
+  CHECK(w.index.memory().strands == 2);
   CHECK(w.ask(branch, 1).safe_pages[0] == 11);
   w.send(1, kind::removed, 0, 1, branch, 7, 8);
   CHECK(w.ask(branch, 1).safe_pages[0] == 0);
@@ -218,13 +218,13 @@ TEST_CASE("a tier counts what is on it or nearer") {
   CHECK(std::vector(row.safe_pages, row.safe_pages + 4) == std::vector<std::uint32_t>{0, 0, 4, 10});
 }
 
-TEST_CASE("a page that nobody has splits its run, and fills the gap again") {
+TEST_CASE("a page that nobody has splits its strand, and fills the gap again") {
   world w({.page_size = 64, .windows = {}, .workers = 2});
   const auto chain = a_chain(1000);
   w.send(0, kind::stored, 0, 0, chain, 0, 1000);
   w.send(0, kind::removed, 0, 0, chain, 300, 301);
   CHECK(w.ask(chain, 0).full_pages[0] == 300);
-  CHECK(w.index.memory().runs == 2);
+  CHECK(w.index.memory().strands == 2);
   w.send(1, kind::stored, 0, 0, chain, 300, 301);
   CHECK(w.ask(chain, 0).full_pages[0] == 300);
   w.send(0, kind::stored, 0, 0, chain, 300, 301);

@@ -15,7 +15,7 @@
 namespace oriel {
 
 namespace detail {
-class page_runs;
+class page_strands;
 }
 
 /// How much of a prompt one worker has. Entry t counts what is on tier t or nearer: [0] is the
@@ -38,10 +38,10 @@ class prefix_answer {
   }
 
  private:
-  friend class detail::page_runs;
-  /// A run on the path of the prompt, and the pages [begin, end) that they share.
+  friend class detail::page_strands;
+  /// A strand on the path of the prompt, and the pages [begin, end) that they share.
   struct segment {
-    std::uint32_t run = 0, begin = 0, end = 0;
+    std::uint32_t strand = 0, begin = 0, end = 0;
   };
 
   std::vector<worker_prefix> rows_;

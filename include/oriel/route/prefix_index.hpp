@@ -12,7 +12,7 @@
 /// what is a hit. docs/routing.md draws the layout and tells what each operation costs.
 #pragma once
 
-#include <oriel/route/detail/page_runs.hpp>
+#include <oriel/route/detail/page_strands.hpp>
 #include <oriel/route/prefix_answer.hpp>
 #include <oriel/route/worker_event.hpp>
 
@@ -63,10 +63,10 @@ struct prefix_index_counters {
 
 struct prefix_index_memory {
   std::uint32_t pages = 0;       ///< different pages that somebody has
-  std::uint32_t runs = 0;        ///< stretches of pages that they lie in
-  std::uint32_t holders = 0;     ///< (worker, run) pairs
+  std::uint32_t strands = 0;     ///< stretches of pages that they lie in
+  std::uint32_t holders = 0;     ///< (worker, strand) pairs
   std::size_t fixed_bytes = 0;   ///< the table, for capacity_pages; touched as it fills
-  std::size_t link_bytes = 0;    ///< grows with pages and runs
+  std::size_t link_bytes = 0;    ///< grows with pages and strands
   std::size_t holder_bytes = 0;  ///< grows with holders, and with the stretches in which they hold
   std::size_t held_bytes = 0;    ///< events that wait for earlier ones
 };
@@ -75,8 +75,8 @@ struct prefix_index_memory {
 ///
 /// *Errors* Nothing but `bad_alloc`, after which an index may only be destroyed: what workers send
 /// can be wrong in any way and is answered by an outcome.
-/// *Thread safety* Look-ups may run side by side, each with an answer of its own; nothing else may
-/// run beside them.
+/// *Thread safety* Look-ups may go side by side, each with an answer of its own; nothing else may
+/// happen beside them.
 /// *Memory* docs/routing.md; `memory()` tells.
 class prefix_index {
  public:
@@ -85,18 +85,18 @@ class prefix_index {
   /// @throws std::bad_alloc
   explicit prefix_index(prefix_index_options options);
 
-  /// Takes an event. O(links) and a search among the workers of each run that it touches.
+  /// Takes an event. O(links) and a search among the workers of each strand that it touches.
   /// @throws std::bad_alloc
   event_outcome apply(const worker_event& event);
   /// Forgets a worker. Only a larger epoch brings it back. O(what it had). @pre worker < workers
   void remove(worker_id worker);
 
   /// What every worker has of a prompt. Never throws once `answer` has been filled with a path as
-  /// long. O(workers + runs on the path * (their holders + log pages)).
+  /// long. O(workers + strands on the path * (their holders + log pages)).
   /// @param prompt  its links. Give those of the whole pages of its first N - 1 tokens: one token
   ///                is always computed.
   void look_up(std::span<const chain_hash> prompt, prefix_answer& answer) const {
-    runs_.look_up(prompt, answer);
+    strands_.look_up(prompt, answer);
   }
 
   /// O(1). @pre worker < workers
@@ -111,10 +111,10 @@ class prefix_index {
 
   [[nodiscard]] const prefix_index_options& options() const noexcept { return options_; }
   [[nodiscard]] const prefix_index_counters& counters() const noexcept { return counters_; }
-  /// O(runs + holders + workers).
+  /// O(strands + holders + workers).
   [[nodiscard]] prefix_index_memory memory() const noexcept;
   /// Do all parts agree? O(everything), for tests.
-  [[nodiscard]] bool is_sound() const { return runs_.is_sound(); }
+  [[nodiscard]] bool is_sound() const { return strands_.is_sound(); }
 
  private:
   struct held_event {
@@ -138,12 +138,12 @@ class prefix_index {
   event_outcome end_replay(stream& s, const worker_event& event);
   void give_up_missing(stream& s, std::uint32_t worker);
   void start(stream& s, std::uint32_t worker, std::uint64_t epoch);
-  void run(const worker_event& event);
-  void run_held(stream& s);
+  void carry_out(const worker_event& event);
+  void carry_out_held(stream& s);
   static void drop_held(stream& s, std::size_t count);
 
   prefix_index_options options_;
-  detail::page_runs runs_;
+  detail::page_strands strands_;
   std::vector<stream> streams_;  // [workers]
   prefix_index_counters counters_;
 };

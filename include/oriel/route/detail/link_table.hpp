@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// From (link, position) to the run that holds the page: one cache line for most probes.
+/// From (link, position) to the strand that holds the page: one cache line for most probes.
 ///
 ///     bucket, 64 bytes   entry 0 .. entry 6   entries used   entries that went past
-///     entry, 8 bytes     16 bits of the hash  24 position  24 run + 1
+///     entry, 8 bytes     16 bits of the hash  24 position  24 strand + 1
 ///
 /// An entry goes into the first bucket with room from its home on, and every full bucket on the way
 /// counts it. A probe ends at a bucket that nobody went past, so nothing is left behind by a
@@ -21,8 +21,8 @@
 
 namespace oriel::detail {
 
-using run_id = std::uint32_t;
-inline constexpr run_id no_run = 0xFF'FFFFu;           // ids are below
+using strand_id = std::uint32_t;
+inline constexpr strand_id no_strand = 0xFF'FFFFu;     // ids are below
 inline constexpr std::uint32_t end_page = 0xFF'FFFFu;  // positions are below
 
 class link_table {
@@ -39,44 +39,44 @@ class link_table {
   }
   void prefetch(std::uint64_t hash) const noexcept { __builtin_prefetch(&buckets_[home(hash)], 1); }
 
-  /// The run that has the page, or no_run. `has_link(run)` compares all 128 bits.
+  /// The strand that has the page, or no_strand. `has_link(strand)` compares all 128 bits.
   template <class HasLink>
-  [[nodiscard]] run_id find(std::uint64_t hash,
-                            std::uint32_t position,
-                            HasLink&& has_link) const noexcept {
+  [[nodiscard]] strand_id find(std::uint64_t hash,
+                               std::uint32_t position,
+                               HasLink&& has_link) const noexcept {
     const std::uint64_t wanted = key(hash, position);
     for (std::uint32_t at = home(hash);; at = next(at)) {
       const bucket& b = buckets_[at];
       for (std::uint32_t same = entries_of(b, wanted); same != 0; same &= same - 1) {
-        const run_id run = run_of(b.entries[std::countr_zero(same)]);
-        if (has_link(run) || ORIEL_MUTANT(table_believes_its_tags)) {
-          return run;
+        const strand_id strand = strand_of(b.entries[std::countr_zero(same)]);
+        if (has_link(strand) || ORIEL_MUTANT(table_believes_its_tags)) {
+          return strand;
         }
       }
       if (b.went_past == 0) {
-        return no_run;
+        return no_strand;
       }
     }
   }
   /// @pre it is not there, and fewer than the capacity are
-  void insert(std::uint64_t hash, std::uint32_t position, run_id run) noexcept {
+  void insert(std::uint64_t hash, std::uint32_t position, strand_id strand) noexcept {
     std::uint32_t at = home(hash);
     for (; buckets_[at].used == entries_per_bucket; at = next(at)) {
       ++buckets_[at].went_past;
     }
     bucket& b = buckets_[at];
-    b.entries[b.used++] = entry(hash, position, run);
+    b.entries[b.used++] = entry(hash, position, strand);
   }
   /// @pre it is there
-  void erase(std::uint64_t hash, std::uint32_t position, run_id run) noexcept;
-  void move(std::uint64_t hash, std::uint32_t position, run_id from, run_id to) noexcept;
+  void erase(std::uint64_t hash, std::uint32_t position, strand_id strand) noexcept;
+  void move(std::uint64_t hash, std::uint32_t position, strand_id from, strand_id to) noexcept;
 
   [[nodiscard]] std::size_t size_bytes() const noexcept { return memory_.size_bytes(); }
 
  private:
   static constexpr std::uint32_t entries_per_bucket = 7;
-  static constexpr unsigned run_bits = 24, position_bits = 24;
-  static constexpr std::uint64_t run_mask = (std::uint64_t{1} << run_bits) - 1;
+  static constexpr unsigned strand_bits = 24, position_bits = 24;
+  static constexpr std::uint64_t strand_mask = (std::uint64_t{1} << strand_bits) - 1;
 
   struct alignas(64) bucket {
     std::uint64_t entries[entries_per_bucket];
@@ -94,23 +94,23 @@ class link_table {
   [[nodiscard]] static std::uint32_t entries_of(const bucket& b, std::uint64_t key) noexcept {
     std::uint32_t same = 0;
     for (std::uint32_t i = 0; i < entries_per_bucket; ++i) {
-      same |= std::uint32_t{b.entries[i] >> run_bits == key} << i;
+      same |= std::uint32_t{b.entries[i] >> strand_bits == key} << i;
     }
     return same;
   }
-  [[nodiscard]] static run_id run_of(std::uint64_t entry) noexcept {
-    return static_cast<run_id>((entry & run_mask) - 1);
+  [[nodiscard]] static strand_id strand_of(std::uint64_t entry) noexcept {
+    return static_cast<strand_id>((entry & strand_mask) - 1);
   }
   /// Where the entry is; every bucket before it is told `passed`.
   template <class Passed>
   [[nodiscard]] std::uint64_t& place_of(std::uint64_t hash,
                                         std::uint32_t position,
-                                        run_id run,
+                                        strand_id strand,
                                         Passed&& passed) noexcept;
   [[nodiscard]] static std::uint64_t entry(std::uint64_t hash,
                                            std::uint32_t position,
-                                           run_id run) noexcept {
-    return key(hash, position) << run_bits | (run + 1);
+                                           strand_id strand) noexcept {
+    return key(hash, position) << strand_bits | (strand + 1);
   }
   [[nodiscard]] std::uint32_t home(std::uint64_t hash) const noexcept {
     return static_cast<std::uint32_t>((hash >> 32) * bucket_count_ >> 32);

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// On which tiers a worker has each page of a run, for every pool: a step function, because pages
-/// come and go in stretches.
+/// On which tiers a worker has each page of a strand, for every pool: a step function, because
+/// pages come and go in stretches.
 ///
 ///     position      0         100       180   200
 ///     device        ##########

@@ -1,20 +1,21 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The pages of all workers as runs: consecutive pages of a chain that came together.
+/// The pages of all workers as strands: consecutive pages of one chain.
 ///
 ///     chain        0 1 2 3 4 5 6 7 8 9 ...          prompt A
-///     run 0        [#################]
+///     strand 0        [#################]
 ///                         \                         prompt B leaves A after page 4
-///     run 1                [###########]
-///     run 0 holds  links, one count a page, and for each worker with a page in it
+///     strand 1                [###########]
+///     strand 0 holds  links, one count a page, and for each worker with a page in it
 ///                  a holder: how far its full pages reach without a gap, its last safe boundary,
 ///                  and exactly what it has (tier_steps)
 ///
-/// Every page of a run is held by somebody: a page that nobody has any more ends its run, or splits
-/// it. A page is in one run only, and the table finds it. Links commit to all pages before them, so
-/// a prompt that agrees with a run at one page agrees with it everywhere below: a look-up compares
-/// one link for a whole run, and looks for the place only where the prompt leaves it.
+/// Every page of a strand is held by somebody: a page that nobody has any more ends its strand, or
+/// splits it. A page is in one strand only, and the table finds it. Links commit to all pages
+/// before them, so a prompt that agrees with a strand at one page agrees with it everywhere below:
+/// a look-up compares one link for a whole strand, and looks for the place only where the prompt
+/// leaves it.
 #pragma once
 
 #include <oriel/core/hash.hpp>
@@ -30,25 +31,26 @@
 
 namespace oriel::detail {
 
-/// What one worker has of one run. The figures are positions, for "on tier t or nearer".
+/// What one worker has of one strand. The figures are positions, for "on tier t or nearer".
 struct page_holder {
-  std::uint32_t full_end[page_tiers] = {};  ///< full pages reach from the start of the run to here
-  /// The last boundary at or below full_end whose windows lie in this run; 0: there is none.
+  std::uint32_t full_end[page_tiers] =
+      {};  ///< full pages reach from the start of the strand to here
+  /// The last boundary at or below full_end whose windows lie in this strand; 0: there is none.
   std::uint32_t safe_top[page_tiers] = {};
-  std::uint32_t place = 0;   ///< in the worker's list of runs
-  std::uint16_t worker = 0;  ///< holders of a run are sorted by it
+  std::uint32_t place = 0;   ///< in the worker's list of strands
+  std::uint16_t worker = 0;  ///< holders of a strand are sorted by it
   tier_mask tiers = 0;       ///< at least those that it uses
-  /// Bit t: windows of some kind are there from the start of the run on, so that a boundary that
-  /// needs windows of the run before may be safe.
+  /// Bit t: windows of some kind are there from the start of the strand on, so that a boundary that
+  /// needs windows of the strand before may be safe.
   tier_mask reaches_back = 0;
   tier_steps steps = {};
 };
 static_assert(sizeof(page_holder) == 64, "a cache line for each worker that a look-up passes");
 
-struct page_run {
+struct page_strand {
   std::uint32_t base = 0;         ///< position of links[0]
   std::uint32_t begin = 0;        ///< first position that is still there, >= base
-  std::uint32_t last_branch = 0;  ///< where another run left this one last
+  std::uint32_t last_branch = 0;  ///< where another strand left this one last
   std::vector<chain_hash> links = {};
   std::vector<std::uint16_t> counts = {};  ///< [links] how many (worker, tier, pool) have it
   std::vector<page_holder> holders = {};
@@ -61,68 +63,70 @@ struct page_run {
   }
   [[nodiscard]] const page_holder* find(std::uint32_t worker) const noexcept;
   [[nodiscard]] page_holder* find(std::uint32_t worker) noexcept {
-    return const_cast<page_holder*>(static_cast<const page_run*>(this)->find(worker));
+    return const_cast<page_holder*>(static_cast<const page_strand*>(this)->find(worker));
   }
 };
 
 /// One pool on one tier of one worker.
-struct page_place {
+struct worker_place {
   std::uint32_t worker = 0;
   std::uint8_t tier = 0;
   std::uint32_t pool = 0;
 };
 
-struct page_runs_memory {
+struct strand_memory {
   std::size_t fixed_bytes = 0, link_bytes = 0, holder_bytes = 0;
   std::uint32_t holders = 0;
 };
 
 /// Positions and pools are checked by the caller.
-class page_runs {
+class page_strands {
  public:
   /// @param needed_pages  [window kinds] pages before a boundary that it needs
   /// @throws std::bad_alloc
-  page_runs(std::uint32_t workers,
-            std::uint32_t capacity_pages,
-            std::vector<std::uint32_t> needed_pages);
+  page_strands(std::uint32_t workers,
+               std::uint32_t capacity_pages,
+               std::vector<std::uint32_t> needed_pages);
 
   /// @returns pages for which there was no room @throws std::bad_alloc
-  std::uint32_t store(const page_place& to,
+  std::uint32_t store(const worker_place& to,
                       std::uint32_t first_page,
                       chain_hash parent,
                       std::span<const chain_hash> links);
-  void remove(const page_place& from, std::uint32_t first_page, std::span<const chain_hash> links);
+  void remove(const worker_place& from,
+              std::uint32_t first_page,
+              std::span<const chain_hash> links);
   void clear_tier(std::uint32_t worker, std::uint8_t tier);
   void clear(std::uint32_t worker);
   void look_up(std::span<const chain_hash> prompt, prefix_answer& answer) const;
 
   [[nodiscard]] std::uint32_t pages() const noexcept { return pages_; }
-  [[nodiscard]] std::uint32_t runs() const noexcept {
-    return static_cast<std::uint32_t>(runs_.size() - free_.size());
+  [[nodiscard]] std::uint32_t strands() const noexcept {
+    return static_cast<std::uint32_t>(strands_.size() - free_.size());
   }
-  [[nodiscard]] page_runs_memory memory() const noexcept;
+  [[nodiscard]] strand_memory memory() const noexcept;
   /// Is all of it consistent? O(everything), for tests.
   [[nodiscard]] bool is_sound() const;
 
  private:
   using segment = prefix_answer::segment;
 
-  // page_runs.cpp: runs and the table
-  [[nodiscard]] run_id find(chain_hash link, std::uint32_t position) const noexcept;
-  [[nodiscard]] run_id new_run(std::uint32_t position, std::size_t links);
-  std::uint32_t append(run_id id, std::span<const chain_hash> links);
-  void forget_unused(run_id id, page_stretch pages);
-  run_id drop(run_id id, page_stretch pages);
-  run_id split(run_id id, page_stretch hole);
-  void erase_links(const page_run& run, page_stretch pages) noexcept;
-  void release_run(run_id id) noexcept;
-  // page_holders.cpp: who has what of a run
-  void add(run_id id, const page_place& to, page_stretch pages);
-  bool take(run_id id, page_holder& holder, const page_place& from, page_stretch pages);
-  page_holder& holder_of(run_id id, std::uint32_t worker);
-  void drop_holder(run_id id, std::uint32_t worker) noexcept;
-  void list(run_id id, page_holder& holder);
-  void refresh(const page_run& run, page_holder& holder) const noexcept;
+  // page_strands.cpp: strands and the table
+  [[nodiscard]] strand_id find(chain_hash link, std::uint32_t position) const noexcept;
+  [[nodiscard]] strand_id new_strand(std::uint32_t position, std::size_t links);
+  std::uint32_t append(strand_id id, std::span<const chain_hash> links);
+  void forget_unused(strand_id id, page_stretch pages);
+  strand_id drop(strand_id id, page_stretch pages);
+  strand_id split(strand_id id, page_stretch hole);
+  void erase_links(const page_strand& strand, page_stretch pages) noexcept;
+  void release_strand(strand_id id) noexcept;
+  // page_holders.cpp: who has what of a strand
+  void add(strand_id id, const worker_place& to, page_stretch pages);
+  bool take(strand_id id, page_holder& holder, const worker_place& from, page_stretch pages);
+  page_holder& holder_of(strand_id id, std::uint32_t worker);
+  void drop_holder(strand_id id, std::uint32_t worker) noexcept;
+  void list(strand_id id, page_holder& holder);
+  void refresh(const page_strand& strand, page_holder& holder) const noexcept;
   // page_lookup.cpp
   [[nodiscard]] std::uint32_t last_safe(const page_holder& holder,
                                         std::uint32_t tier,
@@ -141,10 +145,10 @@ class page_runs {
   std::vector<std::uint32_t> needed_pages_;  // [window kinds]
   std::uint32_t needed_pages_max_ = 0;
   std::uint32_t pages_ = 0;
-  std::vector<page_run> runs_;
-  std::vector<run_id> free_;
-  std::vector<std::vector<run_id>> runs_of_;  // [workers]
-  std::vector<page_stretch> changed_;         // scratch
+  std::vector<page_strand> strands_;
+  std::vector<strand_id> free_;
+  std::vector<std::vector<strand_id>> strands_of_;  // [workers]
+  std::vector<page_stretch> changed_;               // scratch
 };
 
 /// The tiers up to and including `tier`.

@@ -23,7 +23,7 @@ std::uint32_t leave(const page_strand& strand,
   if (const std::uint32_t branch = strand.last_branch; low <= branch && branch <= high) {
     if (agrees(branch - 1)) {
       low = branch;
-      if (!agrees(branch)) {
+      if (!agrees(branch) || ORIEL_MUTANT(branch_hint_is_believed)) {
         return branch;
       }
     } else {
@@ -119,6 +119,9 @@ std::uint32_t page_strands::last_safe(const page_holder& holder,
                                       std::span<const segment> before) const noexcept {
   const tier_mask tiers = tiers_up_to(tier);
   std::uint32_t boundary = limit;
+  if (ORIEL_MUTANT(boundary_is_the_full_length)) {
+    return limit;
+  }
   for (std::uint32_t agreeing = 0, kind = 0; agreeing < needed_pages_.size();) {
     // Kinds take turns to lower the boundary until all of them agree to one.
     if (boundary <= begin) {
@@ -128,7 +131,10 @@ std::uint32_t page_strands::last_safe(const page_holder& holder,
     const std::uint32_t from = boundary > needed ? boundary - needed : 0;
     std::uint32_t start =
         needed == 0 ? boundary : holder.steps.covered_down(1 + kind, boundary, tiers);
-    if (start == begin && start > from && !before.empty()) {
+    if (start == begin && start > from && ORIEL_MUTANT(window_crosses_any_strand)) {
+      start = from;
+    } else if (start == begin && start > from && !before.empty() &&
+               !ORIEL_MUTANT(window_stops_at_its_strand)) {
       start = covered_down(holder.worker, 1 + kind, begin, tiers, before);
     }
     if (start <= from) {
@@ -137,7 +143,7 @@ std::uint32_t page_strands::last_safe(const page_holder& holder,
       // All smaller boundaries in this stretch of windows need more before it, too.
       boundary = start < boundary ? std::max(start, begin) : boundary;
       boundary = std::min(boundary, holder.steps.last_covered(1 + kind, boundary, tiers));
-      agreeing = 0;
+      agreeing = ORIEL_MUTANT(index_kinds_agree_in_one_pass) ? agreeing : 0;
     }
     kind = kind + 1 == needed_pages_.size() ? 0 : kind + 1;
   }

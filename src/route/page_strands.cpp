@@ -227,6 +227,9 @@ void page_strands::clear_tier(std::uint32_t worker, std::uint8_t tier) {
 }
 
 void page_strands::clear(std::uint32_t worker) {
+  if (ORIEL_MUTANT(removed_worker_is_left_behind)) {
+    return;
+  }
   while (!strands_of_[worker].empty()) {
     const strand_id id = strands_of_[worker].back();
     page_strand& strand = strands_[id];
@@ -321,7 +324,7 @@ strand_id page_strands::split(strand_id id, page_stretch hole) {
       other.holders.push_back(std::move(moves));
       continue;
     }
-    if (!moves.steps.empty()) {
+    if (!moves.steps.empty() && !ORIEL_MUTANT(split_keeps_the_holder)) {
       list(other_id, moves);
       other.holders.push_back(std::move(moves));
     }

@@ -72,7 +72,9 @@ bool prefix_index::is_valid(const worker_event& event) const noexcept {
 event_outcome prefix_index::take(const worker_event& event) {
   const std::uint32_t worker = to_index(event.worker);
   stream& s = streams_[worker];
-  if (event.epoch < s.epoch || (s.was_removed && event.epoch == s.epoch)) {
+  const bool is_gone =
+      s.was_removed && event.epoch == s.epoch && !ORIEL_MUTANT(removed_worker_is_heard);
+  if (event.epoch < s.epoch || is_gone) {
     return event_outcome::stale;
   }
   if (event.epoch > s.epoch || s.state == worker_state::absent) {
@@ -196,7 +198,8 @@ void prefix_index::carry_out(const worker_event& event) {
 
 void prefix_index::carry_out_held(stream& s) {
   std::size_t count = 0;
-  while (count < s.held.size() && s.held[count].event.sequence == s.next) {
+  while (!ORIEL_MUTANT(held_events_are_forgotten) && count < s.held.size() &&
+         s.held[count].event.sequence == s.next) {
     carry_out(s.held[count].event);
     ++s.next;
     ++count;

@@ -153,7 +153,7 @@ class page_strands {
 
 /// The tiers up to and including `tier`.
 [[nodiscard]] constexpr tier_mask tiers_up_to(std::uint32_t tier) noexcept {
-  return static_cast<tier_mask>((2u << tier) - 1);
+  return static_cast<tier_mask>(ORIEL_MUTANT(far_tiers_count_as_device) ? 0xFF : (2u << tier) - 1);
 }
 
 }  // namespace oriel::detail

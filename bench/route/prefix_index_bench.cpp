@@ -213,7 +213,13 @@ BENCHMARK(sessions)
     ->Args({256, 14'000, 128});
 BENCHMARK(everywhere);
 BENCHMARK(everywhere_half);
-BENCHMARK_CAPTURE(store, new_pages, 1, false)->Arg(1)->Arg(16)->Arg(64)->Arg(2280)->UseManualTime();
+BENCHMARK_CAPTURE(store, new_pages, 1, false)
+    ->Arg(1)
+    ->Arg(16)
+    ->Arg(64)
+    ->Arg(256)
+    ->Arg(2280)
+    ->UseManualTime();
 BENCHMARK_CAPTURE(store, known_pages, 2, false)
     ->Arg(1)
     ->Arg(16)

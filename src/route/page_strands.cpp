@@ -179,6 +179,7 @@ std::uint32_t page_strands::store(const worker_place& to,
       id = is_tip ? before : new_strand(position, rest.size());
       pages = append(id, rest);
     }
+    ORIEL_EXPECTS(pages > 0);  // or this would never end
     add(id, to, {position, position + pages});
     before = id;
     done += pages;
@@ -197,6 +198,7 @@ void page_strands::remove(const worker_place& from,
       continue;
     }
     const std::uint32_t pages = common(strands_[id], position, links.subspan(done));
+    ORIEL_EXPECTS(pages > 0);
     page_holder* const holder = strands_[id].find(from.worker);
     if (holder != nullptr && take(id, *holder, from, {position, position + pages})) {
       forget_unused(id, {position, position + pages});

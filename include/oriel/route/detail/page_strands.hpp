@@ -3,13 +3,13 @@
 /// @file
 /// The pages of all workers as strands: consecutive pages of one chain.
 ///
-///     chain        0 1 2 3 4 5 6 7 8 9 ...          prompt A
-///     strand 0        [#################]
-///                         \                         prompt B leaves A after page 4
-///     strand 1                [###########]
-///     strand 0 holds  links, one count a page, and for each worker with a page in it
-///                  a holder: how far its full pages reach without a gap, its last safe boundary,
-///                  and exactly what it has (tier_steps)
+///     page         0 1 2 3 4 5 6 7 8 9
+///     strand 0    [# # # # # # # # # #]       prompt A
+///     strand 1               [# # # # #]      prompt B, which leaves A after page 4
+///
+/// A strand has its links, a count for each page, and for each worker with a page in it a holder:
+/// how far its full pages reach without a gap, its last safe boundary, and exactly what it has
+/// (tier_steps).
 ///
 /// Every page of a strand is held by somebody: a page that nobody has any more ends its strand, or
 /// splits it. A page is in one strand only, and the table finds it. Links commit to all pages
@@ -33,8 +33,8 @@ namespace oriel::detail {
 
 /// What one worker has of one strand. The figures are positions, for "on tier t or nearer".
 struct page_holder {
-  std::uint32_t full_end[page_tiers] =
-      {};  ///< full pages reach from the start of the strand to here
+  /// Where the full pages that begin with the strand end.
+  std::uint32_t full_end[page_tiers] = {};
   /// The last boundary at or below full_end whose windows lie in this strand; 0: there is none.
   std::uint32_t safe_top[page_tiers] = {};
   std::uint32_t place = 0;   ///< in the worker's list of strands

@@ -89,11 +89,11 @@ void page_strands::refresh(const page_strand& strand, page_holder& holder) const
   holder.reaches_back = 0;
   for (std::uint32_t tier = 0; tier < page_tiers; ++tier) {
     const tier_mask tiers = tiers_up_to(tier);
-    if (tier > 0 && (holder.tiers >> tier & 1u) == 0) {
+    if (tier > 0 && !is_in(holder.tiers, tier)) {
       holder.full_end[tier] = holder.full_end[tier - 1];
       holder.safe_top[tier] = holder.safe_top[tier - 1];
       holder.reaches_back |=
-          static_cast<tier_mask>((holder.reaches_back >> (tier - 1) & 1u) << tier);
+          static_cast<tier_mask>(std::uint32_t{is_in(holder.reaches_back, tier - 1)} << tier);
       continue;
     }
     holder.full_end[tier] = holder.steps.covered_up(0, strand.begin, tiers);
@@ -120,7 +120,7 @@ bool page_strands::is_sound() const {
       ++listed[holder.worker];
       holder.steps.for_each([&](std::uint32_t, page_stretch held, tier_mask mask) {
         for (std::uint32_t tier = 0; tier < page_tiers; ++tier) {
-          for (std::uint32_t at = held.first; at < held.end && (mask >> tier & 1u) != 0; ++at) {
+          for (std::uint32_t at = held.first; at < held.end && is_in(mask, tier); ++at) {
             ++counts[at - strand.base];
           }
         }

@@ -83,7 +83,7 @@ void page_strands::look_up_safe(prefix_answer& answer) const noexcept {
     for (const page_holder& holder : strands_[id].holders) {
       worker_prefix& row = answer.rows_[holder.worker];
       for (std::uint32_t tier = 0; tier < page_tiers; ++tier) {
-        if (tier > 0 && (answer.tiers_[holder.worker] >> tier & 1u) == 0) {
+        if (tier > 0 && !is_in(answer.tiers_[holder.worker], tier)) {
           row.safe_pages[tier] = row.safe_pages[tier - 1];
           continue;
         }
@@ -100,7 +100,7 @@ void page_strands::look_up_safe(prefix_answer& answer) const noexcept {
           row.safe_pages[tier] = top;
         } else if (top != 0) {
           row.safe_pages[tier] = last_safe(holder, tier, begin, limit, path.first(i));
-        } else if (begin > 0 && (holder.reaches_back >> tier & 1u) != 0) {
+        } else if (begin > 0 && is_in(holder.reaches_back, tier)) {
           const std::uint32_t reach = std::min(limit, begin + needed_pages_max_);
           row.safe_pages[tier] = last_safe(holder, tier, begin, reach, path.first(i));
         }

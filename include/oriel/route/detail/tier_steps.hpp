@@ -24,6 +24,10 @@ namespace oriel::detail {
 
 using tier_mask = std::uint8_t;
 
+[[nodiscard]] constexpr bool is_in(tier_mask tiers, std::uint32_t tier) noexcept {
+  return (std::uint32_t{tiers} >> tier & 1u) != 0;
+}
+
 /// Pages [first, end).
 struct page_stretch {
   std::uint32_t first = 0, end = 0;

@@ -188,7 +188,7 @@ constexpr mutant all_mutants[] = {
      .killer = "answers equal the definition, whatever workers do"},
     {.name = "index_kinds_agree_in_one_pass",
      .kin = "the order of the kinds matters",
-     .killer = "answers equal the definition, whatever workers do"},
+     .killer = "kinds lower each other's boundary until all agree"},
     {.name = "far_tiers_count_as_device",
      .kin = "tiers are mixed up",
      .killer = "answers equal the definition, whatever workers do"},
@@ -230,7 +230,7 @@ constexpr mutant all_mutants[] = {
      .killer = "a sure row is the worker's truth at its sequence number, an unsure one no more"},
     {.name = "removed_worker_is_heard",
      .kin = "late events bring a worker back",
-     .killer = "a sure row is the worker's truth at its sequence number, an unsure one no more"},
+     .killer = "a new epoch begins with nothing; the old one and a removed worker are not heard"},
     // Scheduling.
     {.name = "guard_forgets_the_work_ahead",
      .kin = "the theorem",

@@ -92,7 +92,7 @@ inline bool is_at_most(const oriel::worker_prefix& a, const oriel::worker_prefix
   return true;
 }
 
-/// Chains of links that fork from one another. With `weak` links their lower 64 bits are four.
+/// Chains of links that fork from one another. With `weak` their lower 64 bits agree.
 inline std::vector<std::vector<oriel::chain_hash>> forking_chains(oriel::random_stream& draw,
                                                                   std::size_t count,
                                                                   std::uint32_t pages_max,
@@ -110,7 +110,7 @@ inline std::vector<std::vector<oriel::chain_hash>> forking_chains(oriel::random_
       const auto token = oriel::token_id{++fresh};
       oriel::chain_hash link =
           oriel::next_link(chain.empty() ? oriel::chain_hash{} : chain.back(), {&token, 1});
-      link.low = weak ? link.low & 15 : link.low;
+      link.low = weak ? 0 : link.low;
       chain.push_back(link);
     }
     chains.push_back(chain);

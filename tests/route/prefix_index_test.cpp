@@ -225,6 +225,16 @@ TEST_CASE("a boundary is safe when its window is there, of every kind") {
   CHECK(w.ask(chain, 0).full_pages[0] == 12);
 }
 
+TEST_CASE("kinds lower each other's boundary until all agree") {
+  world w({.page_size = 2, .windows = {4, 4}, .workers = 1});
+  const auto chain = a_chain(6);
+  w.send(0, kind::stored, 0, 0, chain, 0, 6);
+  w.send(0, kind::stored, 0, 1, chain, 0, 6);
+  w.send(0, kind::stored, 0, 2, chain, 4, 5);  // half a window
+  w.send(0, kind::stored, 0, 2, chain, 0, 2);
+  CHECK(w.ask(chain, 0).safe_pages[0] == 2);
+}
+
 TEST_CASE("a window may begin in the strand before, and kinds reach back differently far") {
   world w({.page_size = 2, .windows = {10, 3}, .workers = 2});  // five pages, one
   const auto trunk = a_chain(20);

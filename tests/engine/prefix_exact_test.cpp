@@ -424,6 +424,12 @@ tier_maker unruly_tiers() {
   return [media](const model_geometry&, const engine_options&, std::uint64_t seed) {
     random_stream draw(seed, 3);
     std::vector<tier> tiers;
+    for (std::size_t i = 0; i + 1 < media.size();
+         ++i) {  // The next engine has to ask further down.
+      if (draw.next_below(2 + 2 * static_cast<std::uint32_t>(i)) == 0) {
+        media[i]->pages.clear();
+      }
+    }
     for (std::size_t i = 0; i < media.size(); ++i) {
       const bool is_fine = draw.next_below(3) == 0;
       const plain_faults faults{.misses = is_fine ? 0 : draw.next_below(60),
@@ -484,7 +490,7 @@ TEST_CASE("reuse is exact: through tiers that outlive the engine and fail now an
   const tally t = check_exact(books, 24, requests_of(1200), 5, tiers);
   if (t.requests >= 400) {
     for (const std::uint64_t requests : t.from_tier) {
-      CHECK(requests >= 5);
+      CHECK(50 * requests >= t.requests);
     }
     CHECK(t.failed_reads >= 20);
     CHECK(t.late_fetches >= 2);

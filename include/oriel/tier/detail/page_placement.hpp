@@ -131,22 +131,23 @@ class page_placement {
                  const tiered_sequence* sequence,
                  std::uint32_t has) noexcept {
     std::uint8_t& known = known_[event.pool][to_index(event.handle.id)];
-    if (event.pool == 0 && back_ != 0 && !ORIEL_MUTANT(page_keeps_the_name_before)) {
-      origins_[to_index(event.full.id)] = {};  // Not that of the page that was here before.
-    }
+    const bool names = event.pool == 0 && back_ != 0;  // for its eviction
     if (sequence == nullptr) {  // Whose it is nobody said: it has no name to be copied under.
       known = 0xFF;
+      if (names) {
+        origins_[to_index(event.full.id)] = {};  // Not that of the page that was here before.
+      }
       return;
     }
     known = static_cast<std::uint8_t>(has);
+    if (names) {
+      origins_[to_index(event.full.id)] = {
+          sequence->links[event.page], sequence->start, sequence->owner};
+    }
     if (event.pool == 0 && selective_ != 0) {
       hits_[to_index(event.full.id)] = 0;
     }
     try {
-      if (event.pool == 0 && back_ != 0) {
-        origins_[to_index(event.full.id)] = {
-            sequence->links[event.page], sequence->start, sequence->owner};
-      }
       copy_down(*sequence, event.pool, event.page, event.handle, through_);
     } catch (const std::bad_alloc&) {
       ++counters_.dropped_copies;

@@ -271,6 +271,16 @@ int clear(const cache_options& o) {
     item.owner = {id_of(o.tenant), 0};
     what = "tenant " + o.tenant;
   }
+  if (!o.tenant.empty() && std::ranges::none_of(before.groups, [&](const cache_group& g) {
+        return g.tenant == item.owner.tenant &&
+               (o.session.empty() || g.sessions.contains(item.owner.session));
+      })) {
+    throw engine::error(
+        fmt::format("{}: nothing in it is {}'s: `oriel cache list --json {}` names all of them",
+                    o.folder,
+                    what,
+                    o.folder));
+  }
   if (!is_confirmed(o, what)) {
     note("oriel: nothing was erased\n");
     return exit_failure;

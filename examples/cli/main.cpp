@@ -145,13 +145,10 @@ void add_tiers(CLI::App& command, tier_options& o, CLI::Option* no_cache) {
                   "twice; back, what the pools evict")
       ->check(CLI::IsMember({"through", "selective", "back"}))
       ->capture_default_str();
-  command.add_option("--tier-ttl", o.ttl_s, "seconds that tiers keep a page; 0: no limit")
-      ->check(number(0, 1e9))
-      ->capture_default_str();
-  command
-      .add_option("--disk-mb-per-s", o.disk_mb_per_s, "of the disk, for the folder; 0: no limit")
-      ->check(number(0, 1e6))
-      ->capture_default_str()
+  command.add_option("--tier-ttl", o.ttl_s, "seconds that tiers keep a page [no limit]")
+      ->check(number(0.001, 1e9));
+  command.add_option("--disk-mb-per-s", o.disk_mb_per_s, "of the disk, for the folder [no limit]")
+      ->check(number(1, 1e6))
       ->needs(folder);
   command.add_option("--tier-cpu", o.cpu_share, "of one CPU, for each tier; below 1 it yields too")
       ->check(number(0.01, 1))

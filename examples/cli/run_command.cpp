@@ -399,6 +399,7 @@ engine::engine_options engine_options_of(const run_options& o,
                     .branch_points = o.retain.branch_points,
                     .dense_head_tokens = o.retain.dense_head_tokens};
   options.model_digest = engine::checkpoint_digest(checkpoint);
+  options.tier_moves.drain_us_max = 0;  // See end_tiers.
   options.tier_moves.ttl_us = static_cast<std::uint64_t>(o.tiers.ttl_s * 1e6);
   return options;
 }
@@ -446,6 +447,41 @@ void end_copies(engine::engine& engine, outcome& result) {
   }
 }
 
+/// Waits for the pages that are on their way to tiers; Ctrl-C ends that. Then says what went wrong
+/// there.
+void end_tiers(engine::engine& engine) {
+  constexpr std::uint64_t step_us = 100'000, quiet_us = 1'000'000, most_us = 60'000'000;
+  if (engine.cache() == nullptr || engine.cache()->tiers() == nullptr) {
+    return;
+  }
+  auto& tiers = *engine.cache()->tiers();
+  const std::uint64_t begin_us = engine::steady_now_us();
+  bool has_told = false;
+  for (std::uint64_t now_us = begin_us;
+       !tiers.finish(now_us + step_us) && interrupted == 0 && now_us < begin_us + most_us;
+       now_us = engine::steady_now_us()) {
+    if (!has_told && now_us >= begin_us + quiet_us) {
+      note("waiting for {} pages on their way to tiers; Ctrl-C drops them\n",
+           tiers.copies_under_way());
+      has_told = true;
+    }
+  }
+  if (!tiers.idle()) {
+    note("warning: {} pages did not reach their tiers\n", tiers.copies_under_way());
+  }
+  for (const tier& t : tiers.tiers()) {
+    const store_fault fault = t.store.last_fault();
+    const store_health health = t.store.stats().health;
+    if (fault.count != 0 || health != store_health::healthy) {
+      note("warning: the {} tier is {}; faults: {}, the last: {}\n",
+           name_of(t.role),
+           name_of(health),
+           fault.count,
+           text_of(fault));
+    }
+  }
+}
+
 /// Serves one request and prints what it gave.
 /// @param has_text  false: ids stand for text
 finish_reason answer(engine::engine& engine,
@@ -474,6 +510,7 @@ finish_reason answer(engine::engine& engine,
   if (o.json) {
     end_copies(engine, result);
     print_json(result, prompt_tokens);
+    finish_output();
   } else {
     print_now(has_text ? "" : "\n");
     print_summary(result, prompt_tokens);
@@ -516,9 +553,11 @@ int run(const run_options& o) {
     const finish_reason finish =
         answer(engine, std::move(requests[i]), prompts[i].shown, o, found.has_value());
     if (finish == finish_reason::cancelled) {
+      end_tiers(engine);
       return exit_interrupted;
     }
   }
+  end_tiers(engine);
   return exit_ok;
 }
 

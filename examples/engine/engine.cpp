@@ -177,11 +177,18 @@ bool engine::preempt(request_id id) {
   if (found->lease) {
     cache_->publish(found->lease, found->kv, found->job.tokens, found->job.names, now_us_);
   }
-  abandon_fetch(*found);
-  found->job.was_fetched = false;
-  found->job.whole_until_us = 0;
-  queued_.push_front(std::move(found->job));  // The last that may throw.
-  found->job.place.reset();                   // It keeps its place in the queue.
+  std::list<work> again;
+  again.push_front(std::move(found->job));  // The last that may throw.
+  found->job.place.reset();                 // It keeps its place in the queue.
+  work& job = again.front();
+  if (found->gate) {
+    cache_->tiers()->cancel_fetch(*job.fetch);
+    found->gate.reset();
+    job.fetch.reset();
+  }
+  job.was_fetched = false;
+  job.whole_until_us = 0;
+  queued_.splice(queued_.begin(), again);
   release(*found, {.ended = request_end::unknown, .expected_us = now_us_}, false);
   running_.erase(found);
   metrics_.requests_preempted.add();

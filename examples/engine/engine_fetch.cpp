@@ -25,6 +25,10 @@ status engine::forget(std::string_view tenant,
   if (std::ranges::any_of(queued_, is_of) || std::ranges::any_of(running_, is_of, &sequence::job)) {
     return failure{errc::invalid_argument, 0, "a request of it is being served"};
   }
+  if (std::ranges::any_of(running_,
+                          [&](const sequence& s) { return s.gate && s.job.space == space; })) {
+    return failure{errc::invalid_argument, 0, "a request of its tenant is about to start"};
+  }
   cache_->tree().drop(space);
   if (cache_->tiers() == nullptr) {
     return {};
@@ -48,12 +52,14 @@ status engine::wait_for_order(std::uint32_t order, std::uint64_t until_us) {
     tiers.turn();
     const order_result result = tiers.take_result(order).value();
     if (result.failed_tier != no_tier) {
+      tiers.forget_order(order);
       return failure{errc::io_failure, result.native, "a tier could not do it, see its last_fault"};
     }
     if (result.is_done()) {
       return {};
     }
     if (options_.now_us() >= until_us) {
+      tiers.forget_order(order);
       return failure{errc::io_failure, ETIMEDOUT, "a tier did not answer in time"};
     }
     tiers.wait(until_us);

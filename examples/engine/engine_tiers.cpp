@@ -19,6 +19,8 @@
 #include <system_error>
 #include <utility>
 
+#include <unistd.h>
+
 namespace oriel::engine {
 namespace {
 
@@ -55,6 +57,20 @@ class folder_store {
   store_thread<segment_store<directory_disk>> store_;
 };
 
+/// What a tier's budgets leave of its rate: fetches are planned by it.
+transfer_rates within_budget(transfer_rates rates, const tier_choice& choice) {
+  rates.bytes_per_s *= choice.cpu_share;
+  return rates;
+}
+
+/// Of the machine; 0: unknown.
+std::uint64_t memory_bytes() {
+  const long pages = ::sysconf(_SC_PHYS_PAGES), page = ::sysconf(_SC_PAGESIZE);
+  return pages > 0 && page > 0
+             ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page)
+             : 0;
+}
+
 std::uint64_t bytes_of_page(const std::vector<std::uint64_t>& slices) {
   return std::accumulate(slices.begin(), slices.end(), std::uint64_t{0});
 }
@@ -82,6 +98,12 @@ tier host_tier(const tier_choice& choice, const page_shape& shape) {
                     bytes,
                     least));
   }
+  if (const std::uint64_t all = memory_bytes(); all != 0 && bytes > all) {
+    throw error(fmt::format(
+        "a host cache of {} bytes is more than this machine's memory of {}; give it less",
+        bytes,
+        all));
+  }
   try {
     return {.store = any_store(std::make_unique<store_thread<memory_store<numa_memory>>>(
                 thread_of(choice),
@@ -92,7 +114,7 @@ tier host_tier(const tier_choice& choice, const page_shape& shape) {
                                      .other_tenant_bytes_max = static_cast<std::uint64_t>(
                                          choice.tenant_share_max * static_cast<double>(bytes))})),
             .role = tier_role::host,
-            .rates = host_rates};
+            .rates = within_budget(host_rates, choice)};
   } catch (const std::bad_alloc&) {
     throw error(fmt::format("no memory for a host cache of {} bytes; give it less", bytes));
   }
@@ -111,6 +133,11 @@ tier disk_tier(const tier_choice& choice) {
                             why.native != 0 ? ": " : "",
                             why.native != 0 ? std::strerror(why.native) : ""));
   }
+  transfer_rates rates = disk_rates;
+  if (choice.disk_bytes_per_s_max != 0) {
+    rates.bytes_per_s =
+        std::min(rates.bytes_per_s, static_cast<double>(choice.disk_bytes_per_s_max));
+  }
   const std::uint64_t segment =
       std::clamp<std::uint64_t>(bytes / 16 / 4096 * 4096, std::uint64_t{1} << 20, 64u << 20);
   try {
@@ -122,7 +149,7 @@ tier disk_tier(const tier_choice& choice) {
                                       .tenant_share_max = choice.tenant_share_max})),
             .role = tier_role::disk,
             .writes = choice.writes,
-            .rates = disk_rates};
+            .rates = within_budget(rates, choice)};
   } catch (const std::bad_alloc&) {
     throw error(fmt::format("{}: no memory for its index; lower --disk-cache-gib", folder));
   } catch (const std::exception& e) {
@@ -139,7 +166,7 @@ tier remote_tier(const tier_choice& choice) {
               thread_of(choice), redis_options{.url = url})),
           .role = tier_role::remote,
           .writes = choice.writes,
-          .rates = remote_rates};
+          .rates = within_budget(remote_rates, choice)};
 }
 
 }  // namespace

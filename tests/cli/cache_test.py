@@ -240,9 +240,12 @@ class Cache(unittest.TestCase):
         self.assertEqual(answer["hits"]["disk"], 0)
         self.assertEqual(answer["tokens"], self.small[0]["tokens"])
         tenant = of_32["tenant"]
-        for arguments, left in ((["--tenant", "abc"], 2), (["--tenant", tenant, "--session", "1"], 2),
-                                (["--tenant", tenant, "--session", "0"], 0)):
-            self.assertEqual(run("cache", "clear", self.folder, *arguments, "--yes").returncode, 0)
+        for arguments, left, code in ((["--tenant", "abc"], 2, 1), (["--tenant", tenant[:6]], 2, 1),
+                                      (["--tenant", tenant, "--session", "1"], 2, 1),
+                                      (["--tenant", tenant, "--session", "0"], 0, 0)):
+            done = run("cache", "clear", self.folder, *arguments, "--yes")
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(b"names all of them" if code else b"", done.stderr)
             self.assertEqual(len(self.groups()), left, arguments)
         self.assertGreater(self.json("list", self.folder)["tombstones"], 0)
         answers("--disk-cache", self.folder, texts=TEXTS[:1])

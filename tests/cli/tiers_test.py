@@ -101,8 +101,24 @@ class Tiers(unittest.TestCase):
         budget = ["--disk-cache", self.folder, "--disk-mb-per-s", "20", "--tier-cpu", "0.2"]
         self.check(answers(*budget))
         self.check(answers(*budget))
-        for arguments in (["--tier-cpu", "0"], ["--tier-writes", "often"], ["--disk-mb-per-s", "1"], ["--tier-ttl", "-1"]):
+        for arguments in (["--tier-cpu", "0"], ["--tier-writes", "often"], ["--disk-mb-per-s", "1"], ["--tier-ttl", "-1"],
+                          ["--tier-ttl", "1e-7"], ["--disk-cache", self.folder, "--disk-mb-per-s", "1e-4"]):
             self.assertEqual(run("run", "-n", "1", *arguments).returncode, 2, arguments)
+
+    def test_an_answer_is_printed_before_its_copies_end_and_ctrl_c_drops_them(self):
+        slow = subprocess.Popen([ORIEL, "run", "-p", TEXTS[0] * 4, *FAST[:-2], "-c", "4096", "--disk-cache", self.folder,
+                                 "--disk-mb-per-s", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertIn("tokens", json.loads(slow.stdout.readline()))
+        slow.send_signal(signal.SIGINT)
+        _, said = slow.communicate(timeout=60)
+        self.assertEqual(slow.returncode, 0)
+        self.assertNotIn(b"faults", said)
+        self.check(answers("--disk-cache", self.folder))
+
+    def test_a_tier_that_does_not_work_is_told(self):
+        done = run("run", "-n", "1", "--remote", "redis://127.0.0.1:1")
+        self.assertEqual(done.returncode, 0)
+        self.assertRegex(done.stderr, rb"warning: the remote tier is .*Connection refused")
 
     def test_kill_9_at_any_time_loses_no_answer(self):
         rng = random.Random(7)
@@ -148,7 +164,10 @@ class Tiers(unittest.TestCase):
         for arguments in (["--disk-cache-gib", "1"], ["--no-cache", "--disk-cache", self.folder],
                           ["--host-cache-gib", "-1"], ["--no-cache", "--remote", "redis://127.0.0.1"]):
             self.assertEqual(run("run", "-n", "1", *arguments).returncode, 2, arguments)
-        self.assertEqual(run("run", "-n", "1", "--host-cache-gib", "0.00001").returncode, 1)
+        for gib, says in (("0.00001", b"give it more"), ("65536", b"give it less")):
+            done = run("run", "-n", "1", "--host-cache-gib", gib)
+            self.assertEqual(done.returncode, 1, gib)
+            self.assertIn(says, done.stderr)
 
     def test_a_folder_has_one_owner(self):
         prompts = [w for t in TEXTS * 20 for w in ("-p", t)]

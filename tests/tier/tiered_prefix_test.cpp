@@ -187,6 +187,22 @@ TEST_CASE("an eviction of more than may be copied goes step by step, and loses n
   CHECK(w.tree.full_pages() == 6);  // No more than was asked for.
 }
 
+TEST_CASE("time may run out at any look at the clock, also with nothing left to probe for",
+          "[tier]") {
+  const auto tokens = tokens_of(12 * page);
+  for (std::uint64_t time_us = 100; time_us < 6'000; time_us += 100) {
+    const media kept = new_media(2);
+    world w(kept, {.limits = {.fetch_us_max = time_us}});
+    w.compute(tokens);
+    w.tiers->finish(no_deadline);
+    w.tree.evict_window(0, w.tree.evictable_window_pages(0));  // All full pages, no window.
+    w.fetch(tokens);
+    w.check_hit(tokens);
+    w.tiers->finish(no_deadline);
+    CHECK(w.tree.leases() == 0);
+  }
+}
+
 TEST_CASE("a late fetch gives what came in time", "[tier]") {
   const media kept = new_media(1);
   world w(kept,
@@ -201,6 +217,22 @@ TEST_CASE("a late fetch gives what came in time", "[tier]") {
   w.check_hit(tokens);
   w.tiers->finish(no_deadline);
   CHECK(w.pools.pool(full_pool).used() == w.tree.full_pages());
+}
+
+TEST_CASE("at the end what is on its way is waited for so long, and then dropped", "[tier]") {
+  for (const std::uint64_t drain_us : {std::uint64_t{0}, std::uint64_t{3'600'000'000}}) {
+    const media kept = new_media(1);
+    world w(kept,
+            {.faults = {.stuck = 1000, .turns_max = 0, .stuck_polls = 2'000},
+             .limits = {.drain_us_max = drain_us}});
+    w.compute(tokens_of(8 * page));
+    REQUIRE(w.tiers->copies_under_way() != 0);
+    w.tree.events() = {};
+    w.tiers.reset();
+    CHECK(kept[0]->pages.empty() == (drain_us == 0));
+    CHECK(w.pools.pool(full_pool).used() == w.tree.full_pages());
+    CHECK(w.pools.pool(window_pool(0)).used() == w.tree.window_pages(0));
+  }
 }
 
 TEST_CASE("R6: a page that is evicted while it is copied is not handed out before", "[tier]") {

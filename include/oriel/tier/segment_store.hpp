@@ -67,7 +67,7 @@ class segment_store {
         saves_snapshot_(options.saves_snapshot) {
     const result<std::vector<disk_file>> files = disk_.list();
     if (!files) {
-      throw std::runtime_error("segment_store: the disk does not list its files");
+      throw std::runtime_error(std::string("its files cannot be listed: ") + files.error().detail);
     }
     const result<std::vector<std::byte>> snapshot = disk_.read_small(snapshot_name);
     core_.open(*files,

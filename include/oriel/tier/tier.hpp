@@ -52,6 +52,8 @@ struct tier_limits {
   std::uint32_t selective_hits = 2;            ///< of placement::selective
   std::uint64_t touch_period_us = 60'000'000;  ///< how often a prefix in use is touched below
   std::uint64_t ttl_us = 0;                    ///< of every page put; 0: none
+  /// At the end, how long what is still on its way down is waited for; the rest is dropped.
+  std::uint64_t drain_us_max = 10'000'000;
   layer_load_options layers = {};  ///< of pages that come layer by layer; user_base is not used
 };
 

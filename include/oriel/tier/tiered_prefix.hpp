@@ -87,12 +87,19 @@ class tiered_prefix {
   }
   tiered_prefix(const tiered_prefix&) = delete;
   tiered_prefix& operator=(const tiered_prefix&) = delete;
-  /// Waits for what is under way: stores must not write into pages that are somebody else's.
+  /// Waits for what is under way, limits.drain_us_max at most; then for what stores have begun,
+  /// since they must not touch pages that are somebody else's. What they have not begun is dropped.
   ~tiered_prefix() {
     for (fetch_type& f : fetches_) {
       f.end();
     }
-    finish(no_deadline);
+    if (!finish(limits_.now_us() + limits_.drain_us_max)) {
+      queues_.close();
+      copies_.let_go();
+      for (fetch_type& f : fetches_) {
+        f.let_go();
+      }
+    }
   }
 
   // --- Down --------------------------------------------------------------------------------------
@@ -352,6 +359,11 @@ class tiered_prefix {
       orders_.erase(found);
     }
     return result;
+  }
+
+  /// Nobody asks for the result of this order any more.
+  void forget_order(std::uint32_t order) noexcept {
+    std::erase_if(orders_, [&](const under_order& o) { return o.number == order; });
   }
 
   /// Calls visit(pool, handle) for every device page that copies and fetches hold. For accounts.

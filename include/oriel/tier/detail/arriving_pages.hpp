@@ -156,6 +156,14 @@ class arriving_pages {
       release_if_back(a);
     }
   }
+  /// No store writes any more. @pre it has ended
+  void let_go() noexcept {
+    for (arriving& a : pages_) {
+      if (std::exchange(a.state, page_state::released) != page_state::released) {
+        pools_.pool(pool_id{a.pool}).release(a.handle);
+      }
+    }
+  }
   /// Waits no longer: what has not come by now is a hole. Layers that are not there have failed.
   void give_up(std::uint64_t now_us) noexcept {
     waiting_ = 0;

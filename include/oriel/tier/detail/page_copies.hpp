@@ -135,6 +135,15 @@ class page_copies {
     return told;
   }
 
+  /// No store reads any more.
+  void let_go() noexcept {
+    for (record& r : records_) {
+      if (std::exchange(r.unanswered, 0u) != 0) {
+        pools_.pool(pool_id{r.pool}).release(r.page);
+      }
+    }
+  }
+
   /// Calls visit(pool, handle) for every page that is referred to. O(copies ever at once).
   template <class Visit>
   void visit_pages(Visit&& visit) const {

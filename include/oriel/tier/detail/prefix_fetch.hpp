@@ -133,20 +133,21 @@ class prefix_fetch {
     counters_.fetched_bytes[role] += came ? c.bytes : 0;
     moved_bytes_ += came ? c.bytes : 0;
     if (state_ == state::moving && arriving_.waiting() == 0) {
-      learn_rate(tier);
+      learn_rate();
     }
   }
 
   /// Goes on where it can, and looks at the clock: what has not come by now is not waited for.
   /// @throws std::bad_alloc
   void turn() {
-    if (state_ == state::looking && limits_.now_us() >= look_until_us_) {
+    const std::uint64_t now_us = limits_.now_us();  // Once: what follows must agree on the time.
+    if (state_ == state::looking && now_us >= look_until_us_) {
       counters_.fetches_late += unanswered_ != 0;
       unanswered_ = 0;  // The faster tiers have answered: what they have will do.
       next_tier_ = queues_.tiers().size();
     }
     if (state_ == state::looking && unanswered_ == 0) {
-      look_on();
+      look_on(now_us);
     }
     if (state_ == state::taking) {
       take_pages();
@@ -154,7 +155,7 @@ class prefix_fetch {
     if (state_ == state::moving) {
       hand_out();
     }
-    if (state_ == state::moving && arriving_.waiting() != 0 && limits_.now_us() >= deadline_us_ &&
+    if (state_ == state::moving && arriving_.waiting() != 0 && now_us >= deadline_us_ &&
         !ORIEL_MUTANT(fetch_has_no_deadline)) {
       give_up();
     }
@@ -251,6 +252,8 @@ class prefix_fetch {
   /// What has not come by now is not waited for.
   void give_up() noexcept {
     ++counters_.fetches_late;
+    is_late_ = true;
+    learn_rate();
     arriving_.give_up(limits_.now_us());
   }
   [[nodiscard]] const layer_counters& waits() const noexcept { return meter_.counters(); }
@@ -267,6 +270,9 @@ class prefix_fetch {
     arriving_.visit_pages(visit);
   }
 
+  /// It has ended, and no store writes any more.
+  void let_go() noexcept { arriving_.let_go(); }
+
   /// Lets go of everything, at once or when its store answers. Again: nothing.
   void end() noexcept {
     if (state_ == state::ended) {
@@ -281,13 +287,18 @@ class prefix_fetch {
 
  private:
   enum class state : std::uint8_t { looking, taking, moving, ended };
-  /// A fetch of enough bytes from one tier tells how fast it is just now.
-  void learn_rate(std::uint8_t tier) {
+  /// A fetch of enough bytes from one tier tells how fast it is just now, and so does one that was
+  /// cut off. Once for each fetch.
+  void learn_rate() {
     constexpr std::uint64_t enough_bytes = 1 << 20;
     const double took_s = 1e-6 * static_cast<double>(limits_.now_us() - moving_since_us_);
+    if (has_learned_ || !std::has_single_bit(from_tiers_)) {
+      return;
+    }
+    has_learned_ = true;
+    const auto tier = static_cast<std::size_t>(std::countr_zero(from_tiers_));
     transfer_rates& known = queues_.tiers()[tier].rates;
-    if (std::has_single_bit(from_tiers_) && moved_bytes_ >= enough_bytes &&
-        took_s > known.latency_s) {
+    if ((moved_bytes_ >= enough_bytes || is_late_) && took_s > known.latency_s) {
       const double rate = static_cast<double>(moved_bytes_) / (took_s - known.latency_s);
       // The engine's own steps are in it: it may be a few times too low, not more.
       known.bytes_per_s =
@@ -302,19 +313,21 @@ class prefix_fetch {
   }
 
   /// Asks the next tier that can have something; after the last one, plans.
-  void look_on() {
+  void look_on(std::uint64_t now_us) {
     const auto pages = static_cast<std::uint32_t>(request_.links.size());
     const std::uint32_t device_pages = device_.full_tokens / model_.healing.page_size;
-    const bool has_time =
-        limits_.now_us() < look_until_us_ || ORIEL_MUTANT(fetch_asks_on_without_time);
-    if (probes_ && has_time && (device_pages >= pages || coverage_.full[device_pages] != no_tier)) {
+    const bool has_time = now_us < look_until_us_ || ORIEL_MUTANT(fetch_asks_on_without_time);
+    const bool has_next = device_pages < pages;
+    if (probes_ && has_time && (!has_next || coverage_.full[device_pages] != no_tier)) {
       probes_ = false;
       next_tier_ = 0;
     }
     for (; next_tier_ < queues_.tiers().size() && unanswered_ == 0; ++next_tier_) {
       const auto tier = static_cast<std::uint8_t>(next_tier_);
       if (probes_) {
-        ask(tier, 0, device_pages);
+        if (has_next) {
+          ask(tier, 0, device_pages);
+        }
         continue;
       }
       for (std::uint32_t pool = 0; pool <= model_.windows.size(); ++pool) {
@@ -329,7 +342,7 @@ class prefix_fetch {
     if (probes_ && has_time && device_.full_tokens > device_.window_safe_tokens) {
       probes_ = false;  // No further full page is anywhere; the windows of the device's own may be.
       next_tier_ = 0;
-      look_on();
+      look_on(now_us);
       return;
     }
     plan();
@@ -473,6 +486,7 @@ class prefix_fetch {
   std::size_t in_stores_ = 0;   // items that stores may still touch
   std::uint64_t moving_since_us_ = 0, moved_bytes_ = 0;
   std::uint32_t from_tiers_ = 0;  // as bits
+  bool has_learned_ = false, is_late_ = false;
   layer_meter meter_;
   borrowed_pages own_;  // these four: what the last lend() returned
   std::vector<page_handle> lent_full_;

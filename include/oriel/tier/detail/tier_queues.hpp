@@ -49,6 +49,12 @@ class tier_queues {
     queues_[tier].push_back({item, deadline_us});
     ++unfinished_;
   }
+  /// Ends the stores; each waits for what still touches slices. Nothing completes any more.
+  void close() noexcept {
+    tiers_.clear();
+    queues_.clear();
+    unfinished_ = 0;
+  }
   /// Items that are queued or in a store.
   [[nodiscard]] std::size_t unfinished() const noexcept { return unfinished_; }
 

@@ -362,10 +362,11 @@ void segment_core::remove_victim(std::uint64_t now_us) {
   }
   const status gone = names_are_dirty_ ? names_.sync_names() : status();
   const status removed = gone ? names_.remove(s.file) : gone;
-  if (!removed) {
-    note_error("remove", s.file, removed.error().native, now_us);
+  if (!removed && removed.error().native != ENOENT) {  // Else somebody else removed it.
+    const int native = removed.error().native;
+    note_error("remove", s.file, native, now_us);
     reclaim_.retry_us = now_us + options_.probe_interval_us;
-    return pause_writes(ENOSPC, now_us);  // nothing more fits until it is gone
+    return pause_writes(native != 0 ? native : ENOSPC, now_us);  // nothing more fits until then
   }
   const status synced = ORIEL_MUTANT(removed_names_are_not_synced) ? status() : names_.sync_names();
   names_are_dirty_ = !synced;

@@ -126,6 +126,27 @@ TEST_CASE("a store on a full file system pauses its writes, and resumes by itsel
   }
 }
 
+TEST_CASE("a segment that somebody removed by hand stands in nobody's way", "[crash]") {
+  const temporary_directory place;
+  const std::string folder = place.path() / "kv";
+  auto disk = directory_disk::open({.directory = folder});
+  REQUIRE(disk);
+  segment_store_options options = small_options();
+  options.capacity_bytes = 8 * options.segment_bytes;
+  real_store store(*disk, options);
+  REQUIRE(put(store, 0).outcome == store_outcome::done);
+  for (const auto& file : std::filesystem::directory_iterator(folder)) {
+    if (file.path().filename().string().starts_with("segment-")) {
+      std::filesystem::remove(file.path());
+    }
+  }
+  for (std::uint32_t page = 1; page < 400; ++page) {  // Until its turn to be reclaimed has come.
+    REQUIRE(put(store, page).outcome == store_outcome::done);
+  }
+  CHECK(store.state().reclaimed_segments >= 2);
+  CHECK(store.stats().health == store_health::healthy);
+}
+
 TEST_CASE("a store on a read-only file system serves reads, and writes once it may", "[crash]") {
   const temporary_directory place;
   report(in_child([&](const child_checks& check) {

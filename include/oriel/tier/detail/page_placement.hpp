@@ -99,8 +99,8 @@ class page_placement {
 
   /// As tiered_prefix has it. O(pages). @throws std::bad_alloc
   void keep_warm(const tiered_sequence& sequence, std::uint32_t pages) {
-    if (pages == 0) {
-      return;
+    if (pages == 0 || queues_.unfinished() >= limits_.copies_max) {
+      return;  // Tiers that are behind have other things to do.
     }
     // Found by its last link; another with the same place in the table makes it more often only.
     const std::uint64_t prefix = sequence.links[pages - 1].prefix64(), now_us = limits_.now_us();

@@ -6,10 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <iterator>
-#include <numeric>
 #include <utility>
 
 namespace oriel::engine {

@@ -178,11 +178,7 @@ bool engine::preempt(request_id id) {
   again.push_front(std::move(found->job));  // The last that may throw.
   found->job.place.reset();                 // It keeps its place in the queue.
   work& job = again.front();
-  if (found->gate) {
-    cache_->tiers()->cancel_fetch(*job.fetch);
-    found->gate.reset();
-    job.fetch.reset();
-  }
+  abandon_fetch(*found, job);
   job.was_fetched = false;
   job.whole_until_us = 0;
   queued_.splice(queued_.begin(), again);
@@ -383,7 +379,7 @@ void engine::end_step(sequence& s) {
 /// Takes the pages of a sequence that is about to go; the cache keeps them if it publishes them.
 void engine::release(sequence& s, const lease_end& end, bool publishes) {
   leave_guard(s.job);
-  abandon_fetch(s);
+  abandon_fetch(s, s.job);
   if (s.lease) {
     if (publishes) {
       cache_->publish(s.lease, s.kv, s.job.tokens, s.job.names, now_us_);

@@ -231,7 +231,7 @@ class engine {
   void join_fetches();
   void choose_candidates();
   step_state look(std::span<const std::list<work>::iterator> candidates);
-  [[nodiscard]] running_sequence facts_of(const sequence& s) const noexcept;
+  [[nodiscard]] running_sequence facts_of(const sequence& s, bool may_make_room) const noexcept;
   void estimate(work& job, const reuse_decision& decision);
   void leave_guard(work& job) noexcept;
   void count_service(sequence& s);
@@ -245,7 +245,7 @@ class engine {
   [[nodiscard]] bool should_join(const work& job);
   bool start_joined(work& job);
   void end_join(sequence& s);
-  void abandon_fetch(sequence& s) noexcept;
+  void abandon_fetch(sequence& s, work& job) noexcept;
   void count_start(sequence& s, std::uint32_t length);
   void cut_off(sequence& s);
   void learn_rate(std::uint64_t took_us);

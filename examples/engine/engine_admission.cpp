@@ -179,7 +179,7 @@ step_state engine::look(std::span<const std::list<work>::iterator> candidates) {
   for (sequence& s : running_) {
     see(s.job, queued_seen_.size() + running_seen_.size());
     running_seen_.push_back(&s);
-    sequences_seen_.push_back(facts_of(s));
+    sequences_seen_.push_back(facts_of(s, is_demanding));
     sequences_seen_.back().pages = next_needs();
   }
   return {.queued = queued_seen_,
@@ -188,9 +188,12 @@ step_state engine::look(std::span<const std::list<work>::iterator> candidates) {
           .demanded = demanded};
 }
 
-running_sequence engine::facts_of(const sequence& s) const noexcept {
+/// A victim publishes what it has: it comes back from the cache, from tiers, or is computed,
+/// whichever is least then. So one price serves both ways of a preemption.
+running_sequence engine::facts_of(const sequence& s, bool may_make_room) const noexcept {
   const std::uint32_t missing = missing_rows(s.job.tokens.size(), s.kv.length());
-  const double recompute_s = seconds_of(recompute_flops(model_, 0, s.kv.length()), rates_);
+  const double recompute_s =
+      may_make_room ? seconds_of(recompute_flops(model_, 0, s.kv.length()), rates_) : 0.0;
   return {.facts = s.job.facts,
           .missing_rows = missing,
           .rows_max = s.kv.healing() ? s.kv.lent_tokens() - s.kv.length() : ~std::uint32_t{0},

@@ -188,12 +188,12 @@ void engine::cut_off(sequence& s) {
   metrics_.requests_cut_off.add();
 }
 
-/// Nobody waits any more for what a sequence started on.
-void engine::abandon_fetch(sequence& s) noexcept {
+/// Nobody waits any more for what a sequence started on. `job` is its own, or was.
+void engine::abandon_fetch(sequence& s, work& job) noexcept {
   if (s.gate) {
-    cache_->tiers()->cancel_fetch(*s.job.fetch);
+    cache_->tiers()->cancel_fetch(*job.fetch);
     s.gate.reset();
-    s.job.fetch.reset();
+    job.fetch.reset();
   }
 }
 

@@ -40,6 +40,16 @@ struct joined_world : world {
     return id;
   }
 
+  /// A sequence of its own on what was lent.
+  pools_type::sequence_type admit(const std::vector<token_id>& tokens,
+                                  const borrowed_prefix& lent) {
+    auto kv = pools.try_admit({.tokens_now = lent.length,
+                               .tokens_max = static_cast<std::uint32_t>(tokens.size()),
+                               .prefix = lent});
+    REQUIRE(kv);
+    return std::move(*kv);
+  }
+
   /// A layer of all that was lent is there.
   [[nodiscard]] bool has_layer_of(const std::vector<token_id>& tokens,
                                   const borrowed_prefix& lent,
@@ -83,10 +93,7 @@ TEST_CASE("behind the gate of a layer its KV is there, and that of later layers 
     const borrowed_prefix lent = w.tiers->lend(id);
     REQUIRE(lent.length == 12 * page);
     REQUIRE(lent.full.size() == 12);
-    auto kv = w.pools.try_admit({.tokens_now = lent.length,
-                                 .tokens_max = static_cast<std::uint32_t>(tokens.size()),
-                                 .prefix = lent});
-    REQUIRE(kv);
+    auto kv = w.admit(tokens, lent);
     auto gate = w.tiers->join(id);
     const std::vector<layer_home> homes = world::homes();
     for (std::uint32_t layer = 0; layer < homes.size(); ++layer) {
@@ -103,7 +110,7 @@ TEST_CASE("behind the gate of a layer its KV is there, and that of later layers 
     CHECK(w.tiers->waits().loads == 1);
     CHECK(w.tiers->waits().failed_loads == 0);
     CHECK(w.tiers->waits().layers == homes.size());
-    kv->release();
+    kv.release();
     w.check_end();
   }
   CHECK(late >= 3);
@@ -131,10 +138,7 @@ TEST_CASE("a layer that does not come shuts its gate; whole pages come the secon
     }
     REQUIRE(w.tiers->can_join(id));
     const borrowed_prefix lent = w.tiers->lend(id);
-    auto kv = w.pools.try_admit({.tokens_now = lent.length,
-                                 .tokens_max = static_cast<std::uint32_t>(tokens.size()),
-                                 .prefix = lent});
-    REQUIRE(kv);
+    auto kv = w.admit(tokens, lent);
     auto gate = w.tiers->join(id);
     const std::vector<layer_home> homes = world::homes();
     bool is_open = true;
@@ -147,7 +151,7 @@ TEST_CASE("a layer that does not come shuts its gate; whole pages come the secon
     ++cut_off;
     const std::uint64_t until_us = w.tiers->retry_until_us(id);
     w.tiers->end_fetch(id);
-    kv->release();
+    kv.release();
     w.check_hit(tokens);
     REQUIRE(until_us != 0);
     const std::uint32_t again = w.begin(tokens, until_us);
@@ -180,9 +184,7 @@ TEST_CASE("F15: a gate is shut at the deadline of its fetch, whatever the store 
        .limits = {.fetch_us_min = 0, .fetch_us_max = 900'000}});
   const std::uint32_t id = w.begin_to_join(tokens);
   const borrowed_prefix lent = w.tiers->lend(id);
-  auto kv =
-      w.pools.try_admit({.tokens_now = lent.length, .tokens_max = 8 * page + 1, .prefix = lent});
-  REQUIRE(kv);
+  auto kv = w.admit(tokens, lent);
   auto gate = w.tiers->join(id);
   CHECK(!gate.wait(0));
   CHECK(!gate.wait(1));
@@ -192,7 +194,7 @@ TEST_CASE("F15: a gate is shut at the deadline of its fetch, whatever the store 
   w.tiers->end_fetch(id);
   CHECK(w.tiers->waits().stall_us >= 100'000);
   CHECK(w.tiers->waits().failed_loads == 1);
-  kv->release();
+  kv.release();
   CHECK(w.tiers->late_pages(0) != 0);  // The store may write to them yet.
   CHECK(w.pools.pool(full_pool).used() >= w.tiers->late_pages(0));
   w.check_end();
@@ -205,11 +207,9 @@ TEST_CASE("F21: pages of a cancelled step stay taken until their stores let go",
   w.keep_below(tokens);
   const std::uint32_t id = w.begin_to_join(tokens);
   const borrowed_prefix lent = w.tiers->lend(id);
-  auto kv =
-      w.pools.try_admit({.tokens_now = lent.length, .tokens_max = 8 * page + 1, .prefix = lent});
-  REQUIRE(kv);
+  auto kv = w.admit(tokens, lent);
   w.tiers->cancel_fetch(id);
-  kv->release();
+  kv.release();
   CHECK(w.tree.leases() == 0);
   std::uint32_t held = 0;
   w.tiers->visit_pages([&](std::uint32_t, page_handle) { ++held; });

@@ -61,7 +61,9 @@ void rank_packer::assign(std::span<const rank_job> jobs) {
     queues_[rank].push_back(r.job);
   }
   for (auto& queue : queues_) {
-    std::ranges::sort(queue);
+    if (!ORIEL_MUTANT(ranks_take_the_longest_first)) {
+      std::ranges::sort(queue);
+    }
   }
 }
 

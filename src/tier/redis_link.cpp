@@ -18,7 +18,10 @@ namespace {
 
 constexpr std::size_t in_bytes = 128 << 10;
 constexpr std::size_t parts_max = 64;  // of one readv or writev
-constexpr int rounds_max = 64;         // reads of one pump
+/// Of one read into slices: what is copied and summed while it is in the caches, and what the
+/// kernel has queued meanwhile is too. More at once was slower (docs/performance.md).
+constexpr std::size_t direct_bytes_max = 64 << 10;
+constexpr int rounds_max = 64;  // reads of one pump
 
 std::string_view text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -312,7 +315,7 @@ bool redis_link::read_once(std::uint64_t now_us) {
   std::array<iovec, parts_max + 1> parts = {};
   std::size_t direct_bytes = 0, count = 0;
   if (reading_ == reading::value && in_begin_ == in_end_) {
-    count = page_.targets(parts.data(), parts_max, direct_bytes);
+    count = page_.targets(parts.data(), parts_max, direct_bytes_max, direct_bytes);
   }
   make_room(redis_head_bytes_max);
   const bool is_whole = direct_bytes == page_.left() || direct_bytes == 0;

@@ -40,8 +40,12 @@ class folder_store {
  public:
   folder_store(directory_disk&& disk,
                const store_thread_options& thread,
-               const segment_store_options& options)
-      : disk_(std::move(disk)), store_(thread, disk_, options) {}
+               const segment_store_options& options,
+               std::uint64_t bytes_per_s_max)
+      : disk_(std::move(disk)), store_(thread, disk_, options) {
+    // Not before: while the store opens, everybody waits for it.
+    store_.with_store([&](auto&) { disk_.limit_rate(bytes_per_s_max); });
+  }
 
   std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
     return store_.submit(items, deadline_us);
@@ -123,8 +127,7 @@ tier host_tier(const tier_choice& choice, const page_shape& shape) {
 tier disk_tier(const tier_choice& choice) {
   const std::string& folder = choice.disk_folder;
   const std::uint64_t bytes = choice.disk_bytes;
-  auto disk =
-      directory_disk::open({.directory = folder, .bytes_per_s_max = choice.disk_bytes_per_s_max});
+  auto disk = directory_disk::open({.directory = folder});
   if (!disk) {
     const failure& why = disk.error();
     throw error(fmt::format("{}: cannot keep KV here: {}{}{}",
@@ -146,7 +149,8 @@ tier disk_tier(const tier_choice& choice) {
                 thread_of(choice),
                 segment_store_options{.capacity_bytes = bytes,
                                       .segment_bytes = segment,
-                                      .tenant_share_max = choice.tenant_share_max})),
+                                      .tenant_share_max = choice.tenant_share_max},
+                choice.disk_bytes_per_s_max)),
             .role = tier_role::disk,
             .writes = choice.writes,
             .rates = within_budget(rates, choice)};

@@ -516,6 +516,13 @@ void redis_link::break_off(std::uint64_t now_us, const char* operation) {
 }
 
 void redis_link::note_late(std::uint64_t now_us) {
+  if (state_ == state::connecting || state_ == state::greeting) {
+    // It may yet come to pass; but whoever asks why nothing came must not hear that all is well.
+    note_fault(ETIMEDOUT, "connect in time");
+  }
+  if (state_ != state::ready) {
+    return;
+  }
   if (++lates_ >= options_.lates_to_open && !is_cut_off_ &&
       !ORIEL_MUTANT(redis_breaker_never_opens)) {
     failures_ = options_.failures_to_open;
@@ -528,11 +535,15 @@ void redis_link::note_good() noexcept {
   tries_ = 0;
 }
 
-void redis_link::fail(std::uint64_t now_us, int error, const char* operation) {
+void redis_link::note_fault(int error, const char* operation) {
   fault_ = {.operation = operation,
             .where = host_ + ":" + std::to_string(port_),
             .native = error,
             .count = fault_.count + 1};
+}
+
+void redis_link::fail(std::uint64_t now_us, int error, const char* operation) {
+  note_fault(error, operation);
   socket_.close();
   state_ = state::down;
   has_more_ = false;

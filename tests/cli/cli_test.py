@@ -513,7 +513,7 @@ class Replay(unittest.TestCase):
         self.assertEqual(answer["token_hit_rate"], answer["lru_token_hit_rate"])
 
     def test_tiers_hit_what_the_device_forgot(self):
-        room = 512 * 3  # Of 4 pages that come back one is always gone.
+        room = 512  # A page.
         over = self.replay("--tiers", f"device={room},host=1M", "--evict", "lru", "--pools", "uniform")
         plain = self.replay("--capacity-tokens", room, "--evict", "lru", "--pools", "uniform")
         self.assertEqual(list(over["levels"]), ["device", "host"])

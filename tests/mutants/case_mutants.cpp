@@ -7,19 +7,17 @@
 //     test.case_mutants          all of the list
 //     test.case_mutants NAME     one mutant, "" none
 #define CATCH_CONFIG_RUNNER
+#include "mutants/mutant_cases.hpp"
+#include "mutants/mutant_list.hpp"
 #include "sim/isolated.hpp"
 #include "tier/redis_server.hpp"
 #include "tier/segment_life.hpp"
 
-#include <oriel/core/contract.hpp>
-#include <oriel/core/mutation.hpp>
-
-#include <catch2/catch.hpp>
-
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <span>
 #include <string>
-#include <vector>
 
 namespace {
 
@@ -302,18 +300,6 @@ constexpr mutant all_mutants[] = {
      .killer = "a server without preemption keeps the guard's bound"},
 };
 
-std::string chosen;
-std::string failing_case;
-
-struct first_failure : Catch::TestEventListenerBase {
-  using TestEventListenerBase::TestEventListenerBase;
-  void testCaseEnded(const Catch::TestCaseStats& stats) override {
-    if (failing_case.empty() && stats.totals.assertions.failed != 0) {
-      failing_case = stats.testInfo.name;
-    }
-  }
-};
-
 /// A name as Catch2 wants it on its command line.
 std::string quoted(const std::string& name) {
   std::string out;
@@ -321,22 +307,6 @@ std::string quoted(const std::string& name) {
     out += c == ',' || c == '[' ? std::string{'\\', c} : std::string{c};
   }
   return out;
-}
-
-/// @param seconds  until a child counts as hanging: some mutants wait for what never comes
-std::string kill_by(const char* program, const std::string& cases, unsigned seconds) {
-  return sim::run_isolated(
-      [&] {
-        oriel::set_contract_handler(nullptr);  // Some cases want to see an abort.
-        const std::vector<const char*> arguments{
-            program, "--filenames-as-tags", cases.c_str(), "--abort", "--out", "/dev/null"};
-        Catch::Session session;
-        if (session.applyCommandLine(static_cast<int>(arguments.size()), arguments.data()) != 0) {
-          return std::string("no session");
-        }
-        return session.run() == 0 ? std::string() : "case: " + failing_case;
-      },
-      seconds);
 }
 
 std::string kill_by_lives() {
@@ -352,47 +322,27 @@ std::string kill_by_lives() {
   });
 }
 
-bool is_as_it_should(const mutant& m, const char* program) {
-  const char* const name = m.name[0] == '\0' ? "(none)" : m.name;
-  if (m.needs[0] != '\0' && is_missing(m.needs)) {
-    std::printf("skip  %-36s there is no %s\n", name, m.needs);
-    return true;
-  }
-  chosen = m.name;
-  std::string how;
+std::string killer(const mutant& m, const char* program) {
   if (m.killer[0] != '\0') {
     ::setenv("ORIEL_TEST_SCALE", "0.1", 1);
-    how = kill_by(program, quoted(m.killer), 8);
-  } else {
-    ::setenv("ORIEL_TEST_SCALE", "0.01", 1);
-    how = kill_by(program, "[#page_record_test]~[life],[#segment_store_test]~[life]", 60);
-    how = how.empty() ? kill_by_lives() : how;
+    return mutants::kill_by_cases(program, quoted(m.killer), 8);
   }
-  const bool fine = how.empty() == m.is_harmless;
-  std::printf("%s  %-36s %s\n    %s\n",
-              fine ? "ok  " : "HOLE",
-              name,
-              m.kin,
-              how.empty() ? "survives" : how.c_str());
-  std::fflush(stdout);
-  return fine;
+  ::setenv("ORIEL_TEST_SCALE", "0.01", 1);
+  const std::string how = mutants::kill_by_cases(
+      program, "[#page_record_test]~[life],[#segment_store_test]~[life]", 60);
+  return how.empty() ? kill_by_lives() : how;
 }
 
 }  // namespace
 
-CATCH_REGISTER_LISTENER(first_failure)
-
-bool oriel::detail::mutant_was_chosen(const char* name) noexcept {
-  return !chosen.empty() && chosen == name;
-}
-
 int main(int count, char** arguments) {
-  int holes = 0, met = 0;
-  for (const mutant& m : all_mutants) {
-    if (count < 2 || std::string(arguments[1]) == m.name) {
-      ++met;
-      holes += is_as_it_should(m, arguments[0]) ? 0 : 1;
-    }
-  }
-  return met != 0 && holes == 0 ? 0 : 1;
+  return mutants::run_all(
+      std::span<const mutant>(all_mutants), count, arguments, [&](const mutant& m) {
+        if (m.needs[0] != '\0' && is_missing(m.needs)) {
+          std::printf("skip  %-44s there is no %s\n", mutants::shown(m.name), m.needs);
+          return true;
+        }
+        return mutants::is_as_it_should(m,
+                                        [&](const mutant& on) { return killer(on, arguments[0]); });
+      });
 }

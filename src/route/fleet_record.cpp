@@ -129,6 +129,8 @@ void put_load(writer& w, const fleet_record& record) {
   w.put<4>(l.decoding);
   w.put<8>(l.decode_tokens);
   w.number(l.evict_token_s);
+  w.put<8>(record.epoch);
+  w.put<8>(record.events);
   w.put<8>(record.profile.has);
   w.put<1>((record.profile.can_prefill ? 1u : 0u) | (record.profile.can_decode ? 2u : 0u) |
            (record.is_draining ? 4u : 0u));
@@ -145,6 +147,8 @@ void take_load(reader& r, fleet_record& record, double stored_s) {
   l.decoding = r.word();
   l.decode_tokens = r.take<8>();
   l.evict_token_s = r.seconds();
+  record.epoch = r.take<8>();
+  record.events = r.take<8>();
   record.profile.has = r.take<8>();
   const std::uint64_t bits = r.take<1>();
   r.check(bits < 8);

@@ -166,9 +166,10 @@ class fleet_mirror {
   // Heartbeats are the registry: who beats takes part.
   void hear(const fleet_record& r, double stored_s) {
     worker_view& view = workers_[to_index(r.worker)];
+    const bool has_restarted = view.is_known && r.epoch > view.epoch && view.epoch != 0;
     view.epoch = r.epoch;
     view.events = r.events;
-    if (!view.is_known) {
+    if (!view.is_known || has_restarted) {
       view.is_known = true;
       router_.join(r.worker, r.profile, stored_s);
     }

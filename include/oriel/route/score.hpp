@@ -183,10 +183,10 @@ class score_base {
 class predicted_seconds : public detail::score_base {
  public:
   struct options {
-    double duplicate_weight = 1.0;  ///< of seconds computed though another worker has them
+    double duplicate_weight = 4.0;  ///< of seconds computed though another worker has them
     /// Of the seconds it would take to compute what becomes a second copy, fetched or computed:
     /// room.
-    double copy_weight = 0.1;
+    double copy_weight = 0.3;
     double evict_weight = 1.0;
     double near_share = 0.05;  ///< of the queue; closer ones take turns
   };

@@ -117,9 +117,18 @@ class node_worker {
   [[nodiscard]] const worker_counters& counters() const noexcept { return counters_; }
   [[nodiscard]] const page_cache& device() const noexcept { return *device_; }
   [[nodiscard]] const page_cache* host() const noexcept { return host_.get(); }
-  /// Calls visit(pool, tier, page's link, parent's link, logical page): all that is cached here.
+  /// Calls visit(tier, cached_page, pool): all that is cached here.
   template <class Visit>
-  void visit_pages(Visit&& visit) const;
+  void visit_pages(Visit&& visit) const {
+    device_->tree().visit_pages([&](const cached_page& page, std::uint32_t pool, page_handle) {
+      visit(std::uint8_t{0}, page, pool);
+    });
+    if (host_) {
+      host_->tree().visit_pages([&](const cached_page& page, std::uint32_t pool, page_handle) {
+        visit(std::uint8_t{1}, page, pool);
+      });
+    }
+  }
 
  private:
   enum class job_state : std::uint8_t { free, queued, running };

@@ -155,7 +155,8 @@ void node_worker::choose_candidates(bool is_demanding) {
       const job& j = jobs_[index];
       return std::tuple(scheduler_.order().rank(j.facts), j.order);
     };
-    std::ranges::nth_element(candidates_, candidates_.begin() + most, {}, key);
+    std::ranges::nth_element(
+        candidates_, candidates_.begin() + static_cast<std::ptrdiff_t>(most), {}, key);
     candidates_.resize(most);
   } else if (candidates_.size() > most) {
     candidates_.resize(most);  // The oldest.

@@ -30,9 +30,10 @@ namespace oriel::sim {
 }
 
 struct page_cache_options {
+  std::uint32_t page_size = 1;  ///< tokens of the tree: of another size only to compare with
   std::uint32_t full_pages = 0;
   std::vector<std::uint32_t> window_pages = {};  ///< [window kinds] that the cache may keep
-  std::vector<std::uint32_t> windows = {};       ///< [window kinds] in pages
+  std::vector<std::uint32_t> windows = {};       ///< [window kinds] in tokens of the tree
   std::uint32_t slack_pages = 1;
   /// Window pages that one publication offers at most; they have room of their own, as the ring of
   /// a running sequence has.
@@ -56,7 +57,7 @@ class page_cache {
       : options_(std::move(options)),
         pools_(make_pools(options_)),
         tree_(pools_.all,
-              {.page_size = 1,
+              {.page_size = options_.page_size,
                .windows = options_.windows,
                .slack_pages = options_.slack_pages,
                .leases_max = options_.leases_max,
@@ -106,7 +107,7 @@ class page_cache {
                         std::uint32_t end,
                         bool keeps_tail,
                         std::uint64_t now_us) {
-    const std::uint32_t first = held.full_tokens();
+    const std::uint32_t first = held.full_tokens() / options_.page_size;
     if (!held || end < first || end == 0) {
       return first;
     }
@@ -134,7 +135,7 @@ class page_cache {
     }
     auto fresh = tree_.reserve(
         {.first_page = first, .full = full_, .windows = spans_, .keeps_tail = keeps_tail});
-    tree_.commit(held, fresh, tokens.first(end), now_us);
+    tree_.commit(held, fresh, tokens.first(std::size_t{end} * options_.page_size), now_us);
     pools_.all[0].release(full_);
     for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
       pools_.all[kind + 1].release(windows_[kind]);

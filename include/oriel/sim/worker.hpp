@@ -11,6 +11,7 @@
 
 #include <oriel/route/event_batch.hpp>
 #include <oriel/route/router.hpp>
+#include <oriel/sched/rank_packer.hpp>
 #include <oriel/sched/step_scheduler.hpp>
 #include <oriel/sched/wait_guard.hpp>
 #include <oriel/sim/cluster.hpp>
@@ -101,6 +102,9 @@ class node_worker {
   std::optional<double> begin_step(double now_s);
   /// The step has ended: its pages are published.
   void end_step(double now_s);
+  /// Somebody came: a step that stands for many decode steps ends after the one under way. When;
+  /// nothing: as was said.
+  std::optional<double> cut_short(double now_s);
   /// The request goes, wherever it is; false: it is not here.
   bool cancel(std::uint32_t user, double now_s);
   /// The node dies: requests and caches are lost. Users of what was here go to `lost`.
@@ -112,7 +116,7 @@ class node_worker {
 
   [[nodiscard]] bool is_busy() const noexcept { return is_stepping_; }
   /// Requests that have prefill to do.
-  [[nodiscard]] std::size_t requests() const noexcept { return queue_.size() + running_.size(); }
+  [[nodiscard]] std::size_t requests() const noexcept;
   [[nodiscard]] load_report load(double now_s) noexcept;
   [[nodiscard]] std::size_t leases() const noexcept;
   [[nodiscard]] const worker_counters& counters() const noexcept { return counters_; }
@@ -151,11 +155,14 @@ class node_worker {
     std::array<std::uint64_t, 2> fetch_full = {}, fetch_windows = {};  // pages, of the first chunk
     double excess_s = 0.0, last_step_s = 0.0;                          // of the theorem
     job_state state = job_state::free;
+    double decode_left = 0.0;      // tokens
+    std::uint32_t idle_steps = 0;  // of its decode
+    bool is_decoding = false;
     bool was_started = false, is_cancelled = false, is_held = false;
     bool is_cut = false;  // the device had no room for all of it: the rest is not kept
   };
   struct chunk {
-    std::uint32_t job = 0, rows = 0;
+    std::uint32_t job = 0, rows = 0, rank = 0;
     double seconds = 0.0;
   };
   struct growth {
@@ -179,6 +186,14 @@ class node_worker {
   void skip_ahead(job& j, double now_s);
   void start(job& j, double now_s);
   double run_chunks(const step_plan& plan, bool is_demanding, double now_s);
+  void drop_younger();
+  void pack_ranks(bool is_demanding);
+  [[nodiscard]] double barrier_s();
+  [[nodiscard]] double stall(double step_s, double now_s);
+  void count_service(double step_s);
+  void decode(double now_s);
+  [[nodiscard]] std::uint32_t pages_of(const job& j) const noexcept;
+  [[nodiscard]] std::uint32_t sequences_max() const noexcept;
   [[nodiscard]] double stall_of(job& j, double step_s, double now_s);
   void publish(job& j, double now_s);
   void finish(std::uint32_t index, double now_s);
@@ -197,7 +212,8 @@ class node_worker {
   std::unique_ptr<tier_listener> on_device_, on_host_;
   std::unique_ptr<page_cache> device_, host_;
   step_scheduler<chosen_order> scheduler_;
-  step_planner oldest_first_;  // of steps that the guard demands
+  std::optional<rank_packer> packer_;  // of several ranks
+  step_planner oldest_first_;          // of steps that the guard demands
   wait_guard guard_;
 
   std::vector<job> jobs_;
@@ -214,7 +230,9 @@ class node_worker {
 
   // Of the step under way.
   std::vector<chunk> chunks_;
-  double step_from_s_ = 0.0, step_s_ = 0.0;
+  std::vector<std::uint32_t> decoders_;  // jobs
+  std::uint64_t decode_steps_ = 1;
+  double step_from_s_ = 0.0, decode_s_ = 0.0;
   std::vector<growth> growth_;
   double now_s_ = 0.0;
 
@@ -228,6 +246,9 @@ class node_worker {
   std::vector<double> arrivals_;
   std::vector<std::uint64_t> arrival_bytes_;
   std::vector<double> layer_seconds_;
+  std::vector<rank_job> rank_jobs_;
+  std::vector<rank_work> rank_work_;
+  std::vector<chunk> packed_;
   tier_coverage coverage_;
   worker_counters counters_;
 };

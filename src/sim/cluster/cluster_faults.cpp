@@ -17,7 +17,9 @@ void cluster_run::start_router(std::uint32_t r) {
   made.index = {.page_size = base_.page_tokens,
                 .windows = model_.fetch.windows,
                 .workers = options_.workers,
-                .capacity_pages = 1u << 20};
+                .capacity_pages = 1u << 20,
+                .held_events = 4096,
+                .held_links = 1u << 20};
   const std::uint64_t pages = (options_.tiers.device_tokens + options_.tiers.host_tokens) /
                               base_.page_tokens * options_.workers;
   made.index.capacity_pages =
@@ -75,8 +77,11 @@ void cluster_run::flush(std::uint32_t worker) {
   nodes_[worker].batch->flush([&](const worker_event& e) { send(worker, e); });
 }
 
-void cluster_run::send(std::uint32_t, const worker_event& event) {
+void cluster_run::send(std::uint32_t worker, const worker_event& event) {
   const staleness& s = options_.stale;
+  if (s.event_loss > 0.0) {
+    nodes_[worker].said.push_back(event);
+  }
   const random_stream draws = stream_for(options_.seed, draw_purpose::event_loss);
   for (std::uint32_t r = 0; r < routers_.size(); ++r) {
     if (!routers_[r].router) {
@@ -107,7 +112,7 @@ void cluster_run::deliver(std::uint32_t r, const worker_event& event) {
   }
 }
 
-/// An event did not come: the worker tells all that it has.
+/// An event did not come: the worker says it again; or, if too many did not, all that it has.
 void cluster_run::see_gaps(std::uint32_t r, std::uint32_t worker) {
   seat& s = routers_[r];
   const worker_state state = s.router->index().state(worker_id{worker});
@@ -115,11 +120,11 @@ void cluster_run::see_gaps(std::uint32_t r, std::uint32_t worker) {
   const bool is_behind = state == worker_state::unsure || missing.first != missing.end;
   if (is_behind && !s.is_replaying[worker] && !ORIEL_MUTANT(sim_gaps_are_not_mended)) {
     s.is_replaying[worker] = true;
-    loop_.after(options_.stale.replay_delay_s, {happens::replay, worker, r});
+    loop_.after(options_.stale.replay_delay_s, {happens::mend, worker, r});
   }
 }
 
-void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
+void cluster_run::mend(std::uint32_t r, std::uint32_t worker) {
   seat& s = routers_[r];
   node& n = nodes_[worker];
   if (!s.router) {
@@ -129,33 +134,67 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
   if (n.is_down || is_store_away_) {
     return;
   }
-  flush(worker);
   ++out_.counters.replays;
+  const auto missing = s.router->index().missing(worker_id{worker});
+  if (s.router->index().state(worker_id{worker}) == worker_state::sure &&
+      n.said.has(missing.first, missing.end)) {
+    n.said.repeat(missing.first, missing.end, [&](const worker_event& e) { s.router->apply(e); });
+    return;
+  }
+  replay(r, worker);
+}
+
+void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
+  seat& s = routers_[r];
+  node& n = nodes_[worker];
+  flush(worker);
   struct page {
     std::uint32_t tier, pool, at;
-    chain_hash hash, parent;
+    chain_hash link, own, parent;  // the workload's; the tree's, and that of the page before
   };
   std::vector<page> pages;
   std::unordered_map<std::uint64_t, chain_hash> links;  // by the tree's own
   n.worker->visit_pages([&](std::uint8_t tier, const cached_page& p, std::uint32_t pool) {
     const chain_hash link = link_of(to_index(p.tokens[0]), holders_.clone_of(p.space.low));
     links[p.hash.low] = link;
-    pages.push_back({tier, pool, p.page, link, p.parent});
+    pages.push_back({tier, pool, p.page, link, p.hash, p.parent});
   });
-  std::ranges::stable_sort(pages, {}, [](const page& p) { return p.at; });
+  // Consecutive pages of a path in one event, the first ones of paths first.
+  std::ranges::stable_sort(pages, {}, [](const page& p) { return p.tier << 8 | p.pool; });
+  struct stretch {
+    std::size_t first, end;
+  };
+  std::vector<stretch> stretches;
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    const bool goes_on = i != 0 && pages[i].tier == pages[i - 1].tier &&
+                         pages[i].pool == pages[i - 1].pool && pages[i].at == pages[i - 1].at + 1 &&
+                         pages[i].parent == pages[i - 1].own;
+    if (goes_on) {
+      stretches.back().end = i + 1;
+    } else {
+      stretches.push_back({i, i + 1});
+    }
+  }
+  std::ranges::stable_sort(stretches, {}, [&](const stretch& t) { return pages[t.first].at; });
   worker_event e{.worker = worker_id{worker},
                  .kind = worker_event_kind::replay_begin,
                  .is_replay = true,
                  .epoch = n.life};
   s.router->apply(e);
   e.kind = worker_event_kind::stored;
-  for (const page& p : pages) {
-    e.tier = static_cast<std::uint8_t>(p.tier);
-    e.pool = p.pool;
-    e.first_page = p.at;
-    const auto before = links.find(p.parent.low);
+  std::vector<chain_hash> said;
+  for (const stretch& t : stretches) {
+    const page& first = pages[t.first];
+    said.clear();
+    for (std::size_t i = t.first; i < t.end; ++i) {
+      said.push_back(pages[i].link);
+    }
+    const auto before = links.find(first.parent.low);
+    e.tier = static_cast<std::uint8_t>(first.tier);
+    e.pool = first.pool;
+    e.first_page = first.at;
     e.parent = before == links.end() ? chain_hash{} : before->second;
-    e.links = {&p.hash, 1};
+    e.links = said;
     s.router->apply(e);
   }
   e = {.worker = worker_id{worker},
@@ -163,7 +202,7 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
        .is_replay = true,
        .epoch = n.life,
        .sequence = n.batch->sequence(),
-       .replay_events = pages.size()};
+       .replay_events = stretches.size()};
   s.router->apply(e);
 }
 
@@ -214,7 +253,7 @@ void cluster_run::change(std::uint32_t kind, std::uint64_t number) {
   const auto replay_all = [&](std::uint32_t r) {
     for (std::uint32_t w = 0; w < nodes_.size(); ++w) {
       routers_[r].is_replaying[w] = true;
-      loop_.after(options_.stale.replay_delay_s, {happens::replay, w, r});
+      loop_.after(options_.stale.replay_delay_s, {happens::mend, w, r});
     }
   };
   if (kind == 1) {
@@ -283,6 +322,7 @@ void cluster_run::start_worker(std::uint32_t w) {
   n.is_down = false;
   ++n.life;
   n.batch = std::make_unique<event_batch>(worker_id{w}, n.life);
+  n.said.clear();
   const bool has_buckets = options_.buckets && options_.buckets->size() > 1;
   for (seat& s : routers_) {
     if (s.router) {

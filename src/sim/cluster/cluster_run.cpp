@@ -192,8 +192,8 @@ void cluster_run::handle(const occasion& e) {
       return;
     case happens::outage:
       return change(e.a, e.b);
-    case happens::replay:
-      return replay(static_cast<std::uint32_t>(e.b), e.a);
+    case happens::mend:
+      return mend(static_cast<std::uint32_t>(e.b), e.a);
   }
 }
 
@@ -319,6 +319,7 @@ void cluster_run::place(std::uint32_t index, const route_answer& answer) {
   }
   l.at = stage::prefill;
   l.was_started = false;
+  l.out.first_token_s = 0.0;  // Of an attempt that failed: it is not what the client got.
   const worker_job job{.user = index,
                        .space = &spaces_[view_.name_space(r, l.clone)],
                        .pages = std::span(pages_).subspan(r.first_page, r.pages + std::size_t{1}),
@@ -331,6 +332,10 @@ void cluster_run::place(std::uint32_t index, const route_answer& answer) {
       router->cancel(l.id, now_s);
     }
     return end(index, request_end_kind::rejected);
+  }
+  if (const auto end_s = nodes_[w].worker->cut_short(now_s)) {
+    loop_.cancel(nodes_[w].step_end);
+    nodes_[w].step_end = loop_.at(*end_s, {happens::step_end, w, nodes_[w].life});
   }
   step(w);
 }
@@ -345,7 +350,7 @@ void cluster_run::step(std::uint32_t worker) {
   flush(worker);
   if (end_s) {
     n.busy_from_s = loop_.now_s();
-    loop_.at(*end_s, {happens::step_end, worker, n.life});
+    n.step_end = loop_.at(*end_s, {happens::step_end, worker, n.life});
   }
 }
 

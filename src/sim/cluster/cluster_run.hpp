@@ -35,7 +35,7 @@ class cluster_run final : private worker_listener {
     tick,        // of all routers
     cancel,      // of live request a, if it is still number b
     outage,      // changes: kind a, number b
-    replay,      // all that worker a has, for router b
+    mend,        // what router b missed of worker a
   };
   struct occasion {
     happens what = happens::tick;
@@ -57,9 +57,11 @@ class cluster_run final : private worker_listener {
   struct node {
     std::unique_ptr<node_worker> worker;
     std::unique_ptr<event_batch> batch;
+    event_log said;  // lately, where events are lost
     std::uint64_t life = 1;
     bool is_down = false;
     double busy_from_s = 0.0;
+    event_loop<occasion>::handle step_end = {};
   };
   struct seat {  // of a router
     std::unique_ptr<fleet_router> router;
@@ -106,6 +108,7 @@ class cluster_run final : private worker_listener {
   void send(std::uint32_t worker, const worker_event& event);
   void deliver(std::uint32_t router, const worker_event& event);
   void see_gaps(std::uint32_t router, std::uint32_t worker);
+  void mend(std::uint32_t router, std::uint32_t worker);
   void replay(std::uint32_t router, std::uint32_t worker);
   void report_loads();
   void gossip(std::uint32_t from, worker_id worker, double seconds);

@@ -8,6 +8,7 @@
 #include <oriel/route/worker_event.hpp>
 
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -44,6 +45,41 @@ class page_holders_count {
   std::unordered_map<std::uint64_t, std::uint32_t> clones_;  // by a name space's digest
   std::uint64_t last_space_ = 0;
   std::uint32_t last_clone_ = 0;
+};
+
+/// What a worker said last, to be said again.
+class event_log {
+ public:
+  static constexpr std::size_t events_max = 8192;
+
+  void push_back(const worker_event& event) {
+    if (said_.size() == events_max) {
+      said_.pop_front();
+    }
+    said_.push_back({event, {event.links.begin(), event.links.end()}});
+  }
+  [[nodiscard]] bool has(std::uint64_t first, std::uint64_t end) const noexcept {
+    return first >= end || (!said_.empty() && said_.front().event.sequence <= first &&
+                            said_.back().event.sequence + 1 >= end);
+  }
+  /// @pre has(first, end)
+  template <class Take>
+  void repeat(std::uint64_t first, std::uint64_t end, Take&& take) const {
+    for (std::uint64_t sequence = first; sequence < end; ++sequence) {
+      const letter& l = said_[sequence - said_.front().event.sequence];
+      worker_event event = l.event;
+      event.links = l.links;
+      take(static_cast<const worker_event&>(event));
+    }
+  }
+  void clear() noexcept { said_.clear(); }
+
+ private:
+  struct letter {
+    worker_event event;
+    std::vector<chain_hash> links;
+  };
+  std::deque<letter> said_;  // sequence numbers follow each other
 };
 
 /// Worker events on their way to routers.

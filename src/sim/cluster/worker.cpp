@@ -7,12 +7,13 @@
 #include <oriel/core/mutation.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
+#include <utility>
 
 namespace oriel::sim {
 namespace {
 
-constexpr wait_guard::place no_place = ~wait_guard::place{0};
 constexpr std::uint32_t spare_candidates = 8;  // beyond the free places: some may not fit
 
 }  // namespace
@@ -23,9 +24,9 @@ node_worker::node_worker(std::uint32_t index, const worker_model& model, worker_
       options_(*model.options),
       listener_(listener),
       device_(new page_cache(model.cache_of(options_.tiers.device_tokens))),
-      scheduler_({.budget_tokens = options_.chunk_tokens,
-                  .prefill_share = 0.0,
-                  .sequences_max = options_.sequences_max},
+      scheduler_({.budget_tokens = options_.chunk_tokens * options_.ranks,
+                  .prefill_share = options_.decode_in_steps ? options_.prefill_share : 0.0,
+                  .sequences_max = sequences_max()},
                  chosen_order{options_.order}),
       oldest_first_(scheduler_.options()),
       guard_(options_.guard.value_or(guard_options{})) {
@@ -36,6 +37,12 @@ node_worker::node_worker(std::uint32_t index, const worker_model& model, worker_
     host_.reset(new page_cache(model.cache_of(options_.tiers.host_tokens)));
     on_host_ = std::make_unique<tier_listener>(listener, index, std::uint8_t{1}, host_->capacity());
     host_->tree().events().forward_to(*on_host_);
+  }
+  if (options_.ranks > 1) {
+    packer_.emplace(rank_options{.ranks = options_.ranks,
+                                 .chunk_tokens = options_.chunk_tokens,
+                                 .least_tokens = model.page_tokens,
+                                 .cost = options_.node.cost.own_cost(options_.ranks)});
   }
   arrival_bytes_.resize(model.layer_bytes.size());
   layer_seconds_.resize(model.layer_bytes.size());
@@ -122,7 +129,7 @@ void node_worker::settle_growth() {
 
 std::optional<double> node_worker::begin_step(double now_s) {
   now_s_ = now_s;
-  if (is_stepping_ || requests() == 0) {
+  if (is_stepping_ || queue_.size() + running_.size() == 0) {
     return std::nullopt;
   }
   for (const std::uint32_t index : running_) {
@@ -137,14 +144,23 @@ std::optional<double> node_worker::begin_step(double now_s) {
     settle_growth();
   }
   const step_plan& made = plan(is_demanding);
-  const double seconds = run_chunks(made, is_demanding, now_s);
-  if (chunks_.empty()) {
+  double seconds = run_chunks(made, is_demanding, now_s);
+  if (chunks_.empty() && decoders_.empty()) {
     return std::nullopt;
+  }
+  decode_steps_ = 1;
+  if (chunks_.empty()) {
+    double least = std::numeric_limits<double>::infinity();
+    for (const std::uint32_t index : decoders_) {
+      least = std::min(least, jobs_[index].decode_left);
+    }
+    decode_steps_ = static_cast<std::uint64_t>(
+        std::max(1.0, std::ceil(least / options_.node.cost.accepted.tokens_per_step())));
+    seconds = static_cast<double>(decode_steps_) * decode_s_;
   }
   ++counters_.steps;
   is_stepping_ = true;
   step_from_s_ = now_s;
-  step_s_ = seconds;
   return now_s + seconds;
 }
 
@@ -153,7 +169,7 @@ std::optional<double> node_worker::begin_step(double now_s) {
 void node_worker::choose_candidates(bool is_demanding) {
   candidates_.assign(queue_.begin(), queue_.end());
   const std::size_t places =
-      options_.sequences_max - std::min<std::size_t>(options_.sequences_max, running_.size());
+      sequences_max() - std::min<std::size_t>(sequences_max(), running_.size());
   const std::size_t most = places + spare_candidates;
   if (candidates_.size() > most && !is_demanding) {
     const auto key = [&](std::uint32_t index) {
@@ -186,7 +202,7 @@ void node_worker::refresh(job& j) {
 bool node_worker::waits_for_twin(const job& j) const noexcept {
   for (const std::uint32_t index : running_) {
     const job& other = jobs_[index];
-    if (other.of.space != j.of.space || other.is_cancelled) {
+    if (other.of.space != j.of.space || other.is_cancelled || other.is_decoding) {
       continue;
     }
     const std::uint32_t end = std::min(j.of.reusable, other.of.input_tokens / model_.page_tokens);
@@ -212,7 +228,7 @@ const step_plan& node_worker::plan(bool is_demanding) {
   const std::uint32_t capacity = device_->capacity();
   needs_.clear();
   const auto need = [&](const job& j) {
-    needs_.push_back(std::min(capacity, j.of.input_tokens / model_.page_tokens + 1));
+    needs_.push_back(pages_of(j));
     for (const std::uint32_t window : model_.windows_in_pages) {
       needs_.push_back(window);
     }
@@ -261,6 +277,13 @@ const step_plan& node_worker::plan(bool is_demanding) {
                              .pages = next(),
                              .missing_rows = j.of.input_tokens - j.computed,
                              .recompute_s = estimate_s(j, 0) - estimate_s(j, j.computed)});
+    if (j.is_decoding) {  // It keeps its place, whoever came before it.
+      running_sequence& seen = running_seen_.back();
+      seen.facts.arrived_s = -1.0;
+      seen.missing_rows = 1;
+      seen.decodes = true;
+      seen.idle_steps = j.idle_steps;
+    }
   }
   const step_state state{
       .queued = queued_seen_, .running = running_seen_, .room = next(), .demanded = demanded};
@@ -283,6 +306,7 @@ const step_plan& node_worker::plan(bool is_demanding) {
 /// takes.
 double node_worker::run_chunks(const step_plan& made, bool is_demanding, double now_s) {
   chunks_.clear();
+  decoders_.clear();
   const std::size_t ran = running_.size();
   std::vector<std::uint32_t>& order = rows_of_;
   order.assign(running_.begin(), running_.end());
@@ -297,49 +321,113 @@ double node_worker::run_chunks(const step_plan& made, bool is_demanding, double 
   }
   for (std::size_t i = 0; i < order.size(); ++i) {
     job& j = jobs_[order[i]];
+    if (j.is_decoding) {
+      j.idle_steps = made.rows[i] == 0 ? j.idle_steps + 1 : 0;
+    }
     if (made.rows[i] == 0 || j.state != job_state::running || j.is_cancelled) {
+      continue;
+    }
+    if (j.is_decoding) {
+      decoders_.push_back(order[i]);
       continue;
     }
     // What was fetched, or came meanwhile, need not be computed.
     chunks_.push_back(
         {.job = order[i], .rows = std::min(made.rows[i], j.of.input_tokens - j.computed)});
   }
-  std::ranges::sort(chunks_, {}, [&](const chunk& c) { return jobs_[c.job].order; });
-  if (is_demanding) {  // Nobody who came after one that waits for room.
-    std::uint64_t first_idle = ~std::uint64_t{0};
-    for (const std::uint32_t index : queue_) {
-      first_idle = std::min(first_idle, jobs_[index].order);
-    }
-    for (const std::uint32_t index : running_) {
-      const bool has_rows = std::ranges::any_of(
-          chunks_, [&](const chunk& c) { return c.job == index && c.rows != 0; });
-      first_idle = has_rows ? first_idle : std::min(first_idle, jobs_[index].order);
-    }
-    std::erase_if(chunks_, [&](const chunk& c) {
-      return jobs_[c.job].order > first_idle && !ORIEL_MUTANT(sim_fills_demanded_steps);
-    });
+  double step_s = 0.0;
+  if (packer_) {
+    pack_ranks(is_demanding);
   }
-  double seconds = options_.node.cost.step_s;
+  std::ranges::sort(chunks_, {}, [&](const chunk& c) { return jobs_[c.job].order; });
+  if (is_demanding) {
+    drop_younger();
+  }
   for (chunk& c : chunks_) {
     job& j = jobs_[c.job];
     c.seconds = options_.node.cost.chunk_s(j.computed, c.rows) + j.heal_s;
     counters_.heal_s += j.heal_s;
     j.heal_s = 0.0;
     counters_.prefill_tokens += c.rows;
-    seconds += c.seconds;
+    step_s += c.seconds;
   }
-  double stall_s = 0.0;
-  for (const chunk& c : chunks_) {
-    stall_s = std::max(stall_s, stall_of(jobs_[c.job], seconds, now_s));
+  if (!chunks_.empty()) {
+    step_s = packer_ ? barrier_s() : step_s + options_.node.cost.step_s;
+    step_s += stall(step_s, now_s);
   }
-  if (stall_s > 0.0) {
-    ++counters_.fetch_stalls;
-    counters_.fetch_stall_s += stall_s;
-  }
+  decode_s_ = decoders_.empty()
+                  ? 0.0
+                  : options_.node.cost.decode_step_s(static_cast<double>(decoders_.size()),
+                                                     static_cast<double>(decode_tokens_));
   for (const chunk& c : chunks_) {
     start(jobs_[c.job], now_s);
   }
-  return seconds + stall_s;
+  return step_s + decode_s_;
+}
+
+/// In a step that the guard demanded nobody is served who came after one that is not: it waits for
+/// room, or for rows.
+void node_worker::drop_younger() {
+  std::uint64_t first_idle = ~std::uint64_t{0};
+  for (const std::uint32_t index : queue_) {
+    first_idle = std::min(first_idle, jobs_[index].order);
+  }
+  for (const std::uint32_t index : running_) {
+    const auto is_its = [&](const chunk& c) { return c.job == index; };
+    if (!jobs_[index].is_decoding && std::ranges::none_of(chunks_, is_its)) {
+      first_idle = std::min(first_idle, jobs_[index].order);
+    }
+  }
+  std::erase_if(chunks_, [&](const chunk& c) {
+    return jobs_[c.job].order > first_idle && !ORIEL_MUTANT(sim_fills_demanded_steps);
+  });
+}
+
+/// Gives the chunks of a step to the ranks of the node.
+void node_worker::pack_ranks(bool is_demanding) {
+  const auto key = [&](const chunk& c) {
+    const job& j = jobs_[c.job];
+    return std::pair(is_demanding ? 0.0 : scheduler_.order().rank(j.facts), j.order);
+  };
+  std::ranges::sort(chunks_, {}, key);
+  rank_jobs_.clear();
+  for (const chunk& c : chunks_) {
+    const job& j = jobs_[c.job];
+    const auto home = static_cast<std::uint32_t>(j.of.space->digest().low % options_.ranks);
+    rank_jobs_.push_back({.computed = j.computed,
+                          .missing = c.rows,
+                          .rank = options_.sticky_ranks ? home : any_rank});
+  }
+  packed_.clear();
+  for (const rank_chunk& r : packer_->pack(rank_jobs_)) {
+    packed_.push_back({.job = chunks_[r.job].job, .rows = r.tokens, .rank = r.rank});
+  }
+  chunks_.swap(packed_);
+}
+
+/// The ranks wait for each other in every layer.
+double node_worker::barrier_s() {
+  const node_cost& cost = options_.node.cost;
+  rank_work_.assign(options_.ranks, {});
+  double heals_s = 0.0;
+  for (const chunk& c : chunks_) {
+    const double behind = jobs_[c.job].computed, rows = c.rows;
+    rank_work_[c.rank].linear_s += cost.prefill.token_s * rows;
+    rank_work_[c.rank].attention_s += cost.prefill.pair_s * rows * (behind + 0.5 * rows);
+    heals_s += c.seconds - cost.chunk_s(behind, rows);
+  }
+  return cost.barrier_s(rank_work_) + heals_s;
+}
+
+/// Seconds that a step waits for pages from below.
+double node_worker::stall(double step_s, double now_s) {
+  double stall_s = 0.0;
+  for (const chunk& c : chunks_) {
+    stall_s = std::max(stall_s, stall_of(jobs_[c.job], step_s, now_s));
+  }
+  counters_.fetch_stalls += stall_s > 0.0;
+  counters_.fetch_stall_s += stall_s;
+  return stall_s;
 }
 
 /// It is served for the first time: the theorem is about this moment.
@@ -359,29 +447,7 @@ void node_worker::end_step(double now_s) {
   ORIEL_EXPECTS(is_stepping_);
   now_s_ = now_s;
   is_stepping_ = false;
-  const double step_s = now_s - step_from_s_;
-  double chunk_s = 0.0;
-  std::uint64_t youngest = 0;
-  for (const chunk& c : chunks_) {
-    chunk_s += c.seconds;
-    youngest = std::max(youngest, jobs_[c.job].order);
-  }
-  // What the step took beyond its chunks is the oldest one's.
-  double beyond_s = step_s - chunk_s;
-  for (const chunk& c : chunks_) {
-    job& j = jobs_[c.job];
-    j.computed += c.rows;
-    j.record.served_s += c.seconds + (step_s - chunk_s) / static_cast<double>(chunks_.size());
-    growth_.push_back({j.order, c.seconds + beyond_s});
-    beyond_s = 0.0;
-    set_remaining(j, estimate_s(j, j.computed));
-  }
-  settle_growth();
-  see_waiting();
-  for (const std::uint32_t index : waiting_) {
-    job& j = jobs_[index];
-    j.last_step_s = j.order < youngest ? step_s : j.last_step_s;
-  }
+  count_service(now_s - step_from_s_);
   for (std::size_t i = 0; i < chunks_.size(); ++i) {
     const std::uint32_t index = chunks_[i].job;
     job& j = jobs_[index];
@@ -395,6 +461,67 @@ void node_worker::end_step(double now_s) {
     }
   }
   chunks_.clear();
+  decode(now_s);
+}
+
+/// What a step did for those that it served, and to those that wait.
+void node_worker::count_service(double step_s) {
+  double chunk_s = 0.0;
+  std::uint64_t youngest = 0;
+  for (const chunk& c : chunks_) {
+    chunk_s += c.seconds;
+    youngest = std::max(youngest, jobs_[c.job].order);
+  }
+  // What the step took beyond its chunks is the oldest one's.
+  const double beyond_s = step_s - chunk_s;
+  growth_.push_back({chunks_.empty() ? 0 : jobs_[chunks_.front().job].order, beyond_s});
+  for (const chunk& c : chunks_) {
+    job& j = jobs_[c.job];
+    j.computed += c.rows;
+    j.record.served_s += c.seconds + beyond_s / static_cast<double>(chunks_.size());
+    growth_.push_back({j.order, c.seconds});
+    set_remaining(j, estimate_s(j, j.computed));
+    j.facts.cached_tokens = j.computed;
+    j.facts.uncached_tokens = j.of.input_tokens - j.computed;
+  }
+  settle_growth();
+  see_waiting();
+  for (const std::uint32_t index : waiting_) {
+    job& j = jobs_[index];
+    j.last_step_s = j.order < youngest ? step_s : j.last_step_s;
+  }
+}
+
+/// The decode rows of the steps that have ended.
+void node_worker::decode(double now_s) {
+  const double tokens =
+      static_cast<double>(decode_steps_) * options_.node.cost.accepted.tokens_per_step();
+  for (const std::uint32_t index : decoders_) {
+    job& j = jobs_[index];
+    j.decode_left -= tokens;
+    if (j.is_cancelled) {
+      forget(index);
+    } else if (j.decode_left <= 0.0) {
+      publish(j, now_s);
+      const std::uint32_t user = j.of.user;
+      forget(index);
+      listener_.on_decoded(user, now_s);
+    }
+  }
+  decoders_.clear();
+}
+
+/// A step that only decodes stands for many, until the first of them ends.
+std::optional<double> node_worker::cut_short(double now_s) {
+  if (!is_stepping_ || !chunks_.empty() || decode_steps_ <= 1) {
+    return std::nullopt;
+  }
+  const double steps = std::max(1.0, std::ceil((now_s - step_from_s_) / decode_s_));
+  if (steps >= static_cast<double>(decode_steps_)) {
+    return std::nullopt;
+  }
+  decode_steps_ = static_cast<std::uint64_t>(steps);
+  return std::max(now_s, step_from_s_ + steps * decode_s_);
 }
 
 bool node_worker::cancel(std::uint32_t user, double now_s) {
@@ -409,7 +536,8 @@ bool node_worker::cancel(std::uint32_t user, double now_s) {
     return false;
   }
   const bool is_computing =
-      is_stepping_ && std::ranges::any_of(chunks_, [&](const chunk& c) { return c.job == *at; });
+      is_stepping_ && (std::ranges::any_of(chunks_, [&](const chunk& c) { return c.job == *at; }) ||
+                       std::ranges::find(decoders_, *at) != decoders_.end());
   if (is_computing) {
     jobs_[*at].is_cancelled = true;  // The step goes on; nothing of it is published.
   } else {
@@ -422,12 +550,13 @@ void node_worker::kill(std::vector<std::uint32_t>& lost, double now_s) {
   now_s_ = now_s;
   for (const auto* list : {&queue_, &running_}) {
     for (const std::uint32_t index : *list) {
-      if (!jobs_[index].is_cancelled) {
+      if (!jobs_[index].is_cancelled && !jobs_[index].is_decoding) {
         lost.push_back(jobs_[index].of.user);
       }
     }
   }
   chunks_.clear();
+  decoders_.clear();
   growth_.clear();
   is_stepping_ = false;
   while (!queue_.empty()) {
@@ -454,8 +583,11 @@ void node_worker::forget(std::uint32_t index) noexcept {
     j.place = no_place;
   }
   if (j.state == job_state::running) {
-    promised_ -= std::min(device_->capacity(), j.of.input_tokens / model_.page_tokens + 1);
+    promised_ -= pages_of(j);
     std::erase(running_, index);
+    if (j.is_decoding) {
+      end_decode(j.of.input_tokens + j.of.output_tokens);
+    }
   } else {
     std::erase(queue_, index);
   }
@@ -493,6 +625,26 @@ double node_worker::begin_decode(std::uint32_t, std::uint32_t tokens, std::uint3
 void node_worker::end_decode(std::uint32_t resident) noexcept {
   --decoding_;
   decode_tokens_ -= resident;
+}
+
+std::size_t node_worker::requests() const noexcept {
+  std::size_t prefills = queue_.size();
+  for (const std::uint32_t index : running_) {
+    prefills += !jobs_[index].is_decoding;
+  }
+  return prefills;
+}
+
+/// Full pages of its longest form on the device.
+std::uint32_t node_worker::pages_of(const job& j) const noexcept {
+  const std::uint32_t tokens =
+      j.of.input_tokens + (options_.decode_in_steps ? j.of.output_tokens : 0);
+  return std::min(device_->capacity(), tokens / model_.page_tokens + 1);
+}
+
+/// Those that decode in steps have places of their own, four for each in prefill.
+std::uint32_t node_worker::sequences_max() const noexcept {
+  return options_.decode_in_steps ? 5 * options_.sequences_max : options_.sequences_max;
 }
 
 std::size_t node_worker::leases() const noexcept {

@@ -8,6 +8,9 @@
 
 namespace oriel::sim {
 
+/// Of a request that the guard does not know (any more).
+inline constexpr wait_guard::place no_place = ~wait_guard::place{0};
+
 /// Hears of one tier's tree, and knows which page of the workload is in which of its pages.
 class node_worker::tier_listener {
  public:

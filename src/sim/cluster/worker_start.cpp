@@ -47,7 +47,7 @@ void node_worker::admit(std::uint32_t index, double now_s) {
   std::erase(queue_, index);
   running_.push_back(index);
   j.state = job_state::running;
-  promised_ += std::min(device_->capacity(), j.of.input_tokens / model_.page_tokens + 1);
+  promised_ += pages_of(j);
   const std::uint32_t page = model_.page_tokens;
   const auto prompt = j.of.pages.first(j.of.reusable + 1);
   if (j.epoch != device_->epoch()) {
@@ -231,7 +231,8 @@ double node_worker::stall_of(job& j, double step_s, double now_s) {
 /// Others may have published more of its prompt since its last chunk.
 void node_worker::skip_ahead(job& j, double now_s) {
   const std::uint32_t page = model_.page_tokens;
-  if (j.epoch == device_->epoch() || j.computed / page >= j.of.reusable || j.heal_s > 0.0) {
+  if (j.is_decoding || j.epoch == device_->epoch() || j.computed / page >= j.of.reusable ||
+      j.heal_s > 0.0) {
     return;
   }
   const auto prompt = j.of.pages.first(j.of.reusable + 1);
@@ -261,7 +262,7 @@ void node_worker::preempt(std::uint32_t index, double now_s) {
   job& j = jobs_[index];
   ++counters_.preemptions;
   std::erase(running_, index);
-  promised_ -= std::min(device_->capacity(), j.of.input_tokens / model_.page_tokens + 1);
+  promised_ -= pages_of(j);
   j.state = job_state::queued;
   device_->release(j.device, {}, us(now_s));
   if (host_) {
@@ -278,7 +279,10 @@ void node_worker::preempt(std::uint32_t index, double now_s) {
 /// nobody can ask for them before it is complete.
 void node_worker::publish(job& j, double now_s) {
   const bool is_whole = j.computed == j.of.input_tokens;
-  const auto all = static_cast<std::uint32_t>(j.of.pages.size()) - 1;
+  auto all = static_cast<std::uint32_t>(j.of.pages.size()) - 1;
+  if (options_.decode_in_steps && !j.is_decoding) {
+    all = j.of.input_tokens / model_.page_tokens;
+  }
   const std::uint32_t end = is_whole ? all : std::min(all, j.computed / model_.page_tokens);
   const std::uint32_t first = j.device.full_tokens();
   const bool needs_host = host_ != nullptr && (end > first || is_whole);
@@ -306,15 +310,29 @@ void node_worker::publish(job& j, double now_s) {
 /// Its prompt is computed: it leaves.
 void node_worker::finish(std::uint32_t index, double now_s) {
   job& j = jobs_[index];
+  const std::uint32_t user = j.of.user;
+  const prefill_record record = j.record;
+  if (options_.decode_in_steps && j.of.output_tokens > 1) {
+    growth_.push_back({j.order, -j.facts.remaining_s});
+    guard_.leave(j.place);
+    j.place = no_place;
+    j.is_decoding = true;
+    j.decode_left = j.of.output_tokens - 1.0;  // The first came with the prompt.
+    ++decoding_;
+    decode_tokens_ += j.of.input_tokens + j.of.output_tokens;
+    listener_.on_prefilled(user, record, now_s);
+    return;
+  }
   const lease_end end{.ended = request_end::unknown, .duration_us = us(now_s - j.facts.arrived_s)};
   device_->release(j.device, end, us(now_s));
   if (host_) {
     host_->release(j.host, end, us(now_s));
   }
-  const std::uint32_t user = j.of.user;
-  const prefill_record record = j.record;
   forget(index);
   listener_.on_prefilled(user, record, now_s);
+  if (options_.decode_in_steps) {
+    listener_.on_decoded(user, now_s);
+  }
 }
 
 }  // namespace oriel::sim

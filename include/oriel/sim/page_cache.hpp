@@ -29,6 +29,36 @@ namespace oriel::sim {
   return 1 + (window_tokens - 1 + page_tokens - 1) / page_tokens;
 }
 
+class page_cache;
+
+/// One page came or went, by its id.
+struct page_id_event {
+  cache_event_kind kind = cache_event_kind::stored;
+  std::uint32_t pool = 0;      ///< 0: full pool; 1 + window kind
+  std::uint32_t position = 0;  ///< logical page
+  std::uint32_t id = 0;        ///< of the workload
+  std::uint32_t parent = 0;    ///< id of the page before; of the first one: of no matter
+  std::uint64_t space = 0;     ///< of its namespace's digest
+};
+
+/// Who hears of a page_cache. It must not call back.
+class page_listener {
+ public:
+  virtual void on_page(const page_id_event& event) noexcept = 0;
+
+ protected:
+  ~page_listener() = default;
+};
+
+/// The sink of the tree: hashes play no part.
+struct page_id_events {
+  static constexpr bool enabled = true;
+  static constexpr bool needs_hashes = false;
+  page_listener* to = nullptr;
+  page_cache* cache = nullptr;
+  inline void operator()(const cache_event& event) const noexcept;
+};
+
 struct page_cache_options {
   std::uint32_t page_size = 1;  ///< tokens of the tree: of another size only to compare with
   std::uint32_t full_pages = 0;
@@ -49,7 +79,7 @@ struct page_cache_options {
 class page_cache {
  public:
   using pool_type = paged_allocator<>;
-  using tree_type = radix_tree<pool_type, hit_density_order, keep_branch_points, event_forwarder>;
+  using tree_type = radix_tree<pool_type, hit_density_order, keep_branch_points, page_id_events>;
   using lease = tree_type::lease;
 
   /// @throws std::bad_alloc
@@ -62,10 +92,11 @@ class page_cache {
                .slack_pages = options_.slack_pages,
                .leases_max = options_.leases_max,
                .namespaces_max = options_.namespaces_max,
-               .keeps_hash_chain = true},
+               .keeps_hash_chain = false},
               {},
-              {},
+              page_id_events{{}, this},
               [&](std::uint32_t runs) { return hit_density_order(runs, options_.seed); }),
+        ids_(options_.full_pages),
         missing_(pools_.all.size()),
         windows_(options_.windows.size()),
         spans_(options_.windows.size()) {}
@@ -73,12 +104,25 @@ class page_cache {
   page_cache& operator=(const page_cache&) = delete;
 
   [[nodiscard]] const page_cache_options& options() const noexcept { return options_; }
+  /// It outlives the cache, or is taken out before; null: nobody.
+  void tell(page_listener* to) noexcept { tree_.events().to = to; }
   [[nodiscard]] tree_type& tree() noexcept { return tree_; }
   [[nodiscard]] const tree_type& tree() const noexcept { return tree_; }
   [[nodiscard]] std::uint32_t capacity() const noexcept { return pools_.all[0].capacity(); }
   /// Pages of a pool that somebody holds.
   [[nodiscard]] std::uint32_t used(std::uint32_t pool) const noexcept {
     return pools_.all[pool].capacity() - pools_.all[pool].available();
+  }
+  /// Calls visit(page_id_event) for each page of each pool. O(pages).
+  template <class Visit>
+  void visit_pages(Visit&& visit) const {
+    tree_.visit_pages([&](const cached_page& page, std::uint32_t pool, page_handle) {
+      visit(page_id_event{.pool = pool,
+                          .position = page.page,
+                          .id = to_index(page.tokens[0]),
+                          .parent = page.parent_full ? ids_[to_index(page.parent_full.id)] : 0,
+                          .space = page.space.low});
+    });
   }
   /// Changes whenever a match may answer differently.
   [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
@@ -176,14 +220,37 @@ class page_cache {
     ORIEL_EXPECTS(taken);
   }
 
+  friend page_id_events;
+
   page_cache_options options_;
   node_pools pools_;
   tree_type tree_;
   std::uint64_t epoch_ = 1;
+  std::vector<std::uint32_t> ids_;      // [full pages]
   std::vector<std::uint32_t> missing_;  // [pools]
   std::vector<page_handle> full_;
   std::vector<std::vector<page_handle>> windows_;  // [kinds]
   std::vector<window_page_span> spans_;            // [kinds]
 };
+
+void page_id_events::operator()(const cache_event& event) const noexcept {
+  if (event.kind == cache_event_kind::cleared) {
+    if (to != nullptr) {
+      to->on_page({.kind = event.kind});
+    }
+    return;
+  }
+  std::vector<std::uint32_t>& ids = cache->ids_;
+  const std::uint32_t id = to_index(event.tokens[0]);
+  ids[to_index(event.full.id)] = id;
+  if (to != nullptr) {
+    to->on_page({.kind = event.kind,
+                 .pool = event.pool,
+                 .position = event.page,
+                 .id = id,
+                 .parent = event.parent_full ? ids[to_index(event.parent_full.id)] : 0,
+                 .space = event.space.low});
+  }
+}
 
 }  // namespace oriel::sim

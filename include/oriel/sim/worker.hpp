@@ -57,9 +57,7 @@ class worker_listener {
   virtual void on_prefilled(std::uint32_t user, const prefill_record& record, double now_s) = 0;
   /// Of one request: all its rows of a step were decoded (decode_in_steps).
   virtual void on_decoded(std::uint32_t user, double now_s) = 0;
-  /// @param event   tokens[0] is the page's id; hashes are the tree's own
-  /// @param parent  id of the page before; of the first page: of no matter
-  virtual void on_cache(std::uint32_t worker, const cache_event& event, std::uint32_t parent) = 0;
+  virtual void on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_event& event) = 0;
 
  protected:
   ~worker_listener() = default;
@@ -122,16 +120,12 @@ class node_worker {
   [[nodiscard]] const worker_counters& counters() const noexcept { return counters_; }
   [[nodiscard]] const page_cache& device() const noexcept { return *device_; }
   [[nodiscard]] const page_cache* host() const noexcept { return host_.get(); }
-  /// Calls visit(tier, cached_page, pool): all that is cached here.
+  /// Calls visit(tier, page_id_event): all that is cached here.
   template <class Visit>
   void visit_pages(Visit&& visit) const {
-    device_->tree().visit_pages([&](const cached_page& page, std::uint32_t pool, page_handle) {
-      visit(std::uint8_t{0}, page, pool);
-    });
+    device_->visit_pages([&](const page_id_event& page) { visit(std::uint8_t{0}, page); });
     if (host_) {
-      host_->tree().visit_pages([&](const cached_page& page, std::uint32_t pool, page_handle) {
-        visit(std::uint8_t{1}, page, pool);
-      });
+      host_->visit_pages([&](const page_id_event& page) { visit(std::uint8_t{1}, page); });
     }
   }
 

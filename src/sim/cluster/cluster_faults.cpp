@@ -56,17 +56,27 @@ void cluster_run::start_router(std::uint32_t r) {
   }
 }
 
-/// The simulator's own books, and then what routers are told: with links of the workload.
-void cluster_run::on_cache(std::uint32_t worker, const cache_event& event, std::uint32_t parent) {
-  cache_event told = event;
-  if (event.kind != cache_event_kind::cleared) {
-    const std::uint32_t page = to_index(event.tokens[0]);
-    const std::uint32_t clone = holders_.clone_of(event.space.low);
-    if (event.pool == 0) {
-      holders_.add(clone, page, event.kind == cache_event_kind::stored ? 1 : -1);
+chain_hash cluster_run::link(std::uint32_t id, std::uint32_t clone) const noexcept {
+  for (const known_link& known : {last_, last_parent_}) {
+    if (known.id == id && known.clone == clone) {
+      return known.link;
     }
-    told.hash = link_of(page, clone);
-    told.parent = event.page == 0 ? chain_hash{} : link_of(parent, clone);
+  }
+  return link_of(id, clone);
+}
+
+/// The simulator's own books, and then what routers are told: with links of the workload.
+void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_event& event) {
+  cache_event told{.kind = event.kind, .tier = tier, .pool = event.pool, .page = event.position};
+  if (event.kind != cache_event_kind::cleared) {
+    const std::uint32_t clone = holders_.clone_of(event.space);
+    if (event.pool == 0) {
+      holders_.add(clone, event.id, event.kind == cache_event_kind::stored ? 1 : -1);
+    }
+    told.hash = link(event.id, clone);
+    told.parent = event.position == 0 ? chain_hash{} : link(event.parent, clone);
+    last_ = {event.id, clone, told.hash};
+    last_parent_ = {event.position == 0 ? ~0u : event.parent, clone, told.parent};
   }
   if (!nodes_[worker].is_down) {
     nodes_[worker].batch->take(told, [&](const worker_event& e) { send(worker, e); });
@@ -150,14 +160,12 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
   flush(worker);
   struct page {
     std::uint32_t tier, pool, at;
-    chain_hash link, own, parent;  // the workload's; the tree's, and that of the page before
+    chain_hash link, parent;
   };
   std::vector<page> pages;
-  std::unordered_map<std::uint64_t, chain_hash> links;  // by the tree's own
-  n.worker->visit_pages([&](std::uint8_t tier, const cached_page& p, std::uint32_t pool) {
-    const chain_hash link = link_of(to_index(p.tokens[0]), holders_.clone_of(p.space.low));
-    links[p.hash.low] = link;
-    pages.push_back({tier, pool, p.page, link, p.hash, p.parent});
+  n.worker->visit_pages([&](std::uint8_t tier, const page_id_event& p) {
+    const std::uint32_t clone = holders_.clone_of(p.space);
+    pages.push_back({tier, p.pool, p.position, link_of(p.id, clone), link_of(p.parent, clone)});
   });
   // Consecutive pages of a path in one event, the first ones of paths first.
   std::ranges::stable_sort(pages, {}, [](const page& p) { return p.tier << 8 | p.pool; });
@@ -168,7 +176,7 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
   for (std::size_t i = 0; i < pages.size(); ++i) {
     const bool goes_on = i != 0 && pages[i].tier == pages[i - 1].tier &&
                          pages[i].pool == pages[i - 1].pool && pages[i].at == pages[i - 1].at + 1 &&
-                         pages[i].parent == pages[i - 1].own;
+                         pages[i].parent == pages[i - 1].link;
     if (goes_on) {
       stretches.back().end = i + 1;
     } else {
@@ -189,11 +197,10 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
     for (std::size_t i = t.first; i < t.end; ++i) {
       said.push_back(pages[i].link);
     }
-    const auto before = links.find(first.parent.low);
     e.tier = static_cast<std::uint8_t>(first.tier);
     e.pool = first.pool;
     e.first_page = first.at;
-    e.parent = before == links.end() ? chain_hash{} : before->second;
+    e.parent = first.parent;
     e.links = said;
     s.router->apply(e);
   }
@@ -295,16 +302,18 @@ void cluster_run::kill_worker(std::uint32_t w) {
   }
   flush(w);
   n.is_down = true;  // It tells nobody.
-  n.worker->visit_pages([&](std::uint8_t, const cached_page& p, std::uint32_t pool) {
-    if (pool == 0) {
-      holders_.add(holders_.clone_of(p.space.low), to_index(p.tokens[0]), -1);
+  n.worker->visit_pages([&](std::uint8_t, const page_id_event& p) {
+    if (p.pool == 0) {
+      holders_.add(holders_.clone_of(p.space), p.id, -1);
     }
   });
   lost_.clear();
   n.worker->kill(lost_, loop_.now_s());
   for (std::uint32_t index = 0; index < live_.size(); ++index) {
     if (live_[index].at == stage::decode && live_[index].worker == w) {
-      loop_.cancel(live_[index].decode_end);
+      if (!ORIEL_MUTANT(sim_dead_worker_answers)) {
+        loop_.cancel(live_[index].decode_end);
+      }
       lost_.push_back(index);
     }
   }

@@ -30,13 +30,12 @@ node_worker::node_worker(std::uint32_t index, const worker_model& model, worker_
                  chosen_order{options_.order}),
       oldest_first_(scheduler_.options()),
       guard_(options_.guard.value_or(guard_options{})) {
-  on_device_ =
-      std::make_unique<tier_listener>(listener, index, std::uint8_t{0}, device_->capacity());
-  device_->tree().events().forward_to(*on_device_);
+  on_device_ = std::make_unique<tier_listener>(listener, index, std::uint8_t{0});
+  device_->tell(on_device_.get());
   if (options_.tiers.host_tokens != 0) {
     host_.reset(new page_cache(model.cache_of(options_.tiers.host_tokens)));
-    on_host_ = std::make_unique<tier_listener>(listener, index, std::uint8_t{1}, host_->capacity());
-    host_->tree().events().forward_to(*on_host_);
+    on_host_ = std::make_unique<tier_listener>(listener, index, std::uint8_t{1});
+    host_->tell(on_host_.get());
   }
   if (options_.ranks > 1) {
     packer_.emplace(rank_options{.ranks = options_.ranks,
@@ -49,9 +48,9 @@ node_worker::node_worker(std::uint32_t index, const worker_model& model, worker_
 }
 
 node_worker::~node_worker() {
-  device_->tree().events() = {};
+  device_->tell(nullptr);
   if (host_) {
-    host_->tree().events() = {};
+    host_->tell(nullptr);
   }
 }
 
@@ -592,6 +591,9 @@ void node_worker::forget(std::uint32_t index) noexcept {
     std::erase(queue_, index);
   }
   const lease_end end{.ended = request_end::unknown};
+  if (ORIEL_MUTANT(sim_cancelled_keeps_its_lease) && j.computed < j.of.input_tokens && j.device) {
+    new page_cache::lease(std::move(j.device));
+  }
   device_->release(j.device, end, us(now_s_));
   if (host_) {
     host_->release(j.host, end, us(now_s_));

@@ -134,7 +134,7 @@ class node_worker {
   struct job {
     worker_job of;
     service_facts facts;
-    prefix_match found;
+    prefix_match found, on_host;
     std::uint64_t epoch = 0;  // of the device cache when `found` was
     std::uint64_t order = 0;  // of arrival here
     wait_guard::place place = 0;

@@ -57,10 +57,11 @@ void cluster_run::start_router(std::uint32_t r) {
 }
 
 chain_hash cluster_run::link(std::uint32_t id, std::uint32_t clone) const noexcept {
-  for (const known_link& known : {last_, last_parent_}) {
-    if (known.id == id && known.clone == clone) {
-      return known.link;
-    }
+  if (id == last_.id && clone == last_.clone) {
+    return last_.link;
+  }
+  if (id == last_parent_.id && clone == last_parent_.clone) {
+    return last_parent_.link;
   }
   return link_of(id, clone);
 }

@@ -32,8 +32,10 @@ void node_worker::look(job& j) {
   j.epoch = device_->epoch();
   j.safe_pages = j.found.window_safe_tokens;
   std::uint32_t safe = j.safe_pages;
+  j.on_host = {};
   if (host_ && safe < j.of.reusable) {
-    safe = std::max(safe, host_->match(*j.of.space, prompt).window_safe_tokens);
+    j.on_host = host_->match(*j.of.space, prompt);
+    safe = std::max(safe, j.on_host.window_safe_tokens);
   }
   const std::uint32_t tokens = safe * model_.page_tokens;
   j.facts.cached_tokens = tokens;
@@ -106,10 +108,8 @@ void node_worker::admit(std::uint32_t index, double now_s) {
 void node_worker::fetch(job& j, double now_s) {
   const auto prompt = j.of.pages.first(j.of.reusable + 1);
   const std::uint32_t page = model_.page_tokens, usable = j.of.reusable;
-  prefix_match host, shared;
-  if (host_) {
-    host = host_->match(*j.of.space, prompt);
-  }
+  const prefix_match host = j.on_host;
+  prefix_match shared;
   if (model_.shared != nullptr && host.window_safe_tokens < usable) {
     shared = model_.shared->match(*j.of.space, prompt);
   }

@@ -18,6 +18,9 @@
 
 namespace oriel::sim {
 
+/// How often routers are asked what they want done.
+inline constexpr double tick_s = 0.25;
+
 class cluster_run final : private worker_listener {
  public:
   cluster_run(const workload_view& view, const cluster_options& options, progress_report progress);

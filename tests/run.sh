@@ -39,7 +39,7 @@ stage_tsan() {  # What has threads: the pool itself, probes of a tree, every ker
   cmake --preset tsan > /dev/null
   cmake --build --preset tsan -j "$jobs" --target test.core test.threads
   ORIEL_TEST_SCALE=0.1 ctest --preset tsan -j 1 --no-tests=error \
-    -R '^test\.core:|^test\.threads:(case 49|logits have the same bits|a request.s tokens|a loader thread fills|store_thread|many threads|a node may be|a thread|loads are cancelled|a load that fails)'
+    -R '^test\.core:|^test\.threads:(case 49|logits have the same bits|a request.s tokens|a loader thread fills|store_thread|many threads|a node may be|a thread|loads are cancelled|a load that fails|routers in threads)'
 }
 stage_cuda() { ./tests/package/cuda.sh; }
 

@@ -1,148 +1,156 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Loads a directory_disk for some seconds, and prints one line of JSON. disk.py runs it beside
-/// fio.
+/// Loads a segment_store in a folder on a real disk, and prints one line of JSON. disk.py runs it
+/// beside fio.
 ///
-///     bench.tier.disk DIRECTORY any|io_uring|threads read|write KIB DEPTH WARM_S SECONDS BYTES
+///     bench.tier.disk fill    DIRECTORY BACKEND KIB GIB
+///     bench.tier.disk read    DIRECTORY BACKEND KIB DEPTH WARM_S SECONDS PAGES SEED
+///     bench.tier.disk trust   the same, without the checksums of slices
+///     bench.tier.disk write   DIRECTORY BACKEND KIB DEPTH WARM_S SECONDS GIB
+///     bench.tier.disk recover DIRECTORY BACKEND KIB direct|cached
 ///
-/// Reads are at random places of segment 0, which must be there; writes go over it in order, as the
-/// disk of a segment store sees them.
-#include <oriel/core/random.hpp>
-#include <oriel/tier/directory_disk.hpp>
+/// BACKEND is any, io_uring or threads; KIB the bytes of a page. `read` gets pages at random of
+/// those that `fill` put, verified. `write` puts new pages until its time is over or GIB are there,
+/// which counts as an error: the store must never have to evict. Then it opens the folder again
+/// without a snapshot, gets every page that was acknowledged, and compares every byte. `recover`
+/// rebuilds the index from what lies there, snapshot or not.
+#include "store_load.hpp"
 
-#include <sys/resource.h>
-
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <string>
-#include <vector>
+#include <filesystem>
 
 using namespace oriel;
+using bench::load_figures;
+using bench::load_shape;
+using bench::store_load;
 
 namespace {
 
-double processor_s() {
-  rusage use = {};
-  ::getrusage(RUSAGE_SELF, &use);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-  };
-  return seconds(use.ru_utime) + seconds(use.ru_stime);
+constexpr double gib = static_cast<double>(1u << 30);
+
+struct arguments {
+  int count;
+  char** all;
+  [[nodiscard]] const char* text(int i) const {
+    if (i >= count) {
+      std::fprintf(stderr, "usage: see the first lines of bench/tier/disk.cpp\n");
+      std::exit(2);
+    }
+    return all[i];
+  }
+  [[nodiscard]] double number(int i) const { return std::strtod(text(i), nullptr); }
+};
+
+disk_backend backend_of(const std::string& name) {
+  return name == "threads"    ? disk_backend::threads
+         : name == "io_uring" ? disk_backend::io_uring
+                              : disk_backend::any;
 }
 
-struct load {
-  disk_op op = disk_op::read;
-  std::size_t bytes = 0;  // of a request
-  std::uint32_t depth = 0;
-  double warm_s = 0, seconds = 0;
-  std::uint64_t file_bytes = 0;
-};
+void print_run(const store_load& load, const load_shape& shape, const load_figures& f) {
+  const auto items = static_cast<double>(f.items);
+  std::printf(
+      "{\"backend\": \"%s\", \"direct\": %s, \"bytes_per_s\": %.0f, \"store_depth\": %.3f, "
+      "\"depth\": %.3f, \"processor_us\": %.2f, \"elapsed_s\": %.4f",
+      name_of(load.disk().backend()),
+      load.disk().direct() ? "true" : "false",
+      items * static_cast<double>(shape.page_bytes) / f.elapsed_s,
+      f.store_depth,
+      f.disk_depth,
+      1e6 * f.processor_s / items,
+      f.elapsed_s);
+}
 
-struct figures {
-  std::uint64_t requests = 0;
-  double elapsed_s = 0, processor_s = 0, latency_sum_s = 0;
-};
+int fill(const arguments& a, load_shape shape) {
+  const double bytes = a.number(5) * gib;
+  const auto pages = static_cast<std::uint64_t>(bytes / static_cast<double>(shape.page_bytes));
+  shape.depth = 16;
+  store_load load(shape);
+  load.fill(pages);
+  std::printf("{\"pages\": %llu}\n", static_cast<unsigned long long>(pages));
+  return 0;
+}
 
-figures run(directory_disk& disk, const load& load) {
-  auto* const memory = static_cast<std::byte*>(std::aligned_alloc(4096, load.bytes * load.depth));
-  random_stream random(static_cast<std::uint64_t>(disk.now_us()));
-  for (std::size_t i = 0; i < load.bytes * load.depth; i += 4) {
-    const std::uint32_t word = static_cast<std::uint32_t>(i * 2654435761u) ^ random.bits(i / 4096);
-    std::memcpy(memory + i, &word, sizeof word);
-  }
-  std::vector<std::span<std::byte>> parts(load.depth);
-  std::vector<disk_request> requests(load.depth);
-  std::vector<std::uint64_t> begun_us(load.depth);
-  std::vector<disk_completion> done(load.depth);
-  const auto places = static_cast<std::uint32_t>(load.file_bytes / load.bytes);
-  std::uint32_t next_place = 0;
-  figures f;
+int read(const arguments& a, load_shape shape, bool verifies) {
+  shape.depth = static_cast<std::uint32_t>(a.number(5));
+  shape.verifies = verifies;
+  store_load load(shape);
+  const load_figures f = load.read(static_cast<std::uint64_t>(a.number(9)),
+                                   static_cast<std::uint64_t>(a.number(8)),
+                                   a.number(6),
+                                   a.number(7));
+  print_run(load, shape, f);
+  std::printf("}\n");
+  return 0;
+}
 
-  const auto begin = [&](std::uint64_t user) {
-    const std::uint32_t place =
-        load.op == disk_op::read ? random.next_below(places) : next_place++ % places;
-    parts[user] = {memory + user * load.bytes, load.bytes};
-    requests[user] = {.op = load.op,
-                      .file = 0,
-                      .offset = std::uint64_t{place} * load.bytes,
-                      .parts = {&parts[user], 1},
-                      .user = user};
-    begun_us[user] = disk.now_us();
-    if (disk.submit({&requests[user], 1}) != 1) {
-      std::abort();
+int write(const arguments& a, load_shape shape) {
+  shape.depth = static_cast<std::uint32_t>(a.number(5));
+  shape.saves_snapshot = false;
+  const double bytes = a.number(8) * gib;
+  const auto pages_max = static_cast<std::uint64_t>(bytes / static_cast<double>(shape.page_bytes));
+  std::uint64_t acknowledged = 0;
+  load_figures f;
+  {
+    store_load load(shape);
+    f = load.write(pages_max, a.number(6), a.number(7), acknowledged);
+    if (acknowledged >= pages_max) {
+      bench::give_up(shape.folder, "the disk is faster than GIB allow: name more");
     }
-  };
-  std::uint64_t start_us = disk.now_us();
-  const auto warm_us = start_us + static_cast<std::uint64_t>(1e6 * load.warm_s);
-  const auto end_us = warm_us + static_cast<std::uint64_t>(1e6 * load.seconds);
-  double processor_start_s = processor_s();
-  for (std::uint32_t user = 0; user < load.depth; ++user) {
-    begin(user);
+    print_run(load, shape, f);
   }
-  std::uint64_t now_us = start_us;
-  while (disk.in_flight() > 0) {
-    disk.wait(~std::uint64_t{0});
-    const std::size_t count = disk.poll(done);
-    now_us = disk.now_us();
-    if (start_us < warm_us && now_us >= warm_us) {
-      f = {};
-      start_us = now_us;
-      processor_start_s = processor_s();
-    }
-    for (std::size_t i = 0; i < count; ++i) {
-      if (done[i].error != 0) {
-        std::fprintf(stderr, "%s: %s\n", disk.where(0).c_str(), std::strerror(done[i].error));
-        std::exit(1);
-      }
-      f.latency_sum_s += 1e-6 * static_cast<double>(now_us - begun_us[done[i].user]);
-      ++f.requests;
-      if (now_us < end_us) {
-        begin(done[i].user);
-      }
-    }
-  }
-  f.elapsed_s = 1e-6 * static_cast<double>(now_us - start_us);
-  f.processor_s = processor_s() - processor_start_s;
-  std::free(memory);
-  return f;
+  shape.depth = 8;
+  store_load again(shape);
+  const bench::load_check c = again.check(acknowledged);
+  std::printf(", \"acknowledged\": %llu, \"found\": %llu, \"lost\": %llu, \"wrong\": %llu}\n",
+              static_cast<unsigned long long>(acknowledged),
+              static_cast<unsigned long long>(c.found),
+              static_cast<unsigned long long>(c.lost),
+              static_cast<unsigned long long>(c.wrong));
+  return c.found == acknowledged && c.lost == 0 && c.wrong == 0 ? 0 : 1;
+}
+
+int recover(const arguments& a, load_shape shape) {
+  shape.is_direct = a.text(5) == std::string("direct");
+  shape.saves_snapshot = false;
+  std::filesystem::remove(shape.folder + "/index-snapshot");
+  const double processor_begin_s = bench::processor_s();
+  const store_load load(shape);
+  const auto pages = static_cast<double>(load.state().recovered_pages);
+  const auto bytes = static_cast<double>(load.stats().used_bytes);
+  std::printf(
+      "{\"direct\": %s, \"pages\": %.0f, \"gib\": %.2f, \"seconds\": %.3f, \"processor_s\": %.3f, "
+      "\"records_per_s\": %.0f, \"seconds_per_gib\": %.4f}\n",
+      load.disk().direct() ? "true" : "false",
+      pages,
+      bytes / gib,
+      load.open_s(),
+      bench::processor_s() - processor_begin_s,
+      pages / load.open_s(),
+      load.open_s() / (bytes / gib));
+  return 0;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  if (argc != 9) {
-    std::fprintf(stderr, "usage: see the first lines of disk.cpp\n");
-    return 2;
+int main(int count, char** all) {
+  const arguments a{count, all};
+  const std::string what = a.text(1);
+  load_shape shape{.folder = a.text(2),
+                   .page_bytes = static_cast<std::size_t>(a.number(4)) << 10,
+                   .capacity_bytes = std::uint64_t{64} << 30,
+                   .backend = backend_of(a.text(3))};
+  if (what == "fill") {
+    return fill(a, shape);
   }
-  const std::string backend = argv[2];
-  const load load{.op = std::string(argv[3]) == "write" ? disk_op::write : disk_op::read,
-                  .bytes = 1024 * std::strtoull(argv[4], nullptr, 10),
-                  .depth = static_cast<std::uint32_t>(std::strtoul(argv[5], nullptr, 10)),
-                  .warm_s = std::strtod(argv[6], nullptr),
-                  .seconds = std::strtod(argv[7], nullptr),
-                  .file_bytes = std::strtoull(argv[8], nullptr, 10)};
-  auto disk = directory_disk::open({.directory = argv[1],
-                                    .backend = backend == "threads"    ? disk_backend::threads
-                                               : backend == "io_uring" ? disk_backend::io_uring
-                                                                       : disk_backend::any,
-                                    .queue_depth = load.depth,
-                                    .threads = load.depth});
-  if (!disk) {
-    std::fprintf(stderr, "%s: %s\n", argv[1], disk.error().detail);
-    return 1;
+  if (what == "read" || what == "trust") {
+    return read(a, shape, what == "read");
   }
-  const figures f = run(*disk, load);
-  const double requests = static_cast<double>(f.requests);
-  std::printf(
-      "{\"backend\": \"%s\", \"direct\": %s, \"bytes_per_s\": %.0f, \"depth\": %.3f, "
-      "\"processor_us\": %.2f, \"elapsed_s\": %.4f}\n",
-      name_of(disk->backend()),
-      disk->direct() ? "true" : "false",
-      requests * static_cast<double>(load.bytes) / f.elapsed_s,
-      f.latency_sum_s / f.elapsed_s,
-      1e6 * f.processor_s / requests,
-      f.elapsed_s);
-  return 0;
+  if (what == "write") {
+    return write(a, shape);
+  }
+  if (what == "recover") {
+    return recover(a, shape);
+  }
+  return static_cast<void>(a.text(count)), 2;
 }

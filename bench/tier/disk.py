@@ -1,18 +1,27 @@
 #!/usr/bin/env python3
 # SPDX-FileCopyrightText: The Oriel authors
 # SPDX-License-Identifier: Apache-2.0
-"""A directory_disk beside fio: the same file, the same requests, turn by turn.
+"""A segment_store beside fio: the same disk, the same sizes, turn by turn.
 
     bench/tier/disk.py build/cpu/bench/bench.tier.disk DIRECTORY [--gib 12] [--pairs 15] [--seconds 1]
 
-Fills a file of incompressible bytes, more than the host is likely to cache, measures pairs of (ours, fio)
-in turn, each pair in the other order than the one before, and removes the file. Prints a table in
-markdown: the median of the pairs' ratios, and the 95 % bootstrap interval of that median. A goal counts
-as met when the better end of the interval reaches it: the disks of virtual machines swing within seconds.
+Reads: puts pages of incompressible bytes into a store, more than the host is likely to cache. Then ours gets
+pages at random, every checksum and identity verified, and fio reads as much at once at random places of the same
+segment files. `trust:KIB:DEPTH` among the cases shows what that costs without the checksums.
+Writes: ours puts new pages into an empty store, which makes its files as it goes; fio writes in order with as large
+requests at the same depth, `write` into a new file whose blocks are allocated before (fio's default, and what a
+store does), `over` over blocks that were written before, which spares a file system work. After each run of ours
+the store is opened again, by a scan, and every page that was acknowledged is got and compared, byte by byte:
+`checked` counts them. A page that is lost or wrong ends the program.
+
+Pairs are measured in turn, each in the other order than the one before. Prints a table in markdown: the median
+of the pairs' ratios, and the 95 % bootstrap interval of that median. A goal counts as met when the
+better end of the interval reaches it: the disks of virtual machines swing within seconds. A page's bytes count,
+not its header's (4 KiB), which ours reads and writes besides.
 
 Both run for --warm seconds before they count: a disk that is rated by a token bucket gives more to
-whoever comes after a pause, and fio takes its time to start. "Depth reached" is the time-average of
-requests in flight, the sum of latencies / elapsed time, of the depth asked for; "device queue" is the
+whoever comes after a pause, and fio takes its time to start. "Depth reached" is the time-average of requests that
+the disk has, of the depth asked for (of writes it says nothing: the store joins pages to larger requests); "device queue" is the
 same as the kernel counts it (/proc/diskstats, with whatever else uses the disk), ours / fio's.
 On a machine that compiles meanwhile, `nice -n -15` before all of it keeps the compilers out.
 """
@@ -53,11 +62,35 @@ def measured(args, command: list[str], device: str, read) -> dict:
     return figures
 
 
-def ours(args, device: str, case: tuple, backend: str) -> dict:
+def is_read(op: str) -> bool:
+    return op in ("read", "trust")
+
+
+def ours(args, device: str, case: tuple, backend: str, turn: int) -> dict:
     op, kib, depth = case
-    command = [args.program, str(args.folder), backend, op, str(kib), str(depth), str(args.warm),
-               str(args.seconds), str(args.bytes)]
-    return measured(args, command, device, json.loads)
+    common = [args.program, op if is_read(op) else "write", str(args.folder), backend, str(kib), str(depth), str(args.warm), str(args.seconds)]
+    if is_read(op):
+        return measured(args, common + [str(args.pages), str(turn)], device, json.loads)
+    try:
+        return measured(args, common + [str(args.write_gib)], device, json.loads)
+    finally:
+        clear(args.folder)
+
+
+def clear(folder: pathlib.Path) -> None:
+    for file in folder.iterdir() if folder.exists() else []:
+        file.unlink()
+
+
+def fill(args, kib: int) -> None:
+    """A store of pages of `kib`, and for fio the names of its segments that are full."""
+    clear(args.folder)
+    print(f"writing {args.gib} GiB of pages of {kib} KiB", file=sys.stderr)
+    out = subprocess.run([args.program, "fill", str(args.folder), "any", str(kib), str(args.gib)],
+                         check=True, capture_output=True, text=True).stdout
+    args.pages = json.loads(out)["pages"]
+    args.segments = sorted(args.folder.glob("segment-*"))[:-1]
+    args.filled = kib
 
 
 def fio(args, device: str, case: tuple) -> dict:
@@ -65,7 +98,7 @@ def fio(args, device: str, case: tuple) -> dict:
 
     def read(text: str) -> dict:
         job = json.loads(text[text.index("{"):])["jobs"][0]
-        side = job[op]
+        side = job["read" if is_read(op) else "write"]
         # fio's own processor time, as a share of the job's run time.
         processor_us = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] * 1000
         ios = side["total_ios"]
@@ -74,11 +107,17 @@ def fio(args, device: str, case: tuple) -> dict:
                 "processor_us": processor_us / ios,
                 "elapsed_s": side["runtime"] / 1000}
 
-    command = ["fio", "--name=peer", f"--filename={args.file}", f"--size={args.bytes}", "--ioengine=io_uring",
-               "--direct=1", f"--bs={kib}k", f"--iodepth={depth}", "--time_based", f"--runtime={round(1000 * args.seconds)}ms",
-               f"--ramp_time={round(1000 * args.warm)}ms",
-               f"--rw={'randread' if op == 'read' else 'write'}", "--norandommap", "--randrepeat=0",
-               "--refill_buffers=0", "--fallocate=none", "--output-format=json"]
+    if op == "over":
+        load = [f"--filename={args.peer}", f"--size={args.gib << 30}", "--rw=write", "--fallocate=none", "--overwrite=1"]
+    elif op == "write":
+        load = [f"--filename={args.peer_new}", f"--size={args.write_gib << 30}", "--rw=write", "--fallocate=native",
+                "--unlink=1"]
+    else:  # The last MiB of a segment may be empty.
+        load = ["--filename=" + ":".join(map(str, args.segments)), "--filesize=63m", f"--size={63 * len(args.segments)}m",
+                "--rw=randread", "--readonly", "--file_service_type=random"]
+    command = ["fio", "--name=peer", "--ioengine=io_uring", "--direct=1", f"--bs={kib}k", f"--iodepth={depth}",
+               "--time_based", f"--runtime={round(1000 * args.seconds)}ms", f"--ramp_time={round(1000 * args.warm)}ms",
+               "--norandommap", "--randrepeat=0", "--refill_buffers=0", "--output-format=json", *load]
     return measured(args, command, device, read)
 
 
@@ -90,36 +129,40 @@ def interval(ratios: list[float], draws: int = 4000) -> tuple[float, float, floa
 
 def row(args, device: str, case: tuple, backend: str) -> str:
     op, kib, depth = case
+    if is_read(op) and args.filled != kib:
+        fill(args, kib)
+    if not is_read(op) and args.filled != 0:
+        clear(args.folder)
+        args.filled = 0
     pairs = []
     for turn in range(args.pairs):
-        first = ours(args, device, case, backend) if turn % 2 == 0 else None
+        first = ours(args, device, case, backend, turn) if turn % 2 == 0 else None
         peer = fio(args, device, case)
-        pairs.append((first or ours(args, device, case, backend), peer))
+        pairs.append((first or ours(args, device, case, backend, turn), peer))
     rate, low, high = interval([a["bytes_per_s"] / b["bytes_per_s"] for a, b in pairs])
     processor, cpu_low, cpu_high = interval([a["processor_us"] / b["processor_us"] for a, b in pairs])
     reached = statistics.median(a["depth"] for a, _ in pairs) / depth
     queue = statistics.median(a["device_queue"] / b["device_queue"] for a, b in pairs if b["device_queue"] > 0)
+    checked = "" if is_read(op) else sum(a["found"] for a, _ in pairs)
     both = [statistics.median(p[i]["bytes_per_s"] for p in pairs) / 1e6 for i in (0, 1)]
     processors = [statistics.median(p[i]["processor_us"] for p in pairs) for i in (0, 1)]
-    missed = [name for name, ok in (("rate", high >= GOALS[op]), ("depth", reached >= DEPTH_GOAL),
-                                    ("processor", cpu_low <= PROCESSOR_GOAL or op != "read")) if not ok]
-    return (f"| {backend} | {op} {kib} KiB | {depth} | {both[0]:.0f} / {both[1]:.0f} | {rate:.2f} [{low:.2f}, {high:.2f}] "
-            f"| {reached:.3f} | {queue:.2f} | {processors[0]:.0f} / {processors[1]:.0f} | {processor:.2f} [{cpu_low:.2f}, {cpu_high:.2f}] "
-            f"| {'met' if not missed else 'missed: ' + ', '.join(missed)} |")
+    reads = is_read(op)
+    missed = [name for name, ok in (("rate", high >= GOALS["read" if reads else "write"]),
+                                    ("depth", not reads or reached >= DEPTH_GOAL),
+                                    ("processor", not reads or cpu_low <= PROCESSOR_GOAL)) if not ok]
+    return (f"| {pairs[0][0]['backend']} | {op} {kib} KiB | {depth} | {both[0]:.0f} / {both[1]:.0f} | {rate:.2f} [{low:.2f}, {high:.2f}] "
+            f"| {f'{reached:.3f}' if reads else ''} | {queue:.2f} | {processors[0]:.0f} / {processors[1]:.0f} "
+            f"| {processor:.2f} [{cpu_low:.2f}, {cpu_high:.2f}] | {checked} | {'met' if not missed else 'missed: ' + ', '.join(missed)} |")
 
 
-def fill(file: pathlib.Path, size: int) -> None:
-    """Bytes that do not compress, each MiB different from the others."""
-    block = bytearray(os.urandom(8 << 20))
-    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(fd, "wb", buffering=0) as out:
-        for at in range(0, size, len(block)):
-            for mib in range(0, len(block), 1 << 20):
-                block[mib:mib + 4096] = os.urandom(4096)
+def make_peer(file: pathlib.Path, size: int) -> None:
+    """The file that fio writes over: its blocks are written once before."""
+    block = os.urandom(8 << 20)
+    with open(file, "xb", buffering=0) as out:
+        for _ in range(0, size, len(block)):
             out.write(block)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.fsync(out.fileno())
+        os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def main() -> int:
@@ -130,31 +173,34 @@ def main() -> int:
     parse.add_argument("--pairs", type=int, default=15)
     parse.add_argument("--seconds", type=float, default=1.0)
     parse.add_argument("--warm", type=float, default=0.5)
+    parse.add_argument("--write-gib", type=int, default=12, help="room for what one run of ours puts")
     parse.add_argument("--backends", nargs="+", default=["io_uring", "threads"])
-    parse.add_argument("--cases", nargs="+", default=[f"read:{kib}:{depth}" for kib in (256, 1024) for depth in (8, 16, 32)]
-                       + ["write:1024:8", "write:1024:16"])
+    parse.add_argument("--cases", nargs="+", help="read|trust|write|over:KIB:DEPTH; the same size in a row is filled once",
+                       default=[f"read:{kib}:{depth}" for kib in (256, 1024) for depth in (8, 16, 32)]
+                       + [f"{op}:{kib}:16" for op in ("write", "over") for kib in (64, 256, 1024, 4096)])
     args = parse.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that the file is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that the files are removed.
     args.folder = args.directory / "oriel-disk-bench"
-    args.bytes = args.gib << 30
+    args.peer, args.peer_new = (args.directory / f"oriel-disk-bench-{name}" for name in ("peer", "new"))
     args.folder.mkdir(mode=0o700)
-    args.file = args.folder / "segment-00000000"
+    args.filled = 0
     try:
-        print(f"writing {args.gib} GiB", file=sys.stderr)
-        fill(args.file, args.bytes)
+        if any(case.startswith("over") for case in args.cases):
+            make_peer(args.peer, args.gib << 30)
         device = device_of(args.directory)
         print("| backend | requests | depth | MB/s, ours / fio | rate, of fio | depth reached | device queue, of fio "
-              "| processor us a request, ours / fio | of fio | goals |\n|---|---|---|---|---|---|---|---|---|---|")
-        for backend in args.backends:
-            for case in args.cases:
-                op, kib, depth = case.split(":")
+              "| processor us a request, ours / fio | of fio | checked | goals |\n|---|---|---|---|---|---|---|---|---|---|---|")
+        for case in args.cases:
+            op, kib, depth = case.split(":")
+            for backend in args.backends:
                 print(row(args, device, (op, int(kib), int(depth)), backend), flush=True)
         print(f"\nload average {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores, {args.pairs} pairs of {args.seconds} s",
               flush=True)
     finally:
-        for file in args.folder.iterdir():
-            file.unlink()
+        clear(args.folder)
         args.folder.rmdir()
+        for file in (args.peer, args.peer_new):
+            file.unlink(missing_ok=True)
     return 0
 
 

@@ -135,24 +135,42 @@ void add_tiers(CLI::App& command, tier_options& o, CLI::Option* no_cache) {
   command
       .add_option("--remote",
                   o.remote_url,
-                  "keep KV in a Redis server for others too: redis://[user:password@]host[:port]")
-      ->check(some_text())
+                  "keep KV in a Redis server for others too: "
+                  "redis[s]://[[user:]password@]host[:port][/database]")
+      ->check(redis_server())
       ->excludes(no_cache);
-  command
-      .add_option("--tier-writes",
-                  o.writes,
-                  "what disk and remote get: through, all that is computed; selective, what is hit "
-                  "twice; back, what the pools evict")
-      ->check(CLI::IsMember({"through", "selective", "back"}))
-      ->capture_default_str();
-  command.add_option("--tier-ttl", o.ttl_s, "seconds that tiers keep a page [no limit]")
-      ->check(number(0.001, 1e9));
+  auto* writes =
+      command
+          .add_option(
+              "--tier-writes",
+              o.writes,
+              "what disk and remote get: through, all that is computed; selective, what is hit "
+              "twice; back, what the pools evict")
+          ->check(CLI::IsMember({"through", "selective", "back"}))
+          ->capture_default_str();
+  auto* ttl =
+      command.add_option("--tier-ttl", o.ttl_s, "seconds that tiers keep a page [no limit]")
+          ->check(number(0.001, 1e9));
   command.add_option("--disk-mb-per-s", o.disk_mb_per_s, "of the disk, for the folder [no limit]")
       ->check(number(1, 1e6))
       ->needs(folder);
-  command.add_option("--tier-cpu", o.cpu_share, "of one CPU, for each tier; below 1 it yields too")
-      ->check(number(0.01, 1))
-      ->capture_default_str();
+  auto* cpu =
+      command
+          .add_option("--tier-cpu", o.cpu_share, "of one CPU, for each tier; below 1 it yields too")
+          ->check(number(0.01, 1))
+          ->capture_default_str();
+  command.parse_complete_callback([&o, writes, ttl, cpu] {
+    const bool has_lower = !o.disk_folder.empty() || !o.remote_url.empty();
+    if (writes->count() != 0 && !has_lower) {
+      throw CLI::ValidationError("--tier-writes", "needs --disk-cache or --remote");
+    }
+    for (const CLI::Option* option : {ttl, cpu}) {
+      if (option->count() != 0 && !has_lower && o.host_gib == 0.0) {
+        throw CLI::ValidationError(option->get_name(),
+                                   "needs --host-cache-gib, --disk-cache or --remote");
+      }
+    }
+  });
 }
 
 CLI::App* add_run(CLI::App& app, run_options& o) {

@@ -82,8 +82,8 @@ struct outcome {
   engine::kv_usage kv;  // held in the last step
   double stall_ms = 0;  // computing waited for tiers
   tier_counters moved;  // between pools and tiers, during the request; copies may end later
-  std::array<store_stats, tier_roles> tiers = {};   // what they hold then
-  std::array<store_fault, tier_roles> faults = {};  // the last of each
+  std::array<std::optional<store_stats>, tier_roles> tiers = {};  // what those hold that there are
+  std::array<store_fault, tier_roles> faults = {};                // the last of each
 };
 
 double ms_between(std::chrono::steady_clock::time_point a,
@@ -306,15 +306,20 @@ std::string text_of(const store_fault& fault) {
                            fault.native == 0 ? "" : std::generic_category().message(fault.native));
 }
 
-/// What each tier holds, and how long what it evicted had been there.
+/// What each tier that there is holds, and how long what it evicted had been there.
 nlohmann::ordered_json held_by_tier(const outcome& result) {
-  nlohmann::ordered_json held;
+  nlohmann::ordered_json held = nlohmann::ordered_json::object();
   for (std::size_t role = 0; role < tier_roles; ++role) {
-    const store_stats& s = result.tiers[role];
+    if (!result.tiers[role]) {
+      continue;
+    }
+    const store_stats& s = *result.tiers[role];
     const store_fault& fault = result.faults[role];
-    const double age_s = s.evicted_pages == 0 ? 0.0
-                                              : 1e-6 * static_cast<double>(s.evicted_age_us_sum) /
-                                                    static_cast<double>(s.evicted_pages);
+    nlohmann::ordered_json age_s;  // null
+    if (s.evicted_pages != 0) {
+      age_s =
+          1e-6 * static_cast<double>(s.evicted_age_us_sum) / static_cast<double>(s.evicted_pages);
+    }
     held[name_of(static_cast<tier_role>(role))] = {{"pages", s.pages},
                                                    {"used_bytes", s.used_bytes},
                                                    {"evicted_pages", s.evicted_pages},

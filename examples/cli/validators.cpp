@@ -3,6 +3,7 @@
 #include "validators.hpp"
 
 #include <oriel/model/presets.hpp>
+#include <oriel/tier/redis_store.hpp>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -101,6 +102,14 @@ CLI::Validator some_text(std::size_t bytes_max) {
   return CLI::Validator{check, ""};
 }
 
+CLI::Validator redis_server() {
+  const auto check = [](std::string& url) -> std::string {
+    const auto parsed = parse_redis_url(url);
+    return parsed ? "" : fmt::format("{}: {}", url, parsed.error().detail);
+  };
+  return CLI::Validator{check, ""};
+}
+
 CLI::Validator hex_digits(std::size_t least, std::size_t most) {
   const auto check = [=](std::string& text) -> std::string {
     const bool fits = text.size() >= least && text.size() <= most &&
@@ -146,7 +155,9 @@ CLI::Validator levels() {
                : fmt::format(
                      "'{}' does not say device=SIZE, and host=SIZE, disk=SIZE or both, once each, "
                      "with commas between; SIZE is tokens (5000, 500k, 1.5M, 1G; up to 2^40) or "
-                     "memory (64GiB; up to 65536GiB)",
+                     "memory (64GiB; up to 65536GiB). For a device alone there are "
+                     "--capacity-tokens and "
+                     "--capacity-gib",
                      text);
   };
   return CLI::Validator{check, ""};
@@ -170,7 +181,8 @@ std::optional<cache_levels> parse_levels(std::string_view text) {
     }
     *level = *size;
     if (comma == std::string_view::npos) {
-      return made.device.is_given() ? std::optional{made} : std::nullopt;
+      const bool has_tier = made.host.is_given() || made.disk.is_given();
+      return made.device.is_given() && has_tier ? std::optional{made} : std::nullopt;
     }
     text.remove_prefix(comma + 1);
   }

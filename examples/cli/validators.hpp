@@ -33,6 +33,9 @@ namespace oriel::cli {
 [[nodiscard]] CLI::Validator some_text(
     std::size_t bytes_max = std::numeric_limits<std::size_t>::max());
 
+/// Where a Redis server is, as `parse_redis_url` reads it.
+[[nodiscard]] CLI::Validator redis_server();
+
 /// Some lower-case hex digits.
 [[nodiscard]] CLI::Validator hex_digits(std::size_t least, std::size_t most);
 
@@ -60,7 +63,7 @@ struct cache_levels {
   replay::level_size device, host, disk;
 };
 
-/// "device=1M,host=64GiB,disk=32M": a device, and what is below it; each at most once, in any
+/// "device=1M,host=64GiB,disk=32M": a device, and one or both below it; each at most once, in any
 /// order. A size is a number of tokens, which may end with k, M or G (10^3, 10^6, 10^9), or of GiB.
 /// @returns nothing when the text is something else
 [[nodiscard]] std::optional<cache_levels> parse_levels(std::string_view text);

@@ -9,6 +9,7 @@
 
 #include <engine/engine_tiers.hpp>
 #include <engine/error.hpp>
+#include <engine/store_on_disk.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -35,27 +36,7 @@ store_thread_options thread_of(const tier_choice& choice) {
       .queue_items = 4096, .nice = choice.cpu_share < 1.0 ? yields : 0, .share = choice.cpu_share};
 }
 
-/// A folder and the store in it, as one kv_store.
-class folder_store {
- public:
-  folder_store(directory_disk&& disk,
-               const store_thread_options& thread,
-               const segment_store_options& options)
-      : disk_(std::move(disk)), store_(thread, disk_, options) {}
-
-  std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
-    return store_.submit(items, deadline_us);
-  }
-  std::size_t poll(std::span<store_completion> done) { return store_.poll(done); }
-  bool wait(std::uint64_t until_us) { return store_.wait(until_us); }
-  [[nodiscard]] std::size_t pending() const { return store_.pending(); }
-  [[nodiscard]] store_stats stats() const { return store_.stats(); }
-  [[nodiscard]] store_fault last_fault() const { return store_.last_fault(); }
-
- private:
-  directory_disk disk_;
-  store_thread<segment_store<directory_disk>> store_;
-};
+using folder_store = store_on_disk<directory_disk, store_thread<segment_store<directory_disk>>>;
 
 /// What a tier's budgets leave of its rate: fetches are planned by it.
 transfer_rates within_budget(transfer_rates rates, const tier_choice& choice) {
@@ -123,8 +104,7 @@ tier host_tier(const tier_choice& choice, const page_shape& shape) {
 tier disk_tier(const tier_choice& choice) {
   const std::string& folder = choice.disk_folder;
   const std::uint64_t bytes = choice.disk_bytes;
-  auto disk =
-      directory_disk::open({.directory = folder, .bytes_per_s_max = choice.disk_bytes_per_s_max});
+  auto disk = directory_disk::open({.directory = folder});
   if (!disk) {
     const failure& why = disk.error();
     throw error(fmt::format("{}: cannot keep KV here: {}{}{}",
@@ -141,12 +121,18 @@ tier disk_tier(const tier_choice& choice) {
   const std::uint64_t segment =
       std::clamp<std::uint64_t>(bytes / 16 / 4096 * 4096, std::uint64_t{1} << 20, 64u << 20);
   try {
-    return {.store = any_store(std::make_unique<folder_store>(
-                std::move(*disk),
-                thread_of(choice),
-                segment_store_options{.capacity_bytes = bytes,
-                                      .segment_bytes = segment,
-                                      .tenant_share_max = choice.tenant_share_max})),
+    auto store = std::make_unique<folder_store>(std::move(*disk), [&](directory_disk& in) {
+      return store_thread<segment_store<directory_disk>>(
+          thread_of(choice),
+          in,
+          segment_store_options{.capacity_bytes = bytes,
+                                .segment_bytes = segment,
+                                .tenant_share_max = choice.tenant_share_max});
+    });
+    // Not before: while the store opens, everybody waits for it.
+    store->store().with_store(
+        [&](auto&) { store->disk().limit_rate(choice.disk_bytes_per_s_max); });
+    return {.store = any_store(std::move(store)),
             .role = tier_role::disk,
             .writes = choice.writes,
             .rates = within_budget(rates, choice)};

@@ -4,6 +4,7 @@
 #include <oriel/tier/page_record.hpp>
 #include <oriel/tier/segment_store.hpp>
 
+#include <engine/store_on_disk.hpp>
 #include <replay/replay_stores.hpp>
 #include <replay/sparse_disk.hpp>
 
@@ -15,25 +16,7 @@
 namespace oriel::replay {
 namespace {
 
-/// A disk and the store on it, as one kv_store.
-class disk_store {
- public:
-  explicit disk_store(const segment_store_options& options)
-      : disk_(&trace_clock::now), store_(disk_, options) {}
-
-  std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
-    return store_.submit(items, deadline_us);
-  }
-  std::size_t poll(std::span<store_completion> done) { return store_.poll(done); }
-  bool wait(std::uint64_t until_us) { return store_.wait(until_us); }
-  [[nodiscard]] std::size_t pending() const { return store_.pending(); }
-  [[nodiscard]] store_stats stats() const { return store_.stats(); }
-  [[nodiscard]] store_fault last_fault() const { return store_.last_fault(); }
-
- private:
-  sparse_disk disk_;
-  segment_store<sparse_disk> store_;
-};
+using disk_store = engine::store_on_disk<sparse_disk, segment_store<sparse_disk>>;
 
 std::vector<std::uint64_t> page_bytes_of(const pool_plan& pools) {
   std::vector<std::uint64_t> bytes;
@@ -174,7 +157,11 @@ any_store make_disk(const tier_plan& plan, const pool_plan& pools) {
                     record_alignment_bytes);
   }
   return any_store(std::make_unique<stand_in_store>(
-      any_store(std::make_unique<disk_store>(options)), page_bytes_of(pools), std::move(extra)));
+      any_store(std::make_unique<disk_store>(
+          sparse_disk(&trace_clock::now),
+          [&](sparse_disk& in) { return segment_store<sparse_disk>(in, options); })),
+      page_bytes_of(pools),
+      std::move(extra)));
 }
 
 result<pool_plan> thin_plan(const pool_plan& pools) {

@@ -3,7 +3,6 @@
 //
 // frame:  u32 bytes after this word | u8 version | u8 kind | u32 worker | u64 sender | body
 #include <oriel/core/contract.hpp>
-#include <oriel/core/mutation.hpp>
 #include <oriel/route/fleet_record.hpp>
 
 #include <bit>
@@ -110,8 +109,7 @@ void take_event(reader& r, worker_event& e, std::vector<chain_hash>& links) {
   e.replay_events = r.take<8>();
   e.parent = {r.take<8>(), r.take<8>()};
   const std::uint32_t count = r.word();
-  r.check(count <= links_max &&
-          (r.left() == std::size_t{16} * count || ORIEL_MUTANT(record_lengths_are_believed)));
+  r.check(count <= links_max && r.left() == std::size_t{16} * count);
   links.clear();
   for (std::uint32_t i = 0; r.is_well() && i < count; ++i) {
     const std::uint64_t low = r.take<8>();
@@ -129,6 +127,8 @@ void put_load(writer& w, const fleet_record& record) {
   w.put<4>(l.decoding);
   w.put<8>(l.decode_tokens);
   w.number(l.evict_token_s);
+  w.put<8>(record.epoch);
+  w.put<8>(record.events);
   w.put<8>(record.profile.has);
   w.put<1>((record.profile.can_prefill ? 1u : 0u) | (record.profile.can_decode ? 2u : 0u) |
            (record.is_draining ? 4u : 0u));
@@ -145,6 +145,8 @@ void take_load(reader& r, fleet_record& record, double stored_s) {
   l.decoding = r.word();
   l.decode_tokens = r.take<8>();
   l.evict_token_s = r.seconds();
+  record.epoch = r.take<8>();
+  record.events = r.take<8>();
   record.profile.has = r.take<8>();
   const std::uint64_t bits = r.take<1>();
   r.check(bits < 8);

@@ -227,6 +227,11 @@ std::uint64_t prefix_index::sequence(worker_id worker) const noexcept {
   return streams_[to_index(worker)].next - 1;
 }
 
+std::uint64_t prefix_index::epoch(worker_id worker) const noexcept {
+  ORIEL_EXPECTS(to_index(worker) < options_.workers);
+  return streams_[to_index(worker)].epoch;
+}
+
 prefix_index::sequence_range prefix_index::missing(worker_id worker) const noexcept {
   ORIEL_EXPECTS(to_index(worker) < options_.workers);
   const stream& s = streams_[to_index(worker)];

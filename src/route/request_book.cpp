@@ -237,6 +237,9 @@ bool request_book::prefilled(std::uint64_t id, std::uint32_t attempt, double act
     return false;
   }
   const route_decision& d = e->answer.decision;
+  if (!(actual_s >= 0.0 && actual_s < 1e9)) {
+    actual_s = d.estimate_s;  // A worker that says such things says nothing.
+  }
   workers_.end_prefill(d.worker, d.estimate_s, actual_s - d.estimate_s, e->at == stage::started);
   workers_.did_well(d.worker);
   tenants_.correct(e->tenant, actual_s - d.estimate_s);

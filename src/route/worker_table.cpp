@@ -39,6 +39,11 @@ bool worker_table::report(const load_report& load, double now_s) {
   if (!w.is_member || (w.told_sequence != 0 && load.sequence <= w.told_sequence)) {
     return false;
   }
+  const bool is_sane = load.queued_s >= 0.0 && load.queued_s < 1e9 && load.evict_token_s >= 0.0 &&
+                       load.evict_token_s < 1e9 && std::isfinite(load.at_s);
+  if (!is_sane) {
+    return false;
+  }
   w.heard_s = now_s;
   w.told_sequence = load.sequence;
   w.told_s = load.at_s;

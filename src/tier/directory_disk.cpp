@@ -59,6 +59,10 @@ std::string directory_disk::where(std::uint32_t file) const {
   return engine_->folder().where(file);
 }
 
+void directory_disk::limit_rate(std::uint64_t bytes_per_s_max) {
+  engine_->limit_rate(bytes_per_s_max);
+}
+
 result<std::vector<disk_file>> directory_disk::list() {
   return engine_->folder().list();
 }

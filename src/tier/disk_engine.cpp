@@ -105,7 +105,9 @@ bool disk_transfer::advance_sync(std::int64_t answer, disk_folder& folder) noexc
       return false;
     }
     error_ = segment_->sync_error = error;
-    folder.names_sync_error = syncing_name ? error : folder.names_sync_error;
+    if (syncing_name) {
+      folder.names_are_lost(error);
+    }
     return true;
   }
   if (syncing_name || segment_->name_durable) {
@@ -113,7 +115,7 @@ bool disk_transfer::advance_sync(std::int64_t answer, disk_folder& folder) noexc
     return true;
   }
   syncing_name = true;
-  error_ = segment_->sync_error = folder.names_sync_error;
+  error_ = segment_->sync_error = folder.error_of_name(*segment_);
   return error_ != 0;
 }
 

@@ -96,6 +96,7 @@ class disk_engine {
   virtual std::size_t submit(std::span<const disk_request> requests) = 0;
   virtual std::size_t poll(std::span<disk_completion> done) = 0;
   virtual bool wait(std::uint64_t until_us) = 0;
+  virtual void limit_rate(std::uint64_t bytes_per_s_max) { budget_ = io_budget(bytes_per_s_max); }
 
   [[nodiscard]] std::size_t in_flight() const noexcept { return transfers_.size() - free_.size(); }
   [[nodiscard]] disk_folder& folder() noexcept { return folder_; }

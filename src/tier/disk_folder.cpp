@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -285,10 +286,13 @@ status disk_folder::create(std::uint32_t file, std::uint64_t bytes) {
   }
   const auto name = name_of_segment(file);
   const int flags = O_RDWR | O_CREAT | O_EXCL | (direct_ ? O_DIRECT : 0);
+  // Its number first: a sync that fails meanwhile may have covered the name.
+  const std::uint64_t number = std::atomic_ref(names_made_).fetch_add(1) + 1;
   open_segment made{.fd = open_at(fd_.get(), name.data(), flags, 0600), .writable = true};
   if (!made.fd) {
     return failed("cannot create a segment");
   }
+  made.name_number = number;
   const int fd = made.fd.get();
   const auto size = static_cast<off_t>(bytes);
   int error = 0;
@@ -303,6 +307,7 @@ status disk_folder::create(std::uint32_t file, std::uint64_t bytes) {
     return failed("cannot give a segment its size", error);
   }
   hold(made);
+  std::erase(removed_, file);
   segments_.emplace(file, std::move(made));
   return {};
 }
@@ -318,14 +323,32 @@ status disk_folder::remove(std::uint32_t file) {
   if (::unlinkat(fd_.get(), name_of_segment(file).data(), 0) != 0) {
     return failed("cannot remove a segment");
   }
+  removed_.push_back(file);
   return {};
 }
 
+// The kernel forgets what it could not write down: after a sync that failed the next one is fine,
+// and says nothing of the names before. So these are removed once more.
 status disk_folder::sync_names() {
-  if (names_error_ == 0 && without_interruption([&] { return ::fsync(fd_.get()); }) != 0) {
-    names_error_ = errno;
+  for (const std::uint32_t file : must_redo_ ? removed_ : std::vector<std::uint32_t>()) {
+    const auto name = name_of_segment(file);
+    const owned_fd made = open_at(fd_.get(), name.data(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+    if (!made || ::unlinkat(fd_.get(), name.data(), 0) != 0) {
+      return failed("cannot remove a segment for good");
+    }
   }
-  return names_error_ == 0 ? status{} : failed("cannot sync the directory", names_error_);
+  if (without_interruption([&] { return ::fsync(fd_.get()); }) != 0) {
+    must_redo_ = true;
+    return failed("cannot sync the directory");
+  }
+  must_redo_ = false;
+  removed_.clear();
+  return {};
+}
+
+void disk_folder::names_are_lost(int error) noexcept {
+  names_lost_ = std::atomic_ref(names_made_).load();
+  names_error_ = error;
 }
 
 result<std::vector<std::byte>> disk_folder::read_small(const char* name) {

@@ -43,9 +43,10 @@ class owned_fd {
 struct open_segment {
   owned_fd fd;
   bool writable = false;
-  bool name_durable = false;    // A sync of the directory covered its name.
-  int sync_error = 0;           // Of the first sync that failed: the answer to all later ones.
-  std::uint32_t in_flight = 0;  // Submitted and not polled.
+  bool name_durable = false;      // A sync of the directory covered its name.
+  std::uint64_t name_number = 0;  // Of those that were made since the folder was opened; 0: before.
+  int sync_error = 0;             // Of the first sync that failed: the answer to all later ones.
+  std::uint32_t in_flight = 0;    // Submitted and not polled.
 };
 
 /// *Thread safety* none; only `fd` of a segment and `sync_fd()` may be used by other threads.
@@ -67,8 +68,14 @@ class disk_folder {
   [[nodiscard]] status write_small(const char* name, std::span<const std::byte> bytes);
   [[nodiscard]] status remove_small(const char* name);
 
-  /// Of the first sync through sync_fd() that failed: the answer to all later ones.
-  int names_sync_error = 0;
+  /// A sync of the directory through sync_fd() failed: every name that was made until now and is
+  /// not known durable is never trusted again. Names that come later get a sync of their own. By
+  /// the thread that syncs; `error_of_name` too.
+  void names_are_lost(int error) noexcept;
+  /// Why this segment's name will not become durable, or 0.
+  [[nodiscard]] int error_of_name(const open_segment& segment) const noexcept {
+    return segment.name_number <= names_lost_ ? names_error_ : 0;
+  }
 
   /// The segment, opened if need be; or null, and errno in `error`.
   [[nodiscard]] open_segment* segment(std::uint32_t file, int& error);
@@ -80,7 +87,11 @@ class disk_folder {
   owned_fd fd_, engine_fd_, lock_;
   bool direct_ = false;
   bool is_read_only_ = false;
+  std::uint64_t names_made_ = 0;  // Told to the thread that syncs: by atomic_ref.
+  std::uint64_t names_lost_ = 0;  // The first so many.
   int names_error_ = 0;
+  std::vector<std::uint32_t> removed_;  // since sync_names() was last fine
+  bool must_redo_ = false;              // it failed since
   std::unordered_map<std::uint32_t, open_segment> segments_;
 };
 

@@ -149,14 +149,20 @@ std::size_t redis_page_reader::feed(std::span<const std::byte> in) {
   return used;
 }
 
-std::size_t redis_page_reader::targets(iovec* out, std::size_t most, std::size_t& bytes) const {
+std::size_t redis_page_reader::targets(iovec* out,
+                                       std::size_t most,
+                                       std::size_t bytes_max,
+                                       std::size_t& bytes) const {
   bytes = 0;
   if (stage_ != stage::slices || skip_ > 0) {
     return 0;
   }
   std::size_t count = 0;
-  for (std::size_t i = slice_; i < command_->item.slices.size() && count < most; ++i) {
-    const auto slice = command_->item.slices[i].subspan(i == slice_ ? offset_ : 0);
+  for (std::size_t i = slice_;
+       i < command_->item.slices.size() && count < most && bytes < bytes_max;
+       ++i) {
+    auto slice = command_->item.slices[i].subspan(i == slice_ ? offset_ : 0);
+    slice = slice.first(std::min(slice.size(), bytes_max - bytes));
     if (!slice.empty()) {
       out[count++] = {.iov_base = slice.data(), .iov_len = slice.size()};
       bytes += slice.size();

@@ -88,8 +88,12 @@ class redis_page_reader {
   /// Takes bytes that were read elsewhere. @returns how many; fewer than there are once the value
   /// is whole, or while the head of a record is incomplete (it must be passed again, as a whole)
   std::size_t feed(std::span<const std::byte> in);
-  /// Where the next bytes of the value belong. @returns how many of `out`; 0: pass them to feed
-  std::size_t targets(iovec* out, std::size_t most, std::size_t& bytes) const;
+  /// Where the next bytes of the value belong, `bytes_max` at most. @returns how many of `out`; 0:
+  /// pass them to feed
+  std::size_t targets(iovec* out,
+                      std::size_t most,
+                      std::size_t bytes_max,
+                      std::size_t& bytes) const;
   /// So many bytes lie where targets() said.
   void advance(std::size_t bytes);
   /// The slices are not ours any more: the rest goes nowhere.

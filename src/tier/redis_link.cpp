@@ -18,7 +18,10 @@ namespace {
 
 constexpr std::size_t in_bytes = 128 << 10;
 constexpr std::size_t parts_max = 64;  // of one readv or writev
-constexpr int rounds_max = 64;         // reads of one pump
+/// Of one read into slices: what is copied and summed while it is in the caches, and what the
+/// kernel has queued meanwhile is too. More at once was slower (docs/performance.md).
+constexpr std::size_t direct_bytes_max = 64 << 10;
+constexpr int rounds_max = 64;  // reads of one pump
 
 std::string_view text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -312,7 +315,7 @@ bool redis_link::read_once(std::uint64_t now_us) {
   std::array<iovec, parts_max + 1> parts = {};
   std::size_t direct_bytes = 0, count = 0;
   if (reading_ == reading::value && in_begin_ == in_end_) {
-    count = page_.targets(parts.data(), parts_max, direct_bytes);
+    count = page_.targets(parts.data(), parts_max, direct_bytes_max, direct_bytes);
   }
   make_room(redis_head_bytes_max);
   const bool is_whole = direct_bytes == page_.left() || direct_bytes == 0;
@@ -515,6 +518,13 @@ void redis_link::break_off(std::uint64_t now_us, const char* operation) {
 }
 
 void redis_link::note_late(std::uint64_t now_us) {
+  if (state_ == state::connecting || state_ == state::greeting) {
+    // It may yet come to pass; but whoever asks why nothing came must not hear that all is well.
+    note_fault(ETIMEDOUT, "connect in time");
+  }
+  if (state_ != state::ready) {
+    return;
+  }
   if (++lates_ >= options_.lates_to_open && !is_cut_off_ &&
       !ORIEL_MUTANT(redis_breaker_never_opens)) {
     failures_ = options_.failures_to_open;
@@ -527,11 +537,15 @@ void redis_link::note_good() noexcept {
   tries_ = 0;
 }
 
-void redis_link::fail(std::uint64_t now_us, int error, const char* operation) {
+void redis_link::note_fault(int error, const char* operation) {
   fault_ = {.operation = operation,
             .where = host_ + ":" + std::to_string(port_),
             .native = error,
             .count = fault_.count + 1};
+}
+
+void redis_link::fail(std::uint64_t now_us, int error, const char* operation) {
+  note_fault(error, operation);
   socket_.close();
   state_ = state::down;
   has_more_ = false;

@@ -54,7 +54,6 @@ class redis_link {
 
   /// Is the server left alone?
   [[nodiscard]] bool is_cut_off() const noexcept { return is_cut_off_; }
-  [[nodiscard]] bool is_ready() const noexcept { return state_ == state::ready; }
   [[nodiscard]] std::size_t unanswered() const noexcept { return in_flight_.size() + out_.size(); }
   /// Times that it greeted a server.
   [[nodiscard]] std::uint64_t greetings() const noexcept { return greetings_; }
@@ -90,6 +89,7 @@ class redis_link {
   [[nodiscard]] std::size_t read_ahead() const;
   void check_timers(std::uint64_t now_us);
   void lose(redis_command& command, int error, bool is_refused);
+  void note_fault(int error, const char* operation);
   void fail(std::uint64_t now_us, int error, const char* operation);
 
   const redis_options& options_;

@@ -477,7 +477,7 @@ void redis_store::state::expire(std::uint64_t now) {
                                      : is_at_epochs     ? &epoch_link()
                                                         : nullptr;
     complete(i, store_outcome::late);
-    if (slow != nullptr && slow->is_ready()) {
+    if (slow != nullptr) {
       slow->note_late(now);
     }
   }

@@ -84,6 +84,14 @@ class thread_engine final : public disk_engine {
     }
   }
 
+  void limit_rate(std::uint64_t bytes_per_s_max) override {
+    {
+      const std::lock_guard lock(mutex_);
+      disk_engine::limit_rate(bytes_per_s_max);
+    }
+    work_.notify_all();
+  }
+
   void work(disk_priority priority) {
     if (const std::uint16_t rank = system_priority(priority); rank != 0) {
       constexpr int this_thread = 1;  // IOPRIO_WHO_PROCESS, which means a thread

@@ -54,6 +54,7 @@ class Tiers(unittest.TestCase):
         found = answers(texts=[TEXTS[0], TEXTS[0]])
         self.assertEqual(found[1]["hits"], {"device": found[1]["cached_tokens"], "host": 0, "disk": 0, "remote": 0})
         self.assertGreater(found[1]["cached_tokens"], 0)
+        self.assertEqual(found[1]["tiers"], {})
 
     def test_what_the_device_evicted_comes_back_from_host_memory(self):
         texts = [0, 1, 2, 3, 4, 0]
@@ -64,6 +65,8 @@ class Tiers(unittest.TestCase):
         self.assertGreater(found[0]["copied_bytes"]["host"], 0)
         self.assertGreater(found[5]["tiers"]["host"]["pages"], 0)
         self.assertEqual(found[5]["tiers"]["host"]["health"], "healthy")
+        self.assertEqual(list(found[5]["tiers"]), ["host"])
+        self.assertIsNone(found[5]["tiers"]["host"]["mean_age_at_eviction_s"])
 
     def test_a_folder_outlives_the_program(self):
         self.check(answers("--disk-cache", self.folder))
@@ -238,8 +241,20 @@ class Tiers(unittest.TestCase):
     def test_a_url_that_cannot_be_read_is_named(self):
         for url in ("http://localhost", "redis://", "redis://h:99999", "redis://h/x"):
             done = run("run", "-n", "1", "--remote", url)
-            self.assertEqual(done.returncode, 1, url)
+            self.assertEqual(done.returncode, 2, url)
             self.assertIn(url.encode(), done.stderr)
+
+    def test_options_of_tiers_need_a_tier(self):
+        for option, value in (("--tier-writes", "back"), ("--tier-ttl", "5"), ("--tier-cpu", "0.5")):
+            for more in ([], ["--host-cache-gib", "0"]):
+                done = run("run", "-n", "1", option, value, *more)
+                self.assertEqual((done.returncode, done.stdout), (2, b""), option)
+                self.assertRegex(done.stderr, f"{option}.*needs .*--disk-cache or --remote".encode())
+        self.assertEqual(run("run", "-n", "1", "--tier-writes", "back", "--host-cache-gib", "0.25").returncode, 2)
+        self.assertEqual(run("run", "-n", "1", "--tier-ttl", "5", "--host-cache-gib", "0.25").returncode, 0)
+
+    def test_the_help_says_what_a_url_is(self):
+        self.assertIn(b"redis[s]://[[user:]password@]host[:port][/database]", b"".join(run("run", "--help").stdout.split(b"\n" + b" " * 30)))
 
     def redis(self):
         if shutil.which("redis-server") is None:

@@ -194,6 +194,22 @@ TEST_CASE("tiers forget a page when its time is over") {
   }
 }
 
+TEST_CASE("no budget of the disk holds back the opening of a folder") {
+  const temporary_directory place;
+  engine_options o = patient();
+  o.now_us = steady_now_us;
+  const page_shape shape = kv_page_shape(the_toy().model, o, dtype::bf16);
+  tier_choice choice{.disk_folder = place.path() / "kv", .disk_bytes = 64 * mib};
+  {
+    server s(o, the_toy().weights, make_tiers(choice, shape));
+    s.serve(prompt_of(1, 200));
+    REQUIRE(s.engine.cache()->tiers()->finish(no_deadline));
+  }
+  choice.disk_bytes_per_s_max = 1;  // A block would take an hour.
+  const std::vector<tier> tiers = make_tiers(choice, shape);
+  CHECK(tiers.front().store.stats().pages != 0);
+}
+
 TEST_CASE("a tenant fills its share of host memory and of the folder, and no more") {
   const temporary_directory place;
   engine_options o = patient();

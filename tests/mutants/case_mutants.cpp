@@ -7,19 +7,17 @@
 //     test.case_mutants          all of the list
 //     test.case_mutants NAME     one mutant, "" none
 #define CATCH_CONFIG_RUNNER
+#include "mutants/mutant_cases.hpp"
+#include "mutants/mutant_list.hpp"
 #include "sim/isolated.hpp"
 #include "tier/redis_server.hpp"
 #include "tier/segment_life.hpp"
 
-#include <oriel/core/contract.hpp>
-#include <oriel/core/mutation.hpp>
-
-#include <catch2/catch.hpp>
-
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <span>
 #include <string>
-#include <vector>
 
 namespace {
 
@@ -231,6 +229,62 @@ constexpr mutant all_mutants[] = {
     {.name = "removed_worker_is_heard",
      .kin = "late events bring a worker back",
      .killer = "a new epoch begins with nothing; the old one and a removed worker are not heard"},
+    {.name = "score_counts_plain_overlap",
+     .kin = "plain overlap, as other routers count",
+     .killer =
+         "a worker whose windows are gone is no hit; where workers heal it costs what a heal does"},
+    {.name = "duplicates_are_free",
+     .kin = "greedy: sessions move for a moment's wait",
+     .killer =
+         "a session moves when waiting costs more than computing twice, not when it costs as much"},
+    {.name = "ties_go_to_the_first",
+     .kin = "ties always pick worker 0",
+     .killer = "of equal workers all take their turns, and nobody begins with number 0 by rule"},
+    {.name = "load_counts_when_work_starts",
+     .kin = "load counted only when decode starts",
+     .killer = "load counts from the decision on, before anybody reports or starts"},
+    {.name = "no_slow_start",
+     .kin = "who is back gets all at once",
+     .killer = "who is new among others gets one request at first, and its share in the end"},
+    {.name = "silent_workers_stay",
+     .kin = "F35",
+     .killer = "a silent worker is ejected, what it had is tried elsewhere, and its late answers "
+               "count for nothing"},
+    {.name = "attempts_are_not_compared",
+     .kin = "F35: answered twice",
+     .killer = "random lives: each accepted request ends once, and no load of it is left"},
+    {.name = "repeated_ids_are_new",
+     .kin = "load counted twice",
+     .killer = "a request that is asked for again is the same one, and an ended one stays ended"},
+    {.name = "decode_load_is_kept",
+     .kin = "load leaks",
+     .killer = "random lives: each accepted request ends once, and no load of it is left"},
+    {.name = "retries_have_no_budget",
+     .kin = "a storm of retries",
+     .killer = "attempts and retries have a budget; after the first token nothing is repeated"},
+    {.name = "admission_has_no_bound",
+     .kin = "F32",
+     .killer = "overload is refused with the time after which it is no longer one"},
+    {.name = "tenant_limits_are_ignored",
+     .kin = "F32",
+     .killer = "a tenant's bucket: bursts pass, then its rate; others do not notice"},
+    {.name = "tenants_have_equal_weights",
+     .kin = "weights",
+     .killer =
+         "waiting tenants get seconds as their weights, and a burst of one does not delay another"},
+    {.name = "leases_are_taken_away",
+     .kin = "two holders",
+     .killer = "embedded_state_store is a state_store"},
+    {.name = "lag_is_ignored",
+     .kin = "an old view is gone by",
+     .killer = "a view that is too old is not gone by, and is again when it is young"},
+    {.name = "nobody_asks_for_replays",
+     .kin = "F36: lost for good",
+     .killer = "lost events are noticed, asked for, and the view is whole again"},
+    {.name = "lost_logs_are_not_noticed",
+     .kin = "a restarted Redis is not heard",
+     .killer = "a stream that begins anew with lower numbers is read from its start",
+     .needs = "redis-server"},
     // Scheduling.
     {.name = "guard_forgets_the_work_ahead",
      .kin = "the theorem",
@@ -319,18 +373,6 @@ constexpr mutant all_mutants[] = {
          "F35: a worker dies: its requests are tried elsewhere, none is lost or answered twice"},
 };
 
-std::string chosen;
-std::string failing_case;
-
-struct first_failure : Catch::TestEventListenerBase {
-  using TestEventListenerBase::TestEventListenerBase;
-  void testCaseEnded(const Catch::TestCaseStats& stats) override {
-    if (failing_case.empty() && stats.totals.assertions.failed != 0) {
-      failing_case = stats.testInfo.name;
-    }
-  }
-};
-
 /// A name as Catch2 wants it on its command line.
 std::string quoted(const std::string& name) {
   std::string out;
@@ -338,22 +380,6 @@ std::string quoted(const std::string& name) {
     out += c == ',' || c == '[' ? std::string{'\\', c} : std::string{c};
   }
   return out;
-}
-
-/// @param seconds  until a child counts as hanging: some mutants wait for what never comes
-std::string kill_by(const char* program, const std::string& cases, unsigned seconds) {
-  return sim::run_isolated(
-      [&] {
-        oriel::set_contract_handler(nullptr);  // Some cases want to see an abort.
-        const std::vector<const char*> arguments{
-            program, "--filenames-as-tags", cases.c_str(), "--abort", "--out", "/dev/null"};
-        Catch::Session session;
-        if (session.applyCommandLine(static_cast<int>(arguments.size()), arguments.data()) != 0) {
-          return std::string("no session");
-        }
-        return session.run() == 0 ? std::string() : "case: " + failing_case;
-      },
-      seconds);
 }
 
 std::string kill_by_lives() {
@@ -369,47 +395,27 @@ std::string kill_by_lives() {
   });
 }
 
-bool is_as_it_should(const mutant& m, const char* program) {
-  const char* const name = m.name[0] == '\0' ? "(none)" : m.name;
-  if (m.needs[0] != '\0' && is_missing(m.needs)) {
-    std::printf("skip  %-36s there is no %s\n", name, m.needs);
-    return true;
-  }
-  chosen = m.name;
-  std::string how;
+std::string killer(const mutant& m, const char* program) {
   if (m.killer[0] != '\0') {
     ::setenv("ORIEL_TEST_SCALE", "0.1", 1);
-    how = kill_by(program, quoted(m.killer), 8);
-  } else {
-    ::setenv("ORIEL_TEST_SCALE", "0.01", 1);
-    how = kill_by(program, "[#page_record_test]~[life],[#segment_store_test]~[life]", 60);
-    how = how.empty() ? kill_by_lives() : how;
+    return mutants::kill_by_cases(program, quoted(m.killer), 8);
   }
-  const bool fine = how.empty() == m.is_harmless;
-  std::printf("%s  %-36s %s\n    %s\n",
-              fine ? "ok  " : "HOLE",
-              name,
-              m.kin,
-              how.empty() ? "survives" : how.c_str());
-  std::fflush(stdout);
-  return fine;
+  ::setenv("ORIEL_TEST_SCALE", "0.01", 1);
+  const std::string how = mutants::kill_by_cases(
+      program, "[#page_record_test]~[life],[#segment_store_test]~[life]", 60);
+  return how.empty() ? kill_by_lives() : how;
 }
 
 }  // namespace
 
-CATCH_REGISTER_LISTENER(first_failure)
-
-bool oriel::detail::mutant_was_chosen(const char* name) noexcept {
-  return !chosen.empty() && chosen == name;
-}
-
 int main(int count, char** arguments) {
-  int holes = 0, met = 0;
-  for (const mutant& m : all_mutants) {
-    if (count < 2 || std::string(arguments[1]) == m.name) {
-      ++met;
-      holes += is_as_it_should(m, arguments[0]) ? 0 : 1;
-    }
-  }
-  return met != 0 && holes == 0 ? 0 : 1;
+  return mutants::run_all(
+      std::span<const mutant>(all_mutants), count, arguments, [&](const mutant& m) {
+        if (m.needs[0] != '\0' && is_missing(m.needs)) {
+          std::printf("skip  %-44s there is no %s\n", mutants::shown(m.name), m.needs);
+          return true;
+        }
+        return mutants::is_as_it_should(m,
+                                        [&](const mutant& on) { return killer(on, arguments[0]); });
+      });
 }

@@ -7,16 +7,14 @@
 //     test.mutants [K N]     part K of N of the list: 0 1 is all of it
 //     test.mutants NAME      one mutant, "a+b" two at once, "" none
 #define CATCH_CONFIG_RUNNER
+#include "mutants/mutant_cases.hpp"
+#include "mutants/mutant_list.hpp"
 #include "sim/simulation.hpp"
 
-#include <oriel/core/contract.hpp>
-#include <oriel/core/mutation.hpp>
-
-#include <catch2/catch.hpp>
-
 #include <algorithm>
-#include <cstdio>
+#include <cstdint>
 #include <cstdlib>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -94,18 +92,6 @@ constexpr mutant all_mutants[] = {
     {"heal_ignores_safe_windows", "section 6: more rows than stated"},
 };
 
-std::vector<std::string> chosen;
-std::string failing_case;
-
-struct first_failure : Catch::TestEventListenerBase {
-  using TestEventListenerBase::TestEventListenerBase;
-  void testCaseEnded(const Catch::TestCaseStats& stats) override {
-    if (failing_case.empty() && stats.totals.assertions.failed != 0) {
-      failing_case = stats.testInfo.name;
-    }
-  }
-};
-
 /// Runs seeds in a child until one fails.
 std::string kill_by_seeds(std::uint64_t first, std::uint64_t end) {
   return sim::run_isolated([&] {
@@ -118,71 +104,31 @@ std::string kill_by_seeds(std::uint64_t first, std::uint64_t end) {
   });
 }
 
-std::string kill_by_cases(const char* program) {
-  return sim::run_isolated([&] {
-    oriel::set_contract_handler(nullptr);  // Some cases want to see an abort.
-    const char* arguments[] = {program, "--abort", "--out", "/dev/null"};
-    Catch::Session session;
-    if (session.applyCommandLine(4, arguments) != 0) {
-      return std::string("no session");
-    }
-    return session.run() == 0 ? std::string() : "case: " + failing_case;
-  });
-}
-
 /// What kills the mutants that are on, or nothing. Cheap tries first.
 std::string killer(const char* program, std::uint64_t seeds) {
   const std::uint64_t few = std::min<std::uint64_t>(seeds, 300);
   std::string how = kill_by_seeds(1, few);
-  how = how.empty() ? kill_by_cases(program) : how;
+  how = how.empty() ? mutants::kill_by_cases(program, "", 60) : how;
   return how.empty() ? kill_by_seeds(few, seeds) : how;
-}
-
-bool is_as_it_should(const mutant& m, const char* program, std::uint64_t seeds) {
-  chosen.clear();
-  std::string names = m.name;
-  for (std::size_t at = 0; at < names.size(); at = names.find('+', at) + 1) {
-    chosen.push_back(names.substr(at, names.find('+', at) - at));
-    if (names.find('+', at) == std::string::npos) {
-      break;
-    }
-  }
-  const std::string how = killer(program, seeds);
-  const bool fine = how.empty() == m.is_harmless;
-  std::printf("%s  %-34s %s\n    %s\n",
-              fine ? "ok  " : "HOLE",
-              m.name[0] == '\0' ? "(none)" : m.name,
-              m.kin,
-              how.empty() ? "survives" : how.c_str());
-  std::fflush(stdout);
-  return fine;
 }
 
 }  // namespace
 
-CATCH_REGISTER_LISTENER(first_failure)
-
-bool oriel::detail::mutant_was_chosen(const char* name) noexcept {
-  return !chosen.empty() && std::ranges::find(chosen, name) != chosen.end();
-}
-
 int main(int count, char** arguments) {
   ::setenv("ORIEL_TEST_SCALE", "0.01", 0);
   const std::uint64_t seeds = 2000;
-  if (count == 2) {
-    for (const mutant& m : all_mutants) {
-      if (m.name == std::string(arguments[1])) {
-        return is_as_it_should(m, arguments[0], seeds) ? 0 : 1;
-      }
-    }
-    std::fprintf(stderr, "no mutant has that name\n");
-    return 2;
+  const auto check = [&](const mutant& m) {
+    return mutants::is_as_it_should(m, [&](const mutant&) { return killer(arguments[0], seeds); });
+  };
+  const std::span<const mutant> all = all_mutants;
+  if (count != 3) {
+    return mutants::run_all(all, count, arguments, check);
   }
-  const auto part = static_cast<std::size_t>(count == 3 ? std::atoi(arguments[1]) : 0);
-  const auto parts = static_cast<std::size_t>(count == 3 ? std::atoi(arguments[2]) : 1);
-  std::size_t holes = 0, at = 0;
-  for (const mutant& m : all_mutants) {
-    holes += at++ % parts == part && !is_as_it_should(m, arguments[0], seeds);
+  const auto part = static_cast<std::size_t>(std::atoi(arguments[1]));
+  const auto parts = static_cast<std::size_t>(std::atoi(arguments[2]));
+  std::vector<mutant> some;
+  for (std::size_t at = part; at < all.size(); at += parts) {
+    some.push_back(all[at]);
   }
-  return holes == 0 ? 0 : 1;
+  return mutants::run_all(std::span<const mutant>(some), 1, arguments, check);
 }

@@ -411,6 +411,29 @@ TEST_CASE("an accepted request waits a while for any worker at all, then fails")
   expect_empty(w);
 }
 
+TEST_CASE("seconds that are none change nothing") {
+  router_world w(plain_options(1));
+  for (const double bad :
+       {-1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    CHECK(!w.router.report({.worker = worker_id{0}, .sequence = 1000, .queued_s = bad}, w.now_s));
+    w.place(prompt(15, w.next_id));
+    CHECK(w.router.prefilled(w.next_id - 1, 1, bad, w.now_s));
+  }
+  CHECK(w.router.book().counters().actual_s == Approx(3 * 0.961));
+  CHECK(w.router.table().prefills(worker_id{0}) == 0);
+}
+
+TEST_CASE("a worker that joins again has started anew: what it had is tried elsewhere") {
+  router_world w(plain_options(2));
+  const prompt p(15, 1);
+  const std::uint64_t id = w.next_id;
+  const std::uint32_t worker = w.place(p);
+  w.router.join(worker_id{worker}, {}, w.now_s);
+  CHECK(sort_out(w.tick()).again == std::vector<std::uint64_t>{id});
+  CHECK(w.router.table().prefills(worker_id{worker}) == 0);
+  CHECK(w.router.report({.worker = worker_id{worker}, .sequence = 1, .at_s = w.now_s}, w.now_s));
+}
+
 TEST_CASE("errors of estimates are counted, longer and shorter ones apart") {
   router_world w(plain_options(1));
   for (std::uint64_t id = 1; id <= 4; ++id) {

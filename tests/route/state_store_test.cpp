@@ -195,6 +195,20 @@ TEST_CASE("lost events are noticed, asked for, and the view is whole again") {
   }
 }
 
+TEST_CASE("the loss of a worker's last event is noticed by its heartbeats") {
+  shared_fleet f(2, 1);
+  f.workers[0].compute(prompt(20, 1), f.now_s);
+  f.run(0.5);
+  const prompt last(20, 2);
+  f.workers[1].compute(last, f.now_s, true);  // all that it ever tells, and it is lost
+  f.workers[1].voice.count(1, 2);
+  f.run(0.3);
+  CHECK(f.routers[0]->mirror.counters().replays_wanted == 0);
+  f.run(0.5);
+  CHECK(f.routers[0]->mirror.counters().replays_wanted == 1);
+  CHECK(f.routers[0]->place(last, f.now_s) == 1);
+}
+
 TEST_CASE("a worker that has left is forgotten, one that is only silent is ejected") {
   shared_fleet f(3, 1);
   const prompt p(50, 1);

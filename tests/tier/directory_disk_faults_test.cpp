@@ -4,8 +4,10 @@
 #include "conformance/segment_disk_suite.hpp"
 #include "support/system_faults.hpp"
 #include "support/temporary_directory.hpp"
+#include "tier/page_maker.hpp"
 
 #include <oriel/tier/directory_disk.hpp>
+#include <oriel/tier/segment_store.hpp>
 #include <oriel/tier/thread_disk.hpp>
 #include <oriel/tier/uring_disk.hpp>
 
@@ -230,12 +232,67 @@ TEST_CASE("a sync that failed once never succeeds again", "[tier]") {
       check(sync(*disk, 1) == EIO, "fails as the system does");
       check(sync(*disk, 1) == EIO, "and goes on failing");
       check(sync(*disk, 2) == (names ? EIO : 0), "and so does what the same error may have hit");
-      if (!names) {
-        check(disk->remove(1) && disk->create(1, 4096) && sync(*disk, 1) == 0,
-              "until it is removed");
-      }
+      check(disk->remove(1) && disk->create(1, 4096) && sync(*disk, 1) == 0, "until it is removed");
+      check(disk->create(4, 4096) && sync(*disk, 4) == 0, "new files are not concerned");
+      check(sync(*disk, 2) == (names ? EIO : 0), "for good");
     }));
   }
+}
+
+TEST_CASE("a sync of removed names that failed may be tried again, and removes them again",
+          "[tier]") {
+  const temporary_directory place;
+  report(in_child([&](const child_checks& check) {
+    auto disk = thread_disk::open({.directory = place.path().string() + "/tier"});
+    if (!check(disk && disk->create(1, 4096) && disk->create(2, 4096), "opens")) {
+      return;
+    }
+    const scripted_call syncs(SYS_fsync, [](std::size_t index, const auto*) {
+      return index == 0 ? -std::int64_t{EIO} : scripted_call::truth;
+    });
+    if (!syncs.works()) {
+      ::_exit(not_permitted);
+    }
+    check(static_cast<bool>(disk->remove(1)), "removes");
+    const status failed = disk->sync_names();
+    check(!failed && failed.error().native == EIO, "fails as the system does");
+    // What the retry does to the name is seen by a file that has it.
+    const std::string name = place.path().string() + "/tier/segment-00000001";
+    ::close(::open(name.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    const status taken = disk->sync_names();
+    check(!taken && taken.error().native == EEXIST, "the name is made and removed again");
+    ::unlink(name.c_str());
+    check(static_cast<bool>(disk->sync_names()), "the next one succeeds");
+    check(disk->list() && disk->list()->size() == 1, "and the name stays gone");
+    check(static_cast<bool>(disk->sync_names()), "and so do all later ones");
+  }));
+}
+
+TEST_CASE("a store whose directory failed to sync once takes writes again", "[tier]") {
+  const temporary_directory place;
+  report(in_child([&](const child_checks& check) {
+    auto disk = thread_disk::open({.directory = place.path().string() + "/tier"});
+    if (!check(static_cast<bool>(disk), "opens")) {
+      return;
+    }
+    const scripted_call syncs(SYS_fsync, [](std::size_t index, const auto*) {
+      return index == 0 ? -std::int64_t{EIO} : scripted_call::truth;
+    });
+    if (!syncs.works()) {
+      ::_exit(not_permitted);
+    }
+    segment_store store(
+        *disk,
+        segment_store_options{
+            .capacity_bytes = 1u << 20, .segment_bytes = 64u << 10, .probe_interval_us = 1});
+    std::size_t done = 0;
+    for (const page_maker::page& page : page_maker::chain(1, 400)) {  // Two or so in a segment.
+      done += run_one(store, store_op::put, page, {20'000}) == store_outcome::done;
+    }
+    check(store.state().reclaimed_segments > 50, "segments went");
+    check(store.last_fault().count > 0, "the failure was told");
+    check(done > 350, "and writes went on");
+  }));
 }
 
 TEST_CASE("interrupted, refused and short calls are continued; what never moves ends", "[tier]") {

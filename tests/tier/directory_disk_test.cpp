@@ -468,10 +468,15 @@ TEMPLATE_TEST_CASE("a budget holds requests back, and loses none",
   const temporary_directory place;
   const disk_bytes bytes(64, 1);  // Outlives the disk, as whatever is in flight must.
   const std::span<std::byte> part = bytes.all();
+  const bool is_later = GENERATE(false, true);
+  constexpr std::uint64_t rate = 20 << 20;
   auto disk = TestType::open({.directory = place.path().string(),
-                              .bytes_per_s_max = 20 << 20,
+                              .bytes_per_s_max = is_later ? 0 : rate,
                               .priority = disk_priority::idle});
   REQUIRE(disk);
+  if (is_later) {
+    disk->limit_rate(rate);
+  }
   REQUIRE(disk->create(1, 4 << 20));
   std::vector<disk_request> writes(12);
   for (std::size_t i = 0; i < writes.size(); ++i) {

@@ -241,6 +241,29 @@ TEST_CASE("TLS", "[tier][redis]") {
   CHECK(run(careless_store, page.item(store_op::get)) == store_outcome::done);
 }
 
+TEST_CASE("a server that speaks no TLS is told as a fault, at the first deadline",
+          "[tier][redis]") {
+  if (is_missing("redis-server")) {
+    return;
+  }
+  const redis_server server;
+  redis_options options = quick("rediss" + server.url().substr(5));
+  options.connect_timeout_us = 3'600'000'000;  // It says nothing for so long.
+  redis_store store(options);
+  test_page page(1, {1'000});
+  const store_item item = page.item(store_op::get);
+  REQUIRE(store.submit({&item, 1}, store.now_us() + 50'000) == 1);
+  store_completion done;
+  while (store.poll({&done, 1}) == 0) {
+    store.wait(no_deadline);
+  }
+  CHECK(done.outcome != store_outcome::done);
+  const store_fault fault = store.last_fault();
+  CHECK(fault.count > 0);
+  CHECK(fault.operation.starts_with("connect"));
+  CHECK(server.url().find(fault.where) != std::string::npos);
+}
+
 TEST_CASE("a server that stands still costs deadlines, then nothing, and comes back",
           "[tier][redis]") {
   if (is_missing("redis-server")) {

@@ -5,16 +5,13 @@
 //
 //     test.tier_sim_mutants          all of the list
 //     test.tier_sim_mutants NAME     one mutant, "" none
+#include "mutants/mutant_list.hpp"
 #include "sim/isolated.hpp"
 #include "tier_simulation.hpp"
 
-#include <oriel/core/mutation.hpp>
-
-#include <algorithm>
 #include <cstdint>
-#include <cstdio>
+#include <span>
 #include <string>
-#include <string_view>
 
 namespace {
 
@@ -54,27 +51,12 @@ constexpr mutant all_mutants[] = {
     {"locked_pages_are_evicted", "R14, F27"},
 };
 
-std::string chosen;
-
-/// The names in `chosen` are parted by +. Allocates nothing: it is asked where allocations fail.
-bool is_chosen(std::string_view name) {
-  for (std::size_t at = 0; at <= chosen.size();) {
-    const std::size_t end = std::min(chosen.find('+', at), chosen.size());
-    if (chosen.compare(at, end - at, name) == 0) {
-      return true;
-    }
-    at = end + 1;
-  }
-  return false;
-}
-
 constexpr std::uint64_t seeds_max = 2'500;
 
 std::string first_kill() {
-  std::uint64_t at = 1;
-  const std::string why = sim::run_isolated(
-      [&] {
-        for (std::uint64_t seed = at; seed <= seeds_max; ++seed) {
+  return sim::run_isolated(
+      [] {
+        for (std::uint64_t seed = 1; seed <= seeds_max; ++seed) {
           if (std::string wrong = sim::run(sim::make_tier_scenario(seed)).failure; !wrong.empty()) {
             return "seed " + std::to_string(seed) + ": " + wrong;
           }
@@ -82,35 +64,13 @@ std::string first_kill() {
         return std::string();
       },
       120);
-  return why;
-}
-
-bool is_as_it_should(const mutant& m) {
-  chosen = m.name;
-  const std::string how = first_kill();
-  const bool fine = how.empty() == m.is_harmless;
-  std::printf("%s  %-44s %s\n    %s\n",
-              fine ? "ok  " : "HOLE",
-              m.name[0] == '\0' ? "(none)" : m.name,
-              m.kin,
-              how.empty() ? "survives" : how.c_str());
-  std::fflush(stdout);
-  return fine;
 }
 
 }  // namespace
 
-bool oriel::detail::mutant_was_chosen(const char* name) noexcept {
-  return !chosen.empty() && is_chosen(name);
-}
-
 int main(int count, char** arguments) {
-  int holes = 0, met = 0;
-  for (const mutant& m : all_mutants) {
-    if (count < 2 || std::string(arguments[1]) == m.name) {
-      ++met;
-      holes += is_as_it_should(m) ? 0 : 1;
-    }
-  }
-  return met != 0 && holes == 0 ? 0 : 1;
+  return mutants::run_all(
+      std::span<const mutant>(all_mutants), count, arguments, [](const mutant& m) {
+        return mutants::is_as_it_should(m, [](const mutant&) { return first_kill(); });
+      });
 }

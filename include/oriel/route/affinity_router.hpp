@@ -130,7 +130,11 @@ class affinity_router {
   }
   bool cancel(std::uint64_t id, double) { return book_.cancel(id); }
 
+  /// One that takes part already has started anew: what it had is tried elsewhere.
   void join(worker_id worker, const worker_profile& profile, double now_s) {
+    if (table_.is_member(worker)) {
+      lose(worker);
+    }
     table_.join(worker, profile, now_s);
   }
   void drain(worker_id worker, double) { table_.drain(worker); }

@@ -103,7 +103,9 @@ class fleet_mirror {
 
  private:
   struct worker_view {
-    double lacks_since_s = -1.0;  // < 0: nothing is missing
+    std::uint64_t epoch = 0, events = 0;  // as its last heartbeat told
+    double event_s = -1e300;              // when the last event came
+    double lacks_since_s = -1.0;          // < 0: nothing is missing
     double asked_s = -1e300;
     bool is_known = false;
   };
@@ -134,6 +136,7 @@ class fleet_mirror {
     switch (r.kind) {
       case fleet_record_kind::event:
         ++counters_.events;
+        workers_[to_index(r.worker)].event_s = now_s;
         router_.apply(r.event);
         break;
       case fleet_record_kind::load:
@@ -162,7 +165,11 @@ class fleet_mirror {
   }
   // Heartbeats are the registry: who beats takes part.
   void hear(const fleet_record& r, double stored_s) {
-    if (worker_view& view = workers_[to_index(r.worker)]; !view.is_known) {
+    worker_view& view = workers_[to_index(r.worker)];
+    const bool has_restarted = view.is_known && r.epoch > view.epoch && view.epoch != 0;
+    view.epoch = r.epoch;
+    view.events = r.events;
+    if (!view.is_known || has_restarted) {
       view.is_known = true;
       router_.join(r.worker, r.profile, stored_s);
     }
@@ -171,21 +178,39 @@ class fleet_mirror {
       router_.drain(r.worker, stored_s);
     }
   }
+  // Is something missing that nobody will send by himself? A beat comes after the events that it
+  // counts.
+  [[nodiscard]] bool lacks_events(worker_id worker, double now_s) const {
+    const worker_view& view = workers_[to_index(worker)];
+    const prefix_index& index = router_.index();
+    const worker_state state = index.state(worker);
+    if (!view.is_known) {
+      return false;
+    }
+    if (state == worker_state::replaying) {  // It goes on, or its end was lost.
+      return now_s - view.event_s > options_.replay_again_s;
+    }
+    const auto missing = index.missing(worker);
+    const bool is_behind = view.events > 0 && (index.epoch(worker) != view.epoch ||
+                                               index.sequence(worker) < view.events);
+    return state == worker_state::unsure || missing.first < missing.end || is_behind;
+  }
   void want_replays(double now_s) {
     for (std::uint32_t i = 0; i < workers_.size(); ++i) {
       worker_view& view = workers_[i];
-      const worker_id worker{i};
-      const worker_state state = router_.index().state(worker);
-      const auto missing = router_.index().missing(worker);
-      const bool lacks =
-          view.is_known && (state == worker_state::unsure || missing.first < missing.end);
-      view.lacks_since_s = !lacks ? -1.0 : view.lacks_since_s < 0.0 ? now_s : view.lacks_since_s;
-      if (lacks && now_s - view.lacks_since_s >= options_.replay_after_s &&
+      if (!lacks_events(worker_id{i}, now_s)) {
+        view.lacks_since_s = -1.0;
+        continue;
+      }
+      view.lacks_since_s = view.lacks_since_s < 0.0 ? now_s : view.lacks_since_s;
+      if (now_s - view.lacks_since_s >= options_.replay_after_s &&
           now_s - view.asked_s >= options_.replay_again_s &&
           !ORIEL_MUTANT(nobody_asks_for_replays)) {
         view.asked_s = now_s;
         ++counters_.replays_wanted;
-        send({.kind = fleet_record_kind::wants_replay, .worker = worker, .sender = options_.sender},
+        send({.kind = fleet_record_kind::wants_replay,
+              .worker = worker_id{i},
+              .sender = options_.sender},
              now_s);
       }
     }
@@ -214,7 +239,13 @@ class worker_voice {
 
   /// @pre the event is this worker's, and has at most 4096 links
   void event(const worker_event& event, double now_s) {
+    count(event.epoch, event.sequence);
     send({.kind = fleet_record_kind::event, .worker = worker_, .event = event}, now_s);
+  }
+  /// Heartbeats tell of this epoch and event; event() does it itself.
+  void count(std::uint64_t epoch, std::uint64_t sequence) noexcept {
+    events_ = std::max(sequence, epoch == epoch_ ? events_ : 0);
+    epoch_ = epoch;
   }
   /// `load.at_s` is now_s or before.
   void beat(const load_report& load,
@@ -226,6 +257,8 @@ class worker_voice {
           .load = load,
           .profile = profile,
           .is_draining = is_draining,
+          .epoch = epoch_,
+          .events = events_,
           .age_s = std::max(0.0, now_s - load.at_s)},
          now_s);
   }
@@ -262,6 +295,7 @@ class worker_voice {
   Store& log_;
   Store& wishes_;
   worker_id worker_;
+  std::uint64_t epoch_ = 0, events_ = 0;  // of the last event
   std::vector<state_record> records_;
   std::vector<chain_hash> links_;
   std::vector<std::byte> bytes_;

@@ -36,6 +36,8 @@ struct fleet_record {
   load_report load = {};     ///< at_s is set from age_s
   worker_profile profile = {};
   bool is_draining = false;
+  /// Of `load`: the worker's epoch and its last event, so that the loss of that one is noticed too.
+  std::uint64_t epoch = 0, events = 0;
   double seconds = 0.0;
   double age_s = 0.0;   ///< of what is told, when the record was made
   double sent_s = 0.0;  ///< of beat

@@ -103,6 +103,8 @@ class prefix_index {
   [[nodiscard]] worker_state state(worker_id worker) const noexcept;
   /// Of the last event that was applied; the rows are the worker's state after it. O(1).
   [[nodiscard]] std::uint64_t sequence(worker_id worker) const noexcept;
+  /// Of the worker's life that is known; 0: none. O(1).
+  [[nodiscard]] std::uint64_t epoch(worker_id worker) const noexcept;
   /// Sequence numbers [first, end) to ask the worker for again; empty: nothing waits for them.
   struct sequence_range {
     std::uint64_t first = 0, end = 0;

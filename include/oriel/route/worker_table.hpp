@@ -51,7 +51,8 @@ class worker_table {
   /// Takes no part. Its own work must be given back by end_prefill, end_decode. O(1).
   void leave(worker_id worker) noexcept { at(worker).is_member = false; }
 
-  /// @returns is it newer than the last one, and of somebody who takes part? O(decisions since).
+  /// @returns is it newer than the last one, of somebody who takes part, and are its seconds some?
+  ///          Else it is ignored. O(decisions since).
   bool report(const load_report& load, double now_s);
   /// Another router has placed work there. O(1) amortised.
   void note_placed(worker_id worker, double seconds, double at_s);

@@ -76,7 +76,9 @@ class disk_engine;
 ///    room says so there and not in a write.
 ///  - `sync` covers the file's name too. **A failed sync is remembered**: the kernel forgets the
 ///    error once told, so every later sync of that file fails with the same errno, until it is
-///    removed. The same holds for `sync_names`.
+///    removed. A failed sync of the directory is one of all files whose names it may have covered;
+///    those made later are not concerned. `sync_names` may be tried again: it removes once more
+///    what was removed since it was last fine.
 ///  - A file system that is read-only serves reads; writes complete with EROFS.
 ///  - A read or write that makes no progress for a while (EAGAIN) completes with that errno.
 ///
@@ -107,6 +109,9 @@ class directory_disk {
   [[nodiscard]] std::size_t in_flight() const noexcept;
   [[nodiscard]] std::uint64_t now_us() const noexcept;  ///< CLOCK_MONOTONIC
   [[nodiscard]] std::string where(std::uint32_t file) const;
+  /// From now on, instead of disk_options::bytes_per_s_max: for who opens a store first and then
+  /// lets it live beside other work.
+  void limit_rate(std::uint64_t bytes_per_s_max);
 
   /// In ascending order of number. @returns ELOOP if a segment's name is no plain file
   [[nodiscard]] result<std::vector<disk_file>> list();

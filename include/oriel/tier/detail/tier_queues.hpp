@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <utility>
 #include <vector>
@@ -35,9 +36,48 @@ struct errand_tag {
   }
 };
 
-/// One queue in front of each store, since a store may take less than it is given.
+/// Items of one kind in the order in which they came. Dropping from the front is O(1), amortised.
+class tier_line {
+ public:
+  struct waiting {
+    store_item item;
+    std::uint64_t deadline_us = 0;
+  };
+
+  /// @throws std::bad_alloc
+  void push(const store_item& item, std::uint64_t deadline_us) {
+    items_.push_back({item, deadline_us});
+  }
+  [[nodiscard]] std::span<const waiting> all() const noexcept {
+    return std::span(items_).subspan(first_);
+  }
+  void drop(std::size_t count) noexcept {
+    first_ += count;
+    if (2 * first_ >= items_.size()) {  // As many are moved as were dropped, at most.
+      items_.erase(items_.begin(), items_.begin() + static_cast<std::ptrdiff_t>(first_));
+      first_ = 0;
+    }
+  }
+
+ private:
+  std::vector<waiting> items_;
+  std::size_t first_ = 0;
+};
+
+/// Two lines in front of each store, since a store may take less than it is given: gets and
+/// look-ups, which somebody waits for, and the rest. What waits in the second does not keep the
+/// first:
+///
+///  - a store has at most `writes_max` of the second, and `write_bytes_max` of them beyond a few;
+///  - the first goes first; but after `reads_in_a_row` of it the second has a turn.
+///
+/// A read keeps its place behind a put of its key, and behind orders (drops, erases, a sync): it
+/// waits in the second line then.
 class tier_queues {
  public:
+  static constexpr std::size_t writes_min = 16, writes_max = 256, reads_in_a_row = 256;
+  static constexpr std::uint64_t write_bytes_max = std::uint64_t{64} << 20;
+
   explicit tier_queues(std::vector<tier> tiers)
       : tiers_(std::move(tiers)), queues_(tiers_.size()) {}
 
@@ -46,7 +86,13 @@ class tier_queues {
 
   /// @throws std::bad_alloc
   void push(std::uint8_t tier, const store_item& item, std::uint64_t deadline_us) {
-    queues_[tier].push_back({item, deadline_us});
+    queue& q = queues_[tier];
+    const bool is_first = is_read(item.op) && q.orders == 0 && !has_put_of(q, item.key);
+    (is_first ? q.reads : q.writes).push(item, deadline_us);
+    if (item.op == store_op::put) {
+      ++q.puts_of[bucket_of(item.key)];
+    }
+    q.orders += is_order(item.op);
     ++unfinished_;
   }
   /// Ends the stores; each waits for what still touches slices. Nothing completes any more.
@@ -68,6 +114,7 @@ class tier_queues {
         got = tiers_[t].store.poll(batch_);
         for (const store_completion& c : std::span(batch_).first(got)) {
           --unfinished_;
+          queues_[t].writes_in_store -= !is_read(errand_tag::unpacked(c.user).errand);
           done(t, c);
         }
       }
@@ -93,34 +140,89 @@ class tier_queues {
   static constexpr std::uint64_t moment_us = 200;
   static constexpr std::size_t batch_max = 64;
 
-  struct waiting {
-    store_item item;
-    std::uint64_t deadline_us;
+  struct queue {
+    tier_line reads, writes;
+    std::size_t writes_in_store = 0, reads_since_writes = 0;
+    std::size_t orders = 0;  // in the second line
+    /// Puts in the second line, by a few bits of their keys: so that most reads need not look.
+    std::vector<std::uint16_t> puts_of = std::vector<std::uint16_t>(buckets);
   };
+  static constexpr std::size_t buckets = 1u << 14;
 
-  /// Items with one deadline go together.
+  [[nodiscard]] static bool is_read(store_op op) noexcept {
+    return op == store_op::get || op == store_op::exists;
+  }
+  [[nodiscard]] static bool is_read(tier_errand errand) noexcept {
+    return errand == tier_errand::fetch || errand == tier_errand::look_up;
+  }
+  [[nodiscard]] static bool is_order(store_op op) noexcept {
+    return !is_read(op) && op != store_op::put && op != store_op::touch;
+  }
+  [[nodiscard]] static std::size_t bucket_of(const page_key& key) noexcept {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, key.link.bytes.data(), sizeof(bits));
+    return (bits ^ key.pool) % buckets;
+  }
+  [[nodiscard]] static bool has_put_of(const queue& q, const page_key& key) noexcept {
+    return q.puts_of[bucket_of(key)] != 0 &&
+           std::ranges::any_of(q.writes.all(), [&](const tier_line::waiting& w) {
+             return w.item.op == store_op::put && w.item.key == key;
+           });
+  }
+  /// How many more of the second line the store may have, if all were as large as the next.
+  [[nodiscard]] static std::size_t allowed(const queue& q, const store_item& next) noexcept {
+    std::uint64_t bytes = 0;
+    for (const auto& slice : next.slices) {
+      bytes += slice.size();
+    }
+    const auto most = static_cast<std::size_t>(std::clamp<std::uint64_t>(
+        write_bytes_max / std::max<std::uint64_t>(bytes, 1), writes_min, writes_max));
+    return most > q.writes_in_store ? most - q.writes_in_store : 0;
+  }
+
   void flush(std::uint8_t t) {
-    std::vector<waiting>& queue = queues_[t];
-    std::size_t sent = 0;
-    while (sent < queue.size()) {
-      const std::uint64_t deadline_us = queue[sent].deadline_us;
-      std::size_t count = 0;
-      while (count < batch_max && sent + count < queue.size() &&
-             queue[sent + count].deadline_us == deadline_us) {
-        items_[count] = queue[sent + count].item;
-        ++count;
+    queue& q = queues_[t];
+    for (;;) {
+      const bool writes_may = !q.writes.all().empty() && allowed(q, q.writes.all()[0].item) != 0;
+      const bool reads_may = !q.reads.all().empty();
+      if (!writes_may && !reads_may) {
+        return;
       }
-      const std::size_t taken = tiers_[t].store.submit(std::span(items_).first(count), deadline_us);
-      sent += taken;
-      if (taken < count) {
-        break;
+      const bool are_reads = reads_may && (!writes_may || q.reads_since_writes < reads_in_a_row);
+      const std::size_t taken = hand_on(t,
+                                        are_reads ? q.reads : q.writes,
+                                        are_reads ? batch_max : allowed(q, q.writes.all()[0].item));
+      if (taken == 0) {
+        return;
+      }
+      q.reads_since_writes = are_reads ? q.reads_since_writes + taken : 0;
+    }
+  }
+
+  /// Items with one deadline go together. @returns how many went; 0: the store has no room
+  std::size_t hand_on(std::uint8_t t, tier_line& line, std::size_t most) {
+    queue& q = queues_[t];
+    const std::span<const tier_line::waiting> all = line.all();
+    const std::uint64_t deadline_us = all[0].deadline_us;
+    std::size_t count = 0;
+    for (; count < std::min({batch_max, most, all.size()}) && all[count].deadline_us == deadline_us;
+         ++count) {
+      items_[count] = all[count].item;
+    }
+    const std::size_t taken = tiers_[t].store.submit(std::span(items_).first(count), deadline_us);
+    for (const store_item& item : std::span(items_).first(taken)) {
+      q.writes_in_store += !is_read(item.op);
+      q.orders -= is_order(item.op);
+      if (item.op == store_op::put) {
+        --q.puts_of[bucket_of(item.key)];
       }
     }
-    queue.erase(queue.begin(), queue.begin() + static_cast<std::ptrdiff_t>(sent));
+    line.drop(taken);
+    return taken;
   }
 
   std::vector<tier> tiers_;
-  std::vector<std::vector<waiting>> queues_;  // [tiers]
+  std::vector<queue> queues_;  // [tiers]
   std::array<store_item, batch_max> items_;
   std::array<store_completion, batch_max> batch_;
   std::size_t unfinished_ = 0;

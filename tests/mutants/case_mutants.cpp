@@ -354,6 +354,23 @@ constexpr mutant all_mutants[] = {
     {.name = "server_does_not_ask_its_guard",
      .kin = "the theorem",
      .killer = "a server without preemption keeps the guard's bound"},
+    // The simulated fleet.
+    {.name = "sim_fills_demanded_steps",
+     .kin = "the theorem, with several prompts in a step",
+     .killer = "nobody waits longer than the guard promised, in overload too"},
+    {.name = "sim_twins_go_together",
+     .kin = "equal prompts are computed twice",
+     .killer = "of two equal prompts at once the second waits for the first, chunk by chunk"},
+    {.name = "sim_gaps_are_not_mended",
+     .kin = "F36",
+     .killer = "F36: events are lost and late: gaps are seen, hits fall a little"},
+    {.name = "sim_cancelled_keeps_its_lease",
+     .kin = "F21",
+     .killer = "F21: cancelled anywhere, a request ends once and leaves nothing"},
+    {.name = "sim_dead_worker_answers",
+     .kin = "F35",
+     .killer =
+         "F35: a worker dies: its requests are tried elsewhere, none is lost or answered twice"},
 };
 
 /// A name as Catch2 wants it on its command line.

@@ -43,7 +43,9 @@ struct cache_event {
 /// none are made and no hashes are needed. A sink that takes references may have
 /// `bool lets_go_soon(pool, page) noexcept`: asked when the cache let go of a page that others
 /// hold, it says whether that is the sink alone, for a while; then an eviction counts the page as
-/// freed. Who stands between the cache and such a sink hands that question on too.
+/// freed. Who stands between the cache and such a sink hands that question on too. A sink that goes
+/// by tokens and handles alone may have `static constexpr bool needs_hashes = false`: then events
+/// have none, and the cache need not keep any.
 // clang-format off
 template <class S>
 concept event_sink = requires(S& s, const cache_event& event) {
@@ -51,6 +53,16 @@ concept event_sink = requires(S& s, const cache_event& event) {
   { s(event) } noexcept;
 };
 // clang-format on
+
+/// Does a sink look at the hashes of an event?
+template <class S>
+inline constexpr bool needs_hashes_v = [] {
+  if constexpr (requires { S::needs_hashes; }) {
+    return static_cast<bool>(S::needs_hashes);
+  } else {
+    return true;
+  }
+}();
 
 /// Nobody listens.
 struct no_events {

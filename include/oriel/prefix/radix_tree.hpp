@@ -68,7 +68,8 @@ struct cached_page {
   chain_hash space;        ///< digest of its namespace
   std::uint32_t page = 0;  ///< logical page
   page_handle full;
-  chain_hash hash;  ///< if the tree keeps a hash chain
+  page_handle parent_full;  ///< the page before it; null for page 0
+  chain_hash hash;          ///< if the tree keeps a hash chain
   std::span<const token_id> tokens;
   bool is_locked = false;
 };
@@ -361,6 +362,7 @@ class radix_tree {
             std::uint32_t pool,
             detail::page_place page,
             bool is_drop = false) noexcept;
+  [[nodiscard]] page_handle full_before(detail::page_place page) const noexcept;
   bool give_back(std::uint32_t pool, page_handle page) noexcept;
   void give_back(publication& fresh) noexcept;
 

@@ -40,6 +40,7 @@ void ORIEL_TREE::visit_pages(Visit&& visit) const {
             .space = store_.node(root).end_hash,
             .page = n.begin + at,
             .full = store_.full_page(n.full[at]),
+            .parent_full = full_before({node, at}),
             .hash = options_.keeps_hash_chain ? store_.hash_of({node, at}) : chain_hash{},
             .tokens = store_.tokens(n.full[at]),
             .is_locked = n.locks != 0};

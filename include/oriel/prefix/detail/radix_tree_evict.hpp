@@ -249,6 +249,18 @@ void ORIEL_TREE::clear() noexcept {
   }
 }
 
+/// The full page before one; null for the first of a path.
+ORIEL_TREE_TEMPLATE
+page_handle ORIEL_TREE::full_before(detail::page_place page) const noexcept {
+  if (page.at != 0) {
+    return store_.full_page(store_.node(page.node).full[page.at - 1]);
+  }
+  const std::uint32_t above = store_.parent_of(page.node);
+  return store_.is_root(above)
+             ? page_handle{}
+             : store_.full_page(store_.node(above).full[store_.node(above).pages - 1]);
+}
+
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::tell(cache_event_kind kind,
                       std::uint32_t pool,
@@ -260,24 +272,23 @@ void ORIEL_TREE::tell(cache_event_kind kind,
       return;  // `drop` or `clear` has said so.
     }
     const std::uint32_t full = n.full[page.at];
-    page_handle before;
-    if (page.at != 0) {
-      before = store_.full_page(n.full[page.at - 1]);
-    } else if (const std::uint32_t above = store_.parent_of(page.node); !store_.is_root(above)) {
-      before = store_.full_page(store_.node(above).full[store_.node(above).pages - 1]);
+    chain_hash hash, parent;
+    if constexpr (needs_hashes_v<Events>) {
+      hash = store_.hash_of(page);
+      parent = store_.hash_before(page);
     }
     events_({.sequence = ++sequence_,
              .kind = kind,
              .pool = pool,
              .page = n.begin + page.at,
              .space = store_.node(n.root).end_hash,
-             .hash = store_.hash_of(page),
-             .parent = store_.hash_before(page),
+             .hash = hash,
+             .parent = parent,
              .tokens = store_.tokens(full),
              .handle = pool == 0 ? store_.full_page(full) : windows_[pool - 1].at(full),
              .is_drop = is_drop,
              .full = store_.full_page(full),
-             .parent_full = before});
+             .parent_full = full_before(page)});
   }
 }
 

@@ -44,7 +44,7 @@ ORIEL_TREE::radix_tree(std::span<Pool> pools,
     orders_.push_back(make_order(static_cast<std::uint32_t>(runs_.size())));
   }
   tenants_.reserve(options_.tenant_shares);
-  ORIEL_EXPECTS(!Events::enabled || options_.keeps_hash_chain);
+  ORIEL_EXPECTS(!Events::enabled || !needs_hashes_v<Events> || options_.keeps_hash_chain);
   windows_.reserve(options_.windows.size());
   for (std::size_t kind = 0; kind < options_.windows.size(); ++kind) {
     ORIEL_EXPECTS(options_.windows[kind] > 0);

@@ -20,37 +20,35 @@ double percentile(const std::vector<double>& values, double share) {
   return values[static_cast<std::size_t>(std::max(rank, 1.0)) - 1];
 }
 
-std::uint32_t hits_of(const request_outcome& r) {
-  return std::accumulate(std::begin(r.hit_tokens), std::end(r.hit_tokens), 0u);
-}
+using sim::request_end_kind;
 
 bool is_cold(const request_outcome& r) {
-  return std::uint64_t{hits_of(r)} * 2 < r.input_tokens;
+  return std::uint64_t{r.cached_tokens()} * 2 < r.input_tokens;
 }
 
 double ttft_ms(const request_outcome& r) {
-  return (r.first_token_s - r.arrived_s) * 1e3;
+  return r.ttft_s() * 1e3;
 }
 
 bool was_served(const request_outcome& r) {
-  return r.end == sim::request_end::completed;
+  return r.end == request_end_kind::completed;
 }
 
-void count_end(run_figures& f, sim::request_end end) {
+void count_end(run_figures& f, request_end_kind end) {
   switch (end) {
-    case sim::request_end::completed:
+    case request_end_kind::completed:
       f.completed += 1;
       break;
-    case sim::request_end::rejected:
+    case request_end_kind::rejected:
       f.rejected += 1;
       break;
-    case sim::request_end::cancelled:
+    case request_end_kind::cancelled:
       f.cancelled += 1;
       break;
-    case sim::request_end::timed_out:
+    case request_end_kind::timed_out:
       f.timed_out += 1;
       break;
-    case sim::request_end::failed:
+    case request_end_kind::failed:
       f.failed += 1;
       break;
   }
@@ -92,13 +90,13 @@ void add_waits(run_figures& f, const sim::run_outcome& run) {
   std::vector<long_wait>& waits = f.longest_waits;
   for (const request_outcome& r : run.requests) {
     if (was_served(r)) {
-      waits.push_back({.wait_ms = (r.started_s - r.arrived_s) * 1e3,
+      waits.push_back({.wait_ms = r.wait_s() * 1e3,
                        .ahead_ms = r.ahead_s * 1e3,
                        .ttft_ms = ttft_ms(r),
                        .arrived_s = r.arrived_s,
                        .worker = r.worker,
                        .input_tokens = r.input_tokens,
-                       .hit_tokens = hits_of(r)});
+                       .hit_tokens = r.cached_tokens()});
     }
   }
   const auto count = static_cast<std::ptrdiff_t>(std::min(waits.size(), longest_waits_max));
@@ -148,8 +146,8 @@ void add_fleet(run_figures& f, const sim::run_outcome& run) {
   f.measure_end_s = run.measure_end_s;
   const double seconds = run.measure_end_s - run.measure_begin_s;
   f.tokens_per_second = seconds > 0 ? static_cast<double>(f.input_tokens) / seconds : 0;
-  f.simulated_requests_per_s =
-      run.wall_s > 0 ? static_cast<double>(run.simulated_requests) / run.wall_s : 0;
+  f.counters = run.counters;
+  f.simulated_requests_per_s = run.requests_per_s();
 }
 
 }  // namespace

@@ -28,7 +28,8 @@ struct ttft_figures {
 /// @param ms  any order; sorted afterwards
 [[nodiscard]] ttft_figures ttft_of(std::vector<double>& ms);
 
-inline constexpr std::size_t hit_tiers = 4;
+using sim::hit_tiers;
+/// In JSON, [hit_tier].
 inline constexpr std::array<const char*, hit_tiers> hit_tier_names{
     "device", "host", "l3", "remote"};
 
@@ -61,11 +62,13 @@ struct run_figures {
   // Of the whole fleet:
   double gpu_seconds = 0;         ///< sum over workers
   double gpu_most_over_mean = 0;  ///< the busiest worker against the mean; 0: nothing done
-  double offered_load = 0, utilisation = 0;
+  double offered_load = 0;        ///< input tokens that came, per second and worker
+  double utilisation = 0;         ///< mean of busy shares while measured
   double max_wait_ms = 0;
   std::optional<double> guard_slack_ms = {};  ///< none without a guard
   double measure_begin_s = 0, measure_end_s = 0;
   std::vector<load_point> load = {};
+  sim::run_counters counters = {};
   double simulated_requests_per_s = 0;
 
   [[nodiscard]] std::uint64_t all_hit_tokens() const noexcept;

@@ -17,6 +17,8 @@ namespace {
 
 using unit = fleet_metric::unit;
 
+constexpr double chunk_tokens = 16'384;  ///< in which prompts of the tables are computed
+
 template <class... Args>
 void add(std::string& page, fmt::format_string<Args...> format, Args&&... args) {
   fmt::format_to(std::back_inserter(page), format, std::forward<Args>(args)...);
@@ -30,31 +32,20 @@ void add_facts(std::string& page, const fleet_report& report) {
   page += "</dl>\n";
 }
 
-/// @param css  of the grid of panels, more than "panels"
 void add_figure(std::string& page,
                 std::string_view id,
                 std::string_view heading,
                 std::string_view words,
-                const figure_panels& figure,
-                std::string_view css = "") {
+                const figure_panels& figure) {
   add(page, "<section id=\"{}\">\n<h2>{}</h2>\n<p>{}</p>\n", id, escaped(heading), escaped(words));
   if (!figure.key.empty()) {
     add(page, "<div class=\"key\">\n{}</div>\n", figure.key);
   }
-  add(page, "<div class=\"panels{}{}\">\n", css.empty() ? "" : " ", css);
+  page += "<div class=\"panels\">\n";
   for (const std::string& panel : figure.panels) {
     add(page, "<div>\n{}</div>\n", panel);
   }
   page += "</div>\n</section>\n";
-}
-
-/// "better", "worse", or nothing to say.
-std::string_view verdict(const metric_summary& summary, bool more_is_better) {
-  const auto& ratio = summary.ratio;
-  if (!ratio || !ratio->half_width || (ratio->low() <= 1 && ratio->high() >= 1)) {
-    return "";
-  }
-  return (ratio->mean > 1) == more_is_better ? "better" : "worse";
 }
 
 void add_comparison_table(std::string& page, const fleet_report& report) {
@@ -76,7 +67,7 @@ void add_comparison_table(std::string& page, const fleet_report& report) {
       if (policy != 0 && row.metrics[i].ratio) {
         add(page,
             "<small class=\"{}\">{}</small>",
-            verdict(row.metrics[i], metric.more_is_better),
+            verdict(*row.metrics[i].ratio, metric.more_is_better),
             ratio_text(row.metrics[i].ratio));
       }
       page += "</td>";
@@ -119,7 +110,8 @@ void add_waits(std::string& page, const fleet_report& report) {
       const double cached =
           wait.input_tokens == 0 ? 0 : double{wait.hit_tokens * 1.0} / wait.input_tokens;
       add(page,
-          "<tr><th>{}<small>{}</small></th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</"
+          "<tr><th>{}<small>{}</small></th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</"
+          "td><td>{}</"
           "td><td>{:.2f} h</td><td>{}</td></tr>\n",
           escaped(report.policies[policy].router),
           escaped(report.policies[policy].order),
@@ -144,13 +136,13 @@ void add_calibration(std::string& page, const fleet_report& report) {
       "<thead><tr><th>Prompt</th><th>Published</th><th>Predicted</th><th>Error</th><th></th></tr></"
       "thead>\n<tbody>\n",
       escaped(calibration_sentence(report)));
-  for (const calibration_point& point : report.calibration) {
+  for (const sim::prefill_point& point : report.calibrations.front().points) {
     add(page,
         "<tr><th>{:.0f}K</th><td>{}</td><td>{}</td><td>{:+.1f} %</td><td>{}</td></tr>\n",
         point.tokens / 1024,
         quantity_text(unit::tokens_per_second, point.published_tokens_per_s),
         quantity_text(unit::tokens_per_second, point.predicted_tokens_per_s),
-        100 * point.error(),
+        100 * point.error,
         point.is_held_out ? "held out" : "fitted");
   }
   page +=
@@ -158,17 +150,17 @@ void add_calibration(std::string& page, const fleet_report& report) {
       "<thead><tr><th>Cost of a step, t0</th><th>Linear part</th><th>Attention</th><th>1K "
       "prompt</th>"
       "<th>256K prompt</th><th>Worst error<small>held out</small></th></tr></thead>\n<tbody>\n";
-  for (const step_cost_choice& choice : report.step_costs) {
+  for (const sim::calibration& choice : report.calibrations) {
     add(page,
         "<tr><th>{:g} ms{}</th><td>{:.2f} PFLOP/s</td><td>{:.2f} "
-        "PFLOP/s</td><td>{}</td><td>{}</td><td>{:+.1f} %</td></tr>\n",
-        choice.step_s * 1e3,
-        &choice == &report.step_costs.front() ? " <small>in use</small>" : "",
-        choice.linear_flops / 1e15,
-        choice.attention_flops / 1e15,
-        duration_text(choice.short_prompt_s * 1e3),
-        duration_text(choice.long_prompt_s * 1e3),
-        100 * choice.worst_held_out_error);
+        "PFLOP/s</td><td>{}</td><td>{}</td><td>{:.1f} %</td></tr>\n",
+        choice.cost.step_s * 1e3,
+        &choice == &report.calibrations.front() ? " <small>in use</small>" : "",
+        choice.linear_flops_per_s / 1e15,
+        choice.attention_flops_per_s / 1e15,
+        duration_text(1e3 * choice.cost.seconds(0, 1 << 10, chunk_tokens)),
+        duration_text(1e3 * choice.cost.seconds(0, 1 << 18, chunk_tokens)),
+        100 * choice.worst_held_out);
   }
   page +=
       "</tbody>\n</table></div>\n<p style=\"margin-top:12px\">The published speeds do not tell "
@@ -202,11 +194,10 @@ void add_sections(std::string& page, const fleet_report& report) {
              "Time to first token, cold and hot",
              cold_sentence(report),
              ttft_by_class_plot(report));
-  add_figure(
-      page, "hits", "Where the input came from", hits_sentence(report), hits_plot(report), "wide");
+  add_figure(page, "hits", "Where the input came from", hits_sentence(report), hits_plot(report));
   add_figure(page, "load", "Load over time", load_sentence(report), load_plot(report));
   add_waits(page, report);
-  if (!report.calibration.empty()) {
+  if (!report.calibrations.empty()) {
     add_calibration(page, report);
   }
 }

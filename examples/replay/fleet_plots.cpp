@@ -186,14 +186,6 @@ figure_panels ttft_panels(const fleet_report& report, const std::vector<ttft_cla
   return made;
 }
 
-/// What can be said of a ratio: nothing, if 1 is in its interval.
-std::string_view verdict(const sample_mean& ratio, bool more_is_better) {
-  if (!ratio.half_width || (ratio.low() <= 1 && ratio.high() >= 1)) {
-    return "same";
-  }
-  return (ratio.mean > 1) == more_is_better ? "better" : "worse";
-}
-
 std::string comparison_panel(const fleet_report& report, std::size_t metric, const log_axis& axis) {
   const fleet_metric& about = fleet_metrics()[metric];
   svg drawing(width,
@@ -208,25 +200,25 @@ std::string comparison_panel(const fleet_report& report, std::size_t metric, con
   drawing.line(axis.at(1), title_height, axis.at(1), row_y(report.policies.size() - 1) + 17, "one");
   for (std::size_t i = 0; i < report.policies.size(); ++i) {
     const policy_summary& policy = report.policies[i];
-    const std::optional<sample_mean>& ratio = policy.metrics[metric].ratio;
+    const std::optional<sample_ratio>& ratio = policy.metrics[metric].ratio;
     const double y = row_y(i);
     drawing.text(0, y - 10, "name", policy_name(policy));
     if (i == 0) {
       drawing.circle(axis.at(1), y, 4.5, "same");
-      drawing.text(width,
-                   y + 4,
-                   "value",
-                   fmt::format("{} = 1×", quantity_text(about.in, policy.metrics[metric].mean.mean)),
-                   "end");
+      drawing.text(
+          width,
+          y + 4,
+          "value",
+          fmt::format("{} = 1×", quantity_text(about.in, policy.metrics[metric].mean.mean)),
+          "end");
       continue;
     }
-    if (!ratio || ratio->mean <= 0) {
+    if (!ratio) {
       drawing.text(width, y + 4, "value", mean_text(about.in, policy.metrics[metric].mean), "end");
       continue;
     }
     const std::string_view said = verdict(*ratio, about.more_is_better);
-    drawing.line(
-        axis.at(ratio->low()), y, axis.at(ratio->high()), y, fmt::format("whisker {}", said));
+    drawing.line(axis.at(ratio->low), y, axis.at(ratio->high), y, fmt::format("whisker {}", said));
     drawing.circle(axis.at(ratio->mean),
                    y,
                    4.5,
@@ -303,7 +295,7 @@ std::string hits_panel(const fleet_report& report) {
   return std::move(drawing).finish();
 }
 
-constexpr double plot_top = 34, plot_bottom = 134, plot_left = 40;
+constexpr double plot_top = 26, plot_bottom = 126, plot_left = 40;
 
 /// Round hours, or minutes of a short run, that leave room for their labels.
 double tick_hours(double hours) {
@@ -340,12 +332,11 @@ std::string load_panel(const run_figures& run, const std::string& name) {
   svg drawing(
       width, plot_bottom + 20, fmt::format("Busy share of the workers over time, {}", name));
   drawing.text(0, 13, "name", name);
-  drawing.text(
-      width,
-      28,
-      "axis",
-      fmt::format("utilisation {}", quantity_text(fleet_metric::unit::share, run.utilisation)),
-      "end");
+  drawing.text(width,
+               28,
+               "axis",
+               fmt::format("{} used", quantity_text(fleet_metric::unit::share, run.utilisation)),
+               "end");
   if (run.load.empty()) {
     return std::move(drawing).finish();
   }
@@ -401,8 +392,8 @@ figure_panels comparison_plot(const fleet_report& report) {
   std::vector<double> all{0.9, 1.1};
   for (const char* const key : shown) {
     for (const policy_summary& policy : report.policies) {
-      if (const auto& ratio = policy.metrics[metric_index(key)].ratio; ratio && ratio->mean > 0) {
-        all.insert(all.end(), {ratio->low() > 0 ? ratio->low() : ratio->mean / 2, ratio->high()});
+      if (const auto& ratio = policy.metrics[metric_index(key)].ratio; ratio) {
+        all.insert(all.end(), {ratio->low, ratio->high});
       }
     }
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <oriel/sched/length_buckets.hpp>
+#include <oriel/sim/node_cost.hpp>
 
 #include <replay/fleet_figures.hpp>
 #include <replay/paired.hpp>
@@ -35,30 +36,13 @@ struct fleet_metric {
 /// A figure over all seeds, and against the first policy with the same seeds.
 struct metric_summary {
   sample_mean mean;
-  sample_mean difference;            ///< of the first policy itself 0
-  std::optional<sample_mean> ratio;  ///< none where the first policy's is 0
+  sample_mean difference;             ///< of the first policy itself 0
+  std::optional<sample_ratio> ratio;  ///< none where one of the two is 0
 };
 
 struct policy_summary {
   std::string router, order;
   std::vector<metric_summary> metrics = {};  ///< [fleet_metrics()]
-};
-
-/// A point of the published speeds that the cost of a node was fitted to, or held out to check it.
-struct calibration_point {
-  double tokens = 0, published_tokens_per_s = 0, predicted_tokens_per_s = 0;
-  bool is_held_out = false;
-
-  [[nodiscard]] double error() const noexcept {
-    return predicted_tokens_per_s / published_tokens_per_s - 1;
-  }
-};
-
-/// What the fit comes to if a step costs so much before its first token: it cannot be told from the
-/// published speeds.
-struct step_cost_choice {
-  double step_s = 0, linear_flops = 0, attention_flops = 0, worst_held_out_error = 0;
-  double short_prompt_s = 0, long_prompt_s = 0;  ///< predicted for 1 K and 256 K tokens
 };
 
 /// A fact of the question as people read it: "workers", "8".
@@ -71,10 +55,9 @@ struct fleet_report {
   std::vector<fleet_fact> facts = {};
   length_buckets buckets = {};
   std::size_t seeds = 0;
-  std::vector<run_figures> runs = {};         ///< policy by policy, the same seeds in each
-  std::vector<policy_summary> policies = {};  ///< as in runs
-  std::vector<calibration_point> calibration = {};
-  std::vector<step_cost_choice> step_costs = {};  ///< the first is the one in use
+  std::vector<run_figures> runs = {};               ///< policy by policy, the same seeds in each
+  std::vector<policy_summary> policies = {};        ///< as in runs
+  std::vector<sim::calibration> calibrations = {};  ///< with other costs of a step; first: in use
 
   [[nodiscard]] std::span<const run_figures> runs_of(std::size_t policy) const noexcept {
     return std::span{runs}.subspan(policy * seeds, seeds);

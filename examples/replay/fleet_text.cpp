@@ -123,16 +123,20 @@ std::string mean_text(unit in, const sample_mean& value) {
   return fmt::format("{:.{}f} ± {:.{}f}{}", mean, decimals, half, decimals, s.suffix);
 }
 
-std::string ratio_text(const std::optional<sample_mean>& ratio) {
+std::string ratio_text(const std::optional<sample_ratio>& ratio) {
   if (!ratio) {
     return "-";
   }
   const int decimals = ratio->mean < 0.1 ? 3 : ratio->mean < 10 ? 2 : 0;
   const std::string mean = fmt::format("{:.{}f}×", ratio->mean, decimals);
-  return ratio->half_width
+  return ratio->has_interval
              ? fmt::format(
-                   "{} ({:.{}f}-{:.{}f})", mean, ratio->low(), decimals, ratio->high(), decimals)
+                   "{} ({:.{}f}-{:.{}f})", mean, ratio->low, decimals, ratio->high, decimals)
              : mean;
+}
+
+std::string_view verdict(const sample_ratio& ratio, bool more_is_better) noexcept {
+  return !ratio.is_certain() ? "same" : (ratio.mean > 1) == more_is_better ? "better" : "worse";
 }
 
 std::string duration_text(double ms) {
@@ -267,8 +271,8 @@ std::string wait_sentence(const fleet_report& report) {
 
 std::string calibration_sentence(const fleet_report& report) {
   double worst = 0;
-  for (const calibration_point& point : report.calibration) {
-    worst = point.is_held_out && std::abs(point.error()) > std::abs(worst) ? point.error() : worst;
+  for (const sim::prefill_point& point : report.calibrations.front().points) {
+    worst = point.is_held_out && std::abs(point.error) > std::abs(worst) ? point.error : worst;
   }
   return fmt::format(
       "The time of a prompt follows from two rates, fitted to published speeds of a node; at the "

@@ -9,6 +9,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace oriel::replay {
 
@@ -17,13 +18,16 @@ namespace oriel::replay {
 /// The same with the interval in the same unit: "8.21 ± 0.34 s".
 [[nodiscard]] std::string mean_text(fleet_metric::unit in, const sample_mean& value);
 /// "0.412× (0.38-0.44)"; "-" where there is none.
-[[nodiscard]] std::string ratio_text(const std::optional<sample_mean>& ratio);
+[[nodiscard]] std::string ratio_text(const std::optional<sample_ratio>& ratio);
 /// "412 ms", "8.21 s", "12.3 min".
 [[nodiscard]] std::string duration_text(double ms);
 /// Two or three digits, never an exponent: "0.041", "8.2", "312".
 [[nodiscard]] std::string short_number(double value);
 /// 12345678 as "12,345,678".
 [[nodiscard]] std::string grouped(std::uint64_t number);
+
+/// What a ratio says of a policy: "better", "worse", or "same" where the seeds do not tell.
+[[nodiscard]] std::string_view verdict(const sample_ratio& ratio, bool more_is_better) noexcept;
 
 /// Lines of people's words about a report, each a sentence.
 [[nodiscard]] std::string comparison_sentence(const fleet_report& report);

@@ -54,17 +54,21 @@ sample_mean paired_difference(std::span<const double> values, std::span<const do
   return mean_of(differences);
 }
 
-std::optional<sample_mean> paired_ratio(std::span<const double> values,
-                                        std::span<const double> references) {
+std::optional<sample_ratio> paired_ratio(std::span<const double> values,
+                                         std::span<const double> references) {
   ORIEL_EXPECTS(values.size() == references.size());
-  std::vector<double> ratios;
+  std::vector<double> logarithms;
   for (std::size_t i = 0; i < values.size(); ++i) {
-    if (references[i] == 0) {
+    if (!(values[i] > 0 && references[i] > 0)) {
       return std::nullopt;
     }
-    ratios.push_back(values[i] / references[i]);
+    logarithms.push_back(std::log(values[i] / references[i]));
   }
-  return mean_of(ratios);
+  const sample_mean m = mean_of(logarithms);
+  return sample_ratio{.mean = std::exp(m.mean),
+                      .low = std::exp(m.low()),
+                      .high = std::exp(m.high()),
+                      .has_interval = m.half_width.has_value()};
 }
 
 }  // namespace oriel::replay

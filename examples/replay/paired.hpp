@@ -31,8 +31,18 @@ struct sample_mean {
 [[nodiscard]] sample_mean paired_difference(std::span<const double> values,
                                             std::span<const double> references);
 
-/// Of values[i] / references[i]; nothing where a reference is 0. @pre as many of both
-[[nodiscard]] std::optional<sample_mean> paired_ratio(std::span<const double> values,
-                                                      std::span<const double> references);
+/// A mean of ratios: of their logarithms, so that twice and half as much are equally far from 1.
+struct sample_ratio {
+  double mean = 1;
+  double low = 1, high = 1;   ///< 95 %; the mean, if there is no interval
+  bool has_interval = false;  ///< two values or more
+
+  /// Whether 1 is outside of the interval.
+  [[nodiscard]] bool is_certain() const noexcept { return has_interval && (low > 1 || high < 1); }
+};
+
+/// Of values[i] / references[i]; nothing unless all are > 0. @pre as many of both
+[[nodiscard]] std::optional<sample_ratio> paired_ratio(std::span<const double> values,
+                                                       std::span<const double> references);
 
 }  // namespace oriel::replay

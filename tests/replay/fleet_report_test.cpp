@@ -103,11 +103,11 @@ TEST_CASE("requests are told apart by length and by what was cached of them") {
 
 TEST_CASE("what was not served counts by its end, and nowhere else") {
   std::vector<sim::request_outcome> requests{served(100, 5, 10, 1000)};
-  for (const auto end : {sim::request_end::rejected,
-                         sim::request_end::rejected,
-                         sim::request_end::cancelled,
-                         sim::request_end::timed_out,
-                         sim::request_end::failed}) {
+  for (const auto end : {sim::request_end_kind::rejected,
+                         sim::request_end_kind::rejected,
+                         sim::request_end_kind::cancelled,
+                         sim::request_end_kind::timed_out,
+                         sim::request_end_kind::failed}) {
     requests.push_back(served(100, 50, 70, 9'000));
     requests.back().end = end;
   }
@@ -189,7 +189,9 @@ TEST_CASE("policies are compared seed by seed: what the seed does to both is no 
   const metric_summary& p99 = metric_of(report.policies[1], "ttft_p99_ms");
   REQUIRE(p99.ratio);
   CHECK(p99.ratio->mean == Approx(0.9));
-  CHECK(*p99.ratio->half_width == Approx(0).margin(1e-9));
+  CHECK(p99.ratio->low == Approx(0.9));
+  CHECK(p99.ratio->high == Approx(0.9));
+  CHECK(p99.ratio->is_certain());
   CHECK(p99.difference.mean == Approx(-6'200));
   CHECK(p99.difference.high() > 0);  // In seconds it depends on the seed.
   CHECK(*p99.mean.half_width > 50'000);
@@ -198,6 +200,20 @@ TEST_CASE("policies are compared seed by seed: what the seed does to both is no 
   CHECK(itself.ratio->mean == 1);
   CHECK_FALSE(metric_of(report.policies[1], "rejected").ratio);  // Nobody was: 0 / 0.
   CHECK_FALSE(two_policies({10}, {9}).policies[1].metrics[0].mean.half_width);
+}
+
+TEST_CASE("twice and half as much are equally far from 1") {
+  const std::vector<double> values{2, 1}, references{1, 2};
+  const auto ratio = paired_ratio(values, references);
+  REQUIRE(ratio);
+  CHECK(ratio->mean == Approx(1));
+  CHECK(ratio->low * ratio->high == Approx(1));
+  CHECK_FALSE(ratio->is_certain());
+  const std::vector<double> one{3}, other{2}, none{0};
+  CHECK(paired_ratio(one, other)->mean == Approx(1.5));
+  CHECK_FALSE(paired_ratio(one, other)->has_interval);
+  CHECK_FALSE(paired_ratio(one, none));
+  CHECK_FALSE(paired_ratio(none, other));
 }
 
 TEST_CASE("buckets are named by their bounds") {

@@ -15,11 +15,18 @@
 
 namespace oriel::sim {
 
-/// Tokens that one decode step yields: with speculative decoding the token itself and the accepted
-/// drafts. `share[i]`: of steps that yield i + 1.
+/// Tokens that one decode step yields: the token itself and, with speculative decoding, the
+/// accepted drafts.
 struct acceptance {
-  std::vector<double> share = {1.0};  ///< sums to 1
+  std::vector<double> share = {1.0};  ///< of steps that yield i + 1 tokens; they sum to 1
+
+  /// Each of `drafts` is accepted with that probability, if the one before it is.
+  /// @pre rate in [0, 1] @throws std::bad_alloc
+  [[nodiscard]] static acceptance of_drafts(double rate, std::uint32_t drafts);
+  /// The mean. O(drafts).
   [[nodiscard]] double tokens_per_step() const noexcept;
+  /// Of one step, for a uniform draw in [0, 1). O(drafts).
+  [[nodiscard]] std::uint32_t tokens_of(double uniform) const noexcept;
 };
 
 /// Of one rank in a step: the chunks that it computes.

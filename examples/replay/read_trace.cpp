@@ -6,9 +6,12 @@
 #include <replay/session_start.hpp>
 #include <replay/trace_builder.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace oriel::replay {
 namespace dom = simdjson::dom;
@@ -38,14 +41,33 @@ class session_reader {
     }
     const std::string_view id = row.text("id");
     to_.begin_namespace();
-    to_.begin_session(id);
+    const double start_s = session_start_s(id, hours_);
+    to_.begin_session(id, start_s);
     place_ = place;
-    read_rows(row, session_start_s(id, hours_), "", 0);
+    agents_ = 1;
+    agent parent;
+    parent.began_s = start_s;
+    read_rows(row, start_s, "", 0, parent);
   }
 
  private:
+  /// A request, and when it ended.
+  struct ended {
+    std::uint32_t request;
+    double end_s;
+  };
+  /// Who asks one request after another.
+  struct agent {
+    std::uint32_t number = 0;
+    double began_s = 0.0;            // where its first request waits for nobody
+    std::optional<ended> last = {};  // its last request, at first the parent's
+    bool is_first = true;            // `last` is not its own
+    std::vector<ended> joined = {};  // sub-agents since then
+  };
+
   /// `begin_s`: when the session, or the sub-agent at `path`, began.
-  void read_rows(const json_row& parent, double begin_s, const std::string& path, int depth) {
+  void read_rows(
+      const json_row& parent, double begin_s, const std::string& path, int depth, agent& who) {
     std::size_t i = 0;
     for (const dom::element element : parent.array("requests")) {
       const std::string key = fmt::format("requests[{}]", i++);
@@ -57,25 +79,56 @@ class session_reader {
       const json_row row{object, place_, row_path};
       const double arrival_s = begin_s + row.number("t", seconds_max);
       if (!row.has("requests")) {
-        add(row, arrival_s);
+        add(row, arrival_s, who);
       } else if (depth == depth_max) {
         row.refuse("requests", fmt::format("sub-agents more than {} deep", depth_max));
       } else {
-        read_rows(row, arrival_s, row_path, depth + 1);
+        agent sub{.number = agents_++, .began_s = who.began_s, .last = who.last};
+        read_rows(row, arrival_s, row_path, depth + 1, sub);
+        if (!sub.is_first) {
+          who.joined.push_back(*sub.last);
+        }
+        who.joined.insert(who.joined.end(), sub.joined.begin(), sub.joined.end());
       }
     }
   }
 
-  void add(const json_row& row, double arrival_s) {
+  void add(const json_row& row, double arrival_s, agent& who) {
     trace_request request;
     request.input_tokens = row.count("in", 1, to_.limits().input_tokens);
     request.output_tokens = row.count("out", 0, to_.limits().input_tokens);
     request.ended = end_of(row.try_text("stop").value_or(""));
+    request.agent = who.number;
+    double end_s = arrival_s;
     if (row.has("api_time")) {
-      request.duration_us =
-          static_cast<std::uint64_t>(std::llround(row.number("api_time", seconds_max) * 1e6));
+      const double duration_s = row.number("api_time", seconds_max);
+      request.duration_us = static_cast<std::uint64_t>(std::llround(duration_s * 1e6));
+      end_s += duration_s;
     }
-    to_.add(request, arrival_s, row, "in");
+    const double gap_s = gap_of(row, arrival_s, who);
+    request.gap_us = static_cast<std::uint64_t>(std::llround(gap_s * 1e6));
+    std::vector<std::uint32_t> waits;
+    if (who.last) {
+      waits.push_back(who.last->request);
+    }
+    for (const ended& sub : who.joined) {
+      waits.push_back(sub.request);
+    }
+    who.last = ended{to_.add(request, arrival_s, waits, row, "in"), end_s};
+    who.is_first = false;
+    who.joined.clear();
+  }
+
+  /// From the last end of those that it waits for, as far as the trace tells, to its arrival.
+  [[nodiscard]] static double gap_of(const json_row& row, double arrival_s, const agent& who) {
+    double gap_s = arrival_s - (who.last ? who.last->end_s : who.began_s);
+    if (!who.is_first && row.has("think_time")) {
+      gap_s = row.number("think_time", seconds_max);
+    }
+    for (const ended& sub : who.joined) {
+      gap_s = std::min(gap_s, arrival_s - sub.end_s);
+    }
+    return std::max(gap_s, 0.0);
   }
 
   static constexpr int depth_max = 16;
@@ -83,6 +136,7 @@ class session_reader {
   trace_builder& to_;
   double hours_;
   std::string_view place_;
+  std::uint32_t agents_ = 0;  // of the session
 };
 
 /// Requests of a service, one per line.
@@ -98,7 +152,7 @@ class request_reader {
     const double arrival_s = row.number("timestamp", seconds_max * 1e3) / 1e3;
     request.input_tokens = row.count("input_length", 1, to_.limits().input_tokens);
     request.output_tokens = row.count("output_length", 0, to_.limits().input_tokens);
-    to_.add(request, arrival_s, row, "input_length");
+    to_.add(request, arrival_s, {}, row, "input_length");
   }
 
  private:

@@ -7,9 +7,9 @@
 ///
 ///  - sessions (`requests`): each line is a session of an agent, on its own clock, with `id`,
 ///    `block_size`, `hash_id_scope` ("local") and rows of `t` (seconds since the session began),
-///    `in`, `out` (tokens), `hash_ids` (one per `block_size` tokens) and, optionally, `stop` and
-///    `api_time`. A row with its own `requests` is a sub-agent: their `t` counts from that row's
-///    `t`, their hash ids are the session's.
+///    `in`, `out` (tokens), `hash_ids` (one per `block_size` tokens) and, optionally, `stop`,
+///    `api_time` and `think_time` (seconds). A row with its own `requests` is a sub-agent: their
+///    `t` counts from that row's `t`, their hash ids are the session's.
 ///  - requests (`timestamp`): each line is a request of `timestamp` (milliseconds), `input_length`,
 ///    `output_length` and `hash_ids` (one per 512 tokens, the same everywhere in the file).
 ///
@@ -19,7 +19,11 @@
 ///
 /// How a request ended is its own `stop`: "tool_use" is a tool call, "end_turn" and "stop_sequence"
 /// are ends of a turn; empty, missing or anything else is unknown. `api_time` is its duration.
-/// `think_time` is not read: the arrivals say it already.
+///
+/// A session's row waits for the row before it of its agent, and for sub-agents between the two,
+/// which it joins; a sub-agent's first row for the row before the sub-agent. Its gap is
+/// `think_time`, or else the time since the end (arrival and `api_time`) of the row before; less
+/// where a sub-agent ended later.
 #pragma once
 
 #include <replay/trace.hpp>
@@ -50,7 +54,7 @@ struct trace_options {
   trace_limits limits = {};
 };
 
-/// Reads the whole file. Memory: 4 bytes per page of each request, 56 per request, one line.
+/// Reads the whole file. Memory: 4 bytes per page of each request, 80 per request, one line.
 /// @throws trace_error
 [[nodiscard]] trace read_trace(const std::filesystem::path& file,
                                const trace_options& options = {});

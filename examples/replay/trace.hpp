@@ -29,6 +29,12 @@ struct trace_request {
   std::uint32_t name_space = 0;        ///< requests of different ones never share a page
   /// From the finish reason that the trace gives for this very request.
   request_end ended = request_end::unknown;
+  // How its session hangs together, for who replays it at another pace.
+  std::uint32_t agent = 0;       ///< within the session: 0 the parent, others its sub-agents
+  std::uint32_t row = 0;         ///< in the file's order; those that it waits for have lower ones
+  std::uint64_t gap_us = 0;      ///< from the end of all that it waits for to its arrival
+  std::uint32_t first_wait = 0;  ///< trace::waits[first_wait, first_wait + waits): the turn before
+  std::uint32_t waits = 0;       ///< of its agent, and the sub-agents that it joins
 };
 
 /// Requests by arrival, and the pages of their inputs.
@@ -39,11 +45,17 @@ struct trace {
   std::uint32_t page_tokens = 0;
   std::uint32_t distinct_pages = 0;
   std::vector<std::string> sessions;    ///< their ids
+  std::vector<double> starts_s;         ///< [sessions] on the common clock
   std::vector<trace_request> requests;  ///< arrival_us never falls
   std::vector<std::uint32_t> pages;     ///< of all requests, one after another, in any order
+  std::vector<std::uint32_t> waits;     ///< of all requests, as indices of requests
 
   [[nodiscard]] std::span<const std::uint32_t> pages_of(const trace_request& r) const noexcept {
     return {pages.data() + r.first_page, r.pages};
+  }
+
+  [[nodiscard]] std::span<const std::uint32_t> waits_of(const trace_request& r) const noexcept {
+    return {waits.data() + r.first_wait, r.waits};
   }
 
   /// Tokens of all inputs. O(requests).

@@ -27,14 +27,16 @@ void trace_builder::begin_namespace() {
   ++namespaces_;
 }
 
-void trace_builder::begin_session(std::string_view id) {
+void trace_builder::begin_session(std::string_view id, double start_s) {
   built_.sessions.emplace_back(id);
+  built_.starts_s.push_back(start_s);
 }
 
-void trace_builder::add(trace_request request,
-                        double arrival_s,
-                        const json_row& row,
-                        std::string_view input_key) {
+std::uint32_t trace_builder::add(trace_request request,
+                                 double arrival_s,
+                                 std::span<const std::uint32_t> waits,
+                                 const json_row& row,
+                                 std::string_view input_key) {
   if (built_.requests.size() >= limits_.requests) {
     row.refuse(
         "hash_ids",
@@ -45,8 +47,13 @@ void trace_builder::add(trace_request request,
       built_.sessions.empty() ? no_session : static_cast<std::uint32_t>(built_.sessions.size() - 1);
   request.arrival_us = static_cast<std::uint64_t>(std::llround(arrival_s * 1e6));
   add_pages(request, row, input_key);
+  request.row = static_cast<std::uint32_t>(built_.requests.size());
+  request.first_wait = static_cast<std::uint32_t>(built_.waits.size());
+  request.waits = static_cast<std::uint32_t>(waits.size());
+  built_.waits.insert(built_.waits.end(), waits.begin(), waits.end());
   built_.requests.push_back(request);
   arrivals_s_.push_back(arrival_s);
+  return request.row;
 }
 
 void trace_builder::add_pages(trace_request& request,
@@ -93,6 +100,13 @@ trace trace_builder::finish() {
     sorted.push_back(done.requests[i]);
   }
   done.requests = std::move(sorted);
+  std::vector<std::uint32_t> index_of(order.size());  // [rows]
+  for (std::uint32_t i = 0; i < order.size(); ++i) {
+    index_of[order[i]] = i;
+  }
+  for (std::uint32_t& wait : done.waits) {
+    wait = index_of[wait];
+  }
   done.distinct_pages = numbers_.count();
   numbers_ = {};
   arrivals_s_.clear();

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -66,13 +67,15 @@ class trace_builder {
   void begin_namespace();
 
   /// A session; requests added since belong to it.
-  void begin_session(std::string_view id);
+  void begin_session(std::string_view id, double start_s);
 
-  /// A request whose row has `hash_ids`, at `arrival_s`; the row's other facts are in `request`.
-  void add(trace_request request,
-           double arrival_s,
-           const json_row& row,
-           std::string_view input_key);
+  /// A request whose row has `hash_ids`, at `arrival_s`, that waits for others that were added; the
+  /// row's other facts are in `request`. @returns its number
+  std::uint32_t add(trace_request request,
+                    double arrival_s,
+                    std::span<const std::uint32_t> waits,
+                    const json_row& row,
+                    std::string_view input_key);
 
   /// All that was added, by arrival. The builder is empty then.
   [[nodiscard]] trace finish();

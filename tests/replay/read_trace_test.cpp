@@ -5,6 +5,7 @@
 #include <replay/session_start.hpp>
 #include <support/temporary_directory.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -116,6 +117,55 @@ TEST_CASE("sessions with sub-agents, laid over a window") {
   CHECK(pages(t, 2) == std::vector<std::uint32_t>{1});
   CHECK(pages(t, 3).empty());
   CHECK(pages(t, 4) == std::vector<std::uint32_t>{3, 4});
+}
+
+TEST_CASE("rows wait for the row before, and join their sub-agents") {
+  const trace t =
+      read(session(R"({"t":2,"in":4,"out":0,"hash_ids":[1],"api_time":1.5},)"
+                   R"({"t":5,"requests":[)"
+                   R"({"t":0,"in":4,"out":0,"hash_ids":[2],"api_time":1},)"
+                   R"({"t":4,"in":4,"out":0,"hash_ids":[3],"api_time":2,"think_time":2.5}]},)"
+                   R"({"t":6,"requests":[{"t":1,"in":4,"out":0,"hash_ids":[4],"think_time":9}]},)"
+                   R"({"t":7,"requests":[]},)"
+                   R"({"t":20,"in":4,"out":0,"hash_ids":[5],"think_time":16.5},)"
+                   R"({"t":30,"in":4,"out":0,"hash_ids":[6]},)"
+                   R"({"t":29,"in":4,"out":0,"hash_ids":[7]})"));
+  REQUIRE(t.requests.size() == 7);
+  const auto by_row = [&](std::uint32_t row) {
+    return static_cast<std::uint32_t>(std::ranges::find(t.requests, row, &trace_request::row) -
+                                      t.requests.begin());
+  };
+  const auto waits = [&](std::uint32_t row) {
+    std::vector<std::uint32_t> rows;
+    for (const std::uint32_t i : t.waits_of(t.requests[by_row(row)])) {
+      rows.push_back(t.requests[i].row);
+    }
+    return rows;
+  };
+  const auto gap_s = [&](std::uint32_t row) {
+    return static_cast<double>(t.requests[by_row(row)].gap_us) * 1e-6;
+  };
+  CHECK(t.starts_s == std::vector<double>{session_start_s("a", 8)});
+  using rows = std::vector<std::uint32_t>;
+  CHECK(waits(0).empty());
+  CHECK(gap_s(0) == 2.0);
+  CHECK(waits(1) == rows{0});  // the sub-agent begins behind its parent's row
+  CHECK(gap_s(1) == 1.5);
+  CHECK(waits(2) == rows{1});
+  CHECK(gap_s(2) == 2.5);
+  CHECK(waits(3) == rows{0});  // beside the first one
+  CHECK(gap_s(3) == 3.5);      // its first row has nobody to think after
+  CHECK(waits(4) == rows{0, 2, 3});
+  CHECK(gap_s(4) == 9.0);  // after the first sub-agent, which ended at 11
+  CHECK(waits(5) == rows{4});
+  CHECK(gap_s(5) == 10.0);
+  CHECK(waits(6) == rows{5});  // the file's order, not that of arrival
+  CHECK(gap_s(6) == 0.0);
+  CHECK(by_row(6) < by_row(5));
+  CHECK(t.requests[by_row(0)].agent == 0);
+  CHECK(t.requests[by_row(2)].agent == 1);
+  CHECK(t.requests[by_row(3)].agent == 2);
+  CHECK(t.requests[by_row(4)].agent == 0);
 }
 
 TEST_CASE("equal hash ids of two sessions are two pages") {

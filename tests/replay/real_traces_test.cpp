@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// The figures published with the real traces. They are no part of the project: they are looked for
-// in the folder that ORIEL_TRACES names, or in shared/traces beside the project.
+// The figures published with the real traces.
+#include "real_trace.hpp"
+
 #include <oriel/model/presets.hpp>
 
 #include <catch2/catch.hpp>
@@ -13,35 +14,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <filesystem>
-#include <optional>
-#include <string>
 #include <vector>
 
 using namespace oriel;
 using namespace oriel::replay;
 
 namespace {
-
-/// Nothing, and a message, if the file is not there or this program cannot unpack it.
-std::optional<trace> real_trace(const std::string& name) {
-  const char* const folder = std::getenv("ORIEL_TRACES");
-  const std::filesystem::path root =
-      folder != nullptr ? std::filesystem::path{folder}
-                        : std::filesystem::path{ORIEL_TEST_DIR} / ".." / ".." / "shared" / "traces";
-  const std::filesystem::path file = root / name;
-#ifndef ORIEL_HAS_ZSTD
-  WARN("skipped: built without libzstd, which " << name << " needs");
-  return std::nullopt;
-#endif
-  if (!std::filesystem::exists(file)) {
-    WARN("skipped: there is no " << file.lexically_normal().string()
-                                 << "; ORIEL_TRACES names the folder");
-    return std::nullopt;
-  }
-  return read_trace(file);
-}
 
 std::uint32_t pages(const trace& t, double million_tokens) {
   return static_cast<std::uint32_t>(million_tokens * 1e6 / t.page_tokens);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `oriel`: reads the command line, calls a command, turns errors into exit codes.
 #include "commands.hpp"
+#include "fleet_options.hpp"
 #include "support.hpp"
 #include "validators.hpp"
 
@@ -16,6 +17,7 @@
 #include <limits>
 #include <new>
 #include <sstream>
+#include <vector>
 
 namespace {
 
@@ -245,22 +247,11 @@ void add_capacity(CLI::App& command, replay_options& o) {
                       "tokens of the full pool, for the cache alone: requests compute beside it")
           ->transform(whole_number(1, std::uint64_t{1} << 40))
           ->excludes(bytes);
-  const auto take = [&o](const std::string& text) {
-    const cache_levels levels = parse_levels(text).value();
-    o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
-    if (levels.device.tokens != 0) {
-      o.capacity_tokens = levels.device.tokens;
-    } else {
-      o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
-    }
-  };
   auto* tiers = command
-                    .add_option_function<std::string>(
-                        "--tiers",
-                        take,
-                        "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or memory "
-                        "(64GiB)")
-                    ->check(levels())
+                    .add_option("--tiers",
+                                o.tiers_text,
+                                "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or "
+                                "memory (64GiB); of a fleet: device=2M,host=30M,l3=SIZE, in tokens")
                     ->excludes(bytes)
                     ->excludes(tokens);
   command.add_option("--tier-writes", o.tier_writes, "what tiers get: through, selective or back")
@@ -277,6 +268,41 @@ void add_capacity(CLI::App& command, replay_options& o) {
       ->transform(whole_number(16, 4'096, 16));
 }
 
+/// --tiers says other things of a fleet than of one cache, and --workers may come behind it.
+void take_tiers(replay_options& o) {
+  const bool is_fleet = o.fleet.workers != 0;
+  auto check = is_fleet ? fleet_tiers() : levels();
+  if (const std::string wrong = check(o.tiers_text); !wrong.empty()) {
+    throw CLI::ValidationError("--tiers", wrong);
+  }
+  if (is_fleet) {
+    o.fleet.tiers = parse_fleet_tiers(o.tiers_text).value();
+    return;
+  }
+  const cache_levels levels = parse_levels(o.tiers_text).value();
+  o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
+  if (levels.device.tokens != 0) {
+    o.capacity_tokens = levels.device.tokens;
+  } else {
+    o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
+  }
+}
+
+/// What only all options together tell.
+void check_replay(replay_options& o, const CLI::Option& tiers) {
+  if (tiers.count() != 0) {
+    take_tiers(o);
+  }
+  if (o.page_tokens != 0) {
+    if (const std::string wrong = wrong_retention(o.retain, o.page_tokens); !wrong.empty()) {
+      throw CLI::ValidationError("--retain", wrong);
+    }
+  }
+  if (o.fleet.workers != 0) {
+    check_fleet(o);
+  }
+}
+
 /// What the cache does.
 void add_policies(CLI::App& command, replay_options& o) {
   command.add_option("--evict", o.evict, "lru, s3-fifo, cost-aware or hit-density")
@@ -284,7 +310,9 @@ void add_policies(CLI::App& command, replay_options& o) {
       ->capture_default_str();
   add_retain(command, o.retain, o.page_tokens);
   add_heal(command, o.heal);
-  command.add_option("-s,--seed", o.seed, "seed of an order that samples")
+  command
+      .add_option(
+          "-s,--seed", o.seed, "seed of an order that samples; of a fleet, of the first run")
       ->transform(whole_number(0))
       ->capture_default_str();
 }
@@ -303,6 +331,19 @@ CLI::App* add_replay(CLI::App& app, replay_options& o) {
       ->check(number(0, 8'784, false))
       ->capture_default_str();
   command->add_flag("--json", o.json, "print one JSON object");
+  std::vector<CLI::Option*> cache_only;
+  for (const char* const name : {"--capacity-gib",
+                                 "--capacity-tokens",
+                                 "--tier-writes",
+                                 "--pools",
+                                 "--page",
+                                 "--evict",
+                                 "--retain"}) {
+    cache_only.push_back(command->get_option(name));
+  }
+  add_fleet(*command, o.fleet, cache_only);
+  const CLI::Option& tiers = *command->get_option("--tiers");
+  command->callback([&o, &tiers] { check_replay(o, tiers); });
   return command;
 }
 

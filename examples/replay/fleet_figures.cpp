@@ -175,6 +175,12 @@ double run_figures::token_hit_rate() const noexcept {
              : static_cast<double>(all_hit_tokens()) / static_cast<double>(input_tokens);
 }
 
+double run_figures::hit_share(std::size_t tier) const noexcept {
+  return input_tokens == 0
+             ? 0
+             : static_cast<double>(hit_tokens[tier]) / static_cast<double>(input_tokens);
+}
+
 run_figures figures_of(const sim::run_outcome& run,
                        const length_buckets& buckets,
                        std::size_t points_max) {

@@ -73,6 +73,8 @@ struct run_figures {
 
   [[nodiscard]] std::uint64_t all_hit_tokens() const noexcept;
   [[nodiscard]] double token_hit_rate() const noexcept;
+  /// Of the input, that a tier had.
+  [[nodiscard]] double hit_share(std::size_t tier) const noexcept;
 };
 
 /// O(requests log requests). @param points_max  of the load over time; bins are averaged to fit

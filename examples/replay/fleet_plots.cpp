@@ -246,11 +246,8 @@ std::array<hit_part, hit_tiers + 1> hit_parts(const fleet_report& report, std::s
                                              {"remote", "remote"},
                                              {"computed", "computed"}}};
   for (std::size_t tier = 0; tier < hit_tiers; ++tier) {
-    parts[tier].share = seed_mean(report, policy, [&](const run_figures& r) {
-      return r.input_tokens == 0
-                 ? 0
-                 : static_cast<double>(r.hit_tokens[tier]) / static_cast<double>(r.input_tokens);
-    });
+    parts[tier].share =
+        seed_mean(report, policy, [&](const run_figures& r) { return r.hit_share(tier); });
   }
   parts[hit_tiers].share =
       seed_mean(report, policy, [](const run_figures& r) { return 1 - r.token_hit_rate(); });

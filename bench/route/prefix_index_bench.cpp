@@ -2,11 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Speeds of the prefix index, as in ../shared/spec/routing.md section 5: one thread, the chain of
-/// hashes given. Sessions share a system prompt of 100 pages that every worker has; each session is
-/// on one to three workers, device and host, with windows at the end of each of 20 turns. A prompt
-/// is one of them, drawn anew for every look-up, and 30 pages more that nobody has.
-#include <oriel/core/random.hpp>
-#include <oriel/route/prefix_index.hpp>
+/// hashes given. session_fleet.hpp has the sessions; the prompt is drawn anew for every look-up.
+#include "session_fleet.hpp"
 
 #include <benchmark/benchmark.h>
 
@@ -21,75 +18,16 @@ namespace oriel {
 namespace {
 
 using kind = worker_event_kind;
-using chain = std::vector<chain_hash>;
+using chain = link_chain;
 
-constexpr std::uint32_t system_pages = 100, unknown_pages = 30, turns = 20;
+using fleet_base = session_fleet<prefix_index>;
 
-void extend(chain& c, std::size_t pages, random_stream& draw) {
-  while (c.size() < pages) {
-    const auto token = token_id{draw.next_bits()};
-    c.push_back(next_link(c.empty() ? chain_hash{1, 2} : c.back(), {&token, 1}));
-  }
-}
-
-struct fleet {
-  prefix_index index;
-  std::vector<std::uint64_t> sequences;
-  std::vector<chain> prompts;
-  prefix_answer answer;
-
+struct fleet : fleet_base {
   fleet(std::uint32_t workers, std::uint32_t capacity_pages)
-      : index({.windows = {128}, .workers = workers, .capacity_pages = capacity_pages}),
-        sequences(workers) {}
-
-  void send(std::uint32_t worker,
-            kind what,
-            std::uint8_t tier,
-            std::uint32_t pool,
-            const chain& c,
-            std::uint32_t first,
-            std::uint32_t end) {
-    const auto outcome = index.apply({.worker = worker_id{worker},
-                                      .kind = what,
-                                      .tier = tier,
-                                      .pool = pool,
-                                      .first_page = first,
-                                      .epoch = 1,
-                                      .sequence = ++sequences[worker],
-                                      .parent = first > 0 ? c[first - 1] : chain_hash{},
-                                      .links = std::span(c).subspan(first, end - first)});
-    if (outcome != event_outcome::applied) {
-      std::abort();
-    }
-  }
-  /// A prompt as a worker computes it: turn after turn.
-  void serve(std::uint32_t worker, const chain& c, std::uint32_t end) {
-    for (std::uint32_t turn = 0; turn < turns; ++turn) {
-      const std::uint32_t from = end * turn / turns, to = end * (turn + 1) / turns;
-      for (std::uint8_t tier = 0; tier < 2; ++tier) {
-        send(worker, kind::stored, tier, 0, c, from, to);
-        send(worker, kind::stored, tier, 1, c, to - std::min(to, 3u), to);
-      }
-    }
-  }
-  void add_sessions(std::uint32_t count, std::uint32_t pages, std::uint32_t copies_max) {
-    random_stream draw(1);
-    chain trunk;
-    extend(trunk, system_pages, draw);
-    const auto workers = static_cast<std::uint32_t>(sequences.size());
-    for (std::uint32_t worker = 0; worker < workers; ++worker) {
-      serve(worker, trunk, system_pages);
-    }
-    for (std::uint32_t i = 0; i < count; ++i) {
-      chain& c = prompts.emplace_back(trunk);
-      extend(c, pages, draw);
-      const std::uint32_t copies = copies_max < workers ? 1 + draw.next_below(copies_max) : workers;
-      const std::uint32_t first = draw.next_below(workers);
-      for (std::uint32_t k = 0; k < copies; ++k) {
-        serve((first + k) % workers, c, pages - unknown_pages);
-      }
-    }
-  }
+      : fleet_base(
+            prefix_index_options{
+                .windows = {128}, .workers = workers, .capacity_pages = capacity_pages},
+            workers) {}
 };
 
 /// Look-ups one after the other, and how long each takes.

@@ -106,10 +106,10 @@ enum class route_kind : std::uint8_t {
   ended,    ///< the id is of a request that has already ended
 };
 
-/// Why a request is refused: 429, but for no_worker (503).
+/// Why a request is refused: 429, but for nobody (503).
 enum class refusal : std::uint8_t {
   none,
-  no_worker,     ///< none is in use that has what the request needs
+  nobody,        ///< none is in use that has what the request needs
   tenant_limit,  ///< its tenant's token bucket is empty
   overload,      ///< more work is ahead than admission allows (B > B_max)
   queue_full,    ///< the router's queue, or its tenant's part of it
@@ -120,7 +120,7 @@ inline constexpr std::size_t refusals = 7;
 
 [[nodiscard]] constexpr const char* name_of(refusal reason) noexcept {
   constexpr const char* names[refusals] = {
-      "none", "no_worker", "tenant_limit", "overload", "queue_full", "deadline", "too_many"};
+      "none", "nobody", "tenant_limit", "overload", "queue_full", "deadline", "too_many"};
   return names[static_cast<std::size_t>(reason)];
 }
 

@@ -1,0 +1,205 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
+#include <oriel/route/worker_table.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace oriel {
+namespace {
+constexpr double never_s = std::numeric_limits<double>::infinity();
+}  // namespace
+
+worker_table::worker_table(std::uint32_t workers, const health_options& options)
+    : options_(options), workers_(workers) {
+  ORIEL_EXPECTS(workers > 0 && options.failures_to_eject > 0 && options.eject_after_s > 0.0);
+  ORIEL_EXPECTS(options.slow_start_share > 0.0 && options.slow_start_share <= 1.0);
+}
+
+void worker_table::join(worker_id worker, const worker_profile& profile, double now_s) {
+  entry& w = at(worker);
+  const entry old = std::move(w);
+  first_join_s_ = std::min(first_join_s_, now_s);
+  w = {.profile = profile, .is_member = true, .heard_s = now_s};
+  if (now_s > first_join_s_ + options_.slow_start_s) {
+    w.back_s = now_s;
+  }
+  // Its requests of before are still to be given back.
+  w.waiting = old.waiting;
+  w.running = old.running;
+  w.decodes = old.decodes;
+  w.waiting_s = old.waiting_s;
+  w.running_until_s = old.running_until_s;
+}
+
+bool worker_table::report(const load_report& load, double now_s) {
+  entry& w = at(load.worker);
+  if (!w.is_member || (w.last.sequence != 0 && load.sequence <= w.last.sequence)) {
+    return false;
+  }
+  w.heard_s = now_s;
+  w.last = load;
+  w.has_foreign_load = true;
+  std::erase_if(w.since, [&](const placed_since& p) { return p.at_s <= load.at_s; });
+  w.free_at_s = load.at_s + load.queued_s;
+  for (const placed_since& p : w.since) {
+    w.free_at_s += p.seconds;
+  }
+  if (w.is_ejected && w.eject_until_s == never_s) {
+    w.is_ejected = false;
+    w.back_s = now_s;
+  }
+  return true;
+}
+
+void worker_table::add_since(entry& w, double seconds, double at_s) {
+  w.free_at_s = std::max(w.free_at_s, at_s) + seconds;
+  if (w.since.size() >= 1024) {  // Nobody reports: the oldest are long done.
+    w.since.erase(w.since.begin(), w.since.begin() + 512);
+  }
+  w.since.push_back({at_s, seconds});
+}
+
+void worker_table::note_placed(worker_id worker, double seconds, double at_s) {
+  entry& w = at(worker);
+  if (!w.is_member || (w.last.sequence != 0 && at_s <= w.last.at_s)) {
+    return;  // The report has it.
+  }
+  w.has_foreign_load = true;
+  add_since(w, seconds, at_s);
+}
+
+void worker_table::place(worker_id worker, worker_id decode, double estimate_s, double now_s) {
+  entry& w = at(worker);
+  ++w.waiting;
+  if (!ORIEL_MUTANT(load_counts_when_work_starts)) {
+    w.waiting_s += estimate_s;
+    add_since(w, estimate_s, now_s);
+  }
+  if (decode != no_worker) {
+    ++at(decode).decodes;
+  }
+}
+
+void worker_table::start(worker_id worker, double estimate_s, double now_s) noexcept {
+  entry& w = at(worker);
+  --w.waiting;
+  w.waiting_s = w.waiting == 0 ? 0.0 : w.waiting_s - estimate_s;
+  w.running_until_s = (w.running == 0 ? now_s : std::max(w.running_until_s, now_s)) + estimate_s;
+  ++w.running;
+}
+
+void worker_table::end_prefill(worker_id worker,
+                               double estimate_s,
+                               double change_s,
+                               bool was_started) noexcept {
+  entry& w = at(worker);
+  if (was_started) {
+    --w.running;
+  } else {
+    --w.waiting;
+    w.waiting_s = w.waiting == 0 ? 0.0 : std::max(0.0, w.waiting_s - estimate_s);
+  }
+  w.free_at_s += change_s;
+}
+
+void worker_table::end_decode(worker_id decode) noexcept {
+  if (decode != no_worker) {
+    --at(decode).decodes;
+  }
+}
+
+void worker_table::eject(entry& w, double until_s) noexcept {
+  w.is_ejected = w.is_new_ejection = true;
+  w.eject_until_s = until_s;
+  ++ejections_;
+}
+
+void worker_table::failed(worker_id worker, double now_s) noexcept {
+  entry& w = at(worker);
+  if (!w.is_member || w.is_ejected || ++w.failures < options_.failures_to_eject) {
+    return;
+  }
+  w.failures = 0;
+  const double factor = std::ldexp(1.0, static_cast<int>(std::min(w.ejections, 30u)));
+  ++w.ejections;
+  eject(w, now_s + std::min(options_.eject_s * factor, options_.eject_max_s));
+}
+
+void worker_table::tick(double now_s, std::vector<worker_id>& ejected) {
+  for (std::uint32_t i = 0; i < workers_.size(); ++i) {
+    entry& w = workers_[i];
+    if (!w.is_member) {
+      continue;
+    }
+    if (w.is_ejected && now_s >= w.eject_until_s) {
+      w.is_ejected = false;
+      w.back_s = now_s;
+      w.heard_s = std::max(w.heard_s, now_s);
+    }
+    const bool is_silent = now_s - w.heard_s > options_.eject_after_s;
+    if (is_silent && !w.is_ejected && !ORIEL_MUTANT(silent_workers_stay)) {
+      eject(w, never_s);
+    }
+    if (w.is_new_ejection) {
+      w.is_new_ejection = false;
+      ejected.push_back(worker_id{i});
+    }
+  }
+}
+
+double worker_table::queue_s(worker_id worker, double now_s) const noexcept {
+  const entry& w = at(worker);
+  const double running_s = w.running == 0 ? 0.0 : std::max(0.0, w.running_until_s - now_s);
+  const double own_s = w.waiting_s + running_s;
+  return w.has_foreign_load ? std::max(own_s, w.free_at_s - now_s) : own_s;
+}
+
+worker_load worker_table::load(worker_id worker, double now_s) const noexcept {
+  const entry& w = at(worker);
+  worker_load load{
+      .queue_s = queue_s(worker, now_s),
+      .requests = std::max(w.waiting + w.running + w.decodes, w.last.queued + w.last.decoding),
+      .evict_token_s = w.last.evict_token_s};
+  if (const double since_s = now_s - w.back_s;
+      since_s < options_.slow_start_s && !ORIEL_MUTANT(no_slow_start)) {
+    const double least = options_.slow_start_share;
+    load.queue_s /= least + (1.0 - least) * std::max(0.0, since_s) / options_.slow_start_s;
+  }
+  return load;
+}
+
+worker_id worker_table::choose_decode(worker_id prefill, std::uint64_t needs) noexcept {
+  const auto fits = [&](const entry& w) {
+    return w.is_member && !w.is_draining && !w.is_ejected && w.profile.can_decode &&
+           (needs & ~w.profile.has) == 0;
+  };
+  if (fits(at(prefill))) {
+    return prefill;
+  }
+  const std::uint32_t count = workers();
+  std::uint32_t best = count;
+  std::uint64_t least_tokens = 0;
+  std::uint32_t least_requests = 0;
+  for (std::uint32_t k = 0; k < count; ++k) {
+    const std::uint32_t i = (next_decode_ + k) % count;
+    const entry& w = workers_[i];
+    const std::uint32_t requests = std::max(w.decodes, w.last.decoding);
+    const bool is_less = requests < least_requests ||
+                         (requests == least_requests && w.last.decode_tokens < least_tokens);
+    if (fits(w) && (best == count || is_less)) {
+      best = i;
+      least_tokens = w.last.decode_tokens;
+      least_requests = requests;
+    }
+  }
+  if (best == count) {
+    return no_worker;
+  }
+  next_decode_ = best + 1;
+  return worker_id{best};
+}
+
+}  // namespace oriel

@@ -1,0 +1,320 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// Which worker gets a request: what other routers are complained of for, and each term of the
+// score.
+#include "route/router_world.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <set>
+
+using namespace oriel_test;
+
+namespace {
+constexpr double endless = std::numeric_limits<double>::infinity();
+}  // namespace
+
+TEST_CASE("one hot worker does not turn affinity off for the others") {
+  const auto decide = [](auto score) {
+    router_world w(plain_options(8), score);
+    const prompt here(100, 1);
+    w.store(3, here, 100);
+    w.report(0, 300.0, 100);  // another one is hot
+    return w.place(here.longer(2, 1));
+  };
+  CHECK(decide(predicted_seconds{}) == 3);
+  CHECK(decide(match_minus_load{}) == 3);
+  CHECK(decide(threshold_gate{}) != 3);  // What is complained of.
+}
+
+TEST_CASE("a cold request goes to nobody who is overloaded, however little is cached there") {
+  router_world w(plain_options(4));
+  for (std::uint32_t worker = 1; worker < 4; ++worker) {
+    w.store(worker, prompt(200, worker), 200);
+  }
+  w.report(0, 60.0);  // has nothing, and much to do
+  std::set<std::uint32_t> used;
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    used.insert(w.place(prompt(10, 100 + i)));
+  }
+  CHECK(used == std::set<std::uint32_t>{1, 2, 3});
+}
+
+TEST_CASE("load counts from the decision on, before anybody reports or starts") {
+  router_world w(plain_options(8));
+  std::vector<std::uint32_t> count(8);
+  for (std::uint64_t i = 0; i < 64; ++i) {  // 32 K in, 1 out, all at once
+    ++count[w.place(prompt(500, i))];
+  }
+  CHECK(std::ranges::all_of(count, [](std::uint32_t n) { return n == 8; }));
+  CHECK(w.router.queue_s(worker_id{2}, w.now_s) == Approx(8 * 32.001));
+}
+
+TEST_CASE("of equal workers all take their turns, and nobody begins with number 0 by rule") {
+  const auto spread = [](auto score) {
+    router_world w(plain_options(5), score);
+    std::vector<std::uint32_t> count(5);
+    for (std::uint64_t i = 0; i < 50; ++i) {
+      const route_answer answer = w.ask(prompt(3, i));
+      ++count[to_index(answer.decision.worker)];
+      w.router.started(i + 1, 1, w.now_s);
+      w.router.prefilled(i + 1, 1, 0.193, w.now_s);
+      w.router.finished(i + 1, 1, w.now_s);
+      for (std::uint32_t worker = 0; worker < 5; ++worker) {
+        w.report(worker, 0.0);
+      }
+    }
+    return std::ranges::all_of(count, [](std::uint32_t n) { return n == 10; });
+  };
+  CHECK(spread(predicted_seconds{}));
+  CHECK(spread(match_minus_load{}));
+  CHECK(spread(threshold_gate{}));
+  CHECK(spread(least_load{}));
+  CHECK(spread(round_robin{}));
+  std::set<std::uint32_t> first;
+  for (std::uint64_t number = 0; number < 16; ++number) {
+    router_options o = plain_options(8);
+    o.router = number;
+    router_world w(o);
+    first.insert(w.place(prompt(3, 1)));
+  }
+  CHECK(first.size() >= 5);  // 16 routers of one fleet do not all begin with the same worker
+}
+
+TEST_CASE("routers that see the same old reports do not all choose the same worker") {
+  constexpr std::uint32_t routers = 8, workers = 16;
+  const auto most_on_one = [&](bool tells) {
+    std::vector<std::unique_ptr<router_world<>>> fleet;
+    for (std::uint64_t i = 0; i < routers; ++i) {
+      router_options o = plain_options(workers);
+      o.router = i;
+      auto& w = *fleet.emplace_back(std::make_unique<router_world<>>(o));
+      for (std::uint32_t worker = 0; worker < workers; ++worker) {
+        w.report(worker, worker == 5 ? 0.0 : 4.0);  // one is idle
+      }
+    }
+    std::vector<std::uint32_t> count(workers);
+    for (std::uint64_t i = 0; i < 12; ++i) {
+      for (auto& w : fleet) {
+        const prompt p(15, 1000 * i + count[0] + w->next_id + 77 * count[5]);
+        const route_answer answer = w->ask(p);
+        ++count[to_index(answer.decision.worker)];
+        for (auto& other : fleet) {
+          if (tells && other != w) {
+            other->router.note_placed(
+                answer.decision.worker, answer.decision.estimate_s, w->now_s + 1e-3);
+          }
+        }
+      }
+    }
+    return *std::ranges::max_element(count);
+  };
+  // 96 requests of one second: a fair share is 6, and 4 more for the one that was idle.
+  CHECK(most_on_one(true) <= 11);
+  CHECK(most_on_one(false) <= 40);  // told nothing, each counts its own alone
+}
+
+TEST_CASE("of two requests of a session that come at once the second follows the first") {
+  router_world w(plain_options(8));
+  const prompt both(200, 1);
+  const std::uint32_t first = w.place(both.longer(4, 1), 7);
+  CHECK(w.place(both.longer(9, 2), 7) == first);  // no event has come yet
+  CHECK(w.router.choices().followed == 1);
+  CHECK(w.place(prompt(200, 9), 8) != first);
+}
+
+TEST_CASE(
+    "a worker whose windows are gone is no hit; where workers heal it costs what a heal does") {
+  router_options o = plain_options(4);
+  const prompt p(100, 1);
+  const auto decide = [&] {
+    router_world w(o);
+    w.store(1, p, 100, 0, false);  // 6,400 tokens of full pages, no windows
+    w.store(2, p, 60);             // 3,840 tokens, resumable
+    return w.ask(p.longer(1, 1)).decision;
+  };
+  CHECK(to_index(decide().worker) == 2);
+  o.work.heal_s = 0.5;
+  const route_decision healed = decide();
+  CHECK(to_index(healed.worker) == 1);
+  CHECK(healed.terms.heal_s == 0.5);
+  CHECK(healed.estimate_s == Approx(0.5 + 0.065));
+}
+
+TEST_CASE("pages of lower tiers count as what it costs to fetch them, or not at all") {
+  router_options o = plain_options(3);
+  o.work.fetch_begin_s[1] = 0.01;
+  o.work.fetch_token_s[1] = 1e-4;
+  o.work.fetch_begin_s[3] = 0.1;
+  o.work.fetch_token_s[3] = 5e-3;  // slower than to compute
+  router_world w(o);
+  const prompt p(100, 1);
+  w.store(0, p, 50, 0);
+  w.store(0, p, 100, 1);
+  w.store(1, p, 100, 3);
+  std::vector<route_candidate> rows;
+  w.router.explain(w.request(p), w.now_s, rows);
+  REQUIRE(rows.size() == 3);
+  CHECK(rows[0].terms.fetch_s == Approx(0.01 + 1e-4 * 50 * 64));
+  CHECK(rows[0].terms.prefill_s == Approx(1e-3));
+  CHECK(rows[1].terms.fetch_s == 0.0);
+  CHECK(rows[1].terms.prefill_s == Approx(6.401));
+  CHECK(rows[2].terms.prefill_s == Approx(6.401));
+  CHECK(w.place(p) == 0);
+}
+
+TEST_CASE(
+    "a session moves when waiting costs more than computing twice, not when it costs as much") {
+  const prompt p(100, 1);  // 6.4 s to compute
+  const auto decide = [&](double queue_s, double weight) {
+    router_world w(plain_options(2),
+                   predicted_seconds({.duplicate_weight = weight, .copy_weight = 0.0}));
+    w.store(0, p, 100);
+    w.report(0, queue_s);
+    return w.place(p.longer(1, 1));
+  };
+  CHECK(decide(7.0, 0.0) == 1);  // greedy
+  CHECK(decide(7.0, 1.0) == 0);
+  CHECK(decide(12.0, 1.0) == 0);
+  CHECK(decide(14.0, 1.0) == 1);
+}
+
+TEST_CASE("what new pages push out makes a full worker dearer") {
+  router_world w(plain_options(2));
+  w.router.report({.worker = worker_id{0}, .sequence = 100, .at_s = w.now_s, .evict_token_s = 1e-2},
+                  w.now_s);
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    CHECK(w.place(prompt(10, i)) == 1);
+    w.report(1, 0.0);
+    w.now_s += 2.0;
+  }
+}
+
+TEST_CASE("session hash: sessions stay, spread, and when a worker goes only its own move") {
+  router_world w(plain_options(8), session_hash({.slack = endless}));
+  std::map<std::uint64_t, std::uint32_t> home;
+  std::vector<std::uint32_t> count(8);
+  for (std::uint64_t session = 1; session <= 800; ++session) {
+    home[session] = w.place(prompt(2, session), session);
+    ++count[home[session]];
+  }
+  CHECK(*std::ranges::min_element(count) > 60);
+  CHECK(*std::ranges::max_element(count) < 140);
+  w.router.leave(worker_id{3}, w.now_s);
+  for (const auto& [session, worker] : home) {
+    const std::uint32_t now = w.place(prompt(3, session), session);
+    CHECK((worker == 3 ? now != 3 : now == worker));
+  }
+}
+
+TEST_CASE("session hash: nobody is far above the mean, in seconds or in requests") {
+  for (const bool counts_requests : {false, true}) {
+    router_world w(plain_options(8),
+                   session_hash({.slack = 0.25,
+                                 .least_s = 1.0,
+                                 .least_requests = 1,
+                                 .counts_requests = counts_requests}));
+    std::vector<std::uint32_t> count(8);
+    for (std::uint64_t i = 0; i < 400; ++i) {
+      ++count[w.place(prompt(15, i), 1 + i % 3)];  // three sessions, far too busy
+    }
+    CHECK(*std::ranges::max_element(count) <= 50 * 1.25 + 2);
+  }
+}
+
+TEST_CASE("a request goes where its model and its adapter are, or nowhere") {
+  router_world w(plain_options(3));
+  w.router.join(worker_id{0}, {.has = 0b001}, 0.0);
+  w.router.join(worker_id{1}, {.has = 0b011}, 0.0);
+  w.router.join(worker_id{2}, {.has = 0b101}, 0.0);
+  const prompt p(4, 1);
+  const auto ask = [&](std::uint64_t needs) {
+    route_request r = w.request(p);
+    r.needs = needs;
+    return w.router.route(r, w.now_s);
+  };
+  for (int i = 0; i < 5; ++i) {
+    CHECK(ask(0b010).decision.worker == worker_id{1});
+    CHECK(ask(0b101).decision.worker == worker_id{2});
+  }
+  CHECK(ask(0b110).reason == refusal::nobody);
+  CHECK(ask(0b110).retry_after_s > 0.0);
+}
+
+TEST_CASE("pairs: prefill where the prefix is, decode where there is least, one after the other") {
+  router_world w(plain_options(5));
+  for (std::uint32_t i = 0; i < 5; ++i) {
+    w.router.join(worker_id{i}, {.can_prefill = i < 2, .can_decode = i >= 2}, 0.0);
+  }
+  const prompt p(50, 1);
+  w.store(1, p, 50);
+  w.store(4, p, 50);  // decodes; it is no place for a prefill
+  std::multiset<std::uint32_t> decoders;
+  for (int i = 0; i < 6; ++i) {
+    const route_decision d = w.ask(p).decision;
+    CHECK(d.worker == worker_id{1});
+    decoders.insert(to_index(d.decode));
+  }
+  CHECK(decoders == std::multiset<std::uint32_t>{2, 2, 3, 3, 4, 4});
+}
+
+TEST_CASE("who is new among others gets one request at first, and its share in the end") {
+  router_options o = plain_options(4);
+  o.health.slow_start_s = 10.0;
+  router_world w(o);
+  w.router.leave(worker_id{2}, w.now_s);
+  w.router.join(worker_id{2}, {}, w.now_s);
+  w.report(2, 0.0);
+  for (const std::uint32_t worker : {0u, 1u, 3u}) {
+    w.report(worker, 3.0);  // it is idle, the others are not
+  }
+  std::vector<std::uint32_t> count(4);
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    ++count[w.place(prompt(15, i))];
+  }
+  CHECK(count[2] == 1);
+  w.now_s += 10.0;
+  for (std::uint32_t worker = 0; worker < 4; ++worker) {
+    w.report(worker, worker == 2 ? 0.0 : 3.0);
+  }
+  for (std::uint64_t i = 0; i < 2; ++i) {
+    CHECK(w.place(prompt(15, 50 + i)) == 2);
+  }
+}
+
+TEST_CASE("explain shows every worker and changes nothing") {
+  router_world w(plain_options(3));
+  const prompt p(100, 1);
+  w.store(1, p, 64);
+  w.router.drain(worker_id{2}, w.now_s);
+  const route_request r = w.request(p);
+  std::vector<route_candidate> rows;
+  w.router.explain(r, w.now_s, rows);
+  w.router.explain(r, w.now_s, rows);
+  REQUIRE(rows.size() == 6);
+  CHECK(rows[1].prefix.safe_pages[0] == 64);
+  CHECK(rows[1].terms.match == Approx(0.64));
+  CHECK(rows[0].terms.duplicate_s > 0.0);
+  CHECK(rows[0].terms.total > rows[1].terms.total);
+  CHECK(rows[0].terms.total == rows[3].terms.total);
+  CHECK(!rows[2].is_eligible);
+  CHECK(w.router.book().in_flight() == 0);
+  const route_answer answer = w.router.route(r, w.now_s);
+  CHECK(answer.decision.worker == worker_id{1});
+  CHECK(answer.decision.terms.total == rows[1].terms.total);
+}
+
+TEST_CASE("degraded, sessions go by hash, and are counted; well again, by prefix") {
+  router_world w(plain_options(8));
+  const prompt p(100, 1);
+  w.store(6, p, 100);
+  w.router.set_degraded(true);
+  const std::uint32_t by_hash = w.place(p, 5);
+  CHECK(w.place(p, 5) == by_hash);
+  CHECK(w.router.choices().degraded == 2);
+  w.router.set_degraded(false);
+  CHECK(w.place(p, 6) == 6);
+}

@@ -272,7 +272,9 @@ std::string tiers_text(const sim::tier_sizes& tiers) {
   if (tiers.host_tokens != 0) {
     text += ", host " + tokens_text(tiers.host_tokens);
   }
-  text += tiers.shared_tokens != 0 ? ", L3 " + tokens_text(tiers.shared_tokens) : ", no L3";
+  if (tiers.shared_tokens != 0) {
+    text += ", L3 of all " + tokens_text(tiers.shared_tokens);
+  }
   return text + " tokens";
 }
 
@@ -297,9 +299,9 @@ std::vector<replay::fleet_fact> facts_of(const replay_options& o,
   std::vector<replay::fleet_fact> facts{
       {"Workers", fmt::format("{} nodes of 8 GPUs", f.workers)},
       {"Sessions",
-       fmt::format("{}, each {} times over {:.3g} h",
+       fmt::format("{}, each {} over {:.3g} h",
                    replay::grouped(workload.sessions.size()),
-                   span.clones,
+                   span.clones == 1 ? "once" : fmt::format("{} times", span.clones),
                    span.hours)},
       {"Requests", replay::grouped(workload.requests.size() * std::uint64_t{span.clones})},
       {"Arrivals", f.is_open ? "open: as the trace says" : "closed: a turn waits for the last"}};

@@ -284,14 +284,14 @@ std::optional<sim::tier_sizes> parse_fleet_tiers(std::string_view text) {
     std::uint64_t& tokens = name == "device" ? sizes.device_tokens
                             : name == "host" ? sizes.host_tokens
                                              : sizes.shared_tokens;
-    const auto size = equals == std::string_view::npos
-                          ? std::nullopt
-                          : parse_count(part.substr(equals + 1), 1'000);
-    if ((name != "device" && name != "host" && name != "l3") || is_given || !size || *size == 0) {
+    const std::uint64_t size = equals == std::string_view::npos
+                                   ? 0
+                                   : parse_count(part.substr(equals + 1), 1'000).value_or(0);
+    if ((name != "device" && name != "host" && name != "l3") || is_given || size == 0) {
       return std::nullopt;
     }
     is_given = true;
-    tokens = *size;
+    tokens = size;
   }
   return has_device ? std::optional{sizes} : std::nullopt;
 }

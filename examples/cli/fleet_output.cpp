@@ -6,16 +6,19 @@
 #include <nlohmann/json.hpp>
 #include <replay/fleet_text.hpp>
 
-#include <cmath>
+#include <algorithm>
+#include <array>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace oriel::cli {
 namespace {
 
 using json = nlohmann::ordered_json;
 using unit = replay::fleet_metric::unit;
+using replay::bucket_name;
 using replay::fleet_report;
 using replay::run_figures;
 
@@ -23,23 +26,40 @@ constexpr double chunk_tokens = 16'384;
 
 // -- Tables --------------------------------------------------------------------------------------
 
-/// Text in a column of so many characters, not bytes: "±" and "×" have two.
-std::string column(std::string_view text, std::size_t width, bool is_left = false) {
-  std::size_t characters = 0;
-  for (const char c : text) {
-    characters += (static_cast<unsigned char>(c) & 0xC0u) != 0x80u ? 1 : 0;
-  }
-  const std::string blanks(characters < width ? width - characters : 1, ' ');
-  return is_left ? std::string(text) + blanks : blanks + std::string(text);
-}
+/// Columns as wide as what is in them, the first to the left, the others to the right.
+class text_table {
+ public:
+  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
 
-std::size_t name_width(const fleet_report& report) {
-  std::size_t width = 12;
-  for (const replay::policy_summary& policy : report.policies) {
-    width = std::max(width, policy_name(policy).size() + 2);
+  void print() const {
+    std::vector<std::size_t> widths;
+    for (const auto& row : rows_) {
+      widths.resize(std::max(widths.size(), row.size()));
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        widths[i] = std::max(widths[i], characters_of(row[i]));
+      }
+    }
+    for (const auto& row : rows_) {
+      std::string line;
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        const std::string blanks(widths[i] - characters_of(row[i]), ' ');
+        line += i == 0 ? row[i] + blanks : "   " + blanks + row[i];
+      }
+      line.erase(line.find_last_not_of(' ') + 1);
+      print_out("{}\n", line);
+    }
   }
-  return width;
-}
+
+ private:
+  /// Not bytes: "±" and "×" have two.
+  static std::size_t characters_of(std::string_view text) {
+    return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+      return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u;
+    }));
+  }
+
+  std::vector<std::vector<std::string>> rows_;
+};
 
 void print_facts(const fleet_report& report) {
   print_out("{}\n", report.trace);
@@ -61,7 +81,7 @@ void print_calibration(const fleet_report& report) {
       used.cost.step_s * 1e3);
   print_out("  fitted to  ");
   for (const bool held_out : {false, true}) {
-    print_out(held_out ? "\n  held out   " : "");
+    print_out("{}", held_out ? "\n  held out   " : "");
     for (const sim::prefill_point& point : used.points) {
       if (point.is_held_out == held_out) {
         print_out("{:>6.0f}K {:+.1f} %", point.tokens / 1024, 100 * point.error);
@@ -92,94 +112,88 @@ void print_comparison(const fleet_report& report) {
                              "gpu_seconds",
                              "local_miss_tokens",
                              "tokens_per_second"};
-  constexpr std::size_t width = 20;
-  const std::size_t names = name_width(report);
-  std::string line = column("Means over seeds", names, true);
+  text_table table;
+  std::vector<std::string> heading{"Means over seeds"};
   for (const char* const key : shown) {
-    line += column(replay::fleet_metrics()[replay::metric_index(key)].label, width);
+    heading.emplace_back(replay::fleet_metrics()[replay::metric_index(key)].label);
   }
-  print_out("\n{}\n", line);
+  table.add(heading);
   for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
     const replay::policy_summary& row = report.policies[policy];
-    std::string figures = column(policy_name(row), names, true);
-    std::string ratios = column("", names, true);
+    std::vector<std::string> figures{policy_name(row)}, ratios{"  against the first"};
     for (const char* const key : shown) {
       const std::size_t i = replay::metric_index(key);
-      figures += column(mean_text(replay::fleet_metrics()[i].in, row.metrics[i].mean), width);
-      ratios += column(ratio_text(row.metrics[i].ratio), width);
+      figures.push_back(mean_text(replay::fleet_metrics()[i].in, row.metrics[i].mean));
+      ratios.push_back(ratio_text(row.metrics[i].ratio));
     }
-    print_out("{}\n", figures);
+    table.add(figures);
     if (policy != 0) {
-      print_out("{}\n", ratios);
+      table.add(ratios);
     }
   }
+  print_out("\n");
+  table.print();
 }
 
 /// @param ttft  of a run
 template <class Ttft>
-void print_ttft_rows(const fleet_report& report, std::string_view title, Ttft ttft) {
-  print_out("{}\n", title);
+void add_ttft(text_table& table, const fleet_report& report, const std::string& title, Ttft ttft) {
+  table.add({title});
   for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
-    const auto mean = [&](double replay::ttft_figures::*figure) {
-      return replay::duration_text(
-          replay::seed_mean(report, policy, [&](const run_figures& r) { return ttft(r).*figure; }));
+    const auto mean = [&](auto replay::ttft_figures::*figure) {
+      return replay::seed_mean(report, policy, [&](const run_figures& r) {
+        return static_cast<double>(ttft(r).*figure);
+      });
     };
-    const double requests = replay::seed_mean(report, policy, [&](const run_figures& r) {
-      return static_cast<double>(ttft(r).requests);
-    });
-    print_out("  {}{}{}{}{}\n",
-              column(policy_name(report.policies[policy]), name_width(report), true),
-              column(fmt::format("{:.0f}", requests), 12),
-              column(mean(&replay::ttft_figures::p50_ms), 11),
-              column(mean(&replay::ttft_figures::p90_ms), 11),
-              column(mean(&replay::ttft_figures::p99_ms), 11));
+    const double requests = mean(&replay::ttft_figures::requests);
+    std::vector<std::string> row{"  " + policy_name(report.policies[policy]),
+                                 fmt::format("{:.0f}", requests)};
+    for (const auto figure : {&replay::ttft_figures::p50_ms,
+                              &replay::ttft_figures::p90_ms,
+                              &replay::ttft_figures::p99_ms}) {
+      row.push_back(requests == 0 ? "-" : replay::duration_text(mean(figure)));
+    }
+    table.add(std::move(row));
   }
 }
 
 void print_ttft(const fleet_report& report) {
-  print_out("\n{}{}{}{}{}\n",
-            column("Time to first token", name_width(report) + 2, true),
-            column("requests", 12),
-            column("p50", 11),
-            column("p90", 11),
-            column("p99", 11));
+  text_table table;
+  table.add({"Time to first token", "requests", "p50", "p90", "p99"});
   for (std::size_t bucket = 0; bucket < report.buckets.size(); ++bucket) {
-    print_ttft_rows(
+    add_ttft(
+        table,
         report,
         fmt::format("{} tokens", bucket_name(report.buckets, bucket)),
         [&](const run_figures& r) -> const auto& { return r.ttft_by_bucket[bucket]; });
   }
-  print_ttft_rows(
-      report, "cold", [](const run_figures& r) -> const auto& { return r.cold; });
-  print_ttft_rows(
-      report, "hot", [](const run_figures& r) -> const auto& { return r.hot; });
+  add_ttft(
+      table, report, "cold", [](const run_figures& r) -> const auto& { return r.cold; });
+  add_ttft(
+      table, report, "hot", [](const run_figures& r) -> const auto& { return r.hot; });
+  print_out("\n");
+  table.print();
 }
 
 void print_hits(const fleet_report& report) {
-  std::string line = column("Input tokens from", name_width(report) + 2, true);
-  for (const char* const tier : replay::hit_tier_names) {
-    line += column(tier, 10);
-  }
-  print_out("\n{}{}\n", line, column("computed", 10));
+  text_table table;
+  std::vector<std::string> heading{"Input tokens from"};
+  heading.insert(heading.end(), replay::hit_tier_names.begin(), replay::hit_tier_names.end());
+  heading.emplace_back("computed");
+  table.add(std::move(heading));
   for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
-    std::string row =
-        column("  " + policy_name(report.policies[policy]), name_width(report) + 2, true);
+    const auto add_share = [&](std::vector<std::string>& row, auto share) {
+      row.push_back(replay::quantity_text(unit::share, replay::seed_mean(report, policy, share)));
+    };
+    std::vector<std::string> row{"  " + policy_name(report.policies[policy])};
     for (std::size_t tier = 0; tier < replay::hit_tiers; ++tier) {
-      row +=
-          column(replay::quantity_text(
-                     unit::share,
-                     replay::seed_mean(
-                         report, policy, [&](const run_figures& r) { return r.hit_share(tier); })),
-                 10);
+      add_share(row, [&](const run_figures& r) { return r.hit_share(tier); });
     }
-    row += column(
-        replay::quantity_text(
-            unit::share,
-            replay::seed_mean(
-                report, policy, [](const run_figures& r) { return 1 - r.token_hit_rate(); })),
-        10);
-    print_out("{}\n", row);
+    add_share(row, [](const run_figures& r) { return 1 - r.token_hit_rate(); });
+    table.add(std::move(row));
   }
+  print_out("\n");
+  table.print();
 }
 
 // -- JSON ----------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 # oriel::tier - the tiers below the device pools (include/oriel/tier): host memory, disk, remote.
+# The simulated fleet (include/oriel/sim/cluster.hpp) has tiers too, so it is here.
 # OpenSSL hashes keys (and encrypts a connection where a server asks); liburing, where it is found,
 # carries disk IO, and threads do where it is not.
 find_package(OpenSSL REQUIRED)
@@ -11,7 +12,7 @@ else()
   set(ORIEL_USES_LIBURING OFF)
 endif()
 
-file(GLOB oriel_tier_sources CONFIGURE_DEPENDS src/tier/*.cpp)
+file(GLOB oriel_tier_sources CONFIGURE_DEPENDS src/tier/*.cpp src/sim/cluster/*.cpp)
 # A unit named *_sse42.cpp is entered only after its instructions were seen on the CPU.
 foreach(source IN LISTS oriel_tier_sources)
   if(source MATCHES "_sse42\\.cpp$" AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

@@ -68,7 +68,8 @@ struct cached_page {
   chain_hash space;        ///< digest of its namespace
   std::uint32_t page = 0;  ///< logical page
   page_handle full;
-  chain_hash hash;  ///< if the tree keeps a hash chain
+  chain_hash hash;    ///< if the tree keeps a hash chain
+  chain_hash parent;  ///< of the page before, or of the namespace; the same
   std::span<const token_id> tokens;
   bool is_locked = false;
 };

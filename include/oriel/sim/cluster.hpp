@@ -106,8 +106,8 @@ struct cluster_options {
   std::vector<outage> worker_outages = {};  ///< caches are lost
   std::vector<outage> router_outages = {};
   std::vector<outage> store_outages = {};  ///< of the routers' state store; `who` means nothing
-  /// Times that routing decisions take are measured: they are not the same in two runs.
-  bool measures_decisions = false;
+  /// A wall clock, for what a decision and the whole run take; null: nobody asks.
+  std::uint64_t (*wall_ns)() = nullptr;
   std::uint64_t seed = 1;  ///< of loss, delay, cancellations; starts of sessions are the view's
 };
 

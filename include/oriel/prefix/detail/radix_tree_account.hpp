@@ -41,6 +41,7 @@ void ORIEL_TREE::visit_pages(Visit&& visit) const {
             .page = n.begin + at,
             .full = store_.full_page(n.full[at]),
             .hash = options_.keeps_hash_chain ? store_.hash_of({node, at}) : chain_hash{},
+            .parent = options_.keeps_hash_chain ? store_.hash_before({node, at}) : chain_hash{},
             .tokens = store_.tokens(n.full[at]),
             .is_locked = n.locks != 0};
         visit(std::as_const(page), 0u, page.full);

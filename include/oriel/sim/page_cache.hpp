@@ -1,0 +1,190 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `page_cache`: the pages of one tier of a simulated node: a real prefix tree over pages that have
+/// no bytes.
+///
+/// One token of the tree is one page of the workload: page ids name all tokens up to their end, so
+/// a tree of page size 1 over ids does what one of page size P over tokens does, P times cheaper. A
+/// window of W tokens needs the pages of the W - 1 tokens before a boundary, so it becomes one of
+/// 1 + ceil((W - 1) / P) pages. tests/cluster/page_cache_test.cpp compares the two.
+#pragma once
+
+#include <oriel/kv/paged_allocator.hpp>
+#include <oriel/prefix/order_hit_density.hpp>
+#include <oriel/prefix/radix_tree.hpp>
+#include <oriel/prefix/sequence_prefix.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace oriel::sim {
+
+/// W tokens in pages of P.
+[[nodiscard]] constexpr std::uint32_t window_in_pages(std::uint32_t window_tokens,
+                                                      std::uint32_t page_tokens) noexcept {
+  return 1 + (window_tokens - 1 + page_tokens - 1) / page_tokens;
+}
+
+struct page_cache_options {
+  std::uint32_t full_pages = 0;
+  std::vector<std::uint32_t> window_pages = {};  ///< [window kinds] that the cache may keep
+  std::vector<std::uint32_t> windows = {};       ///< [window kinds] in pages
+  std::uint32_t slack_pages = 1;
+  /// Window pages that one publication offers at most; they have room of their own, as the ring of
+  /// a running sequence has.
+  std::uint32_t offered_pages = 512;
+  std::uint32_t leases_max = 4096;
+  std::uint32_t namespaces_max = 1u << 16;
+  std::uint64_t seed = 1;  ///< of the order of eviction, which samples
+};
+
+/// All lengths are in pages, which are the tokens of the tree.
+///
+/// *Thread safety* none. *Memory* that of the tree and of its pools.
+class page_cache {
+ public:
+  using pool_type = paged_allocator<>;
+  using tree_type = radix_tree<pool_type, hit_density_order, keep_branch_points, event_forwarder>;
+  using lease = tree_type::lease;
+
+  /// @throws std::bad_alloc
+  explicit page_cache(page_cache_options options)
+      : options_(std::move(options)),
+        pools_(make_pools(options_)),
+        tree_(pools_.all,
+              {.page_size = 1,
+               .windows = options_.windows,
+               .slack_pages = options_.slack_pages,
+               .leases_max = options_.leases_max,
+               .namespaces_max = options_.namespaces_max,
+               .keeps_hash_chain = true},
+              {},
+              {},
+              [&](std::uint32_t runs) { return hit_density_order(runs, options_.seed); }),
+        missing_(pools_.all.size()),
+        windows_(options_.windows.size()),
+        spans_(options_.windows.size()) {}
+  page_cache(const page_cache&) = delete;
+  page_cache& operator=(const page_cache&) = delete;
+
+  [[nodiscard]] const page_cache_options& options() const noexcept { return options_; }
+  [[nodiscard]] tree_type& tree() noexcept { return tree_; }
+  [[nodiscard]] const tree_type& tree() const noexcept { return tree_; }
+  [[nodiscard]] std::uint32_t capacity() const noexcept { return pools_.all[0].capacity(); }
+  /// Pages of a pool that somebody holds.
+  [[nodiscard]] std::uint32_t used(std::uint32_t pool) const noexcept {
+    return pools_.all[pool].capacity() - pools_.all[pool].available();
+  }
+  /// Changes whenever a match may answer differently.
+  [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
+
+  [[nodiscard]] prefix_match match(const cache_namespace& space,
+                                   std::span<const token_id> tokens) const noexcept {
+    return tree_.match(space, tokens);
+  }
+  [[nodiscard]] lease pin(const cache_namespace& space,
+                          std::span<const token_id> tokens,
+                          const prefix_match& found,
+                          pin_extent extent,
+                          std::uint64_t now_us) noexcept {
+    return tree_.pin(space, tokens, found, extent, now_us);
+  }
+  void release(lease& held, const lease_end& end, std::uint64_t now_us) noexcept {
+    tree_.release(held, end, now_us);
+  }
+
+  /// Gives the tree the pages [held, end) of a path, and the window pages [first_window, end) that
+  /// its retention wants. What has no room beside leased pages is not kept.
+  /// @param chain  links of the path; those of [held, end) are read
+  /// @returns where the path ends now. O(pages)
+  std::uint32_t publish(lease& held,
+                        std::span<const token_id> tokens,
+                        std::span<const chain_hash> chain,
+                        std::uint32_t first_window,
+                        std::uint32_t end,
+                        bool keeps_tail,
+                        std::uint64_t now_us) {
+    const std::uint32_t first = held.full_tokens();
+    if (!held || end < first || end == 0) {
+      return first;
+    }
+    const std::uint32_t room = pools_.all[0].available() + tree_.evictable_full_pages();
+    if (end - first > room) {
+      end = first + room;
+      keeps_tail = false;  // The path goes on, though not here.
+    }
+    missing_[0] = end - first;
+    for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
+      const std::uint32_t most =
+          std::min(options_.offered_pages,
+                   pools_.all[kind + 1].available() + tree_.evictable_window_pages(kind));
+      const std::uint32_t from = std::max(std::min(first_window, end), end - std::min(end, most));
+      spans_[kind].first_page = from;
+      missing_[kind + 1] = end - from;
+    }
+    const bool has_room =
+        make_room(tree_, pools_, std::span<const std::uint32_t>(missing_), now_us);
+    ORIEL_EXPECTS(has_room);
+    take(0, full_, missing_[0]);
+    for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
+      take(kind + 1, windows_[kind], missing_[kind + 1]);
+      spans_[kind].pages = windows_[kind];
+    }
+    auto fresh = tree_.reserve(
+        {.first_page = first, .full = full_, .windows = spans_, .keeps_tail = keeps_tail});
+    tree_.commit(held, fresh, tokens.first(end), now_us, chain.first(end));
+    pools_.all[0].release(full_);
+    for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
+      pools_.all[kind + 1].release(windows_[kind]);
+      const std::uint32_t kept = tree_.window_pages(kind);
+      if (kept > options_.window_pages[kind]) {
+        tree_.evict_window(kind, kept - options_.window_pages[kind]);
+      }
+    }
+    ++epoch_;
+    return end;
+  }
+
+  /// All is lost. @pre no lease is left
+  void clear() noexcept {
+    tree_.clear();
+    ++epoch_;
+  }
+
+ private:
+  struct node_pools {
+    std::vector<pool_type> all;  // [1 + window kinds]
+    [[nodiscard]] const pool_type& pool(pool_id id) const noexcept { return all[to_index(id)]; }
+  };
+
+  static node_pools make_pools(const page_cache_options& o) {
+    ORIEL_EXPECTS(o.window_pages.size() == o.windows.size());
+    node_pools pools;
+    pools.all.emplace_back(o.full_pages);
+    for (const std::uint32_t pages : o.window_pages) {
+      pools.all.emplace_back(pages + o.offered_pages);
+    }
+    return pools;
+  }
+
+  void take(std::uint32_t pool, std::vector<page_handle>& out, std::uint32_t pages) {
+    out.resize(pages);
+    const bool taken = pools_.all[pool].try_allocate(out);
+    ORIEL_EXPECTS(taken);
+  }
+
+  page_cache_options options_;
+  node_pools pools_;
+  tree_type tree_;
+  std::uint64_t epoch_ = 1;
+  std::vector<std::uint32_t> missing_;  // [pools]
+  std::vector<page_handle> full_;
+  std::vector<std::vector<page_handle>> windows_;  // [kinds]
+  std::vector<window_page_span> spans_;            // [kinds]
+};
+
+}  // namespace oriel::sim

@@ -1,0 +1,290 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// What the routers of a simulated fleet hear, how late, and what breaks.
+#include "cluster_run.hpp"
+
+#include <oriel/core/mutation.hpp>
+
+#include <algorithm>
+
+namespace oriel::sim {
+
+void cluster_run::start_router(std::uint32_t r) {
+  const node_cost& cost = options_.node.cost;
+  const double scale = 1.0 + cost.mtp_share;
+  const double token_bytes = static_cast<double>(model_.fetch.page_bytes[0]) / base_.page_tokens;
+  router_options made;
+  made.index = {.page_size = base_.page_tokens,
+                .windows = model_.fetch.windows,
+                .workers = options_.workers,
+                .capacity_pages = 1u << 20};
+  const std::uint64_t pages = (options_.tiers.device_tokens + options_.tiers.host_tokens) /
+                              base_.page_tokens * options_.workers;
+  made.index.capacity_pages =
+      static_cast<std::uint32_t>(std::clamp<std::uint64_t>(pages, 1u << 16, (1u << 24) - 1));
+  made.work = {.page_tokens = base_.page_tokens,
+               .token_s = scale * cost.prefill.token_s,
+               .pair_s = scale * cost.prefill.pair_s,
+               .request_s = cost.step_s};
+  made.work.fetch_token_s[1] = token_bytes / options_.tiers.host.bytes_per_s;
+  made.work.fetch_begin_s[1] = options_.tiers.host.latency_s;
+  if (options_.may_heal) {
+    const heal_bounds deep{.full_length = 4096 * base_.page_tokens,
+                           .prompt_tokens = 4096 * base_.page_tokens + 1,
+                           .safe_length = 0};
+    made.work.heal_s =
+        seconds_of(heal_flops(model_.fetch.model, model_.fetch.healing, deep), options_.node.rates);
+  }
+  made.life.attempts_max = options_.attempts_max;
+  made.life.retries_after_first_token = true;
+  made.health.eject_after_s =
+      std::max(5.0, 5.0 * options_.stale.report_every_s + options_.stale.report_delay_s);
+  made.router = r;
+  seat& s = routers_[r];
+  s.router = make_router(options_.router, made);
+  ++s.life;
+  s.is_replaying.assign(options_.workers, false);
+  s.router->set_degraded(is_store_away_);
+  for (std::uint32_t w = 0; w < options_.workers; ++w) {
+    const bool has_buckets = options_.buckets && options_.buckets->size() > 1;
+    s.router->join(
+        worker_id{w},
+        {.has = has_buckets ? std::uint64_t{1} << bucket_of_worker_[w] : ~std::uint64_t{0}},
+        loop_.now_s());
+  }
+}
+
+/// The simulator's own books, and then what routers are told.
+void cluster_run::on_cache(std::uint32_t worker, const cache_event& event) {
+  if (event.pool == 0 && event.kind != cache_event_kind::cleared) {
+    holders_.add(event.space.low,
+                 to_index(event.tokens[0]),
+                 event.kind == cache_event_kind::stored ? 1 : -1);
+  }
+  if (!nodes_[worker].is_down) {
+    nodes_[worker].batch->take(event, [&](const worker_event& e) { send(worker, e); });
+  }
+}
+
+void cluster_run::flush(std::uint32_t worker) {
+  nodes_[worker].batch->flush([&](const worker_event& e) { send(worker, e); });
+}
+
+void cluster_run::send(std::uint32_t, const worker_event& event) {
+  const staleness& s = options_.stale;
+  const random_stream draws = stream_for(options_.seed, draw_purpose::event_loss);
+  for (std::uint32_t r = 0; r < routers_.size(); ++r) {
+    if (!routers_[r].router) {
+      continue;
+    }
+    const bool is_lost = s.event_loss > 0.0 && draws.uniform(lost_drawn_++) < s.event_loss;
+    if (is_lost || is_store_away_) {
+      ++out_.counters.lost_events;
+      continue;
+    }
+    if (s.event_delay_s == 0.0) {
+      deliver(r, event);
+    } else {
+      loop_.after(s.event_delay_s, {happens::delivery, letters_.keep(r, event), 0});
+    }
+  }
+}
+
+void cluster_run::deliver(std::uint32_t r, const worker_event& event) {
+  seat& s = routers_[r];
+  if (!s.router) {
+    return;
+  }
+  s.router->apply(event);
+  if (options_.stale.event_loss > 0.0 || !options_.store_outages.empty() ||
+      !options_.router_outages.empty()) {
+    see_gaps(r, to_index(event.worker));
+  }
+}
+
+/// An event did not come: the worker tells all that it has.
+void cluster_run::see_gaps(std::uint32_t r, std::uint32_t worker) {
+  seat& s = routers_[r];
+  const worker_state state = s.router->index().state(worker_id{worker});
+  const auto missing = s.router->index().missing(worker_id{worker});
+  const bool is_behind = state == worker_state::unsure || missing.first != missing.end;
+  if (is_behind && !s.is_replaying[worker] && !ORIEL_MUTANT(sim_gaps_are_not_mended)) {
+    s.is_replaying[worker] = true;
+    loop_.after(options_.stale.replay_delay_s, {happens::replay, worker, r});
+  }
+}
+
+void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
+  seat& s = routers_[r];
+  node& n = nodes_[worker];
+  if (!s.router) {
+    return;
+  }
+  s.is_replaying[worker] = false;
+  if (n.is_down || is_store_away_) {
+    return;
+  }
+  flush(worker);
+  ++out_.counters.replays;
+  struct page {
+    std::uint32_t tier, pool, at;
+    chain_hash hash, parent;
+  };
+  std::vector<page> pages;
+  n.worker->visit_pages([&](std::uint8_t tier, const cached_page& p, std::uint32_t pool) {
+    pages.push_back({tier, pool, p.page, p.hash, p.parent});
+  });
+  std::ranges::stable_sort(pages, {}, [](const page& p) { return p.at; });
+  worker_event e{.worker = worker_id{worker},
+                 .kind = worker_event_kind::replay_begin,
+                 .is_replay = true,
+                 .epoch = n.life};
+  s.router->apply(e);
+  e.kind = worker_event_kind::stored;
+  for (const page& p : pages) {
+    e.tier = static_cast<std::uint8_t>(p.tier);
+    e.pool = p.pool;
+    e.first_page = p.at;
+    e.parent = p.parent;
+    e.links = {&p.hash, 1};
+    s.router->apply(e);
+  }
+  e = {.worker = worker_id{worker},
+       .kind = worker_event_kind::replay_end,
+       .is_replay = true,
+       .epoch = n.life,
+       .sequence = n.batch->sequence(),
+       .replay_events = pages.size()};
+  s.router->apply(e);
+}
+
+void cluster_run::report_loads() {
+  const staleness& s = options_.stale;
+  for (std::uint32_t w = 0; w < nodes_.size(); ++w) {
+    if (nodes_[w].is_down) {
+      continue;
+    }
+    const load_report load = nodes_[w].worker->load(loop_.now_s());
+    for (std::uint32_t r = 0; r < routers_.size(); ++r) {
+      if (!routers_[r].router) {
+        continue;
+      }
+      if (s.report_delay_s == 0.0) {
+        routers_[r].router->report(load, loop_.now_s());
+      } else {
+        late_loads_.push_back({load, r});
+        loop_.after(s.report_delay_s,
+                    {happens::told_load, static_cast<std::uint32_t>(late_loads_.size() - 1), 0});
+      }
+    }
+  }
+}
+
+void cluster_run::gossip(std::uint32_t from, worker_id worker, double seconds) {
+  for (std::uint32_t r = 0; r < routers_.size(); ++r) {
+    if (r == from || !routers_[r].router || is_store_away_) {
+      continue;
+    }
+    if (options_.stale.gossip_delay_s == 0.0) {
+      routers_[r].router->note_placed(worker, seconds, loop_.now_s());
+    } else {
+      late_gossip_.push_back({worker, seconds, loop_.now_s(), r});
+      loop_.after(options_.stale.gossip_delay_s,
+                  {happens::gossip, static_cast<std::uint32_t>(late_gossip_.size() - 1), 0});
+    }
+  }
+}
+
+/// @param number  2 * outage, + 1 where it ends
+void cluster_run::change(std::uint32_t kind, std::uint64_t number) {
+  const bool is_over = number % 2 == 1;
+  if (kind == 0) {
+    const std::uint32_t w = options_.worker_outages[number / 2].who;
+    return is_over ? start_worker(w) : kill_worker(w);
+  }
+  const auto replay_all = [&](std::uint32_t r) {
+    for (std::uint32_t w = 0; w < nodes_.size(); ++w) {
+      routers_[r].is_replaying[w] = true;
+      loop_.after(options_.stale.replay_delay_s, {happens::replay, w, r});
+    }
+  };
+  if (kind == 1) {
+    const std::uint32_t r = options_.router_outages[number / 2].who;
+    if (is_over) {
+      start_router(r);
+      replay_all(r);
+      return;
+    }
+    routers_[r].router.reset();
+    ++routers_[r].life;
+    // What was at workers goes on. What waited for an answer of it asks another one.
+    for (std::uint32_t index = 0; index < live_.size(); ++index) {
+      live& l = live_[index];
+      if (l.at == stage::routing && l.router == r) {
+        fail_attempt(index);
+      }
+    }
+    return;
+  }
+  is_store_away_ = !is_over;
+  for (std::uint32_t r = 0; r < routers_.size(); ++r) {
+    if (routers_[r].router) {
+      routers_[r].router->set_degraded(is_store_away_);
+      if (is_over) {
+        replay_all(r);
+      }
+    }
+  }
+}
+
+void cluster_run::kill_worker(std::uint32_t w) {
+  node& n = nodes_[w];
+  if (n.is_down) {
+    return;
+  }
+  if (n.worker->is_busy()) {
+    add_busy(w, n.busy_from_s, loop_.now_s());
+  }
+  flush(w);
+  n.is_down = true;  // It tells nobody.
+  n.worker->visit_pages([&](std::uint8_t, const cached_page& p, std::uint32_t pool) {
+    if (pool == 0) {
+      holders_.add(p.space.low, to_index(p.tokens[0]), -1);
+    }
+  });
+  lost_.clear();
+  n.worker->kill(lost_, loop_.now_s());
+  for (std::uint32_t index = 0; index < live_.size(); ++index) {
+    if (live_[index].at == stage::decode && live_[index].worker == w) {
+      loop_.cancel(live_[index].decode_end);
+      lost_.push_back(index);
+    }
+  }
+  const std::vector<std::uint32_t> lost = lost_;
+  for (const std::uint32_t index : lost) {
+    fail_attempt(index);
+  }
+}
+
+void cluster_run::start_worker(std::uint32_t w) {
+  node& n = nodes_[w];
+  if (!n.is_down) {
+    return;
+  }
+  n.is_down = false;
+  ++n.life;
+  n.batch = std::make_unique<event_batch>(worker_id{w}, n.life);
+  const bool has_buckets = options_.buckets && options_.buckets->size() > 1;
+  for (seat& s : routers_) {
+    if (s.router) {
+      s.router->join(
+          worker_id{w},
+          {.has = has_buckets ? std::uint64_t{1} << bucket_of_worker_[w] : ~std::uint64_t{0}},
+          loop_.now_s());
+    }
+  }
+  // Its first event: there is nothing.
+  n.batch->take({.kind = cache_event_kind::cleared}, [&](const worker_event& e) { send(w, e); });
+}
+
+}  // namespace oriel::sim

@@ -1,0 +1,84 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What a simulated fleet knows of its caches that no router does, and the letters under way.
+#pragma once
+
+#include <oriel/core/hash.hpp>
+#include <oriel/route/worker_event.hpp>
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+namespace oriel::sim {
+
+/// How many (worker, tier) have each full page of each clone: what a request computes although
+/// somebody has it is a duplicate. *Memory* 2 bytes for each page of each clone.
+class page_holders_count {
+ public:
+  void start(std::uint32_t clones, std::uint32_t pages) {
+    pages_ = pages;
+    counts_.assign(std::size_t{clones} * pages, 0);
+  }
+  void name_clone(std::uint64_t space, std::uint32_t clone) { clones_[space] = clone; }
+  void add(std::uint64_t space, std::uint32_t page, int change) {
+    if (space != last_space_) {
+      last_space_ = space;
+      last_clone_ = clones_.at(space);
+    }
+    std::uint16_t& count = counts_[std::size_t{last_clone_} * pages_ + page];
+    count = static_cast<std::uint16_t>(count + change);
+  }
+  [[nodiscard]] bool has(std::uint32_t clone, std::uint32_t page) const noexcept {
+    return counts_[std::size_t{clone} * pages_ + page] != 0;
+  }
+
+ private:
+  std::uint32_t pages_ = 0;
+  std::vector<std::uint16_t> counts_;                        // [clones][pages]
+  std::unordered_map<std::uint64_t, std::uint32_t> clones_;  // by a name space's digest
+  std::uint64_t last_space_ = 0;
+  std::uint32_t last_clone_ = 0;
+};
+
+/// Worker events on their way to routers.
+class letter_box {
+ public:
+  /// Keeps a copy; its number until it is taken. O(links).
+  std::uint32_t keep(std::uint32_t router, const worker_event& event) {
+    if (free_.empty()) {
+      letters_.emplace_back();
+      free_.push_back(static_cast<std::uint32_t>(letters_.size() - 1));
+    }
+    const std::uint32_t number = free_.back();
+    free_.pop_back();
+    letter& l = letters_[number];
+    l.router = router;
+    l.event = event;
+    l.links.assign(event.links.begin(), event.links.end());
+    l.event.links = l.links;
+    return number;
+  }
+  /// take(router, event), and it is forgotten.
+  template <class Take>
+  void open(std::uint32_t number, Take&& take) {
+    const letter l = std::move(letters_[number]);  // Whoever takes it may send another.
+    free_.push_back(number);
+    worker_event event = l.event;
+    event.links = l.links;
+    take(l.router, event);
+  }
+
+ private:
+  struct letter {
+    std::uint32_t router = 0;
+    worker_event event;
+    std::vector<chain_hash> links;
+  };
+  std::vector<letter> letters_;
+  std::vector<std::uint32_t> free_;
+};
+
+}  // namespace oriel::sim

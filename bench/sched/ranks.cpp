@@ -56,19 +56,12 @@ std::vector<prompt> prompts_of(const replay::trace& t) {
   return prompts;
 }
 
-/// How tokens go to ranks.
-enum class policy : std::uint8_t {
-  mix,          ///< equal tokens; a rank that has room takes the oldest that nobody has
-  sticky_mix,   ///< equal tokens; a request has a rank, its session's
-  pack,         ///< rank_packer, any rank
-  sticky_pack,  ///< rank_packer, its session's
+/// How tokens go to ranks, and who is first.
+struct policy {
+  bool is_packed = false;  ///< by rank_packer; else equal tokens: who is first and on no other rank
+  bool is_sticky = false;  ///< a request has a rank, its session's
+  bool is_least_first = false;  ///< by the seconds that are left; else by arrival
 };
-constexpr bool is_sticky(policy p) {
-  return p == policy::sticky_mix || p == policy::sticky_pack;
-}
-constexpr bool is_packed(policy p) {
-  return p == policy::pack || p == policy::sticky_pack;
-}
 
 struct total {
   double seconds = 0.0, tokens = 0.0;
@@ -96,7 +89,7 @@ class instance {
         const prompt& p = stream[next];
         // A session's KV is where the hash of its number says.
         const std::uint32_t home = (p.session * 0x9E37'79B9u) >> 29;
-        jobs_.push_back({p.cached, p.missing, is_sticky(how_) ? home : any_rank});
+        jobs_.push_back({p.cached, p.missing, how_.is_sticky ? home : any_rank});
         all.tokens += p.missing;
       }
       if (jobs_.empty()) {
@@ -110,7 +103,12 @@ class instance {
  private:
   double step() {
     std::ranges::fill(work_, sim::rank_work{});
-    if (is_packed(how_)) {
+    if (how_.is_least_first) {
+      const chunk_cost own = cost_.own_cost(ranks);
+      std::ranges::stable_sort(
+          jobs_, {}, [&](const rank_job& j) { return own.seconds(j.computed, j.missing); });
+    }
+    if (how_.is_packed) {
       for (const rank_chunk& c : packer_.pack(jobs_)) {
         compute(jobs_[c.job], c.rank, c.tokens);
       }
@@ -121,7 +119,7 @@ class instance {
     }
     return cost_.barrier_s(work_);
   }
-  /// The oldest first. Who is begun stays on its rank.
+  /// Who is begun stays on its rank.
   void fill(std::uint32_t rank) {
     std::uint32_t left = chunk_tokens;
     for (rank_job& j : jobs_) {
@@ -183,38 +181,57 @@ void print(const char* name, const std::vector<double>& gains, double goal) {
   }
   const double t = t_95[std::min<std::size_t>(gains.size() - 1, std::size(t_95) - 1)];
   const double half = gains.size() < 2 ? 0.0 : t * std::sqrt(squares / (n - 1.0) / n);
-  std::printf("%-44s %+6.1f %% +- %.1f", name, 100.0 * mean, 100.0 * half);
+  std::printf("  %-38s %+6.1f %% +- %.1f", name, 100.0 * mean, 100.0 * half);
   if (goal > 0.0) {
     std::printf("   goal %+.0f %%: %s", 100.0 * goal, mean - half >= goal ? "met" : "missed");
   }
   std::printf("\n");
 }
 
+struct row {
+  const char* name;
+  policy how;
+  bool is_in_buckets;
+  double goal = 0.0;  ///< of the gain over mixing; 0: none
+  double sticky_goal = 0.0;
+};
+constexpr row rows[] = {
+    {"mixing, least work first", {.is_least_first = true}, false},
+    {"buckets, mixing in each", {}, true, 0.20},
+    {"packer, by arrival", {.is_packed = true}, false},
+    {"packer, least work first", {.is_packed = true, .is_least_first = true}, false, 0.60, 0.25},
+    {"packer in buckets, by arrival", {.is_packed = true}, true},
+    {"packer in buckets, least work first",
+     {.is_packed = true, .is_least_first = true},
+     true,
+     0.60,
+     0.25},
+};
+
 void measure(const std::vector<prompt>& prompts, std::uint64_t seeds) {
   const sim::node_cost cost = sim::calibrate_mimo_pro().cost;
   const length_buckets one{std::vector<std::uint32_t>{}}, three;
-  std::vector<double> buckets, packed, both, sticky_buckets, sticky, sticky_both, bound;
-  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
-    const auto stream = shuffled(prompts, seed);
-    const double mix = rate(stream, cost, policy::mix, one);
-    const double sticky_mix = rate(stream, cost, policy::sticky_mix, one);
-    std::printf("seed %llu: mixing %.0f tokens/s, sticky mixing %.0f\n",
-                static_cast<unsigned long long>(seed),
-                mix,
-                sticky_mix);
-    buckets.push_back(rate(stream, cost, policy::mix, three) / mix - 1.0);
-    packed.push_back(rate(stream, cost, policy::pack, one) / mix - 1.0);
-    both.push_back(rate(stream, cost, policy::pack, three) / mix - 1.0);
-    sticky_buckets.push_back(rate(stream, cost, policy::sticky_mix, three) / sticky_mix - 1.0);
-    sticky.push_back(rate(stream, cost, policy::sticky_pack, one) / sticky_mix - 1.0);
-    sticky_both.push_back(rate(stream, cost, policy::sticky_pack, three) / sticky_mix - 1.0);
+  for (const bool is_sticky : {false, true}) {
+    std::vector<std::vector<double>> gains(std::size(rows));
+    double base = 0.0;
+    for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
+      const auto stream = shuffled(prompts, seed);
+      const double mixing = rate(stream, cost, {.is_sticky = is_sticky}, one);
+      base += mixing / static_cast<double>(seeds);
+      for (std::size_t i = 0; i < gains.size(); ++i) {
+        policy how = rows[i].how;
+        how.is_sticky = is_sticky;
+        const auto& buckets = rows[i].is_in_buckets ? three : one;
+        gains[i].push_back(rate(stream, cost, how, buckets) / mixing - 1.0);
+      }
+    }
+    std::printf("%s: mixing by arrival %.0f tokens/s; over that:\n",
+                is_sticky ? "a request's rank is its session's" : "any rank",
+                base);
+    for (std::size_t i = 0; i < gains.size(); ++i) {
+      print(rows[i].name, gains[i], is_sticky ? rows[i].sticky_goal : rows[i].goal);
+    }
   }
-  print("buckets over mixing", buckets, 0.20);
-  print("free packer over mixing", packed, 0.60);
-  print("free packer in buckets over mixing", both, 0.0);
-  print("sticky buckets over sticky mixing", sticky_buckets, 0.0);
-  print("sticky packer over sticky mixing", sticky, 0.25);
-  print("sticky packer in buckets over sticky mixing", sticky_both, 0.0);
 }
 
 }  // namespace

@@ -60,10 +60,10 @@ void rank_packer::assign(std::span<const rank_job> jobs) {
     load_s_[rank] += r.seconds;
     queues_[rank].push_back(r.job);
   }
-  for (auto& queue : queues_) {  // Of both kinds, the most work first.
-    std::ranges::sort(queue, {}, [&](std::uint32_t job) {
-      return std::tuple(-options_.cost.seconds(jobs[job].computed, jobs[job].missing), job);
-    });
+  for (auto& queue : queues_) {
+    if (!ORIEL_MUTANT(ranks_take_the_longest_first)) {
+      std::ranges::sort(queue);
+    }
   }
 }
 

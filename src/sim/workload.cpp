@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/sim/workload.hpp>
 
 #include <limits>
@@ -23,8 +24,9 @@ constexpr chain_hash hash_of(std::uint64_t number) noexcept {
 }
 
 /// Clone 0 has none.
-constexpr chain_hash salt_of(std::uint32_t clone) noexcept {
-  return clone == 0 ? chain_hash{} : hash_of(std::uint64_t{clone} << 32);
+chain_hash salt_of(std::uint32_t clone) noexcept {
+  return clone == 0 || ORIEL_MUTANT(clones_share_links) ? chain_hash{}
+                                                        : hash_of(std::uint64_t{clone} << 32);
 }
 
 constexpr chain_hash salted(chain_hash link, chain_hash salt) noexcept {

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/sim/workload_builder.hpp>
 
 #include <algorithm>
@@ -52,15 +53,16 @@ std::uint32_t workload_builder::add(const facts& f,
   chain.names.assign(names.begin(), names.begin() + whole);
   chain.requests.push_back(std::move(request));
   const std::uint64_t tokens = std::uint64_t{f.input_tokens} + f.output_tokens;
-  built_.requests.push_back({.session = static_cast<std::uint32_t>(built_.sessions.size() - 1),
-                             .name_space = name_space_,
-                             .pages = static_cast<std::uint32_t>(tokens / built_.page_tokens),
-                             .input_tokens = f.input_tokens,
-                             .output_tokens = f.output_tokens,
-                             .arrival_s = f.arrival_s,
-                             .gap_s = std::min(f.gap_s, gap_max_s),
-                             .first_wait = static_cast<std::uint32_t>(built_.waits.size()),
-                             .waits = static_cast<std::uint32_t>(waits.size())});
+  built_.requests.push_back(
+      {.session = static_cast<std::uint32_t>(built_.sessions.size() - 1),
+       .name_space = name_space_,
+       .pages = static_cast<std::uint32_t>(tokens / built_.page_tokens),
+       .input_tokens = f.input_tokens,
+       .output_tokens = f.output_tokens,
+       .arrival_s = f.arrival_s,
+       .gap_s = ORIEL_MUTANT(gaps_have_no_end) ? f.gap_s : std::min(f.gap_s, gap_max_s),
+       .first_wait = static_cast<std::uint32_t>(built_.waits.size()),
+       .waits = static_cast<std::uint32_t>(waits.size())});
   built_.waits.insert(built_.waits.end(), waits.begin(), waits.end());
   ++session.requests;
   return index;
@@ -79,7 +81,9 @@ void workload_builder::find_pages(const agent_chain& chain,
   }
   for (std::size_t i = pages.size(); i < names.size(); ++i) {
     auto& ids = i == 0 ? first_ : next_;
-    const std::uint32_t before = i == 0 ? name_space_ : pages.back();
+    const std::uint32_t before = i == 0                                 ? name_space_
+                                 : ORIEL_MUTANT(names_stand_for_chains) ? 0
+                                                                        : pages.back();
     const auto [place, is_new] = ids.try_emplace(pair_of(before, names[i]), built_.distinct_pages);
     built_.distinct_pages += is_new ? 1 : 0;
     pages.push_back(place->second);
@@ -91,7 +95,8 @@ void workload_builder::add_output(std::vector<agent_request>& requests, std::siz
   std::vector<std::uint32_t>& pages = requests[i].pages;
   const std::size_t whole = pages.size();
   const std::size_t all = built_.requests[requests[i].index].pages;
-  for (std::size_t j = i + 1; j < requests.size(); ++j) {
+  for (std::size_t j = i + 1; j < requests.size() && !ORIEL_MUTANT(output_is_never_seen_again);
+       ++j) {
     const std::vector<std::uint32_t>& later = requests[j].pages;
     const std::size_t input = built_.requests[requests[j].index].input_tokens / built_.page_tokens;
     // An id stands for all before it, so the last one tells.

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Tests of the tests, as in mutants.cpp: tiers, routing and scheduling are compiled with their
-// planted bugs, and each must make its case fail; those of the segment store some case or some
-// life.
+// Tests of the tests, as in mutants.cpp: tiers, routing, scheduling and the simulator's core are
+// compiled with their planted bugs, and each must make its case fail; those of the segment store
+// some case or some life.
 //
 //     test.case_mutants          all of the list
 //     test.case_mutants NAME     one mutant, "" none
@@ -263,6 +263,43 @@ constexpr mutant all_mutants[] = {
      .kin = "ranks wait",
      .killer = "all work is done, no rank waits while it has work, and none has much more than its "
                "share"},
+    {.name = "ranks_take_the_longest_first",
+     .kin = "the order of service",
+     .killer = "a rank computes its prompts in the order in which they are given"},
+    // The simulator's core.
+    {.name = "loop_forgets_who_was_first",
+     .kin = "runs that differ",
+     .killer = "events happen by time, those of one instant in the order of planning"},
+    {.name = "loop_cancels_whoever_has_the_slot",
+     .kin = "an event is lost",
+     .killer = "what is cancelled does not happen"},
+    {.name = "names_stand_for_chains",
+     .kin = "hits that are none",
+     .killer = "a name stands for its page alone, an id for all before it"},
+    {.name = "output_is_never_seen_again",
+     .kin = "hits that are not counted",
+     .killer = "an output's pages are those that the next request goes on from"},
+    {.name = "gaps_have_no_end",
+     .kin = "a closed loop of people",
+     .killer = "an output's pages are those that the next request goes on from"},
+    {.name = "clones_share_links",
+     .kin = "hits that are none",
+     .killer = "clones share nothing but the shape"},
+    {.name = "barrier_waits_for_nobody",
+     .kin = "the layer barrier",
+     .killer = "a layer ends with the slowest rank, and the experts with all"},
+    {.name = "held_out_points_are_fitted",
+     .kin = "errors of the fit are told as predictions",
+     .killer = "two rates fitted to half of the published points tell the other half"},
+    {.name = "server_starts_over",
+     .kin = "work in is not work out",
+     .killer = "nobody has a lower mean sojourn than the least work first"},
+    {.name = "server_forgets_the_order",
+     .kin = "every policy is the same",
+     .killer = "the least work first is as good as the best of all schedules"},
+    {.name = "server_does_not_ask_its_guard",
+     .kin = "the theorem",
+     .killer = "a server without preemption keeps the guard's bound"},
 };
 
 std::string chosen;

@@ -132,10 +132,23 @@ TEST_CASE(
       {.computed = 0, .missing = 600, .rank = 1},
       {.computed = 0, .missing = 5'000, .rank = 1}};
   const auto chunks = packer.pack(jobs);
-  REQUIRE(chunks.size() == 2);
+  REQUIRE(chunks.size() == 3);
   CHECK(chunks[0] ==
-        rank_chunk{0, 0, 64});  // The least there is: rank 1 needs 6.3 s for its tokens.
-  CHECK(chunks[1] == rank_chunk{2, 1, 1024});
+        rank_chunk{0, 0, 64});  // The least there is: rank 1 needs less for its tokens.
+  CHECK(chunks[1] == rank_chunk{1, 1, 600});
+  CHECK(chunks[2] == rank_chunk{2, 1, 384});
+}
+
+TEST_CASE("a rank computes its prompts in the order in which they are given") {
+  rank_packer packer({.ranks = 1, .chunk_tokens = 1024, .cost = {.token_s = 1.0}});
+  const rank_job small{.missing = 400}, large{.missing = 5'000};
+  const auto first = [&](rank_job a, rank_job b) {
+    const std::vector<rank_job> jobs{a, b};
+    const auto chunks = packer.pack(jobs);
+    return std::vector<rank_chunk>(chunks.begin(), chunks.end());
+  };
+  CHECK(first(small, large) == std::vector<rank_chunk>{{0, 0, 400}, {1, 0, 576}});
+  CHECK(first(large, small) == std::vector<rank_chunk>{{0, 0, 1024}});
 }
 
 TEST_CASE(

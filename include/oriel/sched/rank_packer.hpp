@@ -56,10 +56,10 @@ struct rank_options {
 };
 
 /// The rule: jobs go to ranks, the most work first, each to the rank that has least (LPT; R.
-/// Graham, 1969), those with a rank of their own to that. Each rank computes its jobs in that
-/// order. The step lasts as long as the rank that is first out of tokens needs for them; the others
-/// cut their chunks there. So no rank waits while it has work, and the makespan of all is that of
-/// the fullest rank.
+/// Graham, 1969), those with a rank of their own to that. Each rank computes its jobs in the order
+/// in which they are given, which is the order of service. The step lasts as long as the rank that
+/// is first out of tokens needs for them; the others cut their chunks there. So no rank waits while
+/// it has work, and the makespan of all is that of the fullest rank.
 ///
 /// *Thread safety* none. *Memory* a few words for each job, kept.
 class rank_packer {
@@ -68,7 +68,10 @@ class rank_packer {
   explicit rank_packer(const rank_options& options);
 
   /// One chunk of each job at most; together at most chunk_tokens on each rank. Valid until the
-  /// next call. O(jobs log jobs). @pre job.rank < ranks, or any_rank @throws std::bad_alloc
+  /// next call. O(jobs log jobs).
+  /// @param jobs  in the order of service: with the least work first, prompts end sooner, and more
+  ///              of them are there for ranks that run out (docs/scheduling.md)
+  /// @pre job.rank < ranks, or any_rank @throws std::bad_alloc
   std::span<const rank_chunk> pack(std::span<const rank_job> jobs);
   /// The seconds of the last step: of its slowest rank.
   [[nodiscard]] double step_s() const noexcept { return step_s_; }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -63,7 +64,8 @@ class event_loop {
   handle after(double delay_s, Event event) { return at(now_s_ + delay_s, std::move(event)); }
 
   [[nodiscard]] bool is_planned(handle h) const noexcept {
-    return h.order != 0 && h.slot < slots_.size() && slots_[h.slot].order == h.order;
+    return h.order != 0 && h.slot < slots_.size() &&
+           (slots_[h.slot].order == h.order || ORIEL_MUTANT(loop_cancels_whoever_has_the_slot));
   }
   /// It will not happen. O(1) amortised. @returns false: it has happened, or was cancelled before
   bool cancel(handle h) noexcept {
@@ -103,7 +105,8 @@ class event_loop {
     std::uint64_t order = 0;
     std::uint32_t slot = 0;
     [[nodiscard]] bool is_before(const entry& other) const noexcept {
-      return when_s < other.when_s || (when_s == other.when_s && order < other.order);
+      return when_s < other.when_s || (when_s == other.when_s && order < other.order &&
+                                       !ORIEL_MUTANT(loop_forgets_who_was_first));
     }
   };
   struct slot_of_event {

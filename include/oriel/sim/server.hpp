@@ -122,7 +122,7 @@ class server {
   static bool is_after(const entry& a, const entry& b) noexcept { return a.is_after(b); }
 
   void push(entry e) {
-    e.rank = order_.rank(e.job.facts);
+    e.rank = ORIEL_MUTANT(server_forgets_the_order) ? 0.0 : order_.rank(e.job.facts);
     waiting_.push_back(e);
     std::ranges::push_heap(waiting_, is_after);
   }
@@ -132,7 +132,7 @@ class server {
       const double left_s = ends_s_ - now_s;
       const double done_s = current_.left_s - left_s;
       served_s_ += done_s;
-      current_.left_s = left_s;
+      current_.left_s = ORIEL_MUTANT(server_starts_over) ? current_.left_s : left_s;
       const double estimate_s = current_.job.facts.remaining_s;
       current_.job.facts.remaining_s = std::max(0.0, estimate_s - done_s);
       if (guard_) {
@@ -142,7 +142,7 @@ class server {
     now_s_ = now_s;
   }
   void choose() {
-    if (guard_ && guard_->demands_oldest(now_s_)) {
+    if (guard_ && !ORIEL_MUTANT(server_does_not_ask_its_guard) && guard_->demands_oldest(now_s_)) {
       const auto oldest = std::ranges::find(waiting_, guard_->oldest(), &entry::place);
       current_ = *oldest;
       *oldest = waiting_.back();

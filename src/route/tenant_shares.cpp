@@ -19,10 +19,10 @@ void fill(double& level, double& filled_s, double rate, double burst, double now
   filled_s = std::max(filled_s, now_s);
 }
 
-// Until a filled bucket has enough.
+// Until a filled bucket has enough. Whoever comes back at that time finds it so, roundings or not.
 double shortage_s(double level, double rate, double burst, double amount) {
   const double needed = std::min(amount, burst);
-  return rate == endless || level >= needed ? 0.0 : (needed - level) / rate;
+  return rate == endless || level >= needed - 1e-9 * burst ? 0.0 : (needed - level) / rate;
 }
 
 void check(const tenant_options& o) {

@@ -36,11 +36,16 @@ void worker_table::join(worker_id worker, const worker_profile& profile, double 
 
 bool worker_table::report(const load_report& load, double now_s) {
   entry& w = at(load.worker);
-  if (!w.is_member || (w.last.sequence != 0 && load.sequence <= w.last.sequence)) {
+  if (!w.is_member || (w.told_sequence != 0 && load.sequence <= w.told_sequence)) {
     return false;
   }
   w.heard_s = now_s;
-  w.last = load;
+  w.told_sequence = load.sequence;
+  w.told_s = load.at_s;
+  w.told_queued = load.queued;
+  w.told_decoding = load.decoding;
+  w.told_decode_tokens = load.decode_tokens;
+  w.evict_token_s = load.evict_token_s;
   w.has_foreign_load = true;
   std::erase_if(w.since, [&](const placed_since& p) { return p.at_s <= load.at_s; });
   w.free_at_s = load.at_s + load.queued_s;
@@ -64,7 +69,7 @@ void worker_table::add_since(entry& w, double seconds, double at_s) {
 
 void worker_table::note_placed(worker_id worker, double seconds, double at_s) {
   entry& w = at(worker);
-  if (!w.is_member || (w.last.sequence != 0 && at_s <= w.last.at_s)) {
+  if (!w.is_member || (w.told_sequence != 0 && at_s <= w.told_s)) {
     return;  // The report has it.
   }
   w.has_foreign_load = true;
@@ -150,27 +155,6 @@ void worker_table::tick(double now_s, std::vector<worker_id>& ejected) {
   }
 }
 
-double worker_table::queue_s(worker_id worker, double now_s) const noexcept {
-  const entry& w = at(worker);
-  const double running_s = w.running == 0 ? 0.0 : std::max(0.0, w.running_until_s - now_s);
-  const double own_s = w.waiting_s + running_s;
-  return w.has_foreign_load ? std::max(own_s, w.free_at_s - now_s) : own_s;
-}
-
-worker_load worker_table::load(worker_id worker, double now_s) const noexcept {
-  const entry& w = at(worker);
-  worker_load load{
-      .queue_s = queue_s(worker, now_s),
-      .requests = std::max(w.waiting + w.running + w.decodes, w.last.queued + w.last.decoding),
-      .evict_token_s = w.last.evict_token_s};
-  if (const double since_s = now_s - w.back_s;
-      since_s < options_.slow_start_s && !ORIEL_MUTANT(no_slow_start)) {
-    const double least = options_.slow_start_share;
-    load.queue_s /= least + (1.0 - least) * std::max(0.0, since_s) / options_.slow_start_s;
-  }
-  return load;
-}
-
 worker_id worker_table::choose_decode(worker_id prefill, std::uint64_t needs) noexcept {
   const auto fits = [&](const entry& w) {
     return w.is_member && !w.is_draining && !w.is_ejected && w.profile.can_decode &&
@@ -186,12 +170,12 @@ worker_id worker_table::choose_decode(worker_id prefill, std::uint64_t needs) no
   for (std::uint32_t k = 0; k < count; ++k) {
     const std::uint32_t i = (next_decode_ + k) % count;
     const entry& w = workers_[i];
-    const std::uint32_t requests = std::max(w.decodes, w.last.decoding);
+    const std::uint32_t requests = std::max(w.decodes, w.told_decoding);
     const bool is_less = requests < least_requests ||
-                         (requests == least_requests && w.last.decode_tokens < least_tokens);
+                         (requests == least_requests && w.told_decode_tokens < least_tokens);
     if (fits(w) && (best == count || is_less)) {
       best = i;
-      least_tokens = w.last.decode_tokens;
+      least_tokens = w.told_decode_tokens;
       least_requests = requests;
     }
   }

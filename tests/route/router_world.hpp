@@ -55,13 +55,15 @@ struct router_world {
   double now_s = 100.0;
   std::vector<route_action> actions;
 
-  explicit router_world(const router_options& options, Score score = {})
+  explicit router_world(const router_options& options, Score score = {}, bool reports_once = true)
       : router(options, std::move(score)),
         events(options.index.workers),
         reports(options.index.workers) {
     for (std::uint32_t w = 0; w < options.index.workers; ++w) {
       router.join(worker_id{w}, {}, 0.0);
-      report(w, 0.0);
+      if (reports_once) {
+        report(w, 0.0);
+      }
     }
   }
 

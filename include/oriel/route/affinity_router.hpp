@@ -199,6 +199,7 @@ class affinity_router {
   }
   void gather(const route_request& request, double now_s, double ahead_max_s) {
     candidates_.clear();
+    longest_pages_ = 0;
     view_ = {.model = &options_.work,
              .workers = table_.workers(),
              .requests_min = std::numeric_limits<std::uint32_t>::max()};
@@ -216,6 +217,7 @@ class affinity_router {
       view_.requests_min = std::min(view_.requests_min, load.requests);
       view_.requests_max = std::max(view_.requests_max, load.requests);
       view_.requests_sum += load.requests;
+      longest_pages_ = std::max(longest_pages_, row(w).safe_pages[page_tiers - 1]);
       view_.local_pages = std::max(view_.local_pages, row(w).safe_pages[1]);
       view_.match_pages = std::max(view_.match_pages, row(w).full_pages[1]);
     }
@@ -265,9 +267,10 @@ class affinity_router {
       return w >= cursor_ ? w - cursor_ : w + table_.workers() - cursor_;
     };
     std::size_t chosen = best;
+    const double bound = totals_[best] + near_bound(terms);
     for (std::size_t i = 0; i < candidates_.size(); ++i) {
       const candidate& c = candidates_[i];
-      if (distance(i) < distance(chosen) && totals_[i] - totals_[best] <= near_bound(terms) &&
+      if (totals_[i] <= bound && distance(i) < distance(chosen) &&
           score.is_near(terms, score.terms(worker_id{c.worker}, row(c.worker), c.load))) {
         chosen = i;
       }
@@ -308,10 +311,7 @@ class affinity_router {
     score_.placed(d.worker);
     choices_.degraded += is_degraded_;
     choices_.followed += to_index(d.worker) == expected_worker_;
-    std::uint32_t longest = 0;
-    for (const candidate& c : candidates_) {
-      longest = std::max(longest, row(c.worker).safe_pages[page_tiers - 1]);
-    }
+    const std::uint32_t longest = longest_pages_;
     const std::uint32_t here = d.prefix.safe_pages[page_tiers - 1];
     ++(longest == 0 ? choices_.cold : here == longest ? choices_.affine : choices_.balanced);
     expected_.expect(key_of(request), d.worker, request.links, now_s);
@@ -343,7 +343,8 @@ class affinity_router {
   worker_prefix expected_row_;
   std::vector<candidate> candidates_;
   fleet_view view_;
-  std::vector<double> totals_;  // [candidates]
+  std::uint32_t longest_pages_ = 0;  // of the candidates, on any tier
+  std::vector<double> totals_;       // [candidates]
   std::vector<worker_id> ejected_;
 };
 

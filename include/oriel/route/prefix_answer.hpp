@@ -25,6 +25,8 @@ struct worker_prefix {
   /// The largest boundary not above full_pages for which the window pages are there too, of every
   /// kind: a request resumes here at no cost. Between the two lies what a heal can win.
   std::uint32_t safe_pages[page_tiers] = {};
+
+  friend bool operator==(const worker_prefix&, const worker_prefix&) noexcept = default;
 };
 
 /// Reuse one object to reuse its memory. It holds nothing of the index.

@@ -132,26 +132,37 @@ class score_base {
  public:
   void begin(const route_request& request, const fleet_view& fleet) noexcept {
     prompt_tokens_ = request.prompt_tokens;
-    pages_ = static_cast<double>(std::max<std::size_t>(request.links.size(), 1));
+    per_page_ = 1.0 / static_cast<double>(std::max<std::size_t>(request.links.size(), 1));
     fleet_ = fleet;
+    has_last_ = false;
   }
   void placed(worker_id) noexcept {}
 
  protected:
-  /// Terms that all show, whatever they score by.
+  /// Terms that all show, whatever they score by. Most workers have the same row, the system prompt
+  /// or nothing: what was computed last is kept.
   [[nodiscard]] score_terms shown(const worker_prefix& row,
                                   const worker_load& load) const noexcept {
-    const prefix_work work = work_of(*fleet_.model, row, prompt_tokens_);
+    if (!has_last_ || !(row == last_row_)) {
+      last_row_ = row;
+      last_ = work_of(*fleet_.model, row, prompt_tokens_);
+      has_last_ = true;
+    }
     return {.queue_s = load.queue_s,
-            .prefill_s = work.prefill_s,
-            .fetch_s = work.fetch_s,
-            .heal_s = work.heal_s,
-            .match = row.safe_pages[page_tiers - 1] / pages_};
+            .prefill_s = last_.prefill_s,
+            .fetch_s = last_.fetch_s,
+            .heal_s = last_.heal_s,
+            .match = row.safe_pages[page_tiers - 1] * per_page_};
   }
 
   fleet_view fleet_;
   std::uint32_t prompt_tokens_ = 0;
-  double pages_ = 1.0;
+  double per_page_ = 1.0;  ///< of the prompt
+
+ private:
+  mutable worker_prefix last_row_ = {};
+  mutable prefix_work last_ = {};
+  mutable bool has_last_ = false;
 };
 
 /// splitmix64's finaliser: a bijection of 64 bits.
@@ -259,9 +270,9 @@ class session_hash : public detail::score_base {
 
   void begin(const route_request& request, const fleet_view& fleet) noexcept {
     score_base::begin(request, fleet);
-    key_ = request.session != 0     ? request.session
-           : !request.links.empty() ? request.links.back().low
-                                    : request.id;
+    key_ = detail::mix64(request.session != 0     ? request.session
+                         : !request.links.empty() ? request.links.back().low
+                                                  : request.id);
     const double sum =
         options_.counts_requests ? static_cast<double>(fleet.requests_sum) : fleet.queue_sum_s;
     const double least = options_.counts_requests ? options_.least_requests : options_.least_s;
@@ -271,7 +282,8 @@ class session_hash : public detail::score_base {
                                   const worker_prefix& row,
                                   const worker_load& load) const noexcept {
     score_terms t = shown(row, load);
-    const std::uint64_t draw = detail::mix64(key_ ^ detail::mix64(to_index(worker) + 1));
+    const std::uint64_t draw =
+        detail::mix64(key_ + (to_index(worker) + 1) * std::uint64_t{0x9E37'79B9'7F4A'7C15u});
     const double amount = options_.counts_requests ? load.requests : load.queue_s;
     t.total = static_cast<double>(draw >> 11) * 0x1p-53 + (amount > bound_ ? 1.0 : 0.0);
     return t;
@@ -304,13 +316,13 @@ class threshold_gate : public detail::score_base {
     score_base::begin(request, fleet);
     is_unbalanced_ = fleet.requests_max - fleet.requests_min > options_.absolute &&
                      fleet.requests_max > options_.relative * fleet.requests_min;
-    goes_by_match_ = !is_unbalanced_ && fleet.match_pages / pages_ > options_.match;
+    goes_by_match_ = !is_unbalanced_ && fleet.match_pages * per_page_ > options_.match;
   }
   [[nodiscard]] score_terms terms(worker_id,
                                   const worker_prefix& row,
                                   const worker_load& load) const noexcept {
     score_terms t = shown(row, load);
-    t.match = row.full_pages[1] / pages_;
+    t.match = row.full_pages[1] * per_page_;
     t.total = goes_by_match_ ? -t.match : double{1} * load.requests;
     return t;
   }

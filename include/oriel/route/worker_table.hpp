@@ -10,9 +10,11 @@
 ///     queue = max(own work not done, what the last report said + what was placed since - time)
 #pragma once
 
+#include <oriel/core/mutation.hpp>
 #include <oriel/route/router.hpp>
 #include <oriel/route/score.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -77,9 +79,26 @@ class worker_table {
   [[nodiscard]] bool is_ejected(worker_id worker) const noexcept { return at(worker).is_ejected; }
 
   /// Estimated seconds of prefill ahead. O(1).
-  [[nodiscard]] double queue_s(worker_id worker, double now_s) const noexcept;
+  [[nodiscard]] double queue_s(worker_id worker, double now_s) const noexcept {
+    const entry& w = at(worker);
+    const double running_s = w.running == 0 ? 0.0 : std::max(0.0, w.running_until_s - now_s);
+    const double own_s = w.waiting_s + running_s;
+    return w.has_foreign_load ? std::max(own_s, w.free_at_s - now_s) : own_s;
+  }
   /// What scores see: who starts slowly seems to have more. O(1).
-  [[nodiscard]] worker_load load(worker_id worker, double now_s) const noexcept;
+  [[nodiscard]] worker_load load(worker_id worker, double now_s) const noexcept {
+    const entry& w = at(worker);
+    worker_load load{
+        .queue_s = queue_s(worker, now_s),
+        .requests = std::max(w.waiting + w.running + w.decodes, w.told_queued + w.told_decoding),
+        .evict_token_s = w.evict_token_s};
+    if (const double since_s = now_s - w.back_s;
+        since_s < options_.slow_start_s && !ORIEL_MUTANT(no_slow_start)) {
+      const double least = options_.slow_start_share;
+      load.queue_s /= least + (1.0 - least) * std::max(0.0, since_s) / options_.slow_start_s;
+    }
+    return load;
+  }
   /// Own requests there: in prefill, and in decode.
   [[nodiscard]] std::uint32_t prefills(worker_id worker) const noexcept {
     return at(worker).waiting + at(worker).running;
@@ -98,20 +117,25 @@ class worker_table {
     double at_s, seconds;
   };
   struct entry {
+    // What every decision reads, first.
     worker_profile profile;
     bool is_member = false, is_draining = false, is_ejected = false;
     bool is_new_ejection = false;
     bool has_foreign_load = false;                        // reports, or other routers' decisions
-    std::uint32_t failures = 0;                           // in a row
-    std::uint32_t ejections = 0;                          // for failures, without a success between
     std::uint32_t waiting = 0, running = 0, decodes = 0;  // own requests
+    std::uint32_t told_queued = 0, told_decoding = 0;     // of the last report
     double waiting_s = 0.0;        // estimates of own ones that have not started
     double running_until_s = 0.0;  // when those that have should be done
     double free_at_s = 0.0;        // when all that was reported and placed since should be done
-    double heard_s = 0.0;
     double back_s = -std::numeric_limits<double>::infinity();  // slow start from here
-    double eject_until_s = 0.0;                                // infinity: until something is heard
-    load_report last = {};
+    double evict_token_s = 0.0;                                // of the last report
+
+    std::uint64_t told_sequence = 0, told_decode_tokens = 0;  // of the last report
+    double told_s = 0.0;                                      // when it was true
+    double heard_s = 0.0;
+    double eject_until_s = 0.0;            // infinity: until something is heard
+    std::uint32_t failures = 0;            // in a row
+    std::uint32_t ejections = 0;           // for failures, without a success between
     std::vector<placed_since> since = {};  // the last report, by time
   };
 

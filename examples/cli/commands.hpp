@@ -111,6 +111,7 @@ struct fleet_options {
   std::vector<std::string> compared;  ///< --compare; empty: the policy alone
   std::optional<guard_options> guard = guard_options{};
   std::optional<length_buckets> buckets;
+  std::optional<length_buckets> lengths;  ///< told apart in the report; none: as buckets
   sim::tier_sizes tiers;
   std::optional<double> load;  ///< --load; none: sessions start over --hours
   std::uint32_t clones = 1;    ///< of each session
@@ -130,8 +131,7 @@ struct replay_options {
   std::string preset = "mimo-v2.5-pro";
   std::optional<double> capacity_gib;  ///< default_capacity_gib if neither is given
   std::optional<std::uint64_t> capacity_tokens;
-  std::string tiers_text;                      ///< --tiers
-  std::optional<replay::tier_question> tiers;  ///< the same, read; it gives the capacity too
+  std::optional<replay::tier_question> tiers;  ///< --tiers, which gives the capacity too
   std::string tier_writes = "through";         ///< through, selective, back
   std::string pools = "dual";                  ///< uniform, dual
   double window_share =

@@ -351,6 +351,10 @@ sim::workload read_workload(const replay_options& o) {
   return replay::workload_of(replay::read_trace(o.trace, {.hours = o.hours}));
 }
 
+length_buckets lengths_of(const fleet_options& o) {
+  return o.lengths ? *o.lengths : o.buckets.value_or(length_buckets{});
+}
+
 /// What a guard promised and did not keep, in any run. 0: nothing.
 double broken_ms(const replay::fleet_report& report) {
   double broken = 0;
@@ -375,7 +379,7 @@ int replay_fleet(const replay_options& o) {
   }
   replay::fleet_report report{.trace = o.trace,
                               .facts = facts_of(o, workload, span),
-                              .buckets = o.fleet.buckets.value_or(length_buckets{}),
+                              .buckets = lengths_of(o.fleet),
                               .seeds = o.fleet.seeds,
                               .calibrations = calibrations_of(o.fleet.step_ms)};
   report.runs = fleet_runs(o, workload, span, report.buckets).run();

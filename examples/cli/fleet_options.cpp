@@ -20,6 +20,7 @@ constexpr const char* router_names =
     "predicted_seconds, match_minus_load, session_hash, threshold_gate, least_load, round_robin";
 constexpr const char* order_names = "fcfs, longest_prefix, least_tokens, least_seconds";
 constexpr std::uint32_t workers_max = 1'024;
+constexpr const char* group = "Of a fleet";
 
 template <class T>
 std::optional<T> parsed(std::string_view text) {
@@ -181,13 +182,20 @@ std::vector<CLI::Option*> add_nodes(CLI::App& command, fleet_options& o) {
                              "bounds: ascending numbers of tokens with commas between, as 64k,256k",
                              parse_buckets,
                              [&o](const length_buckets& b) { o.buckets = b; });
+  auto* lengths =
+      add_parsed(command,
+                 "--lengths",
+                 "that the report tells apart, bounds in tokens [--buckets, or 64k,256k]",
+                 "bounds: ascending numbers of tokens with commas between, as 64k,256k",
+                 parse_buckets,
+                 [&o](const length_buckets& b) { o.lengths = b; });
   auto* routers = command.add_option("--routers", o.routers, "routers that share one truth")
                       ->transform(whole_number(1, 64))
                       ->capture_default_str();
   auto* step = command.add_option("--step-ms", o.step_ms, "t0: of each step, assumed")
                    ->check(number(0, 100))
                    ->capture_default_str();
-  return {ranks, sticky, buckets, routers, step};
+  return {ranks, sticky, buckets, lengths, routers, step};
 }
 
 std::vector<CLI::Option*> add_arrivals(CLI::App& command, fleet_options& o) {
@@ -369,20 +377,24 @@ void check_fleet(const replay_options& o) {
   }
 }
 
-CLI::Option* add_fleet(CLI::App& command,
-                       fleet_options& o,
-                       const std::vector<CLI::Option*>& cache_only) {
-  auto* workers = command
-                      .add_option("--workers",
-                                  o.workers,
-                                  "replay a fleet of so many nodes of 8 GPUs instead of one cache")
-                      ->transform(whole_number(1, workers_max));
+CLI::Option* add_workers(CLI::App& command, fleet_options& o) {
+  return command
+      .add_option(
+          "--workers", o.workers, "replay a fleet of so many nodes of 8 GPUs instead of one cache")
+      ->transform(whole_number(1, workers_max))
+      ->group(group);
+}
+
+void add_fleet(CLI::App& command,
+               fleet_options& o,
+               CLI::Option& workers,
+               const std::vector<CLI::Option*>& cache_only) {
   auto* threads =
       command.add_option("-t,--threads", o.threads, "runs at the same time [all cores]")
           ->transform(whole_number(0, thread_pool::threads_max));
   auto* page = command.add_option("--html", o.page_file, "write the report as a page to this file")
                    ->check(some_text());
-  std::vector<CLI::Option*> all{workers, threads, page};
+  std::vector<CLI::Option*> all{threads, page};
   for (const auto& some : {add_policy(command, o),
                            add_nodes(command, o),
                            add_arrivals(command, o),
@@ -390,15 +402,11 @@ CLI::Option* add_fleet(CLI::App& command,
     all.insert(all.end(), some.begin(), some.end());
   }
   for (CLI::Option* const option : all) {
-    option->group("Of a fleet");
-    if (option != workers) {
-      option->needs(workers);
-    }
+    option->group(group)->needs(&workers);
   }
   for (CLI::Option* const option : cache_only) {
-    option->excludes(workers);
+    option->excludes(&workers);
   }
-  return workers;
 }
 
 }  // namespace oriel::cli

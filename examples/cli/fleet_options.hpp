@@ -15,13 +15,15 @@
 
 namespace oriel::cli {
 
-/// Adds them, in a group of their own in the help. They need --workers, and those of one cache's
-/// replay in `cache_only` exclude it.
+/// Adds --workers: options that are added later know whether it is there.
 /// @param options  outlives the command
-/// @returns --workers
-CLI::Option* add_fleet(CLI::App& command,
-                       fleet_options& options,
-                       const std::vector<CLI::Option*>& cache_only);
+CLI::Option* add_workers(CLI::App& command, fleet_options& options);
+/// Adds the others, in a group of their own in the help. They need --workers, and those of one
+/// cache's replay in `cache_only` exclude it. @param options  outlives the command
+void add_fleet(CLI::App& command,
+               fleet_options& options,
+               CLI::Option& workers,
+               const std::vector<CLI::Option*>& cache_only);
 
 /// "session_hash", "session_hash+fcfs"; without an order: `otherwise`.
 [[nodiscard]] std::optional<fleet_policy> parse_policy(std::string_view text, order_kind otherwise);

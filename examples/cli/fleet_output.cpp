@@ -252,6 +252,7 @@ json run_json(const fleet_report& report, const run_figures& r) {
           {"ttft_ms_hot", ttft_json(r.hot)},
           {"gpu_seconds", r.gpu_seconds},
           {"gpu_most_over_mean", r.gpu_most_over_mean},
+          {"ten_minutes_most_over_mean", r.ten_minutes_most_over_mean},
           {"offered_load", r.offered_load},
           {"utilisation", r.utilisation},
           {"input_tokens", r.input_tokens},

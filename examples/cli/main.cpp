@@ -234,6 +234,33 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   return command;
 }
 
+/// --tiers says other things of a fleet than of one cache. @pre --workers was added before
+CLI::Option* add_levels(CLI::App& command, replay_options& o) {
+  const auto take = [&o](const std::string& text) {
+    if (o.fleet.workers != 0) {
+      o.fleet.tiers = parse_fleet_tiers(text).value();
+      return;
+    }
+    const cache_levels levels = parse_levels(text).value();
+    o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
+    if (levels.device.tokens != 0) {
+      o.capacity_tokens = levels.device.tokens;
+    } else {
+      o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
+    }
+  };
+  const auto check = [&o, one_cache = levels(), fleet = fleet_tiers()](std::string& text) {
+    return o.fleet.workers != 0 ? fleet(text) : one_cache(text);
+  };
+  return command
+      .add_option_function<std::string>(
+          "--tiers",
+          take,
+          "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or memory (64GiB); of a "
+          "fleet: device=2M,host=30M,l3=SIZE, in tokens")
+      ->check(CLI::Validator{check, ""});
+}
+
 /// What the cache may hold, and where.
 void add_capacity(CLI::App& command, replay_options& o) {
   auto* bytes =
@@ -247,13 +274,7 @@ void add_capacity(CLI::App& command, replay_options& o) {
                       "tokens of the full pool, for the cache alone: requests compute beside it")
           ->transform(whole_number(1, std::uint64_t{1} << 40))
           ->excludes(bytes);
-  auto* tiers = command
-                    .add_option("--tiers",
-                                o.tiers_text,
-                                "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or "
-                                "memory (64GiB); of a fleet: device=2M,host=30M,l3=SIZE, in tokens")
-                    ->excludes(bytes)
-                    ->excludes(tokens);
+  auto* tiers = add_levels(command, o)->excludes(bytes)->excludes(tokens);
   command.add_option("--tier-writes", o.tier_writes, "what tiers get: through, selective or back")
       ->check(CLI::IsMember({"through", "selective", "back"}))
       ->needs(tiers)
@@ -266,41 +287,6 @@ void add_capacity(CLI::App& command, replay_options& o) {
       ->capture_default_str();
   command.add_option("--page", o.page_tokens, "tokens in a page, a multiple of 16 [the trace's]")
       ->transform(whole_number(16, 4'096, 16));
-}
-
-/// --tiers says other things of a fleet than of one cache, and --workers may come behind it.
-void take_tiers(replay_options& o) {
-  const bool is_fleet = o.fleet.workers != 0;
-  auto check = is_fleet ? fleet_tiers() : levels();
-  if (const std::string wrong = check(o.tiers_text); !wrong.empty()) {
-    throw CLI::ValidationError("--tiers", wrong);
-  }
-  if (is_fleet) {
-    o.fleet.tiers = parse_fleet_tiers(o.tiers_text).value();
-    return;
-  }
-  const cache_levels levels = parse_levels(o.tiers_text).value();
-  o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
-  if (levels.device.tokens != 0) {
-    o.capacity_tokens = levels.device.tokens;
-  } else {
-    o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
-  }
-}
-
-/// What only all options together tell.
-void check_replay(replay_options& o, const CLI::Option& tiers) {
-  if (tiers.count() != 0) {
-    take_tiers(o);
-  }
-  if (o.page_tokens != 0) {
-    if (const std::string wrong = wrong_retention(o.retain, o.page_tokens); !wrong.empty()) {
-      throw CLI::ValidationError("--retain", wrong);
-    }
-  }
-  if (o.fleet.workers != 0) {
-    check_fleet(o);
-  }
 }
 
 /// What the cache does.
@@ -322,6 +308,7 @@ CLI::App* add_replay(CLI::App& app, replay_options& o) {
   command->add_option("trace", o.trace, "JSON lines, plain or .zst (docs/cli.md)")
       ->required()
       ->check(some_text());
+  CLI::Option* workers = add_workers(*command, o.fleet);
   command->add_option("--preset", o.preset, "a known model")
       ->check(preset_name())
       ->capture_default_str();
@@ -341,9 +328,17 @@ CLI::App* add_replay(CLI::App& app, replay_options& o) {
                                  "--retain"}) {
     cache_only.push_back(command->get_option(name));
   }
-  add_fleet(*command, o.fleet, cache_only);
-  const CLI::Option& tiers = *command->get_option("--tiers");
-  command->callback([&o, &tiers] { check_replay(o, tiers); });
+  add_fleet(*command, o.fleet, *workers, cache_only);
+  command->callback([&o] {  // What only all options together tell.
+    if (o.page_tokens != 0) {
+      if (const std::string wrong = wrong_retention(o.retain, o.page_tokens); !wrong.empty()) {
+        throw CLI::ValidationError("--retain", wrong);
+      }
+    }
+    if (o.fleet.workers != 0) {
+      check_fleet(o);
+    }
+  });
   return command;
 }
 

@@ -131,6 +131,30 @@ void add_load(run_figures& f, const sim::run_outcome& run, std::size_t points_ma
   }
 }
 
+/// Of one window of bins: the busiest worker against the mean; 0: all are idle.
+double most_over_mean(const sim::run_outcome& run, std::size_t begin, std::size_t end) {
+  double sum = 0, most = 0;
+  for (const auto& worker : run.busy) {
+    double busy = 0;
+    for (std::size_t bin = begin; bin < std::min(end, worker.size()); ++bin) {
+      busy += static_cast<double>(worker[bin]);
+    }
+    sum += busy;
+    most = std::max(most, busy);
+  }
+  return sum > 0 ? most * static_cast<double>(run.busy.size()) / sum : 0;
+}
+
+void add_ten_minutes(run_figures& f, const sim::run_outcome& run) {
+  constexpr std::size_t bins = 10;
+  const auto begin = static_cast<std::size_t>(std::ceil(run.measure_begin_s / bin_s));
+  const auto end = static_cast<std::size_t>(std::floor(run.measure_end_s / bin_s));
+  for (std::size_t first = begin; first + bins <= end; ++first) {
+    f.ten_minutes_most_over_mean =
+        std::max(f.ten_minutes_most_over_mean, most_over_mean(run, first, first + bins));
+  }
+}
+
 void add_fleet(run_figures& f, const sim::run_outcome& run) {
   f.gpu_seconds = std::accumulate(run.gpu_s.begin(), run.gpu_s.end(), 0.0);
   if (f.gpu_seconds > 0) {
@@ -195,6 +219,7 @@ run_figures figures_of(const sim::run_outcome& run,
   add_waits(f, run);
   add_load(f, run, points_max);
   add_fleet(f, run);
+  add_ten_minutes(f, run);
   return f;
 }
 

@@ -62,8 +62,10 @@ struct run_figures {
   // Of the whole fleet:
   double gpu_seconds = 0;         ///< sum over workers
   double gpu_most_over_mean = 0;  ///< the busiest worker against the mean; 0: nothing done
-  double offered_load = 0;        ///< input tokens that came, per second and worker
-  double utilisation = 0;         ///< mean of busy shares while measured
+  /// The same of the most uneven ten minutes that were measured; 0: there are none.
+  double ten_minutes_most_over_mean = 0;
+  double offered_load = 0;  ///< input tokens that came, per second and worker
+  double utilisation = 0;   ///< mean of busy shares while measured
   double max_wait_ms = 0;
   std::optional<double> guard_slack_ms = {};  ///< none without a guard
   double measure_begin_s = 0, measure_end_s = 0;

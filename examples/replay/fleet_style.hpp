@@ -3,6 +3,7 @@
 /// @file
 /// The style of a fleet's page and of its drawings. Colours are those of Okabe and Ito, which
 /// people who do not tell red from green tell apart; dark mode takes lighter ones of the same hues.
+/// bench/sim/plots.py takes drawings out of a page, with the first of the two styles.
 #pragma once
 
 namespace oriel::replay {
@@ -14,7 +15,7 @@ inline constexpr const char* fleet_style = R"css(
 @media(prefers-color-scheme:dark){:root{--paper:#0f1419;--ink:#e4e9ee;--soft:#9aa5b0;--rule:#2c343d;--wash:#171d24;
 --blue:#5fb4ef;--orange:#f0954f;--gray:#8a949e;--device:#3d94d1;--host:#8ecbf0;--l3:#2fb38f;--remote:#d79bbb;--computed:#333c46;
 --device-ink:#06121b;--host-ink:#06121b;--l3-ink:#04140f;--remote-ink:#200a15;--computed-ink:#e4e9ee}}
-svg{display:block;width:100%;height:auto;overflow:visible;font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+svg{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 svg text{fill:var(--ink);font-size:12px;font-variant-numeric:tabular-nums}
 svg .title{font-size:13px;font-weight:600}
 svg .name{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
@@ -48,6 +49,7 @@ svg .mean{fill:none;stroke:var(--blue);stroke-width:1.6;stroke-linejoin:round}
 
 inline constexpr const char* page_style = R"css(
 *{box-sizing:border-box}
+svg{display:block;width:100%;height:auto;overflow:visible}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:40px 24px 64px}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 .2em;letter-spacing:-.01em}

@@ -160,6 +160,21 @@ TEST_CASE("load over time averages bins to as many points as are asked for") {
   CHECK_FALSE(all.guard_slack_ms);
 }
 
+TEST_CASE("the most uneven ten minutes are looked for where it was measured") {
+  sim::run_outcome run = run_of({});
+  run.measure_begin_s = 90;  // From the third minute on.
+  run.measure_end_s = 900;
+  run.busy = {std::vector<float>(20, 0.5f), std::vector<float>(20, 0.5f)};
+  run.busy[0][1] = 1.0f;  // Not measured.
+  CHECK(figures_of(run, {}).ten_minutes_most_over_mean == Approx(1));
+  for (std::size_t minute = 5; minute < 15; ++minute) {
+    run.busy[1][minute] = 1.0f;
+  }
+  CHECK(figures_of(run, {}).ten_minutes_most_over_mean == Approx(4.0 / 3));
+  run.measure_end_s = 600;
+  CHECK(figures_of(run, {}).ten_minutes_most_over_mean == 0);  // Eight minutes.
+}
+
 TEST_CASE("Student's t is that of the tables") {
   CHECK(student_t(1) == Approx(12.7062).epsilon(1e-4));
   CHECK(student_t(4) == Approx(2.7764).epsilon(1e-4));

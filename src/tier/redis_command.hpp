@@ -36,6 +36,7 @@ enum class redis_purpose : std::uint8_t {
   slots,       ///< CLUSTER SLOTS
   asking,      ///< ASKING
   discard,     ///< UNLINK of a record that nobody can use
+  log,         ///< what redis_state_store asks: the reply may be long
 };
 
 struct redis_command {

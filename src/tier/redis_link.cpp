@@ -434,9 +434,11 @@ bool redis_link::take_reply(std::uint64_t now_us) {
 bool redis_link::take_small(std::uint64_t now_us) {
   const auto in = text_of(std::span(in_).subspan(in_begin_, in_end_ - in_begin_));
   if (!is_in_small_) {
-    const bool is_map = !in_flight_.empty() && in_flight_.front()->purpose == redis_purpose::slots;
-    small_ = resp_reader(is_map ? resp_limits{.bytes = 2 << 20, .elements = 200'000, .depth = 8}
-                                : resp_limits{});
+    const bool is_long =
+        !in_flight_.empty() && (in_flight_.front()->purpose == redis_purpose::slots ||
+                                in_flight_.front()->purpose == redis_purpose::log);
+    small_ = resp_reader(is_long ? resp_limits{.bytes = 4 << 20, .elements = 200'000, .depth = 8}
+                                 : resp_limits{});
     is_in_small_ = true;
   }
   std::size_t used = 0;

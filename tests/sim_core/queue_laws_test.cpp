@@ -18,7 +18,7 @@ constexpr service_law all_laws[] = {
 TEST_CASE("every wait of a single server is Lindley's") {
   for (const service_law law : all_laws) {
     INFO("law " << static_cast<int>(law) << ", seed 1");
-    auto jobs = poisson_jobs(scaled(1'000'000), 0.7, {.law = law}, 1);
+    auto jobs = poisson_jobs(lindley_jobs(), 0.7, {.law = law}, 1);
     server<fcfs_order> s;
     run(s, jobs);
     CHECK(distance_from_lindley(jobs) <= 1e-9);
@@ -65,7 +65,8 @@ TEST_CASE("mean waits are those of Pollaczek and Khinchine") {
   }
   for (const known& k : all) {
     const service_draw service = {.law = k.law};
-    auto jobs = poisson_jobs(scaled(k.jobs), k.load, service, 3);
+    const bool is_whole = scaled(100) >= 100;  // A sanitizer has nothing new to see after a while.
+    auto jobs = poisson_jobs(is_whole ? k.jobs : scaled(k.jobs) / 5, k.load, service, 3);
     server<fcfs_order> s;
     run(s, jobs);
     // Wq = load / (1 - load) * mean service * (1 + variation) / 2.
@@ -75,7 +76,7 @@ TEST_CASE("mean waits are those of Pollaczek and Khinchine") {
     INFO("law " << static_cast<int>(k.law) << ", load " << k.load << ", seed 3: " << found.mean
                 << " +- " << found.half_width << ", exact " << exact);
     CHECK(std::abs(found.mean - exact) <= found.half_width);
-    if (scaled(100) >= 100) {
+    if (is_whole) {
       CHECK(found.half_width <= 0.01 * exact);
     }
   }

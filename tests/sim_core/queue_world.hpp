@@ -8,6 +8,9 @@
 #include <oriel/sim/event_loop.hpp>
 #include <oriel/sim/server.hpp>
 
+#include <support/scale.hpp>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -125,6 +128,11 @@ void run(server<Order>& s, std::vector<queue_job>& jobs) {
       plan_end();
     }
   }
+}
+
+/// A million, or less. In a longer run the clock itself, a double, is no more exact to 1e-9 s.
+inline std::uint64_t lindley_jobs() {
+  return std::min<std::uint64_t>(scaled(1'000'000), 1'000'000);
 }
 
 /// The largest difference between waits and D. Lindley's recursion of 1952, in seconds.

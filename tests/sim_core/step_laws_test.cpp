@@ -144,7 +144,7 @@ TEST_CASE("every wait behind the real scheduler and guard is Lindley's") {
   for (const service_law law :
        {service_law::exponential, service_law::constant, service_law::pareto}) {
     INFO("law " << static_cast<int>(law) << ", seed 1");
-    auto jobs = poisson_jobs(scaled(1'000'000), 0.7, {.law = law}, 1);
+    auto jobs = poisson_jobs(lindley_jobs(), 0.7, {.law = law}, 1);
     round_to_tokens(jobs);
     stepped_machine<fcfs_order> machine(jobs, {});
     machine.run();

@@ -99,11 +99,9 @@ class page_cache {
 
   /// Gives the tree the pages [held, end) of a path, and the window pages [first_window, end) that
   /// its retention wants. What has no room beside leased pages is not kept.
-  /// @param chain  links of the path; those of [held, end) are read
   /// @returns where the path ends now. O(pages)
   std::uint32_t publish(lease& held,
                         std::span<const token_id> tokens,
-                        std::span<const chain_hash> chain,
                         std::uint32_t first_window,
                         std::uint32_t end,
                         bool keeps_tail,
@@ -136,7 +134,7 @@ class page_cache {
     }
     auto fresh = tree_.reserve(
         {.first_page = first, .full = full_, .windows = spans_, .keeps_tail = keeps_tail});
-    tree_.commit(held, fresh, tokens.first(end), now_us, chain.first(end));
+    tree_.commit(held, fresh, tokens.first(end), now_us);
     pools_.all[0].release(full_);
     for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
       pools_.all[kind + 1].release(windows_[kind]);

@@ -30,8 +30,7 @@ namespace oriel::sim {
 struct worker_job {
   std::uint32_t user = 0;  ///< the caller's name for it
   const cache_namespace* space = nullptr;
-  std::span<const token_id> pages = {};    ///< of input and output, and one more that is never kept
-  std::span<const chain_hash> links = {};  ///< of clone 0, as many as whole pages
+  std::span<const token_id> pages = {};  ///< of input and output, and one more that is never kept
   std::uint32_t clone = 0;
   std::uint32_t reusable = 0;  ///< pages that a cache may give
   std::uint32_t input_tokens = 0, output_tokens = 0;
@@ -57,7 +56,9 @@ class worker_listener {
   virtual void on_prefilled(std::uint32_t user, const prefill_record& record, double now_s) = 0;
   /// Of one request: all its rows of a step were decoded (decode_in_steps).
   virtual void on_decoded(std::uint32_t user, double now_s) = 0;
-  virtual void on_cache(std::uint32_t worker, const cache_event& event) = 0;
+  /// @param event   tokens[0] is the page's id; hashes are the tree's own
+  /// @param parent  id of the page before; of the first page: of no matter
+  virtual void on_cache(std::uint32_t worker, const cache_event& event, std::uint32_t parent) = 0;
 
  protected:
   ~worker_listener() = default;
@@ -182,8 +183,8 @@ class node_worker {
   void publish(job& j, double now_s);
   void finish(std::uint32_t index, double now_s);
   void forget(std::uint32_t index) noexcept;
+  void see_waiting();
   void settle_growth();
-  void take_event(std::uint8_t tier, const cache_event& event);
 
   [[nodiscard]] static std::uint64_t us(double s) noexcept {
     return static_cast<std::uint64_t>(s * 1e6);
@@ -219,12 +220,12 @@ class node_worker {
 
   // Scratch.
   std::vector<std::uint32_t> candidates_;
+  std::vector<std::uint32_t> waiting_;
   std::vector<std::uint32_t> rows_of_;  // jobs, as in step_plan::rows
   std::vector<queued_request> queued_seen_;
   std::vector<running_sequence> running_seen_;
   std::vector<std::uint32_t> needs_;
   std::vector<double> arrivals_;
-  std::vector<chain_hash> chain_;
   std::vector<std::uint64_t> arrival_bytes_;
   std::vector<double> layer_seconds_;
   tier_coverage coverage_;

@@ -79,8 +79,8 @@ struct workload {
   [[nodiscard]] std::uint64_t input_tokens() const noexcept;
 };
 
-/// The link of a page of a clone: for caches that tell what they store by page ids. The same as
-/// workload::links with `salted`. O(1), some multiplications.
+/// The link of a page of a clone: for caches that tell what they store by page ids. What salt_links
+/// makes of workload::links. O(1), some multiplications.
 [[nodiscard]] chain_hash link_of(std::uint32_t page, std::uint32_t clone) noexcept;
 /// Makes clone 0's links those of another: an exclusive or with a number of the clone. O(links).
 /// @pre out.size() == links.size()

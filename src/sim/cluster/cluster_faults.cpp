@@ -21,7 +21,7 @@ void cluster_run::start_router(std::uint32_t r) {
   const std::uint64_t pages = (options_.tiers.device_tokens + options_.tiers.host_tokens) /
                               base_.page_tokens * options_.workers;
   made.index.capacity_pages =
-      static_cast<std::uint32_t>(std::clamp<std::uint64_t>(pages, 1u << 16, (1u << 24) - 1));
+      static_cast<std::uint32_t>(std::clamp<std::uint64_t>(pages, 1u << 16, (1u << 24) - 2));
   made.work = {.page_tokens = base_.page_tokens,
                .token_s = scale * cost.prefill.token_s,
                .pair_s = scale * cost.prefill.pair_s,
@@ -54,15 +54,20 @@ void cluster_run::start_router(std::uint32_t r) {
   }
 }
 
-/// The simulator's own books, and then what routers are told.
-void cluster_run::on_cache(std::uint32_t worker, const cache_event& event) {
-  if (event.pool == 0 && event.kind != cache_event_kind::cleared) {
-    holders_.add(event.space.low,
-                 to_index(event.tokens[0]),
-                 event.kind == cache_event_kind::stored ? 1 : -1);
+/// The simulator's own books, and then what routers are told: with links of the workload.
+void cluster_run::on_cache(std::uint32_t worker, const cache_event& event, std::uint32_t parent) {
+  cache_event told = event;
+  if (event.kind != cache_event_kind::cleared) {
+    const std::uint32_t page = to_index(event.tokens[0]);
+    const std::uint32_t clone = holders_.clone_of(event.space.low);
+    if (event.pool == 0) {
+      holders_.add(clone, page, event.kind == cache_event_kind::stored ? 1 : -1);
+    }
+    told.hash = link_of(page, clone);
+    told.parent = event.page == 0 ? chain_hash{} : link_of(parent, clone);
   }
   if (!nodes_[worker].is_down) {
-    nodes_[worker].batch->take(event, [&](const worker_event& e) { send(worker, e); });
+    nodes_[worker].batch->take(told, [&](const worker_event& e) { send(worker, e); });
   }
 }
 
@@ -131,8 +136,11 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
     chain_hash hash, parent;
   };
   std::vector<page> pages;
+  std::unordered_map<std::uint64_t, chain_hash> links;  // by the tree's own
   n.worker->visit_pages([&](std::uint8_t tier, const cached_page& p, std::uint32_t pool) {
-    pages.push_back({tier, pool, p.page, p.hash, p.parent});
+    const chain_hash link = link_of(to_index(p.tokens[0]), holders_.clone_of(p.space.low));
+    links[p.hash.low] = link;
+    pages.push_back({tier, pool, p.page, link, p.parent});
   });
   std::ranges::stable_sort(pages, {}, [](const page& p) { return p.at; });
   worker_event e{.worker = worker_id{worker},
@@ -145,7 +153,8 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
     e.tier = static_cast<std::uint8_t>(p.tier);
     e.pool = p.pool;
     e.first_page = p.at;
-    e.parent = p.parent;
+    const auto before = links.find(p.parent.low);
+    e.parent = before == links.end() ? chain_hash{} : before->second;
     e.links = {&p.hash, 1};
     s.router->apply(e);
   }
@@ -249,7 +258,7 @@ void cluster_run::kill_worker(std::uint32_t w) {
   n.is_down = true;  // It tells nobody.
   n.worker->visit_pages([&](std::uint8_t, const cached_page& p, std::uint32_t pool) {
     if (pool == 0) {
-      holders_.add(p.space.low, to_index(p.tokens[0]), -1);
+      holders_.add(holders_.clone_of(p.space.low), to_index(p.tokens[0]), -1);
     }
   });
   lost_.clear();

@@ -103,7 +103,8 @@ void cluster_run::begin() {
   }
   nodes_.resize(options_.workers);
   for (std::uint32_t w = 0; w < options_.workers; ++w) {
-    nodes_[w].worker = std::make_unique<node_worker>(w, model_, static_cast<worker_listener&>(*this));
+    nodes_[w].worker =
+        std::make_unique<node_worker>(w, model_, static_cast<worker_listener&>(*this));
     nodes_[w].batch = std::make_unique<event_batch>(worker_id{w}, nodes_[w].life);
   }
   routers_.resize(options_.routers);
@@ -291,9 +292,9 @@ void cluster_run::route(std::uint32_t index) {
       return place(index, answer);
     case route_kind::refused:
       return end(index,
-                 answer.reason == refusal::deadline    ? request_end_kind::timed_out
+                 answer.reason == refusal::deadline ? request_end_kind::timed_out
                  : answer.reason == refusal::nobody ? request_end_kind::failed
-                                                       : request_end_kind::rejected);
+                                                    : request_end_kind::rejected);
     case route_kind::waits:
       return;
     case route_kind::ended:
@@ -321,7 +322,6 @@ void cluster_run::place(std::uint32_t index, const route_answer& answer) {
   const worker_job job{.user = index,
                        .space = &spaces_[view_.name_space(r, l.clone)],
                        .pages = std::span(pages_).subspan(r.first_page, r.pages + std::size_t{1}),
-                       .links = std::span(base_.links).subspan(r.first_page, r.pages),
                        .clone = l.clone,
                        .reusable = base_.reusable_pages(r),
                        .input_tokens = r.input_tokens,

@@ -97,7 +97,7 @@ class cluster_run final : private worker_listener {
   void on_started(std::uint32_t user, const prefill_record& so_far, double now_s) override;
   void on_prefilled(std::uint32_t user, const prefill_record& record, double now_s) override;
   void on_decoded(std::uint32_t user, double now_s) override;
-  void on_cache(std::uint32_t worker, const cache_event& event) override;
+  void on_cache(std::uint32_t worker, const cache_event& event, std::uint32_t parent) override;
   void take_record(live& l, const prefill_record& record);
 
   // cluster_faults.cpp: what routers hear, and what breaks.

@@ -23,12 +23,15 @@ class page_holders_count {
     counts_.assign(std::size_t{clones} * pages, 0);
   }
   void name_clone(std::uint64_t space, std::uint32_t clone) { clones_[space] = clone; }
-  void add(std::uint64_t space, std::uint32_t page, int change) {
+  [[nodiscard]] std::uint32_t clone_of(std::uint64_t space) {
     if (space != last_space_) {
       last_space_ = space;
       last_clone_ = clones_.at(space);
     }
-    std::uint16_t& count = counts_[std::size_t{last_clone_} * pages_ + page];
+    return last_clone_;
+  }
+  void add(std::uint32_t clone, std::uint32_t page, int change) noexcept {
+    std::uint16_t& count = counts_[std::size_t{clone} * pages_ + page];
     count = static_cast<std::uint16_t>(count + change);
   }
   [[nodiscard]] bool has(std::uint32_t clone, std::uint32_t page) const noexcept {

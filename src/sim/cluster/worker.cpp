@@ -22,8 +22,6 @@ node_worker::node_worker(std::uint32_t index, const worker_model& model, worker_
       model_(model),
       options_(*model.options),
       listener_(listener),
-      on_device_(new tier_listener{*this, 0}),
-      on_host_(new tier_listener{*this, 1}),
       device_(new page_cache(model.cache_of(options_.tiers.device_tokens))),
       scheduler_({.budget_tokens = options_.chunk_tokens,
                   .prefill_share = 0.0,
@@ -31,9 +29,12 @@ node_worker::node_worker(std::uint32_t index, const worker_model& model, worker_
                  chosen_order{options_.order}),
       oldest_first_(scheduler_.options()),
       guard_(options_.guard.value_or(guard_options{})) {
+  on_device_ =
+      std::make_unique<tier_listener>(listener, index, std::uint8_t{0}, device_->capacity());
   device_->tree().events().forward_to(*on_device_);
   if (options_.tiers.host_tokens != 0) {
     host_.reset(new page_cache(model.cache_of(options_.tiers.host_tokens)));
+    on_host_ = std::make_unique<tier_listener>(listener, index, std::uint8_t{1}, host_->capacity());
     host_->tree().events().forward_to(*on_host_);
   }
   arrival_bytes_.resize(model.layer_bytes.size());
@@ -44,16 +45,6 @@ node_worker::~node_worker() {
   device_->tree().events() = {};
   if (host_) {
     host_->tree().events() = {};
-  }
-}
-
-void node_worker::take_event(std::uint8_t tier, const cache_event& event) {
-  if (tier == 0) {
-    listener_.on_cache(index_, event);
-  } else {
-    cache_event below = event;
-    below.tier = tier;
-    listener_.on_cache(index_, below);
   }
 }
 
@@ -97,6 +88,19 @@ void node_worker::set_remaining(job& j, double seconds) {
   }
 }
 
+/// Who has not been served yet, by arrival: in the queue, or admitted without a row so far.
+void node_worker::see_waiting() {
+  waiting_.assign(queue_.begin(), queue_.end());
+  for (const std::uint32_t index : running_) {
+    if (!jobs_[index].was_started) {
+      waiting_.push_back(index);
+    }
+  }
+  if (waiting_.size() != queue_.size()) {
+    std::ranges::sort(waiting_, {}, [&](std::uint32_t index) { return jobs_[index].order; });
+  }
+}
+
 /// The theorem's E of everybody who waits: max(0, E + growth of the older ones' work).
 void node_worker::settle_growth() {
   if (growth_.empty()) {
@@ -105,7 +109,8 @@ void node_worker::settle_growth() {
   std::ranges::sort(growth_, {}, &growth::order);
   double sum_s = 0.0;
   auto next = growth_.begin();
-  for (const std::uint32_t index : queue_) {
+  see_waiting();
+  for (const std::uint32_t index : waiting_) {
     job& j = jobs_[index];
     for (; next != growth_.end() && next->order < j.order; ++next) {
       sum_s += next->seconds;
@@ -372,7 +377,8 @@ void node_worker::end_step(double now_s) {
     set_remaining(j, estimate_s(j, j.computed));
   }
   settle_growth();
-  for (const std::uint32_t index : queue_) {
+  see_waiting();
+  for (const std::uint32_t index : waiting_) {
     job& j = jobs_[index];
     j.last_step_s = j.order < youngest ? step_s : j.last_step_s;
   }

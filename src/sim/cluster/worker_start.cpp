@@ -167,13 +167,7 @@ void node_worker::bring(job& j, const fetch_plan& way, double now_s) {
   for (const page_range& range : way.windows) {
     first_window = range.first == range.end ? first_window : std::min(first_window, range.first);
   }
-  chain_.resize(std::max<std::size_t>(chain_.size(), end));
-  const std::uint32_t from = lease.full_tokens();
-  salt_links(j.of.links.subspan(from, end - from),
-             j.of.clone,
-             std::span(chain_).subspan(from, end - from));
-  const std::uint32_t came =
-      device_->publish(lease, prompt, chain_, first_window, end, true, us(now_s));
+  const std::uint32_t came = device_->publish(lease, prompt, first_window, end, true, us(now_s));
   double from_s = now_s;
   for (std::uint8_t tier = 0; tier < 2; ++tier) {
     j.fetch_full[tier] = j.fetch_windows[tier] = 0;
@@ -294,25 +288,17 @@ void node_worker::publish(job& j, double now_s) {
     j.host = host_->pin(
         *j.of.space, path, m, {.full_tokens = m.heal_tokens, .window_tokens = 0}, us(now_s));
   }
-  const std::uint32_t from = needs_host ? std::min(first, j.host.full_tokens()) : first;
-  if (end > from) {
-    chain_.resize(std::max<std::size_t>(chain_.size(), end));
-    salt_links(j.of.links.subspan(from, end - from),
-               j.of.clone,
-               std::span(chain_).subspan(from, end - from));
-  }
   // The windows of a running sequence reach back so far.
   const std::uint32_t span = window_span() + model_.fetch.healing.slack_pages;
   const std::uint32_t first_window =
       std::max(j.first_window, j.published - std::min(j.published, span));
   if ((end > first || is_whole) && !j.is_cut) {
-    j.is_cut = device_->publish(
-                   j.device, j.of.pages, chain_, first_window, end, is_whole, us(now_s)) < end;
+    j.is_cut = device_->publish(j.device, j.of.pages, first_window, end, is_whole, us(now_s)) < end;
     device_->tree().drop_windows(j.device);  // Else they keep room from the windows to come.
     j.published = end;
   }
   if (needs_host) {
-    host_->publish(j.host, j.of.pages, chain_, first_window, end, is_whole, us(now_s));
+    host_->publish(j.host, j.of.pages, first_window, end, is_whole, us(now_s));
     host_->tree().drop_windows(j.host);
   }
 }

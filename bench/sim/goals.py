@@ -22,7 +22,7 @@ import sys
 
 TIERS = {"without L3": "device=2M,host=30M", "with L3": "device=2M,host=30M,l3=1G"}
 FILES = {"agentic": "agentic/sessions.jsonl.zst", "conversation": "conversation/conversation_trace.jsonl.zst"}
-CLONES = {"agentic": 20, "conversation": 40}
+CLONES = {"agentic": 10, "conversation": 20}
 
 
 def student_t(degrees):

@@ -17,6 +17,7 @@
 #include <replay/fleet_page.hpp>
 #include <replay/fleet_report.hpp>
 #include <replay/fleet_text.hpp>
+#include <replay/grouped.hpp>
 #include <replay/read_trace.hpp>
 #include <replay/trace_workload.hpp>
 

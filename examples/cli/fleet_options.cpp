@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include "fleet_options.hpp"
+#include "parsed.hpp"
 #include "validators.hpp"
 
 #include <oriel/core/thread_pool.hpp>
@@ -8,9 +9,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
-#include <system_error>
 #include <utility>
 
 namespace oriel::cli {
@@ -21,14 +20,6 @@ constexpr const char* router_names =
 constexpr const char* order_names = "fcfs, longest_prefix, least_tokens, least_seconds";
 constexpr std::uint32_t workers_max = 1'024;
 constexpr const char* group = "Of a fleet";
-
-template <class T>
-std::optional<T> parsed(std::string_view text) {
-  T value{};
-  const char* const end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
-  return error == std::errc{} && stop == end ? std::optional{value} : std::nullopt;
-}
 
 std::optional<double> finite(std::string_view text) {
   const auto value = parsed<double>(text);

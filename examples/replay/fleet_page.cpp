@@ -5,6 +5,7 @@
 #include <replay/fleet_plots.hpp>
 #include <replay/fleet_style.hpp>
 #include <replay/fleet_text.hpp>
+#include <replay/grouped.hpp>
 #include <replay/svg.hpp>
 
 #include <algorithm>

@@ -89,20 +89,12 @@ std::string over_seeds(const fleet_report& report) {
 
 std::string short_number(double value) {
   const double size = std::abs(value);
-  return size >= 99.5   ? fmt::format("{:.0f}", value)
-         : size >= 9.95 ? fmt::format("{:.0f}", value)
-         : size >= 1    ? fmt::format("{:.1f}", value)
-         : size >= 0.1  ? fmt::format("{:.2f}", value)
-         : size == 0    ? "0"
-                        : fmt::format("{:.3f}", value);
-}
-
-std::string grouped(std::uint64_t number) {
-  std::string text = std::to_string(number);
-  for (std::size_t end = text.size(); end > 3; end -= 3) {
-    text.insert(end - 3, 1, ',');
-  }
-  return text;
+  return fmt::format("{:.{}f}",
+                     value,
+                     size >= 9.95 || size == 0 ? 0
+                     : size >= 1               ? 1
+                     : size >= 0.1             ? 2
+                                               : 3);
 }
 
 std::string quantity_text(unit in, double value) {

@@ -23,8 +23,6 @@ namespace oriel::replay {
 [[nodiscard]] std::string duration_text(double ms);
 /// Two or three digits, never an exponent: "0.041", "8.2", "312".
 [[nodiscard]] std::string short_number(double value);
-/// 12345678 as "12,345,678".
-[[nodiscard]] std::string grouped(std::uint64_t number);
 
 /// What a ratio says of a policy: "better", "worse", or "same" where the seeds do not tell.
 [[nodiscard]] std::string_view verdict(const sample_ratio& ratio, bool more_is_better) noexcept;

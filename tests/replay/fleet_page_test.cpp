@@ -6,6 +6,7 @@
 #include <replay/fleet_page.hpp>
 #include <replay/fleet_plots.hpp>
 #include <replay/fleet_text.hpp>
+#include <replay/grouped.hpp>
 #include <replay/svg.hpp>
 
 #include <cstddef>

@@ -230,10 +230,13 @@ class fleet_runs {
     const auto tell = [](void* to, double now_s, double end_s) {
       static_cast<std::atomic<float>*>(to)->store(static_cast<float>(std::min(now_s / end_s, 1.0)));
     };
-    const sim::run_outcome outcome =
+    const auto began = std::chrono::steady_clock::now();
+    sim::run_outcome outcome =
         run_cluster(view,
                     run_options_of(options_, policies_[i / options_.fleet.seeds], view),
                     {.tell = tell, .to = &shares_[i]});
+    outcome.wall_s =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
     shares_[i] = 1.0f;
     figures_[i] = replay::figures_of(outcome, buckets_);
   }

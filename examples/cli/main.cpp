@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `oriel`: reads the command line, calls a command, turns errors into exit codes.
 #include "commands.hpp"
+#include "fleet_options.hpp"
 #include "support.hpp"
 #include "validators.hpp"
 
@@ -16,6 +17,7 @@
 #include <limits>
 #include <new>
 #include <sstream>
+#include <vector>
 
 namespace {
 
@@ -250,6 +252,33 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   return command;
 }
 
+/// --tiers says other things of a fleet than of one cache. @pre --workers was added before
+CLI::Option* add_levels(CLI::App& command, replay_options& o) {
+  const auto take = [&o](const std::string& text) {
+    if (o.fleet.workers != 0) {
+      o.fleet.tiers = parse_fleet_tiers(text).value();
+      return;
+    }
+    const cache_levels levels = parse_levels(text).value();
+    o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
+    if (levels.device.tokens != 0) {
+      o.capacity_tokens = levels.device.tokens;
+    } else {
+      o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
+    }
+  };
+  const auto check = [&o, one_cache = levels(), fleet = fleet_tiers()](std::string& text) {
+    return o.fleet.workers != 0 ? fleet(text) : one_cache(text);
+  };
+  return command
+      .add_option_function<std::string>(
+          "--tiers",
+          take,
+          "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or memory (64GiB); of a "
+          "fleet: device=2M,host=30M,l3=SIZE, in tokens")
+      ->check(CLI::Validator{check, ""});
+}
+
 /// What the cache may hold, and where.
 void add_capacity(CLI::App& command, replay_options& o) {
   auto* bytes =
@@ -263,24 +292,7 @@ void add_capacity(CLI::App& command, replay_options& o) {
                       "tokens of the full pool, for the cache alone: requests compute beside it")
           ->transform(whole_number(1, std::uint64_t{1} << 40))
           ->excludes(bytes);
-  const auto take = [&o](const std::string& text) {
-    const cache_levels levels = parse_levels(text).value();
-    o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
-    if (levels.device.tokens != 0) {
-      o.capacity_tokens = levels.device.tokens;
-    } else {
-      o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
-    }
-  };
-  auto* tiers = command
-                    .add_option_function<std::string>(
-                        "--tiers",
-                        take,
-                        "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or memory "
-                        "(64GiB)")
-                    ->check(levels())
-                    ->excludes(bytes)
-                    ->excludes(tokens);
+  auto* tiers = add_levels(command, o)->excludes(bytes)->excludes(tokens);
   command.add_option("--tier-writes", o.tier_writes, "what tiers get: through, selective or back")
       ->check(CLI::IsMember({"through", "selective", "back"}))
       ->needs(tiers)
@@ -302,7 +314,9 @@ void add_policies(CLI::App& command, replay_options& o) {
       ->capture_default_str();
   add_retain(command, o.retain, o.page_tokens);
   add_heal(command, o.heal);
-  command.add_option("-s,--seed", o.seed, "seed of an order that samples")
+  command
+      .add_option(
+          "-s,--seed", o.seed, "seed of an order that samples; of a fleet, of the first run")
       ->transform(whole_number(0))
       ->capture_default_str();
 }
@@ -312,6 +326,7 @@ CLI::App* add_replay(CLI::App& app, replay_options& o) {
   command->add_option("trace", o.trace, "JSON lines, plain or .zst (docs/cli.md)")
       ->required()
       ->check(some_text());
+  CLI::Option* workers = add_workers(*command, o.fleet);
   command->add_option("--preset", o.preset, "a known model")
       ->check(preset_name())
       ->capture_default_str();
@@ -321,6 +336,27 @@ CLI::App* add_replay(CLI::App& app, replay_options& o) {
       ->check(number(0, 8'784, false))
       ->capture_default_str();
   command->add_flag("--json", o.json, "print one JSON object");
+  std::vector<CLI::Option*> cache_only;
+  for (const char* const name : {"--capacity-gib",
+                                 "--capacity-tokens",
+                                 "--tier-writes",
+                                 "--pools",
+                                 "--page",
+                                 "--evict",
+                                 "--retain"}) {
+    cache_only.push_back(command->get_option(name));
+  }
+  add_fleet(*command, o.fleet, *workers, cache_only);
+  command->callback([&o] {  // What only all options together tell.
+    if (o.page_tokens != 0) {
+      if (const std::string wrong = wrong_retention(o.retain, o.page_tokens); !wrong.empty()) {
+        throw CLI::ValidationError("--retain", wrong);
+      }
+    }
+    if (o.fleet.workers != 0) {
+      check_fleet(o);
+    }
+  });
   return command;
 }
 

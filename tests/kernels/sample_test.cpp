@@ -306,7 +306,9 @@ TEST_CASE("draw_without follows what is left") {
     const token_distribution left{
         .ids = left_ids, .weights = left_weights, .total = total_of(left_weights)};
     const pearson p = test_draws(left, 10, 20'000, [&](std::uint64_t position) {
-      return draw_without(all, token_id{ids[hole]}, oriel::sample_random(1, position, 2));
+      return draw_without(all,
+                          token_id{ids[hole]},
+                          oriel::sample_random(1, position, oriel::random_purpose::residual));
     });
     CHECK(std::abs(as_normal(p)) < 4.0);
   }
@@ -363,11 +365,11 @@ TEST_CASE("a seed gives the same tokens whatever else is in the batch") {
   }
 }
 
-TEST_CASE("seeds, positions and streams draw independently") {
+TEST_CASE("seeds, positions and purposes draw independently") {
   CHECK(oriel::sample_random(1, 2) == oriel::sample_random(1, 2));
   CHECK(oriel::sample_random(1, 2) != oriel::sample_random(2, 2));
   CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1, 3));
-  CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1, 2, 1));
+  CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1, 2, oriel::random_purpose::accept));
   CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1, 2 + (1ull << 32)));
   CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1 + (1ull << 32), 2));
 }

@@ -116,9 +116,10 @@ judgement rejection_sampling::judge(const drafted_token& draft,
   if (keeps_draft(target, draft.proposal, draft.id, accept_random)) {
     return {.accepted = true, .token = with_probability(target, draft.id)};
   }
-  const auto purpose = ORIEL_MUTANT(residual_takes_the_accept_random)  ? random_purpose::accept
-                       : ORIEL_MUTANT(residual_takes_the_draft_random) ? random_purpose::draft
-                                                                       : random_purpose::residual;
+  // Not const: a constant has no mutants (core/mutation.hpp).
+  auto purpose = ORIEL_MUTANT(residual_takes_the_accept_random)  ? random_purpose::accept
+                 : ORIEL_MUTANT(residual_takes_the_draft_random) ? random_purpose::draft
+                                                                 : random_purpose::residual;
   const token_id id =
       draw_residual(target, draft.proposal, sample_random(place.seed, place.position, purpose));
   return {.accepted = false, .token = with_probability(target, id)};

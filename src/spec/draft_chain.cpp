@@ -31,9 +31,9 @@ void draft_chain::push_sure(token_id id) {
 
 token_id draft_chain::draw(const token_distribution& proposal, token_place place) {
   ORIEL_EXPECTS(proposal.total > 0);
-  const auto purpose = ORIEL_MUTANT(draft_takes_the_token_random)    ? random_purpose::token
-                       : ORIEL_MUTANT(draft_takes_the_accept_random) ? random_purpose::accept
-                                                                     : random_purpose::draft;
+  // Not const: a constant has no mutants (core/mutation.hpp).
+  auto purpose =
+      ORIEL_MUTANT(draft_takes_the_accept_random) ? random_purpose::accept : random_purpose::draft;
   const token_id id = oriel::draw(proposal, sample_random(place.seed, place.position, purpose));
   extents_.push_back({.first_id = ids_.size(),
                       .ids = proposal.ids.size(),

@@ -202,6 +202,16 @@ TEST_CASE("auto follows a machine that changes") {
         0.96 * fixed(4, dear, 0.7, 0).rate());
 }
 
+TEST_CASE("a gain below gain_min is no reason to draft") {
+  // Three drafts of acceptance 1/2 give 1.875 tokens in 1.23 of the time.
+  for (const double gain_min : {1.02, 2.0}) {
+    adaptive_draft_length length({.gain_min = gain_min});
+    const run_result result = decoding(1, {}, 8).run(length, 2'000, constant(0.5));
+    INFO("gain_min " << gain_min << ": " << result.steps_by_drafts[0] << " plain steps");
+    CHECK((gain_min < 1.5 ? result.steps_by_drafts[0] < 200 : result.steps_by_drafts[0] > 1'500));
+  }
+}
+
 TEST_CASE("auto is a function of its calls") {
   const auto once = [] {
     adaptive_draft_length length({.drafts_max = 7});

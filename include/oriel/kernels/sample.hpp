@@ -3,7 +3,8 @@
 /// @file
 /// From logits to a token: filters, the distribution they leave, and a draw from it.
 ///
-/// Filters apply in this order, each to what the one before left:
+/// Penalties and biases come first (kernels/adjust_logits.hpp). Filters apply in this order, each
+/// to what the one before left:
 ///
 ///     temperature   z = (logit - largest logit) / temperature;  w = exp(z)
 ///     top_k         keep the top_k first tokens
@@ -24,6 +25,7 @@
 #include <oriel/core/ids.hpp>
 #include <oriel/core/random.hpp>
 #include <oriel/core/result.hpp>
+#include <oriel/kernels/adjust_logits.hpp>
 #include <oriel/kernels/isa.hpp>
 
 #include <bit>
@@ -97,6 +99,7 @@ struct sample_row {
   sample_filters filters;
   std::uint64_t seed;
   std::uint64_t position;  ///< of the token to be drawn, in its sequence (prompt included)
+  logit_adjustments adjustments = {};
 };
 
 /// What was drawn.
@@ -132,7 +135,8 @@ struct sample_plan {
   std::uint32_t concurrency;
   isa path;
   std::size_t filter_bytes;     ///< workspace of one filter_logits
-  std::size_t workspace_bytes;  ///< of run_sample
+  std::size_t row_bytes;        ///< an array of one row, on whole cache lines
+  std::size_t workspace_bytes;  ///< of run_sample: (filter_bytes + row_bytes) * concurrency
 };
 
 /// @returns errc::unsupported_shape when vocabulary is 0 or above 2^19, or the CPU lacks `path`.

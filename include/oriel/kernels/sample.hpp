@@ -70,15 +70,23 @@ struct token_distribution {
                                     token_id excluded,
                                     std::uint64_t random) noexcept;
 
-/// The random number of the token at `position` of a sequence with `seed`. `stream` tells apart the
-/// draws made for one position: 0 the token itself, others for a verifier.
-[[nodiscard]] constexpr std::uint64_t sample_random(std::uint64_t seed,
-                                                    std::uint64_t position,
-                                                    std::uint32_t stream = 0) noexcept {
+/// What a random number decides. Numbers of different purposes are independent.
+enum class random_purpose : std::uint32_t {
+  token = 0,     ///< the token itself, drawn from the target's distribution
+  accept = 1,    ///< whether a draft stays
+  residual = 2,  ///< what stands in for a draft that does not
+  draft = 3,     ///< the draft, drawn from the drafter's distribution
+};
+
+/// The random number for one decision about the token at `position` of a sequence with `seed`.
+[[nodiscard]] constexpr std::uint64_t sample_random(
+    std::uint64_t seed,
+    std::uint64_t position,
+    random_purpose purpose = random_purpose::token) noexcept {
   const auto words =
       philox4x32({static_cast<std::uint32_t>(position),
                   static_cast<std::uint32_t>(position >> 32),
-                  stream,
+                  static_cast<std::uint32_t>(purpose),
                   0x53414D50u},  // "SAMP": apart from random_stream's counters.
                  {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
   return (std::uint64_t{words[1]} << 32) | words[0];

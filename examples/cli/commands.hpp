@@ -53,6 +53,8 @@ struct run_options {
   bool no_cache = false;             ///< --no-cache
   replay::retain_choice retain;      ///< --retain
   std::string heal = "on";           ///< on, off
+  std::string spec = "off";          ///< --spec: off, lookup, mtp
+  std::string draft_len = "auto";    ///< --draft-len: auto, or a number
   tier_options tiers;                ///< --host-cache-gib, --disk-cache, --remote
   std::optional<std::uint32_t> qkv_shards;
 };

@@ -114,12 +114,12 @@ void expect_memory_for_weights(std::uint64_t bytes, const std::string& model) {
   }
 }
 
-engine::model_weights load_with_progress(const engine::checkpoint& checkpoint) {
+engine::model_weights load_with_progress(const engine::checkpoint& checkpoint, bool with_mtp) {
   const model_geometry& model = checkpoint.config.geometry;
   const dtype compute = engine::compute_type_of(checkpoint);
   expect_memory_for_weights(count_parameters(model).total * size_bytes(compute), model.name);
   engine::load_options options;
-  options.with_mtp = false;  // No command drafts yet.
+  options.with_mtp = with_mtp;
   if (!shows_progress()) {
     return engine::load_weights(checkpoint, options);
   }

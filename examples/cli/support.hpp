@@ -61,7 +61,8 @@ void finish_output();
 void expect_memory_for_weights(std::uint64_t bytes, const std::string& model);
 
 /// Loads the weights, with a progress line on stderr when that is a terminal.
-[[nodiscard]] engine::model_weights load_with_progress(const engine::checkpoint& checkpoint);
+[[nodiscard]] engine::model_weights load_with_progress(const engine::checkpoint& checkpoint,
+                                                       bool with_mtp = false);
 
 /// Whether stderr is a terminal: progress is shown there only.
 [[nodiscard]] bool shows_progress() noexcept;

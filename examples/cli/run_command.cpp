@@ -80,6 +80,7 @@ struct outcome {
   std::vector<token_id> tokens;
   finish_reason finish = finish_reason::none;
   engine::request_usage usage;
+  engine::draft_counts drafts;
   double prefill_ms = 0, decode_ms = 0;
   engine::kv_usage kv;  // held in the last step
   double stall_ms = 0;  // computing waited for tiers
@@ -127,6 +128,7 @@ outcome generate(engine::engine& engine, request_id id, form shown) {
     result.text += happened.text;
     result.finish = happened.finish;
     result.usage = happened.usage;
+    result.drafts = happened.drafts;
   };
   const auto begin = std::chrono::steady_clock::now();
   auto first_token = begin;
@@ -369,10 +371,10 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
       {"copied_bytes", by_tier(result.moved.copied_bytes)},
       {"stall_ms", result.stall_ms},
       {"tiers", held_by_tier(result)},
-      {"drafted", sum_of(result.usage.drafts.drafted)},
-      {"accepted", sum_of(result.usage.drafts.accepted)},
-      {"mean_accept_length", mean_accept_length(result.usage.drafts)},
-      {"acceptance_by_position", acceptance_by_position(result.usage.drafts)},
+      {"drafted", sum_of(result.drafts.drafted)},
+      {"accepted", sum_of(result.drafts.accepted)},
+      {"mean_accept_length", mean_accept_length(result.drafts)},
+      {"acceptance_by_position", acceptance_by_position(result.drafts)},
       {"finish_reason", name_of(result.finish)},
       {"prefill_ms", result.prefill_ms},
       {"decode_ms", result.decode_ms},
@@ -400,11 +402,11 @@ void print_summary(const outcome& result, std::size_t prompt_tokens) {
       bytes_text(result.kv.uniform_bytes),
       static_cast<double>(result.kv.uniform_bytes) /
           std::max(1.0, static_cast<double>(result.kv.bytes)));
-  if (const std::uint32_t drafted = sum_of(result.usage.drafts.drafted); drafted != 0) {
+  if (const std::uint32_t drafted = sum_of(result.drafts.drafted); drafted != 0) {
     note("drafted     {:>6} tokens, {} accepted; {:.2f} tokens a step\n",
          drafted,
-         sum_of(result.usage.drafts.accepted),
-         mean_accept_length(result.usage.drafts));
+         sum_of(result.drafts.accepted),
+         mean_accept_length(result.drafts));
   }
   if (const auto hits = hits_of(result.usage); hits[1] + hits[2] + hits[3] != 0) {
     note("from tiers  {:>6} tokens: {} host, {} disk, {} remote; waited {:.1f} ms\n",

@@ -170,7 +170,8 @@ std::optional<event> engine::cancel(request_id id) {
                  .token = {},
                  .text = std::string(job.stream.finish(finish_reason::cancelled)),
                  .finish = finish_reason::cancelled,
-                 .usage = job.usage};
+                 .usage = job.usage,
+                 .drafts = job.drafts};
   };
   std::optional<event> last;
   const auto queued = std::ranges::find_if(queued_, has_id);
@@ -419,7 +420,7 @@ void engine::take_chain(sequence& s, std::size_t row) {
   }
   s.drafts.clear();
   for (std::size_t i = first_event; i < events_.size(); ++i) {
-    events_[i].usage = s.job.usage;
+    events_[i].drafts = s.job.drafts;
   }
 }
 

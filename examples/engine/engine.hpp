@@ -65,7 +65,6 @@ struct request_usage {
   /// Of cached_tokens, those that lower tiers brought, by oriel::tier_role; the device had the
   /// rest.
   std::array<std::uint32_t, tier_roles> fetched_tokens = {};
-  draft_counts drafts = {};
 
   friend bool operator==(const request_usage&, const request_usage&) = default;
 };
@@ -77,6 +76,7 @@ struct event {
   std::string text;                            ///< UTF-8 that is final now; may be empty
   finish_reason finish = finish_reason::none;  ///< not none: the last event of the request
   request_usage usage = {};                    ///< until now
+  draft_counts drafts = {};                    ///< until now
 };
 
 /// KV memory, in whole pages.
@@ -205,6 +205,7 @@ class engine {
     token_stream stream;
     std::vector<token_id> tokens;  // prompt, then output
     request_usage usage = {};
+    draft_counts drafts = {};
     std::optional<twin_wait> wait = {};
     tier_names names = {};
     std::optional<std::uint32_t> fetch = {};  // its number, while pages come from lower tiers

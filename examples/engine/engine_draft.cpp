@@ -50,7 +50,7 @@ void engine::add_draft_rows(sequence& s) {
 }
 
 void engine::count_drafts(sequence& s, std::uint32_t tokens, std::uint32_t accepted) {
-  draft_counts& counts = s.job.usage.drafts;
+  draft_counts& counts = s.job.drafts;
   const auto drafted = static_cast<std::uint32_t>(s.drafts.size());
   const std::uint32_t given = std::min(tokens, accepted);
   counts.decode_steps += 1;

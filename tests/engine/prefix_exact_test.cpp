@@ -37,43 +37,6 @@ using namespace engine_life;
 
 namespace {
 
-/// Tiers that outlive every engine, answer late and out of order, and fail now and then.
-tier_maker unruly_tiers() {
-  std::vector<std::shared_ptr<plain_medium>> media;
-  for (std::size_t i = 0; i < tier_roles; ++i) {
-    media.push_back(std::make_shared<plain_medium>());
-  }
-  return [media](const model_geometry&, const engine_options&, std::uint64_t seed) {
-    random_stream draw(seed, 3);
-    std::vector<tier> tiers;
-    for (std::size_t i = 0; i + 1 < media.size();
-         ++i) {  // The next engine has to ask further down.
-      if (draw.next_below(2 + 2 * static_cast<std::uint32_t>(i)) == 0) {
-        media[i]->pages.clear();
-      }
-    }
-    for (std::size_t i = 0; i < media.size(); ++i) {
-      const bool is_fine = draw.next_below(3) == 0;
-      const plain_faults faults{.misses = is_fine ? 0 : draw.next_below(60),
-                                .fails = is_fine ? 0 : draw.next_below(60),
-                                .refuses = is_fine ? 0 : draw.next_below(200),
-                                .stuck = is_fine ? 0 : draw.next_below(30),
-                                .turns_max = draw.next_below(6),
-                                .queue_max = 1 + draw.next_below(100)};
-      const placement ways[]{placement::write_through,
-                             placement::write_through,
-                             placement::selective,
-                             placement::write_back};
-      tiers.push_back(
-          {.store = any_store(std::make_unique<plain_store>(media[i], faults, seed * 8 + i)),
-           .role = static_cast<tier_role>(i),
-           .writes = ways[draw.next_below(4)],
-           .rates = {.latency_s = 0.0, .bytes_per_s = 1e15}});  // On paper.
-    }
-    return tiers;
-  };
-}
-
 /// One real tier: what `oriel run` makes of this choice. Its speed is made up, so that it is asked.
 tier_maker real_tier(tier_choice choice) {
   return [choice](const model_geometry& model, const engine_options& o, std::uint64_t) {

@@ -3,12 +3,13 @@
 // Drafts never change an answer: with MTP blocks or a lookup, at every draft length, batch, chunk,
 // hit, heal and tier, tokens and the logits behind them have the bits of a cold run.
 #include "engine/engine_life.hpp"
-#include "support/plain_store.hpp"
 
 #include <catch2/catch.hpp>
+#include <engine/checkpoint.hpp>
+#include <engine/weight_loader.hpp>
 
 #include <cstdint>
-#include <memory>
+#include <filesystem>
 #include <vector>
 
 using namespace oriel;
@@ -40,4 +41,37 @@ TEST_CASE("drafts change nothing: one full layer in four") {
   CHECK(t.drafted > t.requests);
   CHECK(t.accepted > t.requests);
   CHECK(t.accepted < t.drafted);
+}
+
+TEST_CASE("drafts change nothing: two window sizes, experts, blocks of another window") {
+  library books = with_blocks({16, 0, 40, 16, 0, 40}, true, 24, 22);
+  const tally t = check_exact(books, 24, requests_of(700), 12);
+  CHECK(t.accepted > t.requests);
+}
+
+TEST_CASE("drafts change nothing: through tiers that fail now and then") {
+  library books = with_blocks({0, 16, 33, 16}, false, 20, 23);
+  const tier_maker tiers[]{unruly_tiers()};
+  const tally t = check_exact(books, 24, requests_of(700), 13, tiers);
+  CHECK(t.accepted > t.requests);
+  if (t.requests >= 400) {
+    CHECK(t.joined >= 20);
+    for (const std::uint64_t requests : t.from_tier) {
+      CHECK(requests >= 10);
+    }
+  }
+}
+
+TEST_CASE("drafts change nothing: the nano model drafts for itself") {
+  const std::filesystem::path folder =
+      std::filesystem::path{ORIEL_TEST_DIR} / ".." / "examples" / "models" / "nano";
+  const checkpoint opened = open_checkpoint(folder);
+  library books{.model = opened.config.geometry,
+                .weights = load_weights(opened),
+                .tokens = tokenizer::load((folder / "tokenizer.json").string()),
+                .context = 400,
+                .answer_tokens = 16,
+                .speculates = true};
+  const tally t = check_exact(books, 12, requests_of(150), 14);
+  CHECK(t.accepted > 0);
 }

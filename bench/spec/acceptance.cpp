@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // How many of the nano model's MTP drafts are accepted on texts that are given as files, greedily:
-// cold, after a hit of the prefix cache, and where MTP blocks did not see the prompt; over the first
-// window of output tokens and over all. acceptance.py gives it the held-out text.
+// cold, after a hit of the prefix cache, and where MTP blocks did not see the prompt; over the
+// first window of output tokens and over all. acceptance.py gives it the held-out text.
 //
 //     bench.spec.acceptance FILE...
 #include <oriel/core/thread_pool.hpp>
@@ -43,7 +43,8 @@ struct counts {
     }
   }
   [[nodiscard]] double share(std::size_t place) const {
-    return static_cast<double>(accepted[place]) / static_cast<double>(std::max<std::uint64_t>(1, drafted[place]));
+    return static_cast<double>(accepted[place]) /
+           static_cast<double>(std::max<std::uint64_t>(1, drafted[place]));
   }
   void print(const char* what, std::uint32_t new_tokens) const {
     std::printf("| %s | %u | %.3f | %.3f | %.3f | %.3f |\n",

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // What speculation gains in time: random weights of bench-1.4b, one thread, one sequence, drafts by
-// three MTP blocks whose tokens are then replaced, so that a given number of them is accepted. Plain
-// and speculative decoding take turns, so that a machine shared with others slows both; figures are
-// medians over rounds.
+// three MTP blocks whose tokens are then replaced, so that a given number of them is accepted.
+// Plain and speculative decoding take turns, so that a machine shared with others slows both;
+// figures are medians over rounds.
 //
 //     bench.spec.speed [rounds] [tokens of a round]
 #include <oriel/core/executor.hpp>
@@ -135,7 +135,10 @@ class stepper {
                 engine::layer_homes(pools_),
                 options().page_tokens,
                 weights.compute,
-                {.rows_max = prompt_tokens, .logit_rows_max = 8, .sequences_max = 1, .context_tokens = context},
+                {.rows_max = prompt_tokens,
+                 .logit_rows_max = 8,
+                 .sequences_max = 1,
+                 .context_tokens = context},
                 executor_),
         sequence_(*pools_.try_admit({.tokens_now = 0, .tokens_max = context})),
         tokens_(prompt_of(model, context)) {

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Example 09: speculation. A drafter guesses, one step computes the guesses, a verifier keeps those
 // that the model would have said itself, and the KV of the others is rolled back. The "model" here
-// recites a text with a small variation, so that a lookup in what was said guesses much and not all.
+// recites a text with a small variation, so that a lookup in what was said guesses much and not
+// all.
 #include <oriel/kv/dual_pool.hpp>
 #include <oriel/spec/prompt_lookup.hpp>
 #include <oriel/spec/verifier.hpp>
@@ -68,8 +69,8 @@ int main() {
       }
     }
     std::array<oriel::sampled_token, 6> out;
-    const oriel::verified v =
-        verify(chain, {}, [&](std::uint32_t row) { return said[row]; }, out);
+    const oriel::verified v = verify(
+        chain, {}, [&](std::uint32_t row) { return said[row]; }, out);
     kv->commit(v.accept_length);  // The rows behind are rolled back, in every pool.
 
     const std::size_t first = tokens.size();

@@ -80,6 +80,7 @@ struct bench_options {
   std::uint32_t chunk_tokens = 512;
   std::uint64_t seed = 1;
   std::string format = "md";  ///< md, csv, json
+  std::string spec = "off";   ///< --spec: off, lookup, mtp
 };
 
 inline constexpr double default_capacity_gib = 400;

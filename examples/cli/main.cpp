@@ -250,6 +250,9 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   command->add_option("-s,--seed", o.seed, "seed of weights and prompt")
       ->transform(whole_number(0))
       ->capture_default_str();
+  command->add_option("--spec", o.spec, "decode with drafts as well: lookup, or mtp")
+      ->check(CLI::IsMember({"off", "lookup", "mtp"}))
+      ->capture_default_str();
   command->add_option("-o,--output", o.format, "md, csv or json")
       ->check(CLI::IsMember({"md", "csv", "json"}))
       ->capture_default_str();

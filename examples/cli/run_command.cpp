@@ -210,15 +210,6 @@ std::optional<engine::tokenizer> load_tokenizer(const std::filesystem::path& fol
   return tokenizer;
 }
 
-/// Stands in where there is none, because the engine wants one. Its only token is there because a
-/// vocabulary must not be empty; nobody looks at the text it gives.
-engine::tokenizer no_tokenizer() {
-  return engine::tokenizer::parse(R"({
-    "model": {"type": "BPE", "vocab": {"!": 0}, "merges": []},
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
-    "decoder": {"type": "ByteLevel"}})");
-}
-
 std::vector<prompt> make_prompts(const run_options& o,
                                  const engine::tokenizer* tokenizer,
                                  std::uint32_t context_tokens) {
@@ -418,20 +409,6 @@ void print_summary(const outcome& result, std::size_t prompt_tokens) {
   }
 }
 
-engine::speculation_options speculation_of(const run_options& o, const model_geometry& model) {
-  engine::speculation_options s;
-  if (o.spec == "off") {
-    return s;
-  }
-  const bool is_mtp = o.spec == "mtp";
-  s.drafter = is_mtp ? engine::drafter_kind::mtp : engine::drafter_kind::lookup;
-  s.is_adaptive = o.draft_len == "auto";
-  s.drafts_max = !s.is_adaptive ? static_cast<std::uint32_t>(std::stoul(o.draft_len))
-                 : is_mtp       ? static_cast<std::uint32_t>(model.mtp_layers.size())
-                                : draft_tokens_max - 1;
-  return s;
-}
-
 engine::engine_options engine_options_of(const run_options& o,
                                          const engine::checkpoint& checkpoint,
                                          std::uint32_t context_tokens) {
@@ -444,7 +421,7 @@ engine::engine_options engine_options_of(const run_options& o,
   options.retain = {.every_tokens = o.retain.every_tokens,
                     .branch_points = o.retain.branch_points,
                     .dense_head_tokens = o.retain.dense_head_tokens};
-  options.speculation = speculation_of(o, checkpoint.config.geometry);
+  options.speculation = speculation_of(o.spec, o.draft_len, checkpoint.config.geometry);
   options.model_digest = engine::checkpoint_digest(checkpoint);
   options.tier_moves.drain_us_max = 0;  // See end_tiers.
   options.tier_moves.ttl_us = static_cast<std::uint64_t>(o.tiers.ttl_s * 1e6);

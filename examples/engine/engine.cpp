@@ -1,7 +1,5 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-#include <oriel/spec/verifier.hpp>
-
 #include <engine/engine.hpp>
 #include <engine/engine_pools.hpp>
 #include <engine/error.hpp>
@@ -55,8 +53,8 @@ engine_options checked(engine_options o, const model_geometry& model, bool has_t
   return o;
 }
 
-/// Drafts come on top of the token budget: a prompt's chunk does not shrink for them. A sequence has
-/// two entries in a pass of an MTP block: rows that were kept, and those of the step.
+/// Drafts come on top of the token budget: a prompt's chunk does not shrink for them. A sequence
+/// has two entries in a pass of an MTP block: rows that were kept, and those of the step.
 runner_limits limits_of(const engine_options& o, const model_geometry& model) {
   const std::uint64_t tokens = std::uint64_t{o.sequences_max} * o.context_tokens;
   const std::uint32_t drafts = o.speculation.rows_max();
@@ -330,8 +328,8 @@ void engine::make_room(const sequence& s, std::uint32_t tokens) {
   ORIEL_EXPECTS(has_room);  // See make_pools.
 }
 
-/// Samples the rows that have logits, takes in what is accepted, tells what was said, drafts what may
-/// follow, and gives the cache what it may have.
+/// Samples the rows that have logits, takes in what is accepted, tells what was said, drafts what
+/// may follow, and gives the cache what it may have.
 void engine::emit() {
   sampled_rows_.clear();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
@@ -381,47 +379,6 @@ void engine::take_rows(std::size_t member, std::size_t row) {
     s.kv.accept(s.rows);
   }
   count_service(s);
-}
-
-/// Keeps the drafts that the model would have chosen itself, and its own token behind them; the rows
-/// of the others are rolled back. The answer may end at any of the tokens.
-void engine::take_chain(sequence& s, std::size_t row) {
-  std::array<drafted_token, draft_tokens_max> drafts;
-  std::array<sampled_token, draft_tokens_max + 1> chosen;
-  const auto count = static_cast<std::uint32_t>(s.drafts.size());
-  for (std::uint32_t i = 0; i < count; ++i) {
-    drafts[i] = {.id = s.drafts[i]};
-  }
-  const verified v = verifier<greedy_match>()(
-      std::span(drafts).first(count),
-      {.seed = s.job.asked.sampling.seed, .position = s.job.tokens.size()},
-      [&](std::uint32_t i) { return sampled_[row + i]; },
-      chosen);
-  const std::size_t first_event = events_.size(), known = s.job.tokens.size();
-  const std::uint32_t ended = v.accept_length + (v.has_failed ? 1 : 0);
-  std::uint32_t taken = 0;
-  while (taken < ended && s.job.stream.finished() == finish_reason::none) {
-    if (options_.observer != nullptr) {
-      options_.observer->on_logits(
-          s.job.asked.id,
-          static_cast<std::uint32_t>(s.job.tokens.size()),
-          logits_.subspan((row + taken) * model_.vocabulary, model_.vocabulary));
-    }
-    take_token(s, taken < v.accept_length ? chosen[taken] : sampled_[row + taken]);
-    ++taken;
-  }
-  const bool decoded = s.kv.length() >= s.known_tokens;
-  s.kv.accept(s.rows - count - 1 + taken);
-  if (s.lookup) {
-    s.lookup->accept(std::span(s.job.tokens).subspan(known));
-  }
-  if (decoded) {
-    count_drafts(s, taken, v.accepted_drafts);
-  }
-  s.drafts.clear();
-  for (std::size_t i = first_event; i < events_.size(); ++i) {
-    events_[i].drafts = s.job.drafts;
-  }
 }
 
 /// Appends the event of a new token; without one (the logits held no number), that of a failure.

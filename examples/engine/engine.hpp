@@ -25,8 +25,8 @@
 #include <oriel/spec/prompt_lookup.hpp>
 
 #include <engine/engine_options.hpp>
-#include <engine/mtp_rows.hpp>
 #include <engine/model_runner.hpp>
+#include <engine/mtp_rows.hpp>
 #include <engine/prefix_reuse.hpp>
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weights.hpp>
@@ -90,16 +90,16 @@ struct kv_usage {
 
 /// What the engine has done so far.
 struct engine_metrics {
-  counter steps;             ///< forward passes
-  counter prompt_tokens;     ///< prompt tokens computed: sum of request_usage::computed_tokens
-  counter cached_tokens;     ///< sum of request_usage::cached_tokens
-  counter healed_tokens;     ///< sum of request_usage::healed_tokens
-  counter heal_rows;         ///< rows run again, in some layers, to heal cached prefixes
-  counter output_tokens;     ///< tokens chosen
-  counter drafted_tokens;    ///< verified
-  counter accepted_tokens;   ///< of them, given out
-  /// Rows of windows that MTP blocks did without when a request started on a cached prefix: evicted,
-  /// never written, or before a heal's end. They draft worse until the window has passed.
+  counter steps;            ///< forward passes
+  counter prompt_tokens;    ///< prompt tokens computed: sum of request_usage::computed_tokens
+  counter cached_tokens;    ///< sum of request_usage::cached_tokens
+  counter healed_tokens;    ///< sum of request_usage::healed_tokens
+  counter heal_rows;        ///< rows run again, in some layers, to heal cached prefixes
+  counter output_tokens;    ///< tokens chosen
+  counter drafted_tokens;   ///< verified
+  counter accepted_tokens;  ///< of them, given out
+  /// Rows of windows that MTP blocks did without when a request started on a cached prefix:
+  /// evicted, never written, or before a heal's end. They draft worse until the window has passed.
   counter missing_mtp_rows;
   counter requests_stopped;  ///< ended by a stop token or string
   counter requests_cut;      ///< ended by their number of tokens
@@ -236,9 +236,9 @@ class engine {
     prefix_reuse::lease lease;
     std::optional<heal_plan> heal;
     pools::sequence_type kv;
-    std::uint32_t known_tokens;    // when it was admitted: from there on it decodes
-    std::uint32_t rows = 0;        // rows of the running step
-    std::uint32_t idle_steps = 0;  // since it had rows
+    std::uint32_t known_tokens;         // when it was admitted: from there on it decodes
+    std::uint32_t rows = 0;             // rows of the running step
+    std::uint32_t idle_steps = 0;       // since it had rows
     std::vector<token_id> drafts = {};  // behind its last token, for the next step
     std::optional<prompt_lookup> lookup = {};
     mtp_tail mtp = {};

@@ -3,6 +3,7 @@
 // Speculation: what a sequence drafts for its next step, and what becomes of it.
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
+#include <oriel/spec/verifier.hpp>
 
 #include <engine/engine.hpp>
 
@@ -38,7 +39,7 @@ bool engine::decodes_next(const sequence& s) const noexcept {
 /// Drafts that could still be given out: the last token of an answer needs none behind it.
 std::uint32_t engine::drafts_left(const sequence& s) noexcept {
   const std::uint32_t left = s.job.asked.max_new_tokens - s.job.stream.token_count();
-  return left - std::min(left, 1u);
+  return left - (ORIEL_MUTANT(last_token_has_drafts) ? 0 : std::min(left, 1u));
 }
 
 /// Drafts are verified on top of the step's budget.
@@ -46,6 +47,48 @@ void engine::add_draft_rows(sequence& s) {
   if (s.rows != 0) {
     ORIEL_EXPECTS(s.drafts.empty() || (s.rows == 1 && s.drafts.size() <= drafts_left(s)));
     s.rows += static_cast<std::uint32_t>(s.drafts.size());
+  }
+}
+
+/// Keeps the drafts that the model would have chosen itself, and its own token behind them; the
+/// rows of the others are rolled back. The answer may end at any of the tokens.
+void engine::take_chain(sequence& s, std::size_t row) {
+  std::array<drafted_token, draft_tokens_max> drafts;
+  std::array<sampled_token, draft_tokens_max + 1> chosen;
+  const auto count = static_cast<std::uint32_t>(s.drafts.size());
+  for (std::uint32_t i = 0; i < count; ++i) {
+    drafts[i] = {.id = s.drafts[i]};
+  }
+  const verified v = verifier<greedy_match>()(
+      std::span(drafts).first(count),
+      {.seed = s.job.asked.sampling.seed, .position = s.job.tokens.size()},
+      [&](std::uint32_t i) { return sampled_[row + i]; },
+      chosen);
+  const std::size_t first_event = events_.size(), known = s.job.tokens.size();
+  const std::uint32_t ended = v.accept_length + (v.has_failed ? 1 : 0);
+  std::uint32_t taken = 0;
+  while (taken < ended && (s.job.stream.finished() == finish_reason::none ||
+                           ORIEL_MUTANT(stop_does_not_end_a_chain))) {
+    if (options_.observer != nullptr) {
+      options_.observer->on_logits(
+          s.job.asked.id,
+          static_cast<std::uint32_t>(s.job.tokens.size()),
+          logits_.subspan((row + taken) * model_.vocabulary, model_.vocabulary));
+    }
+    take_token(s, taken < v.accept_length ? chosen[taken] : sampled_[row + taken]);
+    ++taken;
+  }
+  const bool decoded = s.kv.length() >= s.known_tokens;
+  s.kv.accept(s.rows - count - 1 + taken);
+  if (s.lookup) {
+    s.lookup->accept(std::span(s.job.tokens).subspan(known));
+  }
+  if (decoded) {
+    count_drafts(s, taken, v.accepted_drafts);
+  }
+  s.drafts.clear();
+  for (std::size_t i = first_event; i < events_.size(); ++i) {
+    events_[i].drafts = s.job.drafts;
   }
 }
 
@@ -79,8 +122,8 @@ void engine::measure_decode(std::uint64_t begin_us) {
     measure.rows += s.logit_rows;
   }
   measure.tokens = static_cast<std::uint32_t>(events_.size());
-  measure.seconds = 1e-6 * static_cast<double>(std::max<std::uint64_t>(
-                               1, options_.now_us() - begin_us));
+  measure.seconds =
+      1e-6 * static_cast<double>(std::max<std::uint64_t>(1, options_.now_us() - begin_us));
   adaptive_->on_step(measure);
 }
 
@@ -151,7 +194,8 @@ void engine::draft_by_lookup(sequence& s, std::uint32_t count) {
   }
 }
 
-/// Hidden states of the rows that a step accepted of a sequence, those that MTP blocks have not seen.
+/// Hidden states of the rows that a step accepted of a sequence, those that MTP blocks have not
+/// seen.
 std::span<const float> engine::fresh_mtp_rows(std::size_t member) {
   sequence& s = *batch_[member];
   const hidden_rows made = runner_.hidden_of(member);
@@ -189,7 +233,7 @@ void engine::add_mtp_rows(std::size_t member, std::uint32_t drafts) {
   mtp_.add({.first_row = s.mtp.open,
             .rows = rows,
             .drafts = drafts,
-            .first_key = s.kv.soft_rows().first,
+            .first_key = ORIEL_MUTANT(unwritten_rows_are_read) ? 0 : s.kv.soft_rows().first,
             .kept = s.mtp.hidden,
             .fresh = fresh,
             .tables = tables_[member],
@@ -222,13 +266,13 @@ void engine::run_mtp() {
     const std::uint32_t kept = s.mtp.open + s.mtp.rows(model_.hidden);
     const auto tokens = static_cast<std::uint32_t>(s.job.tokens.size());
     const std::uint32_t known = tokens - std::min(tokens, mtp_blocks());
-    s.mtp.move_on(
-        made.values.subspan(std::size_t{kept - made.first_position} * model_.hidden,
-                            std::size_t{end - kept} * model_.hidden),
-        std::clamp(known, s.mtp.open, end),
-        model_.hidden);
+    s.mtp.move_on(made.values.subspan(std::size_t{kept - made.first_position} * model_.hidden,
+                                      std::size_t{end - kept} * model_.hidden),
+                  ORIEL_MUTANT(open_rows_count_as_final) ? end : std::clamp(known, s.mtp.open, end),
+                  model_.hidden);
     s.mtp.written = end;
-    s.kv.set_soft_rows({s.kv.soft_rows().first, s.mtp.open});
+    s.kv.set_soft_rows(
+        {s.kv.soft_rows().first, ORIEL_MUTANT(open_rows_are_published) ? end : s.mtp.open});
   }
 }
 

@@ -190,8 +190,8 @@ page_shape shape_of(const pool_plan& plan) {
 }
 
 page_shape kv_page_shape(const model_geometry& model, const engine_options& options, dtype kv) {
-  const auto plan = pool_plan::make(kv_layers_of(model, options, kv),
-                                    {.page_size = options.page_tokens});
+  const auto plan =
+      pool_plan::make(kv_layers_of(model, options, kv), {.page_size = options.page_tokens});
   if (!plan) {
     throw error(fmt::format("the KV pools do not fit the model: {}", plan.error().detail));
   }

@@ -298,7 +298,7 @@ std::span<const float> model_runner::forward_mtp(std::uint32_t head,
   const std::uint32_t hidden = model_.hidden;
   start_batch(batch);
   ORIEL_EXPECTS(!healing_ && !is_gated_);
-  const mtp_weights& w = weights_.mtp[head];
+  const mtp_weights& w = weights_.mtp[ORIEL_MUTANT(first_block_is_used_again) ? 0 : head];
   float* const x = floats(mtp_hidden_);
   float* const input = floats(mtp_input_);  // [rows, 2 * hidden]: embedding first, hidden second
   host::run_embed(embed_, {x, hidden, weights_.embedding.data(), tokens_}, executor_);

@@ -106,12 +106,13 @@ class model_runner {
   ///      rows with logits do not lie before heal->length
   std::span<const float> forward(std::span<const step_rows> batch);
 
-  /// Runs MTP block `head`: the tokens of row p are those at position p + 1 + head, and its `hidden`
-  /// is the residual stream before the final norm, of the main model at p (the paper's reading), or
-  /// of the block before (DeepSeek's): docs/model.md#multi-token-prediction. Writes the block's KV at
-  /// the same positions and returns logits as `forward` does: row p predicts the token at p + 2 +
-  /// head. Rows without logits are worth their KV alone, unless another block wants their output.
-  /// A sequence may have several entries, for rows whose hidden states lie apart.
+  /// Runs MTP block `head`: the tokens of row p are those at position p + 1 + head, and its
+  /// `hidden` is the residual stream before the final norm, of the main model at p (the paper's
+  /// reading), or of the block before (DeepSeek's): docs/model.md#multi-token-prediction. Writes
+  /// the block's KV at the same positions and returns logits as `forward` does: row p predicts the
+  /// token at p + 2 + head. Rows without logits are worth their KV alone, unless another block
+  /// wants their output. A sequence may have several entries, for rows whose hidden states lie
+  /// apart.
   /// @pre head < the MTP blocks that layers_kv described; no heal, no gate
   std::span<const float> forward_mtp(std::uint32_t head,
                                      std::span<const step_rows> batch,

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 
 #include <engine/mtp_rows.hpp>
 
@@ -12,8 +13,8 @@ void mtp_tail::move_on(std::span<const float> rows,
                        std::uint32_t first_open,
                        std::uint32_t hidden_size) {
   hidden.insert(hidden.end(), rows.begin(), rows.end());
-  const std::size_t gone = std::min<std::size_t>(
-      hidden.size(), std::size_t{first_open - open} * hidden_size);
+  const std::size_t gone =
+      std::min<std::size_t>(hidden.size(), std::size_t{first_open - open} * hidden_size);
   hidden.erase(hidden.begin(), hidden.begin() + static_cast<std::ptrdiff_t>(gone));
   open = first_open;
 }
@@ -25,10 +26,14 @@ void mtp_batch::add(const member& m, std::span<const token_id> known, std::uint3
   }
   members_[count_] = m;
   std::vector<token_id>& ids = ids_[count_++];
-  const std::size_t first = std::size_t{m.first_row} + 1, end = first + m.rows + blocks - 1;
+  const std::size_t first =
+      std::size_t{m.first_row} + (ORIEL_MUTANT(blocks_are_told_the_row_itself) ? 0 : 1);
+  const std::size_t end = first + m.rows + blocks - 1;
+  const std::size_t last =
+      ORIEL_MUTANT(chunks_end_with_a_guess) ? m.first_row + m.rows : known.size() - 1;
   ids.clear();
   for (std::size_t at = first; at < end; ++at) {
-    ids.push_back(known[std::min(at, known.size() - 1)]);
+    ids.push_back(known[std::min(at, last)]);
   }
 }
 

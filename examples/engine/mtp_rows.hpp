@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What MTP blocks run on: the rows of a sequence that are not final in some block, and one batch of
-/// them.
+/// What MTP blocks run on: the rows of a sequence that are not final in some block, and one batch
+/// of them.
 ///
 /// Block s at row p is told token p + 1 + s, so that row is final once this token is accepted: the
 /// last rows of a sequence stay open. Each step runs them again, from the first that is open in any
@@ -59,7 +59,8 @@ class mtp_batch {
 
   void clear() noexcept { count_ = 0; }
   [[nodiscard]] bool empty() const noexcept { return count_ == 0; }
-  /// @param known  the sequence's tokens; what block s at the last row is told lies behind them if it
+  /// @param known  the sequence's tokens; what block s at the last row is told lies behind them if
+  /// it
   ///               is not drafted: then it is the last of them, for want of a better guess
   /// @throws std::bad_alloc
   void add(const member& m, std::span<const token_id> known, std::uint32_t blocks);
@@ -75,8 +76,8 @@ class mtp_batch {
     told_.clear();
     for (std::uint32_t block = 0; block < blocks; ++block) {
       const auto entries = rows_of(block, hidden_size);
-      const auto logits = runner.forward_mtp(
-          block, entries, chains_hidden ? mtp_rows::all : mtp_rows::with_logits);
+      const auto logits =
+          runner.forward_mtp(block, entries, chains_hidden ? mtp_rows::all : mtp_rows::with_logits);
       if (chains_hidden) {
         keep_hidden(runner);
       }

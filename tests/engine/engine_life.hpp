@@ -95,7 +95,7 @@ struct tally {
   std::uint64_t failed_reads = 0, late_fetches = 0;
   std::uint64_t joined = 0, cut_off = 0;  // requests that started while their pages came
   std::uint64_t drafted = 0, accepted = 0, missing_mtp_rows = 0;
-  std::uint64_t demanded = 0;             // plans in which the guard had the say
+  std::uint64_t demanded = 0;  // plans in which the guard had the say
 };
 
 /// One engine and its requests; compares every row of logits as it comes.
@@ -351,7 +351,8 @@ class life final : public logits_observer, public draft_editor {
     counts_.drafted += m.drafted_tokens.value();
     counts_.accepted += m.accepted_tokens.value();
     counts_.missing_mtp_rows += m.missing_mtp_rows.value();
-    if (is_plain() && m.requests_cut_off.value() == 0 && !books_.speculates) {  // Else some rows end in some layer.
+    if (is_plain() && m.requests_cut_off.value() == 0 &&
+        !books_.speculates) {  // Else some rows end in some layer.
       CHECK(rows.layer_rows == heal_layer_rows_ + (m.rows_per_step.sum() - m.heal_rows.value()) *
                                                       books_.model.layers.size());
     }
@@ -398,7 +399,9 @@ class life final : public logits_observer, public draft_editor {
   std::uint64_t wrong_rows_ = 0, cached_ = 0, heal_layer_rows_ = 0, heals_ = 0;
 };
 
-inline library random_library(const std::vector<std::uint32_t>& windows, bool moe, std::uint64_t seed) {
+inline library random_library(const std::vector<std::uint32_t>& windows,
+                              bool moe,
+                              std::uint64_t seed) {
   model_geometry model = toy_model(windows, moe);
   model_weights weights = random_weights(model, dtype::bf16, seed);
   return {.model = std::move(model), .weights = std::move(weights), .tokens = no_text()};
@@ -406,11 +409,11 @@ inline library random_library(const std::vector<std::uint32_t>& windows, bool mo
 
 /// Lives of 60 requests until there are `requests`, and enough of every sort among them.
 inline tally check_exact(library& books,
-                  std::uint32_t documents,
-                  std::uint64_t requests,
-                  std::uint64_t seed,
-                  std::span<const tier_maker> tiers = {},
-                  std::uint64_t (*now_us)() = ticking_us) {
+                         std::uint32_t documents,
+                         std::uint64_t requests,
+                         std::uint64_t seed,
+                         std::span<const tier_maker> tiers = {},
+                         std::uint64_t (*now_us)() = ticking_us) {
   books.write(documents, seed);
   tally t;
   for (std::uint64_t i = 0; t.requests < requests; ++i) {
@@ -426,8 +429,8 @@ inline tally check_exact(library& books,
                    << ", from tiers " << t.from_tier[0] << " + " << t.from_tier[1] << " + "
                    << t.from_tier[2] << ", reads failed " << t.failed_reads << ", late "
                    << t.late_fetches << ", joined " << t.joined << ", cut off " << t.cut_off
-                   << ", demanded " << t.demanded << ", drafted " << t.drafted << ", accepted " << t.accepted
-                   << ", MTP rows missing " << t.missing_mtp_rows);
+                   << ", demanded " << t.demanded << ", drafted " << t.drafted << ", accepted "
+                   << t.accepted << ", MTP rows missing " << t.missing_mtp_rows);
   if (t.requests < 400) {
     return t;  // A sanitizer's share is too small to hold every sort.
   }

@@ -57,3 +57,54 @@ TEST_CASE("drafts change nothing: the nano model drafts for itself") {
   const tally t = check_exact(books, 12, requests_of(150), 14);
   CHECK(t.accepted > 0);
 }
+
+TEST_CASE("a stop token among accepted drafts ends the answer where plain decoding ends it") {
+  library books = with_blocks({0, 16, 16}, false, 16, 24);
+  books.write(3, 24);
+  class all_right final : public draft_editor {
+   public:
+    explicit all_right(const document& d) : text_(d) {}
+    void on_drafts(request_id,
+                   std::span<const token_id> known,
+                   std::vector<token_id>& drafts) override {
+      for (std::size_t i = 0; i < drafts.size() && known.size() + i < text_.tokens.size(); ++i) {
+        drafts[i] = text_.tokens[known.size() + i];
+      }
+    }
+
+   private:
+    const document& text_;
+  };
+  for (const document& d : books.documents) {
+    for (std::uint32_t at = 0; at < 12; ++at) {
+      const token_id stop = d.tokens[d.prompt_tokens + at];
+      std::vector<std::vector<token_id>> answers;
+      for (const std::uint32_t drafts : {0u, 1u, 2u, 3u}) {
+        all_right editor(d);
+        engine_options o{.chunk_tokens = 40, .context_tokens = books.context};
+        if (drafts != 0) {
+          o.speculation = {.drafter = drafter_kind::mtp, .drafts_max = drafts, .editor = &editor};
+        }
+        thread_pool threads{1};
+        engine::engine served{books.model, books.weights, books.tokens, o, threads};
+        request r;
+        r.prompt.assign(d.tokens.begin(), d.tokens.begin() + d.prompt_tokens);
+        r.max_new_tokens = 24;
+        r.sampling.temperature = 0;
+        r.stop.tokens = {stop};
+        REQUIRE(served.submit(std::move(r)));
+        answers.emplace_back();
+        std::uint32_t steps = 0;
+        for (; !served.idle(); ++steps) {
+          for (const event& happened : served.step()) {
+            answers.back().push_back(happened.token.value());
+            CHECK((happened.finish == finish_reason::stop) == (*happened.token == stop));
+          }
+        }
+        CHECK(answers.back() == answers.front());
+        const auto decoded = static_cast<std::uint32_t>(answers.back().size()) - 1;
+        CHECK(steps <= (d.prompt_tokens + 39) / 40 + (decoded + drafts) / (1 + drafts));
+      }
+    }
+  }
+}

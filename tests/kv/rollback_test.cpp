@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Drafts and their rollback: a sequence that reserves rows, writes them all and accepts some, against
-// a list of what was accepted. Every row of every pool names who wrote it, so a stale row shows.
+// Drafts and their rollback: a sequence that reserves rows, writes them all and accepts some,
+// against a list of what was accepted. Every row of every pool names who wrote it, so a stale row
+// shows.
 #include "support/scale.hpp"
 
 #include <oriel/core/random.hpp>
@@ -125,7 +126,8 @@ class world {
     }
   }
 
-  /// At least the row of the last token; to_the_edge: so that a page or a window just begins or ends.
+  /// At least the row of the last token; to_the_edge: so that a page or a window just begins or
+  /// ends.
   std::uint32_t accept(std::uint32_t length, std::uint32_t rows, pattern how) {
     switch (how) {
       case pattern::all:
@@ -176,8 +178,8 @@ class world {
       s.set_soft_rows({0, s.length() - std::min(s.length(), 2u)});
     }
     for (std::uint32_t pool = 0; pool < windows_.size(); ++pool) {
-      const auto pages = pool == 0 ? sequence_type::row_range{0, s.length() / page_}
-                                   : s.shareable_pages(pool - 1);
+      const auto pages =
+          pool == 0 ? sequence_type::row_range{0, s.length() / page_} : s.shareable_pages(pool - 1);
       if (pages.first == pages.end || shared_.size() > 6) {
         continue;
       }
@@ -193,7 +195,8 @@ class world {
   bool shared_are_right() const {
     return std::ranges::all_of(shared_, [&](const shared_page& s) {
       return std::ranges::equal(
-          s.rows, std::span(rows_[s.pool]).subspan(std::size_t{to_index(s.page.id)} * page_, page_));
+          s.rows,
+          std::span(rows_[s.pool]).subspan(std::size_t{to_index(s.page.id)} * page_, page_));
     });
   }
   void drop_shared(std::size_t left) {
@@ -205,10 +208,10 @@ class world {
 
   random_stream draw_;
   std::uint32_t page_;
-  std::vector<std::uint32_t> windows_;             // [pools]
-  std::vector<std::vector<std::uint64_t>> rows_;   // [pools][pages * page]: who wrote it
-  std::vector<pools_type> pools_;                  // one
-  std::vector<std::uint64_t> accepted_[3];         // [pools][length]
+  std::vector<std::uint32_t> windows_;            // [pools]
+  std::vector<std::vector<std::uint64_t>> rows_;  // [pools][pages * page]: who wrote it
+  std::vector<pools_type> pools_;                 // one
+  std::vector<std::uint64_t> accepted_[3];        // [pools][length]
   std::deque<shared_page> shared_;
   std::uint64_t stamp_ = 0, written_ = 0;
 };
@@ -221,7 +224,8 @@ TEST_CASE("rows that were rolled back are never read, in any pool") {
   for (std::uint64_t seed = 0; steps < wanted; ++seed) {
     random_stream draw(seed, 2);
     const std::uint32_t page = 2 + draw.next_below(8);
-    const std::uint32_t window = 1 + draw.next_below(4 * page), soft = 2 + draw.next_below(4 * page);
+    const std::uint32_t window = 1 + draw.next_below(4 * page),
+                        soft = 2 + draw.next_below(4 * page);
     CAPTURE(seed, page, window, soft);
     world w(page, window, soft, seed);
     for (const pattern how :

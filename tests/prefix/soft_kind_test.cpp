@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// A kind that no boundary needs: what drafts keep. It is cached, lent and evicted like a window, and
-// never decides where a request resumes.
+// A kind that no boundary needs: what drafts keep. It is cached, lent and evicted like a window,
+// and never decides where a request resumes.
 #include "prefix/tree_world.hpp"
 
 #include <catch2/catch.hpp>

@@ -72,8 +72,8 @@ class pool_plan {
     return static_cast<std::uint32_t>(layouts_.size());
   }
   [[nodiscard]] std::uint32_t window_kinds() const noexcept { return pools() - 1; }
-  /// The kind of the soft layers; none: there are none. No boundary needs its pages, whoever has them
-  /// drafts better.
+  /// The kind of the soft layers; none: there are none. No boundary needs its pages, whoever has
+  /// them drafts better.
   [[nodiscard]] std::optional<std::uint32_t> soft_kind() const noexcept { return soft_kind_; }
   [[nodiscard]] std::uint32_t layers() const noexcept {
     return static_cast<std::uint32_t>(homes_.size());

@@ -109,8 +109,8 @@ class sequence_kv {
   /// The rows to run next belong to the lent prefix.
   [[nodiscard]] bool healing() const noexcept { return length_ < lent_tokens_; }
   /// Rows of the soft kind that nobody writes any more, of this sequence or of who lent them:
-  /// [first, end). Pages with other rows are not shared. Who drafts says how far that is; rows before
-  /// `first` were never written, and are not read.
+  /// [first, end). Pages with other rows are not shared. Who drafts says how far that is; rows
+  /// before `first` were never written, and are not read.
   struct row_range {
     std::uint32_t first = 0, end = 0;
     friend bool operator==(const row_range&, const row_range&) = default;

@@ -201,8 +201,8 @@ class window_ring {
   /// Starts a sequence behind a cached prefix: `pages` hold the logical pages that end at `length`.
   /// Takes a reference of its own to each; never writes to them. O(pages.size()).
   /// @pre the ring is new, length is a multiple of page_size, every page is live, and unless it
-  ///      `may_lack` some, the pages reach back to the first_kept_page of a ring without slack, or to
-  ///      position 0
+  ///      `may_lack` some, the pages reach back to the first_kept_page of a ring without slack, or
+  ///      to position 0
   void adopt(std::uint32_t length,
              std::span<const page_handle> pages,
              bool may_lack = false) noexcept {

@@ -51,8 +51,8 @@ namespace oriel {
 
 /// Sizes and habits of a tree, fixed for its life.
 struct radix_tree_options {
-  std::uint32_t page_size = 16;          ///< tokens; > 0
-  std::vector<std::uint32_t> windows;    ///< [window kinds]: W in tokens, the query included; > 0
+  std::uint32_t page_size = 16;        ///< tokens; > 0
+  std::vector<std::uint32_t> windows;  ///< [window kinds]: W in tokens, the query included; > 0
   /// A kind that no boundary needs (pool_plan::soft_kind): the pages of it that lie without a gap
   /// before a boundary are lent with it, as many as there are.
   std::optional<std::uint32_t> soft_kind = {};

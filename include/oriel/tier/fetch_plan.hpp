@@ -52,7 +52,8 @@ struct fetch_model {
   /// Home of each layer, in the order of compute: then pages up to a window-safe boundary come
   /// layer by layer. None: pages come whole.
   std::vector<layer_home> layers = {};
-  /// A kind that no boundary needs: what tiers have of it before a boundary, without a gap, comes too.
+  /// A kind that no boundary needs: what tiers have of it before a boundary, without a gap, comes
+  /// too.
   std::optional<std::uint32_t> soft_kind = {};
 };
 

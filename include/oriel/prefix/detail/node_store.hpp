@@ -74,8 +74,8 @@ struct store_sizes {
   std::uint32_t full_pages = 0;  // capacity of the full pool
   std::uint32_t window_kinds = 0;
   std::optional<std::uint32_t> soft_kind = {};  // no boundary needs it
-  std::uint32_t namespaces_max = 0;  // roots alive at once
-  std::uint32_t leases_max = 0;      // a closed root lives as long as a lease below it
+  std::uint32_t namespaces_max = 0;             // roots alive at once
+  std::uint32_t leases_max = 0;                 // a closed root lives as long as a lease below it
   bool keeps_hash_chain = false;
 };
 

@@ -108,7 +108,7 @@ std::uint32_t ORIEL_TREE::first_soft_page(std::uint32_t node,
   for (const std::uint32_t end = store_.first_needed(kind, boundary); first > end; --first) {
     const detail::page_place at = store_.locate(node, first - 1);
     node = at.node;
-    if ((store_.mask(node, kind) >> at.at & 1u) == 0) {
+    if ((store_.mask(node, kind) >> at.at & 1u) == 0 && !ORIEL_MUTANT(soft_gap_is_lent)) {
       break;
     }
   }

@@ -69,6 +69,7 @@ struct nano {
 struct ways {
   bool in_prefill = true;
   bool after_hit = false;  ///< the prompt was served before
+  bool heals = false;      ///< and its windows are gone, the blocks' too
   engine::mtp_chain chain = engine::mtp_chain::main_hidden;
 };
 
@@ -105,6 +106,11 @@ counts measure(const nano& model,
       }
       if (round == 1) {
         all.add(last);
+      } else if (how.heals) {
+        auto& tree = served.cache()->tree();
+        for (std::uint32_t kind = 0; kind < tree.options().windows.size(); ++kind) {
+          tree.evict_window(kind, tree.evictable_window_pages(kind));
+        }
       }
     }
   }
@@ -135,6 +141,8 @@ int main(int argc, char** argv) {
   for (const std::uint32_t new_tokens : {window, 4 * window}) {
     measure(model, prompts, new_tokens, {}).print("cold", new_tokens);
     measure(model, prompts, new_tokens, {.after_hit = true}).print("after a hit", new_tokens);
+    measure(model, prompts, new_tokens, {.after_hit = true, .heals = true})
+        .print("after a heal", new_tokens);
     measure(model, prompts, new_tokens, {.in_prefill = false}).print("not in prefill", new_tokens);
     measure(model, prompts, new_tokens, {.chain = engine::mtp_chain::previous_hidden})
         .print("previous block's hidden", new_tokens);

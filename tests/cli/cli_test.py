@@ -414,7 +414,7 @@ class Bench(unittest.TestCase):
     def test_tables(self):
         self.assertIn("| nano | 1 | pp4 |", self.bench("md"))
         lines = self.bench("csv").splitlines()
-        self.assertEqual([len(line.split(",")) for line in lines], [7, 7, 7])
+        self.assertEqual([len(line.split(",")) for line in lines], [8, 8, 8])
 
     def test_no_messages_without_a_terminal(self):
         self.assertEqual(run("bench", "-p", 4, "-n", 2, "-r", 1).stderr, b"")

@@ -5,7 +5,7 @@
 // Plain and speculative decoding take turns, so that a machine shared with others slows both;
 // figures are medians over rounds.
 //
-//     bench.spec.speed [rounds] [tokens of a round]
+//     bench.spec.speed [rounds] [tokens of a round] [accepted drafts: 0 (auto) to 3]...
 #include <oriel/core/executor.hpp>
 #include <oriel/kv/dual_pool.hpp>
 #include <oriel/model/presets.hpp>
@@ -204,7 +204,14 @@ int main(int argc, char** argv) {
   std::vector<token_id> text, spoken;
   decoder plain(model, weights, tokens, {});
   (void)plain.run(new_tokens, text);
-  for (const std::uint32_t right : {2u, 3u, 1u, 0u}) {
+  std::vector<std::uint32_t> accepted;
+  for (int i = 3; i < argc; ++i) {
+    accepted.push_back(static_cast<std::uint32_t>(std::atoi(argv[i])));
+  }
+  if (accepted.empty()) {
+    accepted = {2, 3, 1, 0};
+  }
+  for (const std::uint32_t right : accepted) {
     forced_drafts editor(text, right);
     const bool is_auto = right == 0;
     decoder drafting(model,

@@ -58,6 +58,8 @@ struct run_options {
   bool no_cache = false;             ///< --no-cache
   replay::retain_choice retain;      ///< --retain
   std::string heal = "on";           ///< on, off
+  std::string spec = "off";          ///< --spec: off, lookup, mtp
+  std::string draft_len = "auto";    ///< --draft-len: auto, or a number
   tier_options tiers;                ///< --host-cache-gib, --disk-cache, --remote
   std::optional<std::uint32_t> qkv_shards;
 };
@@ -83,6 +85,7 @@ struct bench_options {
   std::uint32_t chunk_tokens = 512;
   std::uint64_t seed = 1;
   std::string format = "md";  ///< md, csv, json
+  std::string spec = "off";   ///< --spec: off, lookup, mtp
 };
 
 inline constexpr double default_capacity_gib = 400;

@@ -175,6 +175,29 @@ void add_tiers(CLI::App& command, tier_options& o, CLI::Option* no_cache) {
   });
 }
 
+/// Who drafts, and how much at once.
+void add_speculation(CLI::App& command, run_options& o) {
+  auto* spec = command
+                   .add_option("--spec",
+                               o.spec,
+                               "draft tokens and verify them together: mtp, by the model's MTP "
+                               "blocks; lookup, by what the text said before")
+                   ->check(CLI::IsMember({"off", "lookup", "mtp"}))
+                   ->capture_default_str();
+  command
+      .add_option("--draft-len",
+                  o.draft_len,
+                  "drafts a step: auto, as many as pays; mtp: 1 to 3, lookup: 1 to 7")
+      ->check(CLI::IsMember({"auto", "1", "2", "3", "4", "5", "6", "7"}))
+      ->needs(spec)
+      ->capture_default_str();
+  command.parse_complete_callback([&o] {
+    if (o.spec == "mtp" && o.draft_len != "auto" && o.draft_len > "3") {
+      throw CLI::ValidationError("--draft-len", "--spec mtp drafts 1 to 3 tokens a step");
+    }
+  });
+}
+
 CLI::App* add_run(CLI::App& app, run_options& o) {
   CLI::App* command = app.add_subcommand("run", "generate text; with no arguments, the nano model");
   command->add_option("-m,--model", o.model_dir, "checkpoint folder (config.json, *.safetensors)")
@@ -197,6 +220,7 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
       command->add_flag("--no-cache", o.no_cache, "compute every prompt from its first token")
           ->excludes(add_retain(*command, o.retain, o.page_tokens))
           ->excludes(add_heal(*command, o.heal));
+  add_speculation(*command, o);
   add_tiers(*command, o.tiers, no_cache);
   command->add_option("--qkv-shards", o.qkv_shards, "shards of a fused QKV tensor")
       ->transform(whole_number(1, 65'536));
@@ -245,6 +269,9 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   add_chunk(*command, o.chunk_tokens);
   command->add_option("-s,--seed", o.seed, "seed of weights and prompt")
       ->transform(whole_number(0))
+      ->capture_default_str();
+  command->add_option("--spec", o.spec, "decode with drafts as well: lookup, or mtp")
+      ->check(CLI::IsMember({"off", "lookup", "mtp"}))
       ->capture_default_str();
   command->add_option("-o,--output", o.format, "md, csv or json")
       ->check(CLI::IsMember({"md", "csv", "json"}))

@@ -113,6 +113,8 @@ void add_load(run_figures& f, const sim::run_outcome& run, std::size_t points_ma
   for (const auto& worker : run.busy) {
     bins = std::max(bins, worker.size());
   }
+  // What began in time ends later, on workers that get nothing new: that tells nothing.
+  bins = std::min(bins, static_cast<std::size_t>(std::ceil(run.measure_end_s / bin_s)));
   const std::size_t step = std::max<std::size_t>(1, (bins + points_max - 1) / points_max);
   for (std::size_t begin = 0; begin < bins; begin += step) {
     const std::size_t end = std::min(begin + step, bins);

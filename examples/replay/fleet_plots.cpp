@@ -330,7 +330,7 @@ std::string load_panel(const run_figures& run, const std::string& name) {
       width, plot_bottom + 20, fmt::format("Busy share of the workers over time, {}", name));
   drawing.text(0, 13, "name", name);
   drawing.text(width,
-               28,
+               13,
                "axis",
                fmt::format("{} used", quantity_text(fleet_metric::unit::share, run.utilisation)),
                "end");

@@ -128,7 +128,10 @@ std::string ratio_text(const std::optional<sample_ratio>& ratio) {
 }
 
 std::string_view verdict(const sample_ratio& ratio, bool more_is_better) noexcept {
-  return !ratio.is_certain() ? "same" : (ratio.mean > 1) == more_is_better ? "better" : "worse";
+  constexpr double nothing = 0.005;  // What is written as 1.00 is no difference, however certain.
+  return !ratio.is_certain() || std::abs(ratio.mean - 1) < nothing ? "same"
+         : (ratio.mean > 1) == more_is_better                      ? "better"
+                                                                   : "worse";
 }
 
 std::string duration_text(double ms) {
@@ -216,15 +219,16 @@ std::string cold_sentence(const fleet_report& report) {
 std::string hits_sentence(const fleet_report& report) {
   const extremes hits =
       extremes_of(report, [](const run_figures& r) { return r.token_hit_rate(); });
-  return hits.least == hits.most ? fmt::format("{} of the input tokens were cached somewhere.",
-                                               percent(hits.least_value))
-                                 : fmt::format(
-                                       "{} ({}) to {} ({}) of the input tokens were cached "
-                                       "somewhere; the rest was computed.",
-                                       percent(hits.least_value),
-                                       policy_name(report.policies[hits.least]),
-                                       percent(hits.most_value),
-                                       policy_name(report.policies[hits.most]));
+  return percent(hits.least_value) == percent(hits.most_value)
+             ? fmt::format("{} of the input tokens were cached somewhere.",
+                           percent(hits.least_value))
+             : fmt::format(
+                   "{} ({}) to {} ({}) of the input tokens were cached "
+                   "somewhere; the rest was computed.",
+                   percent(hits.least_value),
+                   policy_name(report.policies[hits.least]),
+                   percent(hits.most_value),
+                   policy_name(report.policies[hits.most]));
 }
 
 std::string load_sentence(const fleet_report& report) {

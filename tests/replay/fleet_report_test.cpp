@@ -142,6 +142,7 @@ TEST_CASE("load over time averages bins to as many points as are asked for") {
   sim::run_outcome run = run_of({});
   run.busy = {{0.0f, 0.5f, 1.0f, 1.0f, 0.25f}, {1.0f, 0.5f, 0.0f, 1.0f, 0.75f}};
   run.gpu_s = {30, 10};
+  run.measure_end_s = 300;
   const run_figures all = figures_of(run, {}, 5);
   REQUIRE(all.load.size() == 5);
   CHECK(all.load[0].at_s == Approx(30));
@@ -158,6 +159,8 @@ TEST_CASE("load over time averages bins to as many points as are asked for") {
   CHECK(all.gpu_seconds == Approx(40));
   CHECK(all.gpu_most_over_mean == Approx(1.5));
   CHECK_FALSE(all.guard_slack_ms);
+  run.measure_end_s = 200;
+  CHECK(figures_of(run, {}).load.size() == 4);  // What comes later is not shown.
 }
 
 TEST_CASE("the most uneven ten minutes are looked for where it was measured") {

@@ -26,7 +26,7 @@ inline std::string find_redis_server() {
   const std::string folders = std::string(path == nullptr ? "" : path) + ":";
   for (std::size_t at = 0, end = 0; (end = folders.find(':', at)) != std::string::npos;
        at = end + 1) {
-    const std::string file = folders.substr(at, end - at) + "/redis-server";
+    std::string file = folders.substr(at, end - at) + "/redis-server";
     if (::access(file.c_str(), X_OK) == 0) {
       return file;
     }

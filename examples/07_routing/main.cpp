@@ -199,7 +199,7 @@ class router_process {
     }
   }
   /// @returns its answer; 'x' if it is gone
-  char order(char what, char conversation = 0) {
+  char order(char what, char conversation = 0) const {
     const char out[2] = {what, conversation};
     char in = 'x';
     if (::write(fd_, out, 2) != 2 || ::read(fd_, &in, 1) != 1) {

@@ -10,6 +10,7 @@
 #include <oriel/model/cost.hpp>
 #include <oriel/model/presets.hpp>
 
+#include <engine/engine.hpp>
 #include <engine/error.hpp>
 #include <engine/machine_peaks.hpp>
 #include <engine/model_runner.hpp>
@@ -18,10 +19,10 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <iterator>
 #include <optional>
 #include <span>
 #include <string>
@@ -39,7 +40,8 @@ struct bench_row {
   std::string test;
   std::uint32_t tokens;
   double bytes_per_token;  ///< of weights, K and V that are read (tg); 0: not known (pp)
-  double work;             ///< bytes (tg) or floating-point operations (pp) of one repetition
+  double work;  ///< bytes (tg) or floating-point operations (pp) of one repetition; 0: not known
+  double accept_length = 0;       ///< tokens of a step, where drafts are verified
   std::vector<double> seconds{};  ///< of each repetition
   std::vector<double> limits{};   ///< bytes or operations per second, measured beside each
 };
@@ -59,7 +61,7 @@ statistics summarize(const bench_row& row) {
   std::vector<double> fractions;
   for (std::size_t i = 0; i < row.seconds.size(); ++i) {
     s.mean += row.tokens / row.seconds[i];
-    fractions.push_back(row.work / row.seconds[i] / row.limits[i]);
+    fractions.push_back(row.work == 0 ? 0 : row.work / row.seconds[i] / row.limits[i]);
   }
   s.mean /= static_cast<double>(row.seconds.size());
   for (const double seconds : row.seconds) {
@@ -72,6 +74,18 @@ statistics summarize(const bench_row& row) {
   return s;
 }
 
+std::vector<token_id> random_tokens(const model_geometry& model,
+                                    std::uint32_t count,
+                                    std::uint64_t seed) {
+  std::vector<token_id> tokens(count);
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const auto words =
+        philox4x32({static_cast<std::uint32_t>(i), 0, 0, 0}, {static_cast<std::uint32_t>(seed), 0});
+    tokens[i] = token_id{words[0] % model.vocabulary};
+  }
+  return tokens;
+}
+
 /// A model and one sequence to run it on.
 class bench_model {
  public:
@@ -80,7 +94,7 @@ class bench_model {
               const bench_options& o,
               thread_pool& threads)
       : options_(o),
-        tokens_(random_tokens(model, o)),
+        tokens_(random_tokens(model, o.prompt_tokens + o.new_tokens, o.seed)),
         pools_(make_pools(model, weights.compute, o)),
         runner_(model,
                 weights,
@@ -114,16 +128,6 @@ class bench_model {
   }
 
  private:
-  static std::vector<token_id> random_tokens(const model_geometry& model, const bench_options& o) {
-    std::vector<token_id> tokens(o.prompt_tokens + o.new_tokens);
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const auto words = philox4x32({static_cast<std::uint32_t>(i), 0, 0, 0},
-                                    {static_cast<std::uint32_t>(o.seed), 0});
-      tokens[i] = token_id{words[0] % model.vocabulary};
-    }
-    return tokens;
-  }
-
   static dual_pool<> make_pools(const model_geometry& model, dtype kv, const bench_options& o) {
     const auto plan = pool_plan::make(kv_shapes_of(model.layers, kv),
                                       {.page_size = 16, .step_tokens = o.chunk_tokens});
@@ -221,6 +225,62 @@ void measure(
   }
 }
 
+/// Decodes with drafts, greedily, and takes the time of two ranges of the output: MTP blocks that
+/// have not seen the prompt show in the first.
+std::vector<bench_row> measure_drafts(const model_geometry& model,
+                                      const engine::model_weights& weights,
+                                      const bench_options& o,
+                                      thread_pool& threads) {
+  constexpr std::uint32_t range = 128, ranges = 2;
+  engine::engine_options options{.chunk_tokens = o.chunk_tokens,
+                                 .context_tokens = o.prompt_tokens + ranges * range};
+  options.prefix_cache = false;
+  options.speculation = speculation_of(o.spec, "auto", model);
+  const engine::tokenizer tokens = no_tokenizer();
+  engine::engine engine{model, weights, tokens, options, threads};
+  std::vector<bench_row> rows;
+  for (std::uint32_t i = 0; i < ranges; ++i) {
+    rows.push_back({.test = fmt::format("tg{}-{} {}", i * range, (i + 1) * range, o.spec),
+                    .tokens = range - (i == 0 ? 1 : 0),  // The first token is the prefill's.
+                    .bytes_per_token = 0,
+                    .work = 0});
+  }
+  std::vector<engine::draft_counts> counts(ranges);
+  for (std::uint32_t repetition = 0; repetition < o.repetitions; ++repetition) {
+    request r;
+    r.id = request_id{repetition + 1};
+    r.prompt = random_tokens(model, o.prompt_tokens, o.seed);
+    r.max_new_tokens = ranges * range;
+    r.sampling.temperature = 0;
+    if (const status queued = engine.submit(std::move(r)); !queued) {
+      throw engine::error(fmt::format("the request was refused: {}", queued.error().detail));
+    }
+    std::uint32_t given = 0;
+    auto begin = std::chrono::steady_clock::now();
+    engine::draft_counts before;
+    while (!engine.idle()) {
+      for (const engine::event& happened : engine.step()) {
+        const auto now = std::chrono::steady_clock::now();
+        begin = given == 0 ? now : begin;
+        if (++given % range == 0) {
+          const std::uint32_t i = given / range - 1;
+          rows[i].seconds.push_back(std::chrono::duration<double>(now - begin).count());
+          counts[i].decode_steps += happened.drafts.decode_steps - before.decode_steps;
+          counts[i].decode_tokens += happened.drafts.decode_tokens - before.decode_tokens;
+          before = happened.drafts;
+          begin = now;
+        }
+      }
+    }
+  }
+  for (std::uint32_t i = 0; i < ranges; ++i) {
+    rows[i].limits.assign(rows[i].seconds.size(), 1);
+    rows[i].accept_length =
+        double{1} * counts[i].decode_tokens / std::max(1u, counts[i].decode_steps);
+  }
+  return rows;
+}
+
 /// What the output says beside the rows.
 struct bench_context {
   std::string model;  ///< a name that breaks neither a table nor a line of CSV
@@ -229,17 +289,19 @@ struct bench_context {
 };
 
 void print_csv(const bench_context& of, std::span<const bench_row> rows) {
-  print_out("model,threads,test,tokens_per_s,deviation,bytes_per_token,limit_fraction\n");
+  print_out(
+      "model,threads,test,tokens_per_s,deviation,bytes_per_token,limit_fraction,accept_length\n");
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    print_out("{},{},{},{:.3f},{:.3f},{},{:.4f}\n",
+    print_out("{},{},{},{:.3f},{:.3f},{},{},{}\n",
               of.model,
               of.threads,
               row.test,
               s.mean,
               s.deviation,
               row.bytes_per_token == 0 ? "" : fmt::format("{:.0f}", row.bytes_per_token),
-              s.limit_fraction);
+              row.work == 0 ? "" : fmt::format("{:.4f}", s.limit_fraction),
+              row.accept_length == 0 ? "" : fmt::format("{:.3f}", row.accept_length));
   }
 }
 
@@ -247,9 +309,16 @@ void print_json(const bench_context& of, std::span<const bench_row> rows) {
   nlohmann::ordered_json objects = nlohmann::ordered_json::array();
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    nlohmann::ordered_json bytes;  // null
+    nlohmann::ordered_json bytes, limit, fraction, accepted;  // null
     if (row.bytes_per_token != 0) {
       bytes = row.bytes_per_token;
+    }
+    if (row.work != 0) {
+      limit = median(row.limits);
+      fraction = s.limit_fraction;
+    }
+    if (row.accept_length != 0) {
+      accepted = row.accept_length;
     }
     objects.push_back({{"model", of.model},
                        {"threads", of.threads},
@@ -258,8 +327,9 @@ void print_json(const bench_context& of, std::span<const bench_row> rows) {
                        {"tokens_per_s", s.mean},
                        {"tokens_per_s_deviation", s.deviation},
                        {"bytes_per_token", std::move(bytes)},
-                       {"limit_per_s", median(row.limits)},
-                       {"limit_fraction", s.limit_fraction}});
+                       {"limit_per_s", std::move(limit)},
+                       {"limit_fraction", std::move(fraction)},
+                       {"accept_length", std::move(accepted)}});
   }
   print_out("{}\n", objects.dump(2));
 }
@@ -269,14 +339,15 @@ void print_markdown(const bench_context& of, std::span<const bench_row> rows) {
       "| model | threads | test | tokens/s | MB/token | of limit |\n|---|---|---|---|---|---|\n");
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    print_out("| {} | {} | {} | {:.2f} ± {:.2f} | {} | {:.2f} |\n",
+    print_out("| {} | {} | {}{} | {:.2f} ± {:.2f} | {} | {} |\n",
               of.model,
               of.threads,
               row.test,
+              row.accept_length == 0 ? "" : fmt::format(", {:.2f} a step", row.accept_length),
               s.mean,
               s.deviation,
               row.bytes_per_token == 0 ? "" : fmt::format("{:.2f}", row.bytes_per_token / 1e6),
-              s.limit_fraction);
+              row.work == 0 ? "" : fmt::format("{:.2f}", s.limit_fraction));
   }
   print_out(
       "\nLimits, measured around each repetition: {:.0f} GFLOP/s of multiply-adds on registers "
@@ -334,8 +405,15 @@ int bench(const bench_options& o) {
     throw engine::error(fmt::format(
         "-p + -n is {} tokens, the context of {} is {}", tokens, model.name, model.context_tokens));
   }
+  if (o.spec != "off" && std::uint64_t{o.prompt_tokens} + 256 > model.context_tokens) {
+    throw engine::error(
+        fmt::format("--spec decodes 256 tokens behind -p {}, the context of {} is {}",
+                    o.prompt_tokens,
+                    model.name,
+                    model.context_tokens));
+  }
   const engine::model_weights weights =
-      is_random ? draw_with_progress(model, o.seed) : load_with_progress(*opened);
+      is_random ? draw_with_progress(model, o.seed) : load_with_progress(*opened, o.spec == "mtp");
   thread_pool threads{thread_count(o.threads)};
   bench_model bench{model, weights, o, threads};
   auto [pp, tg] = make_rows(model, weights.compute, o);
@@ -344,7 +422,11 @@ int bench(const bench_options& o) {
                          .threads = threads.concurrency(),
                          .weight_bytes = weights.bytes()};
   const auto print = o.format == "md" ? print_markdown : o.format == "csv" ? print_csv : print_json;
-  print(of, std::array{pp, tg});
+  std::vector<bench_row> rows{pp, tg};
+  if (o.spec != "off") {
+    std::ranges::move(measure_drafts(model, weights, o, threads), std::back_inserter(rows));
+  }
+  print(of, rows);
   return exit_ok;
 }
 

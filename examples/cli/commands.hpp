@@ -5,6 +5,11 @@
 /// the user can mend (exit 1) and returns the exit code otherwise.
 #pragma once
 
+#include <oriel/sched/length_buckets.hpp>
+#include <oriel/sched/order.hpp>
+#include <oriel/sched/wait_guard.hpp>
+#include <oriel/sim/cluster.hpp>
+
 #include <replay/cache_replay.hpp>
 #include <replay/cache_sizes.hpp>
 #include <replay/tier_sizes.hpp>
@@ -53,6 +58,8 @@ struct run_options {
   bool no_cache = false;             ///< --no-cache
   replay::retain_choice retain;      ///< --retain
   std::string heal = "on";           ///< on, off
+  std::string spec = "off";          ///< --spec: off, lookup, mtp
+  std::string draft_len = "auto";    ///< --draft-len: auto, or a number
   tier_options tiers;                ///< --host-cache-gib, --disk-cache, --remote
   std::optional<std::uint32_t> qkv_shards;
 };
@@ -78,9 +85,48 @@ struct bench_options {
   std::uint32_t chunk_tokens = 512;
   std::uint64_t seed = 1;
   std::string format = "md";  ///< md, csv, json
+  std::string spec = "off";   ///< --spec: off, lookup, mtp
 };
 
 inline constexpr double default_capacity_gib = 400;
+
+/// A way to choose a worker, and the order in which that serves.
+struct fleet_policy {
+  sim::router_kind router = sim::router_kind::predicted_seconds;
+  order_kind order = order_kind::least_seconds;
+};
+
+/// Something of a fleet is away: from a share of the measured time on, for a while or for good.
+struct fleet_outage {
+  enum class part : std::uint8_t { worker, router, store };
+  part what = part::store;
+  std::uint32_t index = 0;  ///< of the worker or router
+  double from_share = 0.5;
+  std::optional<double> seconds;  ///< none: for good
+};
+
+/// Options of `oriel replay --workers N`.
+struct fleet_options {
+  std::uint32_t workers = 0;  ///< 0: the replay is of one cache, not of a fleet
+  std::uint32_t ranks = 1, routers = 1;
+  bool sticky_ranks = false;
+  fleet_policy policy;                ///< --router, --order
+  std::vector<std::string> compared;  ///< --compare; empty: the policy alone
+  std::optional<guard_options> guard = guard_options{};
+  std::optional<length_buckets> buckets;
+  std::optional<length_buckets> lengths;  ///< told apart in the report; none: as buckets
+  sim::tier_sizes tiers;
+  std::optional<double> load;  ///< --load; none: sessions start over --hours
+  std::uint32_t clones = 1;    ///< of each session
+  bool is_open = false;
+  std::uint32_t seeds = 5;
+  std::optional<double> ahead_max_s;  ///< --ahead-max
+  double step_ms = 5;                 ///< t0
+  double event_loss = 0, delay_s = 0;
+  std::vector<fleet_outage> outages;
+  std::uint32_t threads = 0;  ///< -t; 0: all cores
+  std::string page_file;      ///< --html; empty: none
+};
 
 /// Options of `oriel replay`. One capacity is given at most.
 struct replay_options {
@@ -100,6 +146,7 @@ struct replay_options {
   double hours = 8;                           ///< over which sessions start
   std::uint32_t page_tokens = 0;              ///< --page; 0: the trace's own
   bool json = false;
+  fleet_options fleet = {};  ///< --workers and what goes with it
 };
 
 enum class cache_action : std::uint8_t { list, verify, clear };
@@ -118,6 +165,8 @@ int run(const run_options& options);
 int inspect(const inspect_options& options);
 int bench(const bench_options& options);
 int replay(const replay_options& options);
+/// `oriel replay --workers N`.
+int replay_fleet(const replay_options& options);
 int cache(const cache_options& options);
 
 }  // namespace oriel::cli

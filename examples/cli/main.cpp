@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `oriel`: reads the command line, calls a command, turns errors into exit codes.
 #include "commands.hpp"
+#include "fleet_options.hpp"
 #include "support.hpp"
 #include "validators.hpp"
 
@@ -16,6 +17,7 @@
 #include <limits>
 #include <new>
 #include <sstream>
+#include <vector>
 
 namespace {
 
@@ -173,6 +175,29 @@ void add_tiers(CLI::App& command, tier_options& o, CLI::Option* no_cache) {
   });
 }
 
+/// Who drafts, and how much at once.
+void add_speculation(CLI::App& command, run_options& o) {
+  auto* spec = command
+                   .add_option("--spec",
+                               o.spec,
+                               "draft tokens and verify them together: mtp, by the model's MTP "
+                               "blocks; lookup, by what the text said before")
+                   ->check(CLI::IsMember({"off", "lookup", "mtp"}))
+                   ->capture_default_str();
+  command
+      .add_option("--draft-len",
+                  o.draft_len,
+                  "drafts a step: auto, as many as pays; mtp: 1 to 3, lookup: 1 to 7")
+      ->check(CLI::IsMember({"auto", "1", "2", "3", "4", "5", "6", "7"}))
+      ->needs(spec)
+      ->capture_default_str();
+  command.parse_complete_callback([&o] {
+    if (o.spec == "mtp" && o.draft_len != "auto" && o.draft_len > "3") {
+      throw CLI::ValidationError("--draft-len", "--spec mtp drafts 1 to 3 tokens a step");
+    }
+  });
+}
+
 CLI::App* add_run(CLI::App& app, run_options& o) {
   CLI::App* command = app.add_subcommand("run", "generate text; with no arguments, the nano model");
   command->add_option("-m,--model", o.model_dir, "checkpoint folder (config.json, *.safetensors)")
@@ -195,6 +220,7 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
       command->add_flag("--no-cache", o.no_cache, "compute every prompt from its first token")
           ->excludes(add_retain(*command, o.retain, o.page_tokens))
           ->excludes(add_heal(*command, o.heal));
+  add_speculation(*command, o);
   add_tiers(*command, o.tiers, no_cache);
   command->add_option("--qkv-shards", o.qkv_shards, "shards of a fused QKV tensor")
       ->transform(whole_number(1, 65'536));
@@ -244,10 +270,40 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   command->add_option("-s,--seed", o.seed, "seed of weights and prompt")
       ->transform(whole_number(0))
       ->capture_default_str();
+  command->add_option("--spec", o.spec, "decode with drafts as well: lookup, or mtp")
+      ->check(CLI::IsMember({"off", "lookup", "mtp"}))
+      ->capture_default_str();
   command->add_option("-o,--output", o.format, "md, csv or json")
       ->check(CLI::IsMember({"md", "csv", "json"}))
       ->capture_default_str();
   return command;
+}
+
+/// --tiers says other things of a fleet than of one cache. @pre --workers was added before
+CLI::Option* add_levels(CLI::App& command, replay_options& o) {
+  const auto take = [&o](const std::string& text) {
+    if (o.fleet.workers != 0) {
+      o.fleet.tiers = parse_fleet_tiers(text).value();
+      return;
+    }
+    const cache_levels levels = parse_levels(text).value();
+    o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
+    if (levels.device.tokens != 0) {
+      o.capacity_tokens = levels.device.tokens;
+    } else {
+      o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
+    }
+  };
+  const auto check = [&o, one_cache = levels(), fleet = fleet_tiers()](std::string& text) {
+    return o.fleet.workers != 0 ? fleet(text) : one_cache(text);
+  };
+  return command
+      .add_option_function<std::string>(
+          "--tiers",
+          take,
+          "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or memory (64GiB); of a "
+          "fleet: device=2M,host=30M,l3=SIZE, in tokens")
+      ->check(CLI::Validator{check, ""});
 }
 
 /// What the cache may hold, and where.
@@ -263,24 +319,7 @@ void add_capacity(CLI::App& command, replay_options& o) {
                       "tokens of the full pool, for the cache alone: requests compute beside it")
           ->transform(whole_number(1, std::uint64_t{1} << 40))
           ->excludes(bytes);
-  const auto take = [&o](const std::string& text) {
-    const cache_levels levels = parse_levels(text).value();
-    o.tiers = oriel::replay::tier_question{.host = levels.host, .disk = levels.disk};
-    if (levels.device.tokens != 0) {
-      o.capacity_tokens = levels.device.tokens;
-    } else {
-      o.capacity_gib = static_cast<double>(levels.device.bytes) / gib;
-    }
-  };
-  auto* tiers = command
-                    .add_option_function<std::string>(
-                        "--tiers",
-                        take,
-                        "instead: device=SIZE,host=SIZE,disk=SIZE; SIZE is tokens (1M) or memory "
-                        "(64GiB)")
-                    ->check(levels())
-                    ->excludes(bytes)
-                    ->excludes(tokens);
+  auto* tiers = add_levels(command, o)->excludes(bytes)->excludes(tokens);
   command.add_option("--tier-writes", o.tier_writes, "what tiers get: through, selective or back")
       ->check(CLI::IsMember({"through", "selective", "back"}))
       ->needs(tiers)
@@ -302,7 +341,9 @@ void add_policies(CLI::App& command, replay_options& o) {
       ->capture_default_str();
   add_retain(command, o.retain, o.page_tokens);
   add_heal(command, o.heal);
-  command.add_option("-s,--seed", o.seed, "seed of an order that samples")
+  command
+      .add_option(
+          "-s,--seed", o.seed, "seed of an order that samples; of a fleet, of the first run")
       ->transform(whole_number(0))
       ->capture_default_str();
 }
@@ -312,6 +353,7 @@ CLI::App* add_replay(CLI::App& app, replay_options& o) {
   command->add_option("trace", o.trace, "JSON lines, plain or .zst (docs/cli.md)")
       ->required()
       ->check(some_text());
+  CLI::Option* workers = add_workers(*command, o.fleet);
   command->add_option("--preset", o.preset, "a known model")
       ->check(preset_name())
       ->capture_default_str();
@@ -321,6 +363,27 @@ CLI::App* add_replay(CLI::App& app, replay_options& o) {
       ->check(number(0, 8'784, false))
       ->capture_default_str();
   command->add_flag("--json", o.json, "print one JSON object");
+  std::vector<CLI::Option*> cache_only;
+  for (const char* const name : {"--capacity-gib",
+                                 "--capacity-tokens",
+                                 "--tier-writes",
+                                 "--pools",
+                                 "--page",
+                                 "--evict",
+                                 "--retain"}) {
+    cache_only.push_back(command->get_option(name));
+  }
+  add_fleet(*command, o.fleet, *workers, cache_only);
+  command->callback([&o] {  // What only all options together tell.
+    if (o.page_tokens != 0) {
+      if (const std::string wrong = wrong_retention(o.retain, o.page_tokens); !wrong.empty()) {
+        throw CLI::ValidationError("--retain", wrong);
+      }
+    }
+    if (o.fleet.workers != 0) {
+      check_fleet(o);
+    }
+  });
   return command;
 }
 

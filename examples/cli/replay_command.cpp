@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `oriel replay`: what a prefix cache reaches on a trace of real requests.
 #include "commands.hpp"
+#include "progress.hpp"
 #include "replay_report.hpp"
 #include "support.hpp"
 #include "validators.hpp"
@@ -15,8 +16,6 @@
 #include <replay/read_trace.hpp>
 #include <replay/reference_cache.hpp>
 
-#include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -25,57 +24,6 @@
 
 namespace oriel::cli {
 namespace {
-
-/// A line on stderr, if that is a terminal, that tells what is being done; gone afterwards.
-class activity {
- public:
-  explicit activity(const char* what) : shown_(shows_progress()) {
-    if (shown_) {
-      note("\r\x1b[K{}", what);
-    }
-  }
-  activity(const activity&) = delete;
-  activity& operator=(const activity&) = delete;
-  ~activity() {
-    if (shown_) {
-      note("\r\x1b[K");
-    }
-  }
-
- private:
-  bool shown_;
-};
-
-/// A bar on stderr of how much is done and how fast, drawn ten times a second; gone afterwards.
-class progress_bar {
- public:
-  explicit progress_bar(std::size_t total) : total_(total) {}
-  progress_bar(const progress_bar&) = delete;
-  progress_bar& operator=(const progress_bar&) = delete;
-  ~progress_bar() { note("\r\x1b[K"); }
-
-  void show(std::size_t done) {
-    const auto now = clock::now();
-    if (done != total_ && now - drawn_ < std::chrono::milliseconds{100}) {
-      return;
-    }
-    drawn_ = now;
-    const double seconds = std::chrono::duration<double>(now - began_).count();
-    constexpr std::size_t width = 30;
-    note("\r\x1b[K[{:<{}}] {:>3} %  {} of {} requests  {:.0f}/s",
-         std::string(width * done / total_, '#'),
-         width,
-         100 * done / total_,
-         done,
-         total_,
-         static_cast<double>(done) / std::max(seconds, 1e-3));
-  }
-
- private:
-  using clock = std::chrono::steady_clock;
-  std::size_t total_;
-  clock::time_point began_ = clock::now(), drawn_;
-};
 
 std::string capacity_text(const replay_options& o) {
   return o.capacity_tokens
@@ -209,6 +157,9 @@ replay_report make_report(const replay_options& o) {
 }  // namespace
 
 int replay(const replay_options& o) {
+  if (o.fleet.workers != 0) {
+    return replay_fleet(o);
+  }
   const replay_report r = make_report(o);
   if (o.json) {
     print_json(r);

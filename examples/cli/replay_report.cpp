@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <replay/grouped.hpp>
 
 #include <array>
 #include <cstddef>
@@ -16,6 +17,7 @@ namespace oriel::cli {
 namespace {
 
 using json = nlohmann::ordered_json;
+using replay::grouped;
 
 std::string millions(double tokens) {
   return fmt::format("{:.2f} M", tokens / 1e6);
@@ -23,15 +25,6 @@ std::string millions(double tokens) {
 
 std::string millions(std::uint64_t tokens) {
   return millions(static_cast<double>(tokens));
-}
-
-/// 12345678 as "12,345,678".
-std::string grouped(std::uint64_t number) {
-  std::string text = std::to_string(number);
-  for (std::size_t end = text.size(); end > 3; end -= 3) {
-    text.insert(end - 3, 1, ',');
-  }
-  return text;
 }
 
 template <class T>

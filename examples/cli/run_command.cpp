@@ -6,6 +6,7 @@
 
 #include <oriel/core/thread_pool.hpp>
 #include <oriel/request/request.hpp>
+#include <oriel/spec/draft_length.hpp>
 #include <oriel/tier/numa_memory.hpp>
 
 #include <engine/chat_format.hpp>
@@ -24,6 +25,7 @@
 #include <csignal>
 #include <cstdint>
 #include <filesystem>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -78,6 +80,7 @@ struct outcome {
   std::vector<token_id> tokens;
   finish_reason finish = finish_reason::none;
   engine::request_usage usage;
+  engine::draft_counts drafts;
   double prefill_ms = 0, decode_ms = 0;
   engine::kv_usage kv;  // held in the last step
   double stall_ms = 0;  // computing waited for tiers
@@ -125,6 +128,7 @@ outcome generate(engine::engine& engine, request_id id, form shown) {
     result.text += happened.text;
     result.finish = happened.finish;
     result.usage = happened.usage;
+    result.drafts = happened.drafts;
   };
   const auto begin = std::chrono::steady_clock::now();
   auto first_token = begin;
@@ -204,15 +208,6 @@ std::optional<engine::tokenizer> load_tokenizer(const std::filesystem::path& fol
                     model.vocabulary));
   }
   return tokenizer;
-}
-
-/// Stands in where there is none, because the engine wants one. Its only token is there because a
-/// vocabulary must not be empty; nobody looks at the text it gives.
-engine::tokenizer no_tokenizer() {
-  return engine::tokenizer::parse(R"({
-    "model": {"type": "BPE", "vocab": {"!": 0}, "merges": []},
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
-    "decoder": {"type": "ByteLevel"}})");
 }
 
 std::vector<prompt> make_prompts(const run_options& o,
@@ -331,6 +326,24 @@ nlohmann::ordered_json held_by_tier(const outcome& result) {
   return held;
 }
 
+/// Tokens that a decode step gave on average: accepted drafts, and the one behind them.
+double mean_accept_length(const engine::draft_counts& d) {
+  return static_cast<double>(d.decode_tokens) / std::max(1.0, static_cast<double>(d.decode_steps));
+}
+
+std::uint32_t sum_of(const std::array<std::uint32_t, draft_tokens_max>& counts) {
+  return std::accumulate(counts.begin(), counts.end(), 0u);
+}
+
+/// Of the drafts at each place of a chain, the share that was accepted.
+nlohmann::ordered_json acceptance_by_position(const engine::draft_counts& d) {
+  nlohmann::ordered_json shares = nlohmann::ordered_json::array();
+  for (std::size_t i = 0; i < draft_tokens_max && d.drafted[i] != 0; ++i) {
+    shares.push_back(double{1} * d.accepted[i] / d.drafted[i]);
+  }
+  return shares;
+}
+
 nlohmann::ordered_json by_tier(const std::array<std::uint64_t, tier_roles>& counts) {
   return {{"host", counts[0]}, {"disk", counts[1]}, {"remote", counts[2]}};
 }
@@ -354,6 +367,10 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
       {"copied_bytes", by_tier(result.moved.copied_bytes)},
       {"stall_ms", result.stall_ms},
       {"tiers", held_by_tier(result)},
+      {"drafted", sum_of(result.drafts.drafted)},
+      {"accepted", sum_of(result.drafts.accepted)},
+      {"mean_accept_length", mean_accept_length(result.drafts)},
+      {"acceptance_by_position", acceptance_by_position(result.drafts)},
       {"finish_reason", name_of(result.finish)},
       {"prefill_ms", result.prefill_ms},
       {"decode_ms", result.decode_ms},
@@ -381,6 +398,12 @@ void print_summary(const outcome& result, std::size_t prompt_tokens) {
       bytes_text(result.kv.uniform_bytes),
       static_cast<double>(result.kv.uniform_bytes) /
           std::max(1.0, static_cast<double>(result.kv.bytes)));
+  if (const std::uint32_t drafted = sum_of(result.drafts.drafted); drafted != 0) {
+    note("drafted     {:>6} tokens, {} accepted; {:.2f} tokens a step\n",
+         drafted,
+         sum_of(result.drafts.accepted),
+         mean_accept_length(result.drafts));
+  }
   if (const auto hits = hits_of(result.usage); hits[1] + hits[2] + hits[3] != 0) {
     note("from tiers  {:>6} tokens: {} host, {} disk, {} remote; waited {:.1f} ms\n",
          hits[1] + hits[2] + hits[3],
@@ -403,6 +426,7 @@ engine::engine_options engine_options_of(const run_options& o,
   options.retain = {.every_tokens = o.retain.every_tokens,
                     .branch_points = o.retain.branch_points,
                     .dense_head_tokens = o.retain.dense_head_tokens};
+  options.speculation = speculation_of(o.spec, o.draft_len, checkpoint.config.geometry);
   options.model_digest = engine::checkpoint_digest(checkpoint);
   options.tier_moves.drain_us_max = 0;  // See end_tiers.
   options.tier_moves.ttl_us = static_cast<std::uint64_t>(o.tiers.ttl_s * 1e6);
@@ -540,7 +564,7 @@ int run(const run_options& o) {
         make_request(o, requests.size() + 1, std::move(p.tokens), checkpoint.config, context));
   }
 
-  const engine::model_weights weights = load_with_progress(checkpoint);
+  const engine::model_weights weights = load_with_progress(checkpoint, o.spec == "mtp");
   thread_pool threads{thread_count(o.threads)};
   const auto stand_in = found ? std::nullopt : std::optional{no_tokenizer()};
   const engine::engine_options options = engine_options_of(o, checkpoint, context);

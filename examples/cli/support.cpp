@@ -4,6 +4,7 @@
 
 #include <oriel/core/thread_pool.hpp>
 #include <oriel/model/cost.hpp>
+#include <oriel/spec/draft_length.hpp>
 
 #include <engine/error.hpp>
 #include <engine/weight_loader.hpp>
@@ -13,6 +14,7 @@
 #include <array>
 #include <cerrno>
 #include <memory>
+#include <string>
 #include <system_error>
 
 #include <fcntl.h>
@@ -114,12 +116,35 @@ void expect_memory_for_weights(std::uint64_t bytes, const std::string& model) {
   }
 }
 
-engine::model_weights load_with_progress(const engine::checkpoint& checkpoint) {
+engine::speculation_options speculation_of(const std::string& spec,
+                                           const std::string& draft_len,
+                                           const model_geometry& model) {
+  engine::speculation_options s;
+  if (spec == "off") {
+    return s;
+  }
+  const bool is_mtp = spec == "mtp";
+  s.drafter = is_mtp ? engine::drafter_kind::mtp : engine::drafter_kind::lookup;
+  s.is_adaptive = draft_len == "auto";
+  s.drafts_max = !s.is_adaptive ? static_cast<std::uint32_t>(std::stoul(draft_len))
+                 : is_mtp       ? static_cast<std::uint32_t>(model.mtp_layers.size())
+                                : draft_tokens_max - 1;
+  return s;
+}
+
+engine::tokenizer no_tokenizer() {
+  return engine::tokenizer::parse(R"({
+    "model": {"type": "BPE", "vocab": {"!": 0}, "merges": []},
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
+    "decoder": {"type": "ByteLevel"}})");
+}
+
+engine::model_weights load_with_progress(const engine::checkpoint& checkpoint, bool with_mtp) {
   const model_geometry& model = checkpoint.config.geometry;
   const dtype compute = engine::compute_type_of(checkpoint);
   expect_memory_for_weights(count_parameters(model).total * size_bytes(compute), model.name);
   engine::load_options options;
-  options.with_mtp = false;  // No command drafts yet.
+  options.with_mtp = with_mtp;
   if (!shows_progress()) {
     return engine::load_weights(checkpoint, options);
   }

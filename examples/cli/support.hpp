@@ -5,6 +5,8 @@
 #pragma once
 
 #include <engine/checkpoint.hpp>
+#include <engine/engine_options.hpp>
+#include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weights.hpp>
 #include <fmt/format.h>
 
@@ -61,7 +63,17 @@ void finish_output();
 void expect_memory_for_weights(std::uint64_t bytes, const std::string& model);
 
 /// Loads the weights, with a progress line on stderr when that is a terminal.
-[[nodiscard]] engine::model_weights load_with_progress(const engine::checkpoint& checkpoint);
+/// What --spec and --draft-len ask for: off, lookup or mtp; auto or a number.
+[[nodiscard]] engine::speculation_options speculation_of(const std::string& spec,
+                                                         const std::string& draft_len,
+                                                         const model_geometry& model);
+
+/// Stands in where a folder has no tokenizer, because the engine wants one. Its only token is there
+/// because a vocabulary must not be empty; nobody looks at the text it gives.
+[[nodiscard]] engine::tokenizer no_tokenizer();
+
+[[nodiscard]] engine::model_weights load_with_progress(const engine::checkpoint& checkpoint,
+                                                       bool with_mtp = false);
 
 /// Whether stderr is a terminal: progress is shown there only.
 [[nodiscard]] bool shows_progress() noexcept;

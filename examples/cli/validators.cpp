@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include "parsed.hpp"
 #include "validators.hpp"
 
 #include <oriel/model/presets.hpp>
@@ -9,20 +10,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
-#include <system_error>
 
 namespace oriel::cli {
 namespace {
-
-/// The whole of `text` as a T, or nothing.
-template <class T>
-std::optional<T> parsed(std::string_view text) {
-  T value{};
-  const char* const end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
-  return error == std::errc{} && stop == end ? std::optional{value} : std::nullopt;
-}
 
 /// "name:N" with N > 0 as N, or nothing.
 std::optional<std::uint32_t> parsed_after(std::string_view name, std::string_view text) {

@@ -12,6 +12,19 @@
 namespace oriel::engine {
 namespace {
 
+void check_speculation(const speculation_options& s, const model_geometry& model) {
+  std::size_t most = draft_tokens_max - 1;
+  if (s.uses_mtp()) {
+    most = model.mtp_layers.size();
+    if (most == 0) {
+      throw error(fmt::format("{} has no MTP blocks to draft with", model.name));
+    }
+  }
+  if (s.drafter != drafter_kind::none && (s.drafts_max == 0 || s.drafts_max > most)) {
+    throw error(fmt::format("{} drafts a step: 1 to {} are possible", s.drafts_max, most));
+  }
+}
+
 engine_options checked(engine_options o, const model_geometry& model, bool has_tiers) {
   if (o.page_tokens == 0 || o.page_tokens % kv_tile_tokens != 0) {
     throw error(
@@ -35,15 +48,22 @@ engine_options checked(engine_options o, const model_geometry& model, bool has_t
                             o.retain.every_tokens,
                             o.page_tokens));
   }
+  check_speculation(o.speculation, model);
   o.tier_moves.fetches_max = has_tiers ? o.tier_moves.fetches_max : 0;
   return o;
 }
 
-runner_limits limits_of(const engine_options& o) {
+/// Drafts come on top of the token budget: a prompt's chunk does not shrink for them. A sequence
+/// has two entries in a pass of an MTP block: rows that were kept, and those of the step.
+runner_limits limits_of(const engine_options& o, const model_geometry& model) {
   const std::uint64_t tokens = std::uint64_t{o.sequences_max} * o.context_tokens;
-  return {.rows_max = static_cast<std::uint32_t>(std::min<std::uint64_t>(o.chunk_tokens, tokens)),
-          .logit_rows_max = o.sequences_max,
-          .sequences_max = o.sequences_max,
+  const std::uint32_t drafts = o.speculation.rows_max();
+  const bool uses_mtp = o.speculation.uses_mtp();
+  const auto blocks = static_cast<std::uint32_t>(model.mtp_layers.size());
+  return {.rows_max = static_cast<std::uint32_t>(std::min<std::uint64_t>(o.chunk_tokens, tokens)) +
+                      o.sequences_max * (drafts + (uses_mtp ? blocks + waiting_rows_max : 0)),
+          .logit_rows_max = o.sequences_max * (1 + drafts),
+          .sequences_max = o.sequences_max * (uses_mtp ? 2 : 1),
           .context_tokens = o.context_tokens};
 }
 
@@ -87,7 +107,7 @@ engine::engine(const model_geometry& model,
               layer_homes(pools_),
               options.page_tokens,
               kv_,
-              limits_of(options),
+              limits_of(options_, model),
               executor),
       sampler_(model.vocabulary, executor.concurrency(), weights.path),
       limits_{.vocabulary = model.vocabulary, .max_context_tokens = options.context_tokens},
@@ -105,6 +125,13 @@ engine::engine(const model_geometry& model,
         std::move(tiers));
   }
   tables_.resize(options.sequences_max);
+  chains_.resize(options.sequences_max);
+  if (weights.mtp.size() < mtp_blocks()) {
+    throw error(fmt::format("the weights of {} were loaded without its MTP blocks", model.name));
+  }
+  if (options.speculation.is_adaptive) {
+    adaptive_.emplace(adaptive_options{.drafts_max = options.speculation.drafts_max});
+  }
 }
 
 status engine::submit(request r) {
@@ -141,7 +168,8 @@ std::optional<event> engine::cancel(request_id id) {
                  .token = {},
                  .text = std::string(job.stream.finish(finish_reason::cancelled)),
                  .finish = finish_reason::cancelled,
-                 .usage = job.usage};
+                 .usage = job.usage,
+                 .drafts = job.drafts};
   };
   std::optional<event> last;
   const auto queued = std::ranges::find_if(queued_, has_id);
@@ -172,6 +200,7 @@ bool engine::preempt(request_id id) {
   }
   now_us_ = options_.now_us();
   if (found->lease) {
+    end_soft_rows(*found);
     cache_->publish(found->lease, found->kv, found->job.tokens, found->job.names, now_us_);
   }
   std::list<work> again;
@@ -200,8 +229,10 @@ std::span<const event> engine::step() {
     wait_for_tiers();
     return events_;
   }
+  const std::uint64_t begin_us = options_.now_us();
   compute();
   emit();
+  measure_decode(begin_us);
   if (cache_) {
     metrics_.stall_us.add(cache_->take_stall_us());
   }
@@ -250,8 +281,8 @@ void engine::learn_rate(std::uint64_t took_us) {
   flop_count flops;
   std::size_t rows = 0;
   for (const step_rows& s : rows_) {
-    if (s.heal != nullptr || s.gate) {
-      return;  // Not all rows in all layers, or it may have waited.
+    if (s.heal != nullptr || s.gate || s.logit_rows > 1) {
+      return;  // Not all rows in all layers, or it may have waited, or it is a decode.
     }
     const auto count = static_cast<std::uint32_t>(s.tokens.size());
     flops += recompute_flops(model_, s.first_position, s.first_position + count);
@@ -274,10 +305,18 @@ void engine::add_to_batch(sequence& s) {
     tables.push_back(s.kv.table(pool_id{pool}));
   }
   const std::uint32_t first = s.kv.length();
-  rows_.push_back({.tokens = std::span(s.job.tokens).subspan(first, s.rows),
+  const auto drafts = static_cast<std::uint32_t>(s.drafts.size());
+  const std::span<const token_id> known = std::span(s.job.tokens).subspan(first, s.rows - drafts);
+  std::vector<token_id>& chain = chains_[batch_.size()];
+  chain.clear();
+  if (drafts != 0) {
+    chain.assign(known.begin(), known.end());
+    chain.insert(chain.end(), s.drafts.begin(), s.drafts.end());
+  }
+  rows_.push_back({.tokens = drafts != 0 ? std::span<const token_id>(chain) : known,
                    .first_position = first,
                    .tables = tables,
-                   .logit_rows = first + s.rows == s.job.tokens.size() ? 1u : 0u,
+                   .logit_rows = first + known.size() == s.job.tokens.size() ? 1 + drafts : 0u,
                    .heal = s.heal ? &*s.heal : nullptr,
                    .gate = s.gate ? layer_gate_ref(*s.gate) : layer_gate_ref()});
   batch_.push_back(&s);
@@ -289,56 +328,57 @@ void engine::make_room(const sequence& s, std::uint32_t tokens) {
   ORIEL_EXPECTS(has_room);  // See make_pools.
 }
 
-/// Takes in the computed rows, samples the sequences that reached their end, tells what they said,
-/// and gives the cache what it may have.
+/// Samples the rows that have logits, takes in what is accepted, tells what was said, drafts what
+/// may follow, and gives the cache what it may have.
 void engine::emit() {
   sampled_rows_.clear();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
-    sequence& s = *batch_[i];
-    if (runner_.is_cut_off(i)) {
-      if (rows_[i].logit_rows != 0) {  // Zeros, which keep their place.
-        sampled_rows_.push_back({.options = &s.job.asked.sampling, .position = 0});
-      }
-      continue;
-    }
-    if (s.gate) {
-      end_join(s);
-    }
-    const std::uint32_t healed_end = s.kv.healing() ? s.kv.lent_tokens() : 0;
-    metrics_.heal_rows.add(std::min(s.rows, healed_end - std::min(healed_end, s.kv.length())));
-    s.kv.accept(s.rows);
-    count_service(s);
-    count_prompt(s.job, s.kv.length(), &request_usage::computed_tokens);
-    if (rows_[i].logit_rows != 0) {
-      const std::size_t row = sampled_rows_.size(), position = s.job.tokens.size();
-      sampled_rows_.push_back({.options = &s.job.asked.sampling, .position = position});
-      if (options_.observer != nullptr) {
-        options_.observer->on_logits(s.job.asked.id,
-                                     static_cast<std::uint32_t>(position),
-                                     logits_.subspan(row * model_.vocabulary, model_.vocabulary));
-      }
+    const work& job = batch_[i]->job;
+    for (std::size_t row = 0; row < rows_[i].logit_rows; ++row) {  // Of who was cut off: zeros.
+      sampled_rows_.push_back(
+          {.options = &job.asked.sampling, .position = job.tokens.size() + row});
     }
   }
-  step_usage_ = usage();
   sampled_.resize(sampled_rows_.size());
   sampler_(logits_.data(), model_.vocabulary, sampled_rows_, sampled_, executor_);
 
   std::size_t next = 0;
   for (std::size_t i = 0; i < batch_.size(); ++i) {
-    const std::size_t row = next;
+    if (!runner_.is_cut_off(i)) {
+      take_rows(i, next);
+    }
     next += rows_[i].logit_rows;
+  }
+  step_usage_ = usage();
+  draft();
+  for (std::size_t i = 0; i < batch_.size(); ++i) {
     if (runner_.is_cut_off(i)) {
       cut_off(*batch_[i]);
-      continue;
+    } else {
+      end_step(*batch_[i]);
     }
-    if (rows_[i].logit_rows != 0) {
-      take_token(*batch_[i], sampled_[row]);
-    }
-    end_step(*batch_[i]);
   }
   std::erase_if(running_, [](const sequence& s) {
     return s.has_left || s.job.stream.finished() != finish_reason::none;
   });
+}
+
+/// What a step computed for one sequence. @param row  the first of its sampled rows
+void engine::take_rows(std::size_t member, std::size_t row) {
+  sequence& s = *batch_[member];
+  if (s.gate) {
+    end_join(s);
+  }
+  const std::uint32_t healed_end = s.kv.healing() ? s.kv.lent_tokens() : 0;
+  metrics_.heal_rows.add(std::min(s.rows, healed_end - std::min(healed_end, s.kv.length())));
+  const std::uint32_t known = s.rows - static_cast<std::uint32_t>(s.drafts.size());
+  count_prompt(s.job, s.kv.length() + known, &request_usage::computed_tokens);
+  if (rows_[member].logit_rows != 0) {
+    take_chain(s, row);
+  } else {
+    s.kv.accept(s.rows);
+  }
+  count_service(s);
 }
 
 /// Appends the event of a new token; without one (the logits held no number), that of a failure.
@@ -372,7 +412,8 @@ void engine::end_step(sequence& s) {
   }
   s.kv.slide_out();
   if (s.rows > 1 && s.job.tokens.size() == s.kv.length() + std::size_t{1}) {
-    s.kv.give_back_spares(1);  // The prompt is done: a decode step appends one row.
+    // The prompt is done: a decode step appends one row, and drafts.
+    s.kv.give_back_spares(1 + options_.speculation.rows_max());
   }
 }
 
@@ -382,6 +423,7 @@ void engine::release(sequence& s, const lease_end& end, bool publishes) {
   abandon_fetch(s, s.job);
   if (s.lease) {
     if (publishes) {
+      end_soft_rows(s);
       cache_->publish(s.lease, s.kv, s.job.tokens, s.job.names, now_us_);
     }
     lease_end how = end;
@@ -397,6 +439,9 @@ kv_usage engine::usage() const noexcept {
   std::uint64_t row_bytes = 0;  // of a row that every layer keeps
   for (const layer_geometry& layer : model_.layers) {
     row_bytes += kv_bytes_per_token(layer.attention, kv_);
+  }
+  for (std::uint32_t block = 0; block < mtp_blocks(); ++block) {
+    row_bytes += kv_bytes_per_token(model_.mtp_layers[block].attention, kv_);
   }
   const pool_plan& plan = pools_.plan();
   for (const sequence& s : running_) {

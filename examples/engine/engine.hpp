@@ -21,9 +21,12 @@
 #include <oriel/request/request.hpp>
 #include <oriel/sched/step_scheduler.hpp>
 #include <oriel/sched/wait_guard.hpp>
+#include <oriel/spec/draft_length.hpp>
+#include <oriel/spec/prompt_lookup.hpp>
 
 #include <engine/engine_options.hpp>
 #include <engine/model_runner.hpp>
+#include <engine/mtp_rows.hpp>
 #include <engine/prefix_reuse.hpp>
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weights.hpp>
@@ -39,6 +42,16 @@
 #include <vector>
 
 namespace oriel::engine {
+
+/// How a request's drafts fared, by their place in the chain.
+struct draft_counts {
+  std::uint32_t decode_steps = 0;   ///< that it had
+  std::uint32_t decode_tokens = 0;  ///< that they gave
+  std::array<std::uint32_t, draft_tokens_max> drafted = {};
+  std::array<std::uint32_t, draft_tokens_max> accepted = {};  ///< and given out
+
+  friend bool operator==(const draft_counts&, const draft_counts&) = default;
+};
 
 /// Where the KV of a request's prompt came from. Once its first token is out,
 /// cached_tokens + computed_tokens is the length of the prompt, whatever happened on the way: a
@@ -63,6 +76,7 @@ struct event {
   std::string text;                            ///< UTF-8 that is final now; may be empty
   finish_reason finish = finish_reason::none;  ///< not none: the last event of the request
   request_usage usage = {};                    ///< until now
+  draft_counts drafts = {};                    ///< until now
 };
 
 /// KV memory, in whole pages.
@@ -76,12 +90,17 @@ struct kv_usage {
 
 /// What the engine has done so far.
 struct engine_metrics {
-  counter steps;             ///< forward passes
-  counter prompt_tokens;     ///< prompt tokens computed: sum of request_usage::computed_tokens
-  counter cached_tokens;     ///< sum of request_usage::cached_tokens
-  counter healed_tokens;     ///< sum of request_usage::healed_tokens
-  counter heal_rows;         ///< rows run again, in some layers, to heal cached prefixes
-  counter output_tokens;     ///< tokens chosen
+  counter steps;            ///< forward passes
+  counter prompt_tokens;    ///< prompt tokens computed: sum of request_usage::computed_tokens
+  counter cached_tokens;    ///< sum of request_usage::cached_tokens
+  counter healed_tokens;    ///< sum of request_usage::healed_tokens
+  counter heal_rows;        ///< rows run again, in some layers, to heal cached prefixes
+  counter output_tokens;    ///< tokens chosen
+  counter drafted_tokens;   ///< verified
+  counter accepted_tokens;  ///< of them, given out
+  /// Rows of windows that MTP blocks did without when a request started on a cached prefix:
+  /// evicted, never written, or before a heal's end. They draft worse until the window has passed.
+  counter missing_mtp_rows;
   counter requests_stopped;  ///< ended by a stop token or string
   counter requests_cut;      ///< ended by their number of tokens
   counter requests_cancelled;
@@ -186,6 +205,7 @@ class engine {
     token_stream stream;
     std::vector<token_id> tokens;  // prompt, then output
     request_usage usage = {};
+    draft_counts drafts = {};
     std::optional<twin_wait> wait = {};
     tier_names names = {};
     std::optional<std::uint32_t> fetch = {};  // its number, while pages come from lower tiers
@@ -216,9 +236,13 @@ class engine {
     prefix_reuse::lease lease;
     std::optional<heal_plan> heal;
     pools::sequence_type kv;
-    std::uint32_t known_tokens;    // when it was admitted: from there on it decodes
-    std::uint32_t rows = 0;        // rows of the running step
-    std::uint32_t idle_steps = 0;  // since it had rows
+    std::uint32_t known_tokens;         // when it was admitted: from there on it decodes
+    std::uint32_t rows = 0;             // rows of the running step
+    std::uint32_t idle_steps = 0;       // since it had rows
+    std::vector<token_id> drafts = {};  // behind its last token, for the next step
+    std::optional<prompt_lookup> lookup = {};
+    mtp_tail mtp = {};
+    acceptance_curve curve = {};
     std::optional<prefix_reuse::tiers_type::gate> gate = {};  // its prefix still comes, by layers
     bool has_left = false;                                    // for the queue again
     std::uint64_t promised_pages;                             // full pages of its longest form
@@ -255,9 +279,28 @@ class engine {
   void add_to_batch(sequence& s);
   void make_room(const sequence& s, std::uint32_t tokens);
   void emit();
+  void take_rows(std::size_t member, std::size_t row);
+  void take_chain(sequence& s, std::size_t row);
+  void count_drafts(sequence& s, std::uint32_t tokens, std::uint32_t accepted);
+  void measure_decode(std::uint64_t begin_us);
   void take_token(sequence& s, sampled_token sampled);
   void count_prompt(work& job, std::uint32_t end, std::uint32_t request_usage::*from);
   void end_step(sequence& s);
+  void begin_drafts(sequence& s) noexcept;
+  void add_draft_rows(sequence& s);
+  [[nodiscard]] static std::uint32_t drafts_left(const sequence& s) noexcept;
+  void plan_drafts();
+  void draft();
+  void draft_by_lookup(sequence& s, std::uint32_t count);
+  [[nodiscard]] bool decodes_next(const sequence& s) const noexcept;
+  [[nodiscard]] std::uint32_t mtp_blocks() const noexcept {
+    return options_.speculation.uses_mtp() ? static_cast<std::uint32_t>(model_.mtp_layers.size())
+                                           : 0;
+  }
+  void add_mtp_rows(std::size_t member, std::uint32_t drafts);
+  [[nodiscard]] std::span<const float> fresh_mtp_rows(std::size_t member);
+  void run_mtp();
+  void end_soft_rows(sequence& s) noexcept;
   void release(sequence& s, const lease_end& end, bool publishes);
 
   const model_geometry& model_;
@@ -296,6 +339,18 @@ class engine {
   std::vector<sampler_row> sampled_rows_;
   std::vector<sampled_token> sampled_;
   std::span<const float> logits_;
+  std::vector<std::vector<token_id>> chains_;  // the last token and the drafts behind it
+
+  // Drafting: how many tokens each may draft next, and the rows of MTP blocks.
+  std::optional<adaptive_draft_length> adaptive_;
+  acceptance_curve usual_;  // what new sequences begin with
+  std::vector<sequence*> drafting_;
+  std::vector<const acceptance_curve*> curves_;
+  std::vector<std::uint32_t> draft_lengths_;  // [drafting_]
+  mtp_batch mtp_;
+  std::vector<std::size_t> mtp_members_;  // of batch_
+  std::vector<sampler_row> draft_rows_;
+  std::vector<sampled_token> drafted_;
 };
 
 /// Tokens whose KV a request may come to need. Its last token is given out, never computed on.

@@ -247,6 +247,7 @@ void engine::choose_rows() {
   for (std::size_t i = 0; i < running_seen_.size(); ++i) {
     sequence& s = *running_seen_[i];
     s.rows = plan.rows[i];
+    add_draft_rows(s);
     s.idle_steps = s.rows == 0 ? s.idle_steps + 1 : 0;
   }
 }
@@ -331,6 +332,7 @@ bool engine::start(work& job, const reuse_decision& decision) {
   sequence& s = running_.emplace_back(
       std::move(job), std::move(lease), std::move(heal), std::move(*kv), pages, now_us_);
   promised_pages_ += pages;
+  begin_drafts(s);
   count_start(s, lent.length);
   return true;
 }

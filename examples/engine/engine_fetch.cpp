@@ -127,6 +127,7 @@ bool engine::should_join(const work& job) {
   for (std::size_t layer = 0; layer < model_.layers.size(); ++layer) {
     layer_seconds_.push_back(seconds_of(layer_flops(model_, layer, first, last), rates_));
   }
+  layer_seconds_.resize(pools_.plan().layers());  // MTP blocks take next to nothing of a prompt.
   const double step_s = std::accumulate(layer_seconds_.begin(), layer_seconds_.end(), 0.0);
   return tiers.predict_stall_s(*job.fetch, layer_seconds_) <= stall_share_max * step_s;
 }
@@ -154,6 +155,7 @@ bool engine::start_joined(work& job) {
                                       pools_.plan().pages_for(full_pool, longest),
                                       now_us_);
   s.gate = gate;
+  begin_drafts(s);
   metrics_.requests_joined.add();
   return true;
 }

@@ -15,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace oriel::engine {
 
@@ -38,6 +39,51 @@ class logits_observer {
 
  protected:
   ~logits_observer() = default;
+};
+
+/// Who guesses the next tokens of a sequence that decodes.
+enum class drafter_kind : std::uint8_t {
+  none,
+  lookup,  ///< what followed the last time that the sequence ended like this (prompt_lookup)
+  mtp      ///< the model's MTP blocks, one for each draft
+};
+
+/// What an MTP block is told of the model besides tokens.
+enum class mtp_chain : std::uint8_t {
+  main_hidden,     ///< the main model's residual stream, for each block
+  previous_hidden  ///< that of the block before, for all but the first
+};
+
+/// May change drafts before they are verified. For tests, and to measure at a given acceptance.
+class draft_editor {
+ public:
+  /// @param known   the sequence's tokens
+  /// @param drafts  what may follow; may be overwritten, and cut, but not made longer
+  virtual void on_drafts(request_id id,
+                         std::span<const token_id> known,
+                         std::vector<token_id>& drafts) = 0;
+
+ protected:
+  ~draft_editor() = default;
+};
+
+/// Several tokens a step: some are drafted, one forward pass computes them all, and what it would
+/// not have chosen itself is rolled back. Answers do not depend on any of this.
+struct speculation_options {
+  drafter_kind drafter = drafter_kind::none;
+  /// Of one step; mtp: at most the model's MTP blocks; lookup: at most draft_tokens_max - 1.
+  std::uint32_t drafts_max = 3;
+  bool is_adaptive = false;  ///< drafts as many as pays by what was measured, none where none does
+  mtp_chain chain = mtp_chain::main_hidden;
+  /// MTP blocks see prompts as well. False only to measure what that is worth.
+  bool mtp_in_prefill = true;
+  draft_editor* editor = nullptr;  ///< lives as long as the engine; null: nobody changes drafts
+
+  [[nodiscard]] bool uses_mtp() const noexcept { return drafter == drafter_kind::mtp; }
+  /// Rows beside the first one that a sequence may have in a decode step.
+  [[nodiscard]] std::uint32_t rows_max() const noexcept {
+    return drafter == drafter_kind::none ? 0 : drafts_max;
+  }
 };
 
 /// Sizes of an engine; each is a bound that is checked before memory is taken.
@@ -74,6 +120,7 @@ struct engine_options {
   order_kind order = order_kind::least_seconds;  ///< of service among prompts
   double prefill_share = 0.25;  ///< of a step's tokens, for prompts, however many sequences decode
   guard_options guard = {};     ///< the bound on waiting, whatever the order
+  speculation_options speculation = {};
   logits_observer* observer = nullptr;  ///< lives as long as the engine; null: nobody looks
 };
 

@@ -45,10 +45,11 @@ pool_sizes sizes_of(const pool_plan& plan, const engine_options& o) {
 }  // namespace
 
 dual_pool<> make_pools(const model_geometry& model, const engine_options& o, dtype kv) {
-  const auto shapes = kv_shapes_of(model.layers, kv);
-  const auto plan = pool_plan::make(
-      shapes,
-      {.page_size = o.page_tokens, .step_tokens = std::min(o.chunk_tokens, o.context_tokens)});
+  const auto plan =
+      pool_plan::make(kv_layers_of(model, o, kv),
+                      {.page_size = o.page_tokens,
+                       .step_tokens = std::max(std::min(o.chunk_tokens, o.context_tokens),
+                                               1 + o.speculation.rows_max())});
   if (!plan) {
     throw error(fmt::format("the KV pools do not fit the model: {}", plan.error().detail));
   }
@@ -60,6 +61,19 @@ dual_pool<> make_pools(const model_geometry& model, const engine_options& o, dty
                             pools.error().detail));
   }
   return std::move(*pools);
+}
+
+std::vector<kv_layer_shape> kv_layers_of(const model_geometry& model,
+                                         const engine_options& o,
+                                         dtype kv) {
+  std::vector<kv_layer_shape> shapes = kv_shapes_of(model.layers, kv);
+  if (o.speculation.uses_mtp()) {
+    for (kv_layer_shape soft : kv_shapes_of(model.mtp_layers, kv)) {
+      soft.is_soft = true;
+      shapes.push_back(soft);
+    }
+  }
+  return shapes;
 }
 
 std::vector<pool_layer> layer_homes(const dual_pool<>& pools) {

@@ -34,4 +34,9 @@ namespace oriel::engine {
 /// Where each layer of the model has its KV.
 [[nodiscard]] std::vector<pool_layer> layer_homes(const dual_pool<>& pools);
 
+/// What each layer keeps: of the model, then of its MTP blocks if they draft, which are soft.
+[[nodiscard]] std::vector<kv_layer_shape> kv_layers_of(const model_geometry& model,
+                                                       const engine_options& options,
+                                                       dtype kv);
+
 }  // namespace oriel::engine

@@ -7,6 +7,7 @@
 #include <oriel/tier/segment_store.hpp>
 #include <oriel/tier/store_thread.hpp>
 
+#include <engine/engine_pools.hpp>
 #include <engine/engine_tiers.hpp>
 #include <engine/error.hpp>
 #include <engine/store_on_disk.hpp>
@@ -175,8 +176,8 @@ page_shape shape_of(const pool_plan& plan) {
 }
 
 page_shape kv_page_shape(const model_geometry& model, const engine_options& options, dtype kv) {
-  const auto shapes = kv_shapes_of(model.layers, kv);
-  const auto plan = pool_plan::make(shapes, {.page_size = options.page_tokens});
+  const auto plan =
+      pool_plan::make(kv_layers_of(model, options, kv), {.page_size = options.page_tokens});
   if (!plan) {
     throw error(fmt::format("the KV pools do not fit the model: {}", plan.error().detail));
   }

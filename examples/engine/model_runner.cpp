@@ -163,6 +163,8 @@ void model_runner::take_memory() {
   heals_.reserve(limits_.sequences_max);
   gates_.reserve(limits_.sequences_max);
   is_cut_off_.reserve(limits_.sequences_max);
+  outputs_.reserve(limits_.sequences_max);
+  hidden_of_.reserve(limits_.sequences_max);
 }
 
 /// The rope kind of a layer; layers that rotate alike share one table.
@@ -261,21 +263,54 @@ std::span<const float> model_runner::forward(std::span<const step_rows> batch) {
   for (std::size_t l = 0; l < model_.layers.size() && rows_ != 0; ++l) {
     run_layer(l, weights_.layers[l], x);
   }
+  for (std::size_t l = model_.layers.size(); l < layers_.size() && rows_ != 0; ++l) {
+    drop_rows_without_kv(l, x, nullptr, 0);  // What comes for MTP blocks has come, or nothing has.
+  }
+  note_hidden_rows();
   return run_head(batch, x, weights_.final_norm);
 }
 
+void model_runner::note_hidden_rows() {
+  hidden_of_.clear();
+  std::size_t row = 0;
+  for (const paged_sequence& s : tables_[0]) {
+    hidden_of_.push_back(
+        {s.first_position,
+         {floats(hidden_) + row * model_.hidden, std::size_t{s.rows} * model_.hidden}});
+    row += s.rows;
+  }
+}
+
+hidden_rows model_runner::mtp_hidden_of(std::size_t entry) const noexcept {
+  std::size_t row = 0;
+  for (std::size_t i = 0; i < entry; ++i) {
+    row += tables_[0][i].rows;
+  }
+  const paged_sequence& s = tables_[0][entry];
+  const auto* const values = reinterpret_cast<const float*>(mtp_hidden_.data());
+  return {s.first_position, {values + row * model_.hidden, std::size_t{s.rows} * model_.hidden}};
+}
+
 std::span<const float> model_runner::forward_mtp(std::uint32_t head,
-                                                 std::span<const step_rows> batch) {
+                                                 std::span<const step_rows> batch,
+                                                 mtp_rows output) {
   ORIEL_EXPECTS(head < eh_proj_.size());
-  const std::uint32_t rows = rows_, hidden = model_.hidden;
+  const std::uint32_t hidden = model_.hidden;
   start_batch(batch);
-  ORIEL_EXPECTS(rows_ == rows && !healing_);
-  const mtp_weights& w = weights_.mtp[head];
+  ORIEL_EXPECTS(!healing_ && !is_gated_);
+  const mtp_weights& w = weights_.mtp[ORIEL_MUTANT(first_block_is_used_again) ? 0 : head];
   float* const x = floats(mtp_hidden_);
   float* const input = floats(mtp_input_);  // [rows, 2 * hidden]: embedding first, hidden second
   host::run_embed(embed_, {x, hidden, weights_.embedding.data(), tokens_}, executor_);
   norm(w.enorm, x, input, 2 * std::size_t{hidden}, rows_);
-  norm(w.hnorm, floats(hidden_), input + hidden, 2 * std::size_t{hidden}, rows_);
+  float* told = input + hidden;
+  for (const step_rows& s : batch) {
+    const auto rows = static_cast<std::uint32_t>(s.tokens.size());
+    ORIEL_EXPECTS(s.hidden != nullptr || rows == 0);
+    norm(w.hnorm, s.hidden, told, 2 * std::size_t{hidden}, rows);
+    told += 2 * std::size_t{hidden} * rows;
+    outputs_.push_back(output == mtp_rows::all ? rows : s.logit_rows);
+  }
   gemm(eh_proj_[head], w.eh_proj, input, x, rows_, false);
   run_layer(model_.layers.size() + head, w.layer, x);
   return run_head(batch, x, w.final_norm);
@@ -288,6 +323,7 @@ void model_runner::start_batch(std::span<const step_rows> batch) {
   heals_.clear();
   gates_.clear();
   is_cut_off_.clear();
+  outputs_.clear();
   healing_ = is_gated_ = false;
   for (auto& table : tables_) {
     table.clear();
@@ -303,6 +339,7 @@ void model_runner::start_batch(std::span<const step_rows> batch) {
     for (std::size_t t = 0; t < tables_.size(); ++t) {
       tables_[t].push_back(
           s.tables[t].rows_at(s.first_position, static_cast<std::uint32_t>(s.tokens.size())));
+      tables_[t].back().first_key = s.first_key;
     }
     const bool heals = s.heal != nullptr && s.first_position < s.heal->length;
     ORIEL_EXPECTS(!heals || (s.heal->layers() == model_.layers.size() &&
@@ -355,6 +392,7 @@ void model_runner::run_attention_block(std::size_t index, const layer_weights& w
   append_kv(index, k, v, width);
   drop_rows_below_frontier(index + 1, x, q, width);
   drop_rows_without_kv(index, x, q, width);
+  drop_rows_without_logits(x, q, width);
   if (rows_ == 0) {
     return;
   }
@@ -471,6 +509,13 @@ void model_runner::drop_rows_without_kv(std::size_t layer,
     keep_rows(x, qkv, qkv_width, [&](std::size_t s, const paged_sequence& rows) {
       return is_cut_off_[s] ? 0 : rows.rows;
     });
+  }
+}
+
+/// In an MTP block, the KV of a row is all that other rows see of it.
+void model_runner::drop_rows_without_logits(float* x, float* qkv, std::size_t qkv_width) {
+  if (!outputs_.empty()) {
+    keep_rows(x, qkv, qkv_width, [&](std::size_t s, const paged_sequence&) { return outputs_[s]; });
   }
 }
 

@@ -46,7 +46,21 @@ struct step_rows {
   /// Asked in each layer before KV in front of these rows is read, when others still bring it;
   /// layers as in `layers_kv`. What needs no cached KV (norm, projections, rope) is done by then.
   layer_gate_ref gate = {};
+  /// For forward_mtp, [tokens.size(), hidden]: what each row is told of the model (see there).
+  const float* hidden = nullptr;
+  /// For forward_mtp: keys before this position were never written, and are not read.
+  std::uint32_t first_key = 0;
 };
+
+/// The residual stream of a sequence's rows, of those that a pass ran through all its layers: of a
+/// heal none before its end.
+struct hidden_rows {
+  std::uint32_t first_position = 0;
+  std::span<const float> values = {};  ///< [rows, hidden]
+};
+
+/// Which rows a pass of an MTP block takes to its end. The others leave their KV.
+enum class mtp_rows : std::uint8_t { with_logits, all };
 
 /// Rows that a runner computed, one for each row and layer, since it was made. K and V alone, as
 /// the window layers of a heal make them in front of their rows, do not count.
@@ -60,7 +74,7 @@ struct runner_counts {
 struct runner_limits {
   std::uint32_t rows_max = 512;      ///< rows (tokens) of one forward pass
   std::uint32_t logit_rows_max = 8;  ///< rows with logits in one pass
-  std::uint32_t sequences_max = 8;   ///< sequences in one pass
+  std::uint32_t sequences_max = 8;   ///< sequences in one pass, or parts of them
   std::uint32_t context_tokens = 0;  ///< positions that will be used
 };
 
@@ -92,15 +106,24 @@ class model_runner {
   ///      rows with logits do not lie before heal->length
   std::span<const float> forward(std::span<const step_rows> batch);
 
-  /// Runs MTP block `head` on the hidden states (before the final norm) of the last `forward`,
-  /// whose batch this one must match row by row: the tokens of row p are those at position p + 1 +
-  /// head. Writes the block's KV at the same positions and returns logits as `forward` does: row p
-  /// predicts the token at p + 2 + head (docs/model.md#multi-token-prediction, the paper's reading:
-  /// every head sees the main model's hidden state). Of a healing sequence only the rows from
-  /// heal->length on have a hidden state: the others are no part of this batch, nor is a sequence
-  /// that was cut off.
-  /// @pre head < the MTP blocks that layers_kv described
-  std::span<const float> forward_mtp(std::uint32_t head, std::span<const step_rows> batch);
+  /// Runs MTP block `head`: the tokens of row p are those at position p + 1 + head, and its
+  /// `hidden` is the residual stream before the final norm, of the main model at p (the paper's
+  /// reading), or of the block before (DeepSeek's): docs/model.md#multi-token-prediction. Writes
+  /// the block's KV at the same positions and returns logits as `forward` does: row p predicts the
+  /// token at p + 2 + head. Rows without logits are worth their KV alone, unless another block
+  /// wants their output. A sequence may have several entries, for rows whose hidden states lie
+  /// apart.
+  /// @pre head < the MTP blocks that layers_kv described; no heal, no gate
+  std::span<const float> forward_mtp(std::uint32_t head,
+                                     std::span<const step_rows> batch,
+                                     mtp_rows output = mtp_rows::with_logits);
+
+  /// Of a sequence of the last `forward`: valid until the next one. @pre sequence < its batch
+  [[nodiscard]] hidden_rows hidden_of(std::size_t sequence) const noexcept {
+    return hidden_of_[sequence];
+  }
+  /// Of an entry of the last `forward_mtp`, rows that ran to their end: valid until the next one.
+  [[nodiscard]] hidden_rows mtp_hidden_of(std::size_t entry) const noexcept;
 
   /// The gate of this sequence of the last batch said no. @pre sequence < its batch
   [[nodiscard]] bool is_cut_off(std::size_t sequence) const noexcept {
@@ -138,12 +161,14 @@ class model_runner {
   std::size_t rope_index(const attention_geometry& a);
   void take_memory();
   void start_batch(std::span<const step_rows> batch);
+  void note_hidden_rows();
   void run_layer(std::size_t index, const layer_weights& weights, float* x);
   void append_kv(std::size_t index, const float* k, const float* v, std::size_t stride);
   template <class Kept>
   void keep_rows(float* x, float* qkv, std::size_t qkv_width, Kept&& kept_of);
   void drop_rows_below_frontier(std::size_t layer, float* x, float* qkv, std::size_t qkv_width);
   void drop_rows_without_kv(std::size_t layer, float* x, float* qkv, std::size_t qkv_width);
+  void drop_rows_without_logits(float* x, float* qkv, std::size_t qkv_width);
   void norm(const std::vector<float>& weight,
             const float* x,
             float* out,
@@ -191,6 +216,8 @@ class model_runner {
   bool healing_ = false;                 // one of them is not null
   std::vector<layer_gate_ref> gates_;    // [sequence] of the running batch
   std::vector<bool> is_cut_off_;         // [sequence]: its gate said no
+  std::vector<std::uint32_t> outputs_;   // [entry] of an MTP pass: the last so many rows are wanted
+  std::vector<hidden_rows> hidden_of_;   // [sequence] of the last main pass
   bool is_gated_ = false;                // one of them has a gate
   std::uint32_t rows_ = 0;               // in the layer that runs
   runner_counts counts_;

@@ -22,6 +22,7 @@ radix_tree_options tree_options(const pool_plan& plan, const engine_options& o) 
   for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
     options.windows.push_back(plan.ring(kind).window_tokens);
   }
+  options.soft_kind = plan.soft_kind();
   options.keeps_hash_chain = true;  // Events name pages by it.
   return options;
 }
@@ -38,7 +39,8 @@ fetch_model fetch_model_of(const reuse_options& decisions, const pool_plan& plan
                     .windows = {},
                     .page_bytes = {},
                     .may_heal = decisions.may_heal,
-                    .layers = {}};
+                    .layers = {},
+                    .soft_kind = plan.soft_kind()};
   for (std::uint32_t layer = 0; layer < plan.layers(); ++layer) {
     model.layers.push_back(plan.home(layer));
   }
@@ -49,6 +51,17 @@ fetch_model fetch_model_of(const reuse_options& decisions, const pool_plan& plan
     }
   }
   return model;
+}
+
+/// The shape that pages are named by. What drafts is not in it: the pages of the model are the same
+/// with and without.
+page_shape shape_of_names(const pool_plan& plan) {
+  page_shape shape = shape_of(plan);
+  if (const auto soft = plan.soft_kind()) {
+    shape.slice_bytes.erase(shape.slice_bytes.begin() + 1 + *soft);
+    shape.window_tokens.erase(shape.window_tokens.begin() + *soft);
+  }
+  return shape;
 }
 
 const char* name_of_backend(host::gemm_backend backend) noexcept {
@@ -80,7 +93,7 @@ prefix_reuse::prefix_reuse(pools_type& pools,
                              .slack_pages = pools.plan().options().slack_pages},
                  .rates = options.rates,
                  .may_heal = options.heal},
-      shape_(shape_of(pools.plan())),
+      shape_(shape_of_names(pools.plan())),
       tree_(pools.all(), tree_options(pools.plan(), options), retention_of(options.retain)),
       now_us_(options.now_us),
       missing_(pools.pools()) {
@@ -156,7 +169,8 @@ prefix_reuse::lease prefix_reuse::end_joined_fetch(std::uint32_t fetch,
     return held;
   }
   ORIEL_EXPECTS(held.full_tokens() == length && held.window_tokens() == length);
-  const borrowed_prefix known = loan_.lend(tree_, held, tree_.options().windows);
+  const borrowed_prefix known =
+      loan_.lend(tree_, held, tree_.options().windows, nullptr, tree_.options().soft_kind);
   for (std::uint32_t page = 0; page < known.full.size(); ++page) {
     if (!(kv.full_pages()[page] == known.full[page])) {  // Somebody else published it meanwhile.
       kv.switch_full_page(page, known.full[page]);

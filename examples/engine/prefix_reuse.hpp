@@ -80,8 +80,11 @@ class prefix_reuse {
   }
   /// What an admission takes; valid until the next call. @throws std::bad_alloc
   [[nodiscard]] borrowed_prefix lend(const lease& held, const reuse_decision& decision) {
-    return loan_.lend(
-        tree_, held, tree_.options().windows, decision.heal ? &*decision.heal : nullptr);
+    return loan_.lend(tree_,
+                      held,
+                      tree_.options().windows,
+                      decision.heal ? &*decision.heal : nullptr,
+                      tree_.options().soft_kind);
   }
   /// Evicts until an admission, or a sequence that grows to `tokens`, has its pages in every pool.
   /// False: it never can have them.

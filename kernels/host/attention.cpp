@@ -241,7 +241,7 @@ class attention_run {
   }
 
   [[nodiscard]] std::uint32_t first_split(const attention_block& b) const noexcept {
-    return detail::first_key(plan_.shape, b.first_position) / detail::split_tokens;
+    return detail::first_key(b, b.first_position) / detail::split_tokens;
   }
   [[nodiscard]] std::uint32_t last_split(const attention_block& b) const noexcept {
     return (b.first_position + b.tokens - 1) / detail::split_tokens + 1;

@@ -264,6 +264,12 @@ sampled_token sample_one(const sample_plan& plan,
                          const float* logits,
                          const sample_row& row,
                          std::span<std::byte> workspace) noexcept {
+  if (!row.adjustments.change_nothing()) {
+    detail::workspace_cutter cutter(workspace.subspan(plan.filter_bytes));
+    const auto adjusted = cutter.take<float>(plan.vocabulary);
+    adjust_logits({logits, plan.vocabulary}, row.adjustments, adjusted);
+    logits = adjusted.data();
+  }
   if (row.filters.temperature == 0.0f) {
     return greedy_token(plan, logits);
   }
@@ -288,11 +294,13 @@ result<sample_plan> plan_sample(std::uint32_t vocabulary,
       2 * detail::whole_lines(blocks_of(vocabulary) * sizeof(float)) +
       detail::whole_lines(n * sizeof(float)) + detail::whole_lines(n * sizeof(std::uint32_t)) +
       detail::whole_lines(n * sizeof(token_key)) + detail::whole_lines(n * sizeof(keyed_mass));
+  const std::size_t row_bytes = detail::whole_lines(n * sizeof(float));
   return sample_plan{.vocabulary = vocabulary,
                      .concurrency = concurrency,
                      .path = path,
                      .filter_bytes = filter_bytes,
-                     .workspace_bytes = filter_bytes * concurrency};
+                     .row_bytes = row_bytes,
+                     .workspace_bytes = (filter_bytes + row_bytes) * concurrency};
 }
 
 token_distribution filter_logits(const sample_plan& plan,
@@ -330,11 +338,12 @@ void run_sample(const sample_plan& plan,
                 executor_ref executor) noexcept {
   ORIEL_EXPECTS(workspace.size() >= plan.workspace_bytes);
   ORIEL_EXPECTS(args.out.size() == args.rows.size());
+  const std::size_t worker_bytes = plan.filter_bytes + plan.row_bytes;
   const auto sample_row_at = [&](std::uint32_t row, std::uint32_t worker) {
     args.out[row] = sample_one(plan,
                                args.logits + row * args.logits_stride,
                                args.rows[row],
-                               workspace.subspan(worker * plan.filter_bytes, plan.filter_bytes));
+                               workspace.subspan(worker * worker_bytes, worker_bytes));
   };
   if (args.rows.size() == 1) {
     sample_row_at(0, 0);

@@ -40,21 +40,36 @@ result<pool_plan> pool_plan::make(std::span<const kv_layer_shape> layers,
       options.step_tokens > tokens_max || options.slack_pages > count_max) {
     return invalid("page_size, step_tokens or slack_pages out of range");
   }
-  std::vector<std::uint32_t> windows{0};  // [pools] window_tokens; 0 = full
+  struct kind {
+    std::uint32_t window_tokens;  // 0 = full
+    bool is_soft;
+    bool operator==(const kind&) const = default;
+  };
+  const auto kind_of = [](const kv_layer_shape& l) { return kind{l.window_tokens, l.is_soft}; };
+  std::vector<kind> kinds{{0, false}};  // [pools]
   for (const kv_layer_shape& l : layers) {
-    if (std::find(windows.begin(), windows.end(), l.window_tokens) == windows.end()) {
-      windows.push_back(l.window_tokens);
+    if (std::find(kinds.begin(), kinds.end(), kind_of(l)) == kinds.end()) {
+      kinds.push_back(kind_of(l));
     }
   }
 
   pool_plan plan;
+  for (std::uint32_t pool = 0; pool < kinds.size(); ++pool) {
+    if (!kinds[pool].is_soft) {
+      continue;
+    }
+    if (kinds[pool].window_tokens == 0 || plan.soft_kind_) {
+      return invalid("soft layers need a window, and all the same");
+    }
+    plan.soft_kind_ = pool - 1;
+  }
   plan.options_ = options;
   plan.homes_.resize(layers.size());
-  for (std::uint32_t pool = 0; pool < windows.size(); ++pool) {
+  for (std::uint32_t pool = 0; pool < kinds.size(); ++pool) {
     std::vector<kv_layer_shape> members;
     double page_bytes = 0;
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      if (layers[i].window_tokens == windows[pool]) {
+      if (kind_of(layers[i]) == kinds[pool]) {
         plan.homes_[i] = {pool_id{pool}, static_cast<std::uint32_t>(members.size())};
         members.push_back(layers[i]);
         page_bytes += 4.0 * options.page_size * layers[i].kv_heads *
@@ -67,7 +82,7 @@ result<pool_plan> pool_plan::make(std::span<const kv_layer_shape> layers,
     plan.layouts_.emplace_back(options.page_size, members);
     if (pool != 0) {
       plan.rings_.push_back(
-          {options.page_size, windows[pool], options.step_tokens, options.slack_pages});
+          {options.page_size, kinds[pool].window_tokens, options.step_tokens, options.slack_pages});
     }
   }
   return plan;

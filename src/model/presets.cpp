@@ -115,6 +115,17 @@ model_geometry bench_moe() {
   return mimo(n, 10, {0, 5});
 }
 
+/// Large enough that a decode step reads far more than a cache holds, and MTP blocks to draft with.
+model_geometry bench_mtp() {
+  mimo_numbers n = bench_numbers();
+  n.hidden = 2048;
+  n.vocabulary = 8192;
+  n.q_heads = 8;
+  n.dense = {.intermediate = 8192};
+  n.mtp_layers = 3;
+  return mimo(n, 24, {0, 5, 11, 17, 23});
+}
+
 model_geometry gpt_oss(std::uint32_t layers, std::uint32_t experts) {
   model_geometry m;
   m.hidden = 2880;
@@ -173,14 +184,15 @@ model_geometry gemma_3_27b() {
   return m;
 }
 
-constexpr std::array<std::string_view, 8> names{"mimo-v2-flash",
+constexpr std::array<std::string_view, 9> names{"mimo-v2-flash",
                                                 "mimo-v2.5",
                                                 "mimo-v2.5-pro",
                                                 "gpt-oss-20b",
                                                 "gpt-oss-120b",
                                                 "gemma-3-27b",
                                                 "bench-0.4b",
-                                                "bench-0.4b-moe"};
+                                                "bench-0.4b-moe",
+                                                "bench-1.4b"};
 constexpr std::array<model_geometry (*)(), names.size()> makers{mimo_flash,
                                                                 mimo_25,
                                                                 mimo_25_pro,
@@ -188,7 +200,8 @@ constexpr std::array<model_geometry (*)(), names.size()> makers{mimo_flash,
                                                                 gpt_oss_120b,
                                                                 gemma_3_27b,
                                                                 bench_dense,
-                                                                bench_moe};
+                                                                bench_moe,
+                                                                bench_mtp};
 
 }  // namespace
 

@@ -265,7 +265,8 @@ std::uint32_t node_store::window_safe(std::uint32_t node, std::uint32_t limit) c
     while (boundary != 0 && nodes_[node].begin >= boundary) {
       node = parents_[node];
     }
-    const std::uint32_t lower = deepest_boundary(kind, node, boundary);
+    const bool is_needed = kind != sizes_.soft_kind || ORIEL_MUTANT(boundary_needs_soft_pages);
+    const std::uint32_t lower = is_needed ? deepest_boundary(kind, node, boundary) : boundary;
     agreed = lower == boundary || ORIEL_MUTANT(kinds_agree_in_one_pass) ? agreed + 1 : 1;
     boundary = lower;
   }

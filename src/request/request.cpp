@@ -55,5 +55,10 @@ oriel::status oriel::check(const request& r, const request_limits& limits) noexc
   if (r.tenant.size() > limits.max_tenant_bytes) {
     return failure{errc::invalid_argument, 0, "the tenant's name is too long"};
   }
+  for (const token_bias& b : r.sampling.logit_bias) {
+    if (to_index(b.id) >= limits.vocabulary) {
+      return failure{errc::invalid_argument, 0, "a token of logit_bias is outside the vocabulary"};
+    }
+  }
   return check(r.sampling);
 }

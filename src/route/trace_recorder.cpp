@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 
 namespace oriel {
 namespace {
@@ -53,7 +54,7 @@ bool trace_recorder::ended(std::uint64_t id, std::uint32_t output_tokens, std::s
     return false;
   }
   const entry& e = found->second;
-  append(out, "{\"timestamp\": ", static_cast<std::uint64_t>(e.arrived_s * 1e3 + 0.5));
+  append(out, "{\"timestamp\": ", static_cast<std::uint64_t>(std::llround(e.arrived_s * 1e3)));
   append(out, ", \"input_length\": ", e.input_tokens);
   append(out, ", \"output_length\": ", output_tokens);
   out += ", \"hash_ids\": [";

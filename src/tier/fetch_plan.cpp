@@ -92,6 +92,9 @@ class planner {
     for (std::uint32_t pages = end; pages > 0; --pages) {
       bool is_safe = true;
       for (std::size_t kind = 0; is_safe && kind < model_.windows.size(); ++kind) {
+        if (kind == model_.soft_kind) {
+          continue;
+        }
         const page_range need = needed_windows(
             model_.windows[kind], page_size_, 0, pages - ORIEL_MUTANT(fetch_needs_one_page_less));
         const std::vector<std::uint8_t>& have = coverage_.windows[kind];
@@ -107,6 +110,16 @@ class planner {
     return 0;
   }
 
+  /// Behind the last page of `range` that no tier has.
+  [[nodiscard]] static std::uint32_t last_gap(std::span<const std::uint8_t> have,
+                                              page_range range) {
+    std::uint32_t first = range.end;
+    while (first > range.first && first <= have.size() && have[first - 1] != no_tier) {
+      --first;
+    }
+    return first;
+  }
+
   [[nodiscard]] fetch_plan plan_of(fetch_way way, std::uint32_t pages) const {
     fetch_plan plan{.way = way, .length = pages * page_size_};
     const std::uint32_t device_pages = device_.full_tokens / page_size_;
@@ -120,9 +133,12 @@ class planner {
          ++kind) {
       page_range& range = plan.windows[kind];
       range = needed_windows(model_.windows[kind], page_size_, 0, pages);
+      if (kind == model_.soft_kind) {
+        range = {last_gap(coverage_.windows[kind], range), pages};
+      }
       const page_range with_slack =
           needed_windows(model_.windows[kind], page_size_, model_.healing.slack_pages, pages);
-      while (range.first > with_slack.first &&
+      while (kind != model_.soft_kind && range.first > with_slack.first &&
              coverage_.windows[kind][range.first - 1] != no_tier) {
         --range.first;
       }

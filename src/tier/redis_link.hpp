@@ -54,6 +54,7 @@ class redis_link {
 
   /// Is the server left alone?
   [[nodiscard]] bool is_cut_off() const noexcept { return is_cut_off_; }
+  [[nodiscard]] bool is_ready() const noexcept { return state_ == state::ready; }
   [[nodiscard]] std::size_t unanswered() const noexcept { return in_flight_.size() + out_.size(); }
   /// Times that it greeted a server.
   [[nodiscard]] std::uint64_t greetings() const noexcept { return greetings_; }

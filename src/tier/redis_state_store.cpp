@@ -35,7 +35,9 @@ constexpr std::string_view release_script =
 
 struct stream_id {
   std::uint64_t ms = 0, sequence = 0;
-  friend auto operator<=>(const stream_id&, const stream_id&) = default;
+  friend bool operator<(const stream_id& a, const stream_id& b) noexcept {
+    return a.ms != b.ms ? a.ms < b.ms : a.sequence < b.sequence;
+  }
   [[nodiscard]] std::string text() const {
     return std::to_string(ms) + "-" + std::to_string(sequence);
   }
@@ -241,7 +243,7 @@ struct redis_state_store::state {
     }
     for (const detail::resp_value& entry : entries->items) {
       const auto id = entry.items.size() == 2 ? id_in(entry.items[0]) : std::nullopt;
-      if (!id || *id <= read_to) {
+      if (!id || !(read_to < *id)) {
         continue;  // Not ours to understand, or a liar's.
       }
       read_to = *id;

@@ -65,11 +65,28 @@ class Run(unittest.TestCase):
         self.assertEqual(
             list(answer),
             ["text", "tokens", "prompt_tokens", "completion_tokens", "cached_tokens", "healed_tokens", "computed_tokens",
-             "hits", "fetched_bytes", "copied_bytes", "stall_ms", "tiers", "finish_reason", "prefill_ms", "decode_ms", "kv_bytes",
+             "hits", "fetched_bytes", "copied_bytes", "stall_ms", "tiers", "drafted", "accepted",
+             "mean_accept_length", "acceptance_by_position", "finish_reason", "prefill_ms", "decode_ms", "kv_bytes",
              "kv_bytes_uniform"])
         self.assertEqual(len(answer["tokens"]), answer["completion_tokens"])
         self.assertGreater(answer["kv_bytes"], 0)
         self.assertGreater(answer["kv_bytes_uniform"], 0)
+
+    def test_drafts_change_no_token(self):
+        prompt = ["-p", "import os\n\nclass Stack:\n    def push(self, item):\n", "-n", 48]
+        for sampling in (["--temp", 0], ["--temp", 0.9, "-s", 5]):
+            plain = run_json(*prompt, *sampling)
+            self.assertEqual((plain["drafted"], plain["accepted"], plain["mean_accept_length"]), (0, 0, 1))
+            self.assertEqual(plain["acceptance_by_position"], [])
+            for spec, lengths in (("mtp", ("auto", 1, 2, 3)), ("lookup", ("auto", 1, 7))):
+                for length in lengths:
+                    drafted = run_json(*prompt, *sampling, "--spec", spec, "--draft-len", length)
+                    self.assertEqual(drafted["tokens"], plain["tokens"], (spec, length))
+                    self.assertEqual(drafted["text"], plain["text"])
+                    self.assertLessEqual(drafted["accepted"], drafted["drafted"])
+        drafted = run_json(*prompt, "--temp", 0, "--spec", "mtp", "--draft-len", 3)
+        self.assertGreater(drafted["mean_accept_length"], 1.5)
+        self.assertEqual(len(drafted["acceptance_by_position"]), 3)
 
     def test_tokens_do_not_depend_on_threads_chunks_or_pages(self):
         prompt = ["-p", "import os\n\nclass Stack:\n    def push(self, item):\n", "-n", 48]
@@ -210,6 +227,11 @@ class Usage(unittest.TestCase):
         self.usage("run", "-p", "a", "-f", "b", says="excludes")
         self.usage("run", "-p", "a", "b", says="b")
         self.usage("run", "--heal", "maybe", says="--heal")
+        self.usage("run", "--spec", "mtp", "--draft-len", "4", says="1 to 3")
+        self.usage("run", "--spec", "lookup", "--draft-len", "8", says="--draft-len")
+        self.usage("run", "--spec", "mtp", "--draft-len", "0", says="--draft-len")
+        self.usage("run", "--draft-len", "2", says="--spec")
+        self.usage("run", "--spec", "eagle", says="--spec")
         self.usage("run", "--retain", "all", says="retention")
         self.usage("run", "--retain", "every:40", says="--retain: every:40 is not a multiple of the 16 tokens")
         self.usage("run", "--retain", "every:16", "--page", "32", says="not a multiple of the 32 tokens")
@@ -393,7 +415,7 @@ class Bench(unittest.TestCase):
     def test_tables(self):
         self.assertIn("| nano | 1 | pp4 |", self.bench("md"))
         lines = self.bench("csv").splitlines()
-        self.assertEqual([len(line.split(",")) for line in lines], [7, 7, 7])
+        self.assertEqual([len(line.split(",")) for line in lines], [8, 8, 8])
 
     def test_no_messages_without_a_terminal(self):
         self.assertEqual(run("bench", "-p", 4, "-n", 2, "-r", 1).stderr, b"")
@@ -426,7 +448,7 @@ class Inspect(unittest.TestCase):
     def test_a_checkpoint_and_every_preset(self):
         nano = self.inspect("-m", NANO, "--context", 1024, "--budget-gib", 0.1)
         self.assertGreater(nano["sequences_dual"], nano["sequences_uniform"])
-        for name in ("mimo-v2.5", "gpt-oss-20b", "gpt-oss-120b", "gemma-3-27b", "bench-0.4b", "bench-0.4b-moe"):
+        for name in ("mimo-v2.5", "gpt-oss-20b", "gpt-oss-120b", "gemma-3-27b", "bench-0.4b", "bench-0.4b-moe", "bench-1.4b"):
             self.assertGreater(self.inspect("--preset", name)["kv_bytes"], 0)
 
     def test_a_count_that_takes_too_much_memory_is_refused_with_numbers(self):

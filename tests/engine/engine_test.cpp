@@ -116,9 +116,14 @@ std::map<request_id, answer> serve(const std::vector<request>& requests,
   CHECK(m.output_tokens.value() == output);
   CHECK(m.requests_stopped.value() + m.requests_cut.value() == requests.size());
   CHECK(m.rows_per_step.count() == m.steps.value());
-  CHECK(m.rows_per_step.sum() ==
-        m.prompt_tokens.value() + m.heal_rows.value() + output - requests.size());
-  CHECK(m.rows_per_step.percentile(1.0) <= options.chunk_tokens * 33 / 32);
+  if (options.speculation.drafter == drafter_kind::none) {
+    CHECK(m.rows_per_step.sum() ==
+          m.prompt_tokens.value() + m.heal_rows.value() + output - requests.size());
+    CHECK(m.rows_per_step.percentile(1.0) <= options.chunk_tokens * 33 / 32);
+  } else {
+    CHECK(m.accepted_tokens.value() > 0);
+    CHECK(m.accepted_tokens.value() <= m.drafted_tokens.value());
+  }
   return answers;
 }
 
@@ -148,6 +153,45 @@ TEST_CASE("a request's tokens do not depend on batch, chunk, page or threads") {
   tight.cache_tokens = 0;
   tight.cache_windows = 0;
   CHECK(serve(requests, tight) == alone);
+}
+
+TEST_CASE("a request's tokens do not depend on who drafts, and how much") {
+  const std::vector<request> requests = mixed_requests();
+  const auto plain = serve(requests, {.sequences_max = 4, .context_tokens = 512});
+  std::vector<speculation_options> ways{{.drafter = drafter_kind::lookup, .drafts_max = 1},
+                                        {.drafter = drafter_kind::lookup, .drafts_max = 7},
+                                        {.drafter = drafter_kind::mtp, .is_adaptive = true}};
+  for (const std::uint32_t drafts : {1u, 2u, 3u}) {
+    ways.push_back({.drafter = drafter_kind::mtp, .drafts_max = drafts});
+  }
+  ways.push_back({.drafter = drafter_kind::mtp, .chain = mtp_chain::previous_hidden});
+  std::uint32_t sequences = 1;
+  for (const speculation_options& way : ways) {
+    CAPTURE(static_cast<int>(way.drafter), way.drafts_max, way.is_adaptive, sequences);
+    engine_options options{
+        .chunk_tokens = 5 + 31 * sequences, .sequences_max = sequences, .context_tokens = 512};
+    options.speculation = way;
+    CHECK(serve(requests, options) == plain);
+    sequences = sequences % 5 + 1;
+  }
+}
+
+TEST_CASE("drafts that cannot be are refused") {
+  const auto refused = [](const speculation_options& way, const std::string& part) {
+    engine_options options{.context_tokens = 512};
+    options.speculation = way;
+    thread_pool threads{1};
+    try {
+      engine::engine engine{
+          nano().opened.config.geometry, nano().weights, nano().tokens, options, threads};
+    } catch (const engine::error& e) {
+      return std::string{e.what()}.find(part) != std::string::npos;
+    }
+    return false;
+  };
+  CHECK(refused({.drafter = drafter_kind::mtp, .drafts_max = 4}, "4 drafts a step: 1 to 3"));
+  CHECK(refused({.drafter = drafter_kind::mtp, .drafts_max = 0}, "1 to 3"));
+  CHECK(refused({.drafter = drafter_kind::lookup, .drafts_max = 8}, "1 to 7"));
 }
 
 TEST_CASE("a stop string ends the text before it, whatever tokens it is made of") {

@@ -91,6 +91,7 @@ struct chunk {
   std::uint32_t table;  ///< which of the bench's block tables holds it
   std::uint32_t first;
   std::uint32_t rows;
+  std::uint32_t first_key = 0;
 };
 
 /// One attention layer over a pool whose pages are handed out in random order.
@@ -185,7 +186,7 @@ class attention_bench {
   [[nodiscard]] paged_sequence sequence_of(const chunk& c) const {
     const auto& table = tables_[c.table];
     const auto ring = is_ring_[c.table] ? static_cast<std::uint32_t>(table.size()) : 0u;
-    return {table.data(), ring, c.first, c.rows};
+    return {table.data(), ring, c.first, c.rows, c.first_key};
   }
   [[nodiscard]] float scale() const {
     return 1.0f / std::sqrt(static_cast<float>(shape_.head_dim_qk));

@@ -203,6 +203,38 @@ TEST_CASE("a row's bits do not depend on chunks, pages, rings, companions or thr
   }
 }
 
+TEST_CASE("keys before the first of a sequence are as if it began there") {
+  const dtype kv = GENERATE(dtype::f32, dtype::bf16);
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 20)));
+  if (is_left_out(seed, 20)) {
+    return;
+  }
+  random_stream random(seed, 6);
+  const attention_shape shape = random_shape(random, kv);
+  const auto sinks = random_sinks(shape, random);
+  serial_executor serial;
+  const std::uint32_t length = 2 + random.next_below(random.next_below(2) ? 90 : 900);
+  const std::uint32_t begin = 1 + random.next_below(length - 1);
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, pool_pages, seed);
+  const std::uint32_t table = bench.add_table(length);
+  const std::uint32_t rows = std::min(length - begin, 80u);
+  const chunk written{&a, table, begin, length - begin};  // What is before it is poison.
+  const chunk part{&a, table, length - rows, rows, begin};
+  bench.append({&written, 1}, serial);
+  const auto expected = bench.expect({&part, 1}, sinks, kv == dtype::bf16);
+  const double bound = error_bound(shape, a, keys_seen(shape, length));
+  for (const isa path : paths_here()) {
+    INFO("seed " << seed << " " << describe(shape, path) << " length " << length << " from "
+                 << begin);
+    const auto got = bench.attend({&part, 1}, path, serial, sinks);
+    CHECK(largest_difference(got, expected) <= bound);
+    const chunk last{&a, table, length - 1, 1, begin};
+    const auto alone = bench.attend({&last, 1}, path, serial, sinks);
+    CHECK(same_bits(alone, {got.end() - static_cast<std::ptrdiff_t>(alone.size()), got.end()}));
+  }
+}
+
 TEST_CASE("keys that a row does not see may hold anything") {
   const dtype kv = GENERATE(dtype::f32, dtype::bf16);
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 12)));

@@ -5,6 +5,7 @@
 
 #include <catch2/catch.hpp>
 #include <support/arrays.hpp>
+#include <support/chi_squared.hpp>
 #include <support/death.hpp>
 
 #include <algorithm>
@@ -109,49 +110,23 @@ sample_filters random_filters(oriel::random_stream& random, std::uint32_t vocabu
           .min_p = min_ps[random.next_below(5)]};
 }
 
-// Draws `draws` tokens at positions 0, 1, ... and returns Pearson's statistic over the kept tokens
-// (those expected less than 5 times are pooled), with its degrees of freedom.
-struct pearson {
-  double statistic = 0.0;
-  int freedom = -1;
-};
-
+// Draws `draws` tokens at positions 0, 1, ... and compares their counts with the distribution.
 template <class Draw>
 pearson test_draws(const token_distribution& d,
                    std::uint32_t vocabulary,
                    int draws,
                    Draw&& draw_at) {
-  std::vector<int> count(vocabulary);
+  std::vector<int> counts(vocabulary);
   for (int i = 0; i < draws; ++i) {
-    ++count[oriel::to_index(draw_at(static_cast<std::uint64_t>(i)))];
+    ++counts[oriel::to_index(draw_at(static_cast<std::uint64_t>(i)))];
   }
-  pearson p;
-  double pooled_expected = 0.0, pooled_count = 0.0;
-  const auto add = [&](double expected, double seen) {
-    p.statistic += (seen - expected) * (seen - expected) / expected;
-    ++p.freedom;
-  };
+  std::vector<double> expected;
   for (std::uint32_t id = 0; id < vocabulary; ++id) {
-    const double expected = draws * double{probability_of(d, token_id{id})};
-    if (expected == 0.0) {
-      REQUIRE(count[id] == 0);
-    } else if (expected < 5.0) {
-      pooled_expected += expected;
-      pooled_count += count[id];
-    } else {
-      add(expected, count[id]);
-    }
+    expected.push_back(draws * double{probability_of(d, token_id{id})});
   }
-  if (pooled_expected > 0.0) {
-    add(pooled_expected, pooled_count);
-  }
+  const pearson p = test_counts<int>(counts, expected);
+  REQUIRE(p.is_possible);
   return p;
-}
-
-// Wilson and Hilferty: the statistic as a standard normal.
-double as_normal(const pearson& p) {
-  const double k = 2.0 / (9.0 * p.freedom);
-  return (std::cbrt(p.statistic / p.freedom) - (1.0 - k)) / std::sqrt(k);
 }
 
 }  // namespace
@@ -283,7 +258,7 @@ TEST_CASE("draws follow the distribution, and never leave it") {
     });
     INFO("T " << f.temperature << ": statistic " << p.statistic << ", freedom " << p.freedom);
     CHECK(p.freedom >= 10);
-    CHECK(std::abs(as_normal(p)) < 4.0);
+    CHECK(std::abs(p.as_normal()) < 4.0);
   }
 }
 
@@ -306,9 +281,11 @@ TEST_CASE("draw_without follows what is left") {
     const token_distribution left{
         .ids = left_ids, .weights = left_weights, .total = total_of(left_weights)};
     const pearson p = test_draws(left, 10, 20'000, [&](std::uint64_t position) {
-      return draw_without(all, token_id{ids[hole]}, oriel::sample_random(1, position, 2));
+      return draw_without(all,
+                          token_id{ids[hole]},
+                          oriel::sample_random(1, position, oriel::random_purpose::residual));
     });
-    CHECK(std::abs(as_normal(p)) < 4.0);
+    CHECK(std::abs(p.as_normal()) < 4.0);
   }
   // A token that was not kept takes nothing away.
   CHECK(draw_without(all, token_id{4}, 12'345) == draw(all, 12'345));
@@ -363,11 +340,11 @@ TEST_CASE("a seed gives the same tokens whatever else is in the batch") {
   }
 }
 
-TEST_CASE("seeds, positions and streams draw independently") {
+TEST_CASE("seeds, positions and purposes draw independently") {
   CHECK(oriel::sample_random(1, 2) == oriel::sample_random(1, 2));
   CHECK(oriel::sample_random(1, 2) != oriel::sample_random(2, 2));
   CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1, 3));
-  CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1, 2, 1));
+  CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1, 2, oriel::random_purpose::accept));
   CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1, 2 + (1ull << 32)));
   CHECK(oriel::sample_random(1, 2) != oriel::sample_random(1 + (1ull << 32), 2));
 }

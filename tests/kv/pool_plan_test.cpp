@@ -147,3 +147,22 @@ TEST_CASE("the bytes of n sequences buy the pages of n sequences") {
     }
   }
 }
+
+TEST_CASE("soft layers have a pool of their own, with one window") {
+  const oriel::kv_layer_shape full{.kv_heads = 1, .head_dim_qk = 8, .head_dim_vo = 8};
+  oriel::kv_layer_shape window = full, soft = full;
+  window.window_tokens = soft.window_tokens = 32;
+  soft.is_soft = true;
+  const auto plan = oriel::pool_plan::make(std::vector{full, window, soft, soft}, {});
+  REQUIRE(plan);
+  CHECK(plan->pools() == 3);
+  CHECK(plan->soft_kind() == 1u);
+  CHECK(plan->home(1).pool == oriel::window_pool(0));
+  CHECK(plan->home(3) == oriel::layer_home{oriel::window_pool(1), 1});
+  CHECK_FALSE(oriel::pool_plan::make(std::vector{full, window}, {})->soft_kind());
+  oriel::kv_layer_shape other = soft;
+  other.window_tokens = 16;
+  CHECK_FALSE(oriel::pool_plan::make(std::vector{full, soft, other}, {}));
+  other.window_tokens = 0;
+  CHECK_FALSE(oriel::pool_plan::make(std::vector{full, other}, {}));
+}

@@ -107,6 +107,7 @@ TEST_CASE("parameters of the others, in round figures") {
   CHECK(billions("gemma-3-27b") == Approx(27.0).margin(0.5));
   CHECK(billions("bench-0.4b") == Approx(0.4).margin(0.01));
   CHECK(billions("bench-0.4b-moe") == Approx(0.55).margin(0.02));
+  CHECK(billions("bench-1.4b") == Approx(1.4).margin(0.01));
 }
 
 TEST_CASE("operations grow with the position, in window layers up to the window") {

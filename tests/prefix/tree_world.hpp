@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <span>
 #include <utility>
@@ -54,6 +55,7 @@ inline world_retention dense_retention() {
 struct world_options {
   std::uint32_t page_size = 4;
   std::vector<std::uint32_t> windows = {};  ///< [kinds] W
+  std::optional<std::uint32_t> soft_kind = {};
   std::uint32_t slack_pages = 0;
   std::uint32_t pages = 64;  ///< of every pool
   world_retention retention = tail_retention();
@@ -81,6 +83,7 @@ class tree_world {
         tree(pools,
              {.page_size = options.page_size,
               .windows = options.windows,
+              .soft_kind = options.soft_kind,
               .slack_pages = options.slack_pages,
               .leases_max = 64,
               .namespaces_max = 64,

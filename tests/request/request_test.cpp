@@ -50,6 +50,37 @@ TEST_CASE("sampling options are checked by name") {
   }
 }
 
+TEST_CASE("penalties, biases and log-probabilities are checked by name") {
+  CHECK(oriel::check({.repetition_penalty = 10.0f,
+                      .frequency_penalty = -2.0f,
+                      .presence_penalty = 2.0f,
+                      .logit_bias = {{token_id{1}, -100.0f}, {token_id{2}, -infinity}},
+                      .logprobs = 20}));
+  for (const float bad : {0.0f, -1.0f, 10.1f, infinity, quiet_nan}) {
+    CHECK(names(oriel::check({.repetition_penalty = bad}), "repetition_penalty"));
+  }
+  for (const float bad : {-2.1f, 2.1f, infinity, quiet_nan}) {
+    CHECK(names(oriel::check({.frequency_penalty = bad}), "frequency_penalty"));
+    CHECK(names(oriel::check({.presence_penalty = bad}), "presence_penalty"));
+  }
+  for (const float bad : {-100.1f, 101.0f, infinity, quiet_nan}) {
+    CHECK(names(oriel::check({.logit_bias = {{token_id{1}, bad}}}), "logit_bias"));
+  }
+  sampling_options many;
+  many.logit_bias.assign(oriel::logit_biases_max, {token_id{1}, 0.0f});
+  CHECK(oriel::check(many));
+  many.logit_bias.push_back({token_id{1}, 0.0f});
+  CHECK(names(oriel::check(many), "logit_bias"));
+  CHECK(names(oriel::check({.logprobs = 21}), "logprobs"));
+}
+
+TEST_CASE("only what looks at used tokens is a penalty") {
+  CHECK_FALSE(has_penalties(sampling_options{.logit_bias = {{token_id{1}, 1.0f}}, .logprobs = 1}));
+  CHECK(has_penalties(sampling_options{.repetition_penalty = 1.1f}));
+  CHECK(has_penalties(sampling_options{.frequency_penalty = 0.1f}));
+  CHECK(has_penalties(sampling_options{.presence_penalty = -0.1f}));
+}
+
 TEST_CASE("the kernel sees the options as they are") {
   const oriel::sample_filters f =
       oriel::filters_of({.temperature = 0.5f, .top_k = 3, .top_p = 0.9f, .min_p = 0.1f, .seed = 7});
@@ -85,6 +116,10 @@ TEST_CASE("what is wrong with a request is named") {
   CHECK(names(wrong([](request& r) { r.stop.strings.assign(17, "x"); }), "too many"));
   CHECK(names(wrong([](request& r) { r.stop.tokens.assign(65, token_id{1}); }), "too many"));
   CHECK(names(wrong([](request& r) { r.sampling.top_p = 2.0f; }), "top_p"));
+  CHECK(names(wrong([](request& r) {
+                r.sampling.logit_bias = {{token_id{100}, 1.0f}};
+              }),
+              "vocabulary"));
 }
 
 TEST_CASE("a tenant's name has a limit") {

@@ -127,8 +127,10 @@ class golden_model {
       };
       const engine::step_rows main = step(0);
       std::span<const float> logits = runner.forward({&main, 1});
+      const engine::hidden_rows hidden = runner.hidden_of(0);
       for (std::uint32_t head = 0; head < heads; ++head) {
-        const engine::step_rows shifted = step(head + 1);
+        engine::step_rows shifted = step(head + 1);
+        shifted.hidden = hidden.values.data();
         logits = runner.forward_mtp(head, {&shifted, 1});
         std::ranges::copy(
             logits, out.begin() + static_cast<std::ptrdiff_t>((head * rows + first) * row_size));

@@ -201,3 +201,20 @@ TEST_CASE("a hit at 128 K tokens of mimo-v2.5-pro moves a seventh of what an all
   CAPTURE(moved, all_full);
   CHECK(static_cast<double>(moved) * 6.9 <= all_full);
 }
+
+TEST_CASE("the soft kind comes along as far as there is no gap, and no boundary waits for it",
+          "[tier]") {
+  question q;
+  q.model.soft_kind = 1;
+  q.has_full(25);
+  std::fill_n(q.coverage.windows[0].begin(), 25, std::uint8_t{0});
+  CHECK(q.plan().length == 96);
+  CHECK(q.plan().windows == std::vector<page_range>{{20, 24}, {24, 24}});
+  q.coverage.windows[1][23] = 0;
+  CHECK(q.plan().windows[1] == page_range{23, 24});
+  q.coverage.windows[1][22] = 1;
+  q.coverage.windows[1][21] = 0;
+  CHECK(q.plan().windows[1] == page_range{22, 24});  // W = 7 needs no more.
+  q.coverage.windows[1][23] = no_tier;
+  CHECK(q.plan().windows[1] == page_range{24, 24});
+}

@@ -3,7 +3,8 @@
 /// @file
 /// From logits to a token: filters, the distribution they leave, and a draw from it.
 ///
-/// Filters apply in this order, each to what the one before left:
+/// Penalties and biases come first (kernels/adjust_logits.hpp). Filters apply in this order, each
+/// to what the one before left:
 ///
 ///     temperature   z = (logit - largest logit) / temperature;  w = exp(z)
 ///     top_k         keep the top_k first tokens
@@ -24,6 +25,7 @@
 #include <oriel/core/ids.hpp>
 #include <oriel/core/random.hpp>
 #include <oriel/core/result.hpp>
+#include <oriel/kernels/adjust_logits.hpp>
 #include <oriel/kernels/isa.hpp>
 
 #include <bit>
@@ -70,15 +72,23 @@ struct token_distribution {
                                     token_id excluded,
                                     std::uint64_t random) noexcept;
 
-/// The random number of the token at `position` of a sequence with `seed`. `stream` tells apart the
-/// draws made for one position: 0 the token itself, others for a verifier.
-[[nodiscard]] constexpr std::uint64_t sample_random(std::uint64_t seed,
-                                                    std::uint64_t position,
-                                                    std::uint32_t stream = 0) noexcept {
+/// What a random number decides. Numbers of different purposes are independent.
+enum class random_purpose : std::uint32_t {
+  token = 0,     ///< the token itself, drawn from the target's distribution
+  accept = 1,    ///< whether a draft stays
+  residual = 2,  ///< what stands in for a draft that does not
+  draft = 3,     ///< the draft, drawn from the drafter's distribution
+};
+
+/// The random number for one decision about the token at `position` of a sequence with `seed`.
+[[nodiscard]] constexpr std::uint64_t sample_random(
+    std::uint64_t seed,
+    std::uint64_t position,
+    random_purpose purpose = random_purpose::token) noexcept {
   const auto words =
       philox4x32({static_cast<std::uint32_t>(position),
                   static_cast<std::uint32_t>(position >> 32),
-                  stream,
+                  static_cast<std::uint32_t>(purpose),
                   0x53414D50u},  // "SAMP": apart from random_stream's counters.
                  {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
   return (std::uint64_t{words[1]} << 32) | words[0];
@@ -89,6 +99,7 @@ struct sample_row {
   sample_filters filters;
   std::uint64_t seed;
   std::uint64_t position;  ///< of the token to be drawn, in its sequence (prompt included)
+  logit_adjustments adjustments = {};
 };
 
 /// What was drawn.
@@ -124,7 +135,8 @@ struct sample_plan {
   std::uint32_t concurrency;
   isa path;
   std::size_t filter_bytes;     ///< workspace of one filter_logits
-  std::size_t workspace_bytes;  ///< of run_sample
+  std::size_t row_bytes;        ///< an array of one row, on whole cache lines
+  std::size_t workspace_bytes;  ///< of run_sample: (filter_bytes + row_bytes) * concurrency
 };
 
 /// @returns errc::unsupported_shape when vocabulary is 0 or above 2^19, or the CPU lacks `path`.

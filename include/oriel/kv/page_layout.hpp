@@ -33,6 +33,9 @@ struct kv_layer_shape {
   /// Keys a query sees, itself included; 0 = all (full attention).
   std::uint32_t window_tokens = 0;
   dtype kv = dtype::bf16;
+  /// Of a layer that only drafts: what it keeps may be missing or depend on tokens behind it, so it
+  /// has a kind of its own (pool_plan::soft_kind).
+  bool is_soft = false;
 
   friend bool operator==(const kv_layer_shape&, const kv_layer_shape&) = default;
 };

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -54,12 +55,13 @@ struct pool_sizes {
 };
 
 /// The pools of one model. Layers that see everything share the full pool; window layers with the
-/// same window_tokens share a pool, whatever their heads and widths.
+/// same window_tokens share a pool, whatever their heads and widths. Soft layers share a pool that
+/// has no other.
 class pool_plan {
  public:
   /// @returns errc::invalid_argument if there is no layer, a count is 0 where that makes no sense
-  ///          or beyond any real model (2^20; 2^24 tokens of a window or a step), or a page would
-  ///          not fit the address space
+  ///          or beyond any real model (2^20; 2^24 tokens of a window or a step), a page would not
+  ///          fit the address space, or soft layers have no window or several
   /// @throws  std::bad_alloc
   [[nodiscard]] static result<pool_plan> make(std::span<const kv_layer_shape> layers,
                                               const pool_options& options);
@@ -70,6 +72,9 @@ class pool_plan {
     return static_cast<std::uint32_t>(layouts_.size());
   }
   [[nodiscard]] std::uint32_t window_kinds() const noexcept { return pools() - 1; }
+  /// The kind of the soft layers; none: there are none. No boundary needs its pages, whoever has
+  /// them drafts better.
+  [[nodiscard]] std::optional<std::uint32_t> soft_kind() const noexcept { return soft_kind_; }
   [[nodiscard]] std::uint32_t layers() const noexcept {
     return static_cast<std::uint32_t>(homes_.size());
   }
@@ -119,6 +124,7 @@ class pool_plan {
   std::vector<layer_home> homes_;     // [layers]
   std::vector<page_layout> layouts_;  // [pools]
   std::vector<ring_geometry> rings_;  // [window kinds]
+  std::optional<std::uint32_t> soft_kind_;
 };
 
 /// The KV shapes of a model's layers, in order, all stored as `kv`.

@@ -40,8 +40,9 @@ struct borrowed_prefix {
   std::uint32_t length = 0;           ///< tokens, a multiple of page_size; 0 = nothing is lent
   std::span<const page_handle> full;  ///< [length / page_size]
   /// Per window kind, the last pages before the position where the sequence starts: `length`, or
-  /// heal->first_row. At least need(start), see window_ring::adopt. A heal that reads no earlier
-  /// window lends none; it may then start anywhere in a page.
+  /// heal->first_row. At least need(start), see window_ring::adopt; of the soft kind what there is,
+  /// and none to a heal. A heal that reads no earlier window lends none; it may then start anywhere
+  /// in a page.
   std::span<const std::span<const page_handle>> windows = {};  ///< [window kinds], or none
   std::optional<heal_start> heal = {};
 };
@@ -65,6 +66,7 @@ class sequence_kv {
       : pools_(pools.data()),
         step_tokens_(plan.options().step_tokens),
         page_size_(plan.options().page_size),
+        soft_kind_(plan.soft_kind()),
         full_(plan.pages_for(full_pool, tokens_max)) {
     rings_.reserve(plan.window_kinds());
     for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
@@ -79,6 +81,8 @@ class sequence_kv {
         length_(std::exchange(other.length_, 0)),
         reserved_(std::exchange(other.reserved_, 0)),
         lent_tokens_(std::exchange(other.lent_tokens_, 0)),
+        soft_kind_(other.soft_kind_),
+        soft_(std::exchange(other.soft_, {})),
         full_(std::move(other.full_)),
         rings_(std::move(other.rings_)) {}
   sequence_kv& operator=(sequence_kv&& other) noexcept {
@@ -89,6 +93,8 @@ class sequence_kv {
     std::swap(length_, old.length_);
     std::swap(reserved_, old.reserved_);
     std::swap(lent_tokens_, old.lent_tokens_);
+    std::swap(soft_kind_, old.soft_kind_);
+    std::swap(soft_, old.soft_);
     std::swap(full_, old.full_);
     std::swap(rings_, old.rings_);
     return *this;
@@ -102,6 +108,34 @@ class sequence_kv {
   [[nodiscard]] std::uint32_t lent_tokens() const noexcept { return lent_tokens_; }
   /// The rows to run next belong to the lent prefix.
   [[nodiscard]] bool healing() const noexcept { return length_ < lent_tokens_; }
+  /// Rows of the soft kind that nobody writes any more, of this sequence or of who lent them:
+  /// [first, end). Pages with other rows are not shared. Who drafts says how far that is; rows
+  /// before `first` were never written, and are not read.
+  struct row_range {
+    std::uint32_t first = 0, end = 0;
+    friend bool operator==(const row_range&, const row_range&) = default;
+  };
+  [[nodiscard]] row_range soft_rows() const noexcept { return soft_; }
+  /// O(1). @pre rows.end <= length(); soft_rows() grows at its end, or is given up for later rows
+  void set_soft_rows(row_range rows) noexcept {
+    ORIEL_EXPECTS(rows.first <= rows.end && rows.end <= length_ && rows.end >= soft_.end);
+    ORIEL_EXPECTS(rows.first == soft_.first || rows.first >= soft_.end);
+    soft_ = rows;
+  }
+  /// The window pages of a kind that may be shared now: [first, end), in logical pages. O(1).
+  /// @pre kind < window_kinds()
+  [[nodiscard]] row_range shareable_pages(std::uint32_t kind) const noexcept {
+    const window_ring<Pool>& pages = ring(kind);
+    row_range shared{pages.first_shareable_page(),
+                     std::min(length_ / page_size_, pages.end_page())};
+    if (kind == soft_kind_) {
+      const std::uint32_t first = soft_.first / page_size_ + (soft_.first % page_size_ != 0);
+      shared.first = std::max(shared.first, first);
+      shared.end = std::min(shared.end, soft_.end / page_size_);
+    }
+    shared.end = std::max(shared.first, shared.end);
+    return shared;
+  }
   /// Tokens per page, in every pool.
   [[nodiscard]] std::uint32_t page_size() const noexcept { return page_size_; }
   /// Tokens that have room in the tables: pages of tokens_max.
@@ -241,7 +275,7 @@ class sequence_kv {
     if (!prefix.heal || !prefix.windows.empty()) {
       ORIEL_EXPECTS(prefix.windows.size() == rings_.size());
       for (std::uint32_t kind = 0; kind < rings_.size(); ++kind) {
-        rings_[kind].adopt(length_, prefix.windows[kind]);
+        rings_[kind].adopt(length_, prefix.windows[kind], kind == soft_kind_);
       }
     } else {
       for (window_ring<Pool>& ring : rings_) {
@@ -253,6 +287,11 @@ class sequence_kv {
       for (std::uint32_t kind = 0; kind < rings_.size(); ++kind) {
         rings_[kind].keep_private_below(prefix.heal->first_shared_pages[kind]);
       }
+    }
+    if (soft_kind_) {
+      const std::uint32_t first =
+          prefix.heal ? prefix.length : rings_[*soft_kind_].first_page() * page_size_;
+      soft_ = {first, prefix.heal ? first : prefix.length};
     }
   }
 
@@ -300,6 +339,7 @@ class sequence_kv {
         ring.release();
       }
       length_ = reserved_ = lent_tokens_ = 0;
+      soft_ = {};
     }
   }
 
@@ -310,6 +350,8 @@ class sequence_kv {
   std::uint32_t length_ = 0;    // tokens
   std::uint32_t reserved_ = 0;  // rows
   std::uint32_t lent_tokens_ = 0;
+  std::optional<std::uint32_t> soft_kind_;
+  row_range soft_;
   block_table full_;
   std::vector<window_ring<Pool>> rings_;  // [window kinds]
 };

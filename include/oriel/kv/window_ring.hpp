@@ -200,12 +200,16 @@ class window_ring {
 
   /// Starts a sequence behind a cached prefix: `pages` hold the logical pages that end at `length`.
   /// Takes a reference of its own to each; never writes to them. O(pages.size()).
-  /// @pre the ring is new, length is a multiple of page_size, every page is live, and the pages
-  ///      reach back to the first_kept_page of a ring without slack, or to position 0
-  void adopt(std::uint32_t length, std::span<const page_handle> pages) noexcept {
+  /// @pre the ring is new, length is a multiple of page_size, every page is live, and unless it
+  ///      `may_lack` some, the pages reach back to the first_kept_page of a ring without slack, or
+  ///      to position 0
+  void adopt(std::uint32_t length,
+             std::span<const page_handle> pages,
+             bool may_lack = false) noexcept {
     const std::uint32_t end = length / geometry_.page_size;
     ORIEL_EXPECTS(length_ == 0 && filled_ == 0 && length % geometry_.page_size == 0);
-    ORIEL_EXPECTS(pages.size() <= end && end - pages.size() <= first_needed_page(length));
+    ORIEL_EXPECTS(pages.size() <= end &&
+                  (may_lack || end - pages.size() <= first_needed_page(length)));
     ORIEL_EXPECTS(pages.size() <= ring_pages());
     length_ = length;
     first_ = end - static_cast<std::uint32_t>(pages.size());

@@ -42,6 +42,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -50,8 +51,11 @@ namespace oriel {
 
 /// Sizes and habits of a tree, fixed for its life.
 struct radix_tree_options {
-  std::uint32_t page_size = 16;          ///< tokens; > 0
-  std::vector<std::uint32_t> windows;    ///< [window kinds]: W in tokens, the query included; > 0
+  std::uint32_t page_size = 16;        ///< tokens; > 0
+  std::vector<std::uint32_t> windows;  ///< [window kinds]: W in tokens, the query included; > 0
+  /// A kind that no boundary needs (pool_plan::soft_kind): the pages of it that lie without a gap
+  /// before a boundary are lent with it, as many as there are.
+  std::optional<std::uint32_t> soft_kind = {};
   std::uint32_t slack_pages = 1;         ///< boundaries before a kept one that stay window-safe too
   std::uint32_t leases_max = 4096;       ///< at once
   std::uint32_t namespaces_max = 65536;  ///< at once
@@ -126,6 +130,7 @@ class radix_tree {
       std::swap(node_, other.node_);
       std::swap(pages_, other.pages_);
       std::swap(window_pages_, other.window_pages_);
+      std::swap(soft_first_, other.soft_first_);
       std::swap(page_size_, other.page_size_);
       std::swap(run_, other.run_);
       std::swap(gap_us_, other.gap_us_);
@@ -137,6 +142,7 @@ class radix_tree {
     std::uint32_t node_ = detail::null_node;
     std::uint32_t pages_ = 0;         // pages from the root to the boundary
     std::uint32_t window_pages_ = 0;  // boundary of the pinned windows
+    std::uint32_t soft_first_ = 0;    // of the soft kind, the first pinned page before it
     std::uint32_t page_size_ = 0;
     run_id run_ = null_run;
     std::uint64_t gap_us_ = no_gap;
@@ -227,7 +233,8 @@ class radix_tree {
                           pin_extent extent,
                           std::uint64_t now_us) noexcept;
 
-  /// The pages a lease holds: full pages to full_tokens(), window pages at window_tokens().
+  /// The pages a lease holds: full pages to full_tokens(), window pages at window_tokens(), of the
+  /// soft kind those that were there when they were pinned.
   /// O(pages). @throws std::bad_alloc
   void borrow(const lease& held, borrowed_pages& out) const;
 
@@ -337,6 +344,13 @@ class radix_tree {
   class kept_windows;
   template <class Visit>
   void for_each_window(std::uint32_t kind, std::uint32_t node, page_span pages, Visit&& visit);
+  /// The first page of a kind that the lease pins before its boundary.
+  [[nodiscard]] std::uint32_t first_pinned(const lease& held, std::uint32_t kind) const noexcept {
+    return kind == options_.soft_kind ? held.soft_first_
+                                      : store_.first_needed(kind, held.window_pages_);
+  }
+  [[nodiscard]] std::uint32_t first_soft_page(std::uint32_t node,
+                                              std::uint32_t boundary) const noexcept;
   void pin_windows(lease& held, std::uint32_t boundary) noexcept;
   void unpin_windows(lease& held, std::uint32_t end, bool keeps_tail) noexcept;
   void loosen_windows(std::uint32_t node,

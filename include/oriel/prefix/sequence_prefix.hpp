@@ -87,6 +87,8 @@ class prefix_loan {
   /// Valid until the next call, while the lease lives. With `heal`, the sequence starts at its
   /// first row and reads full KV to its end. O(pages lent).
   /// @param windows  [window kinds] window_tokens, as the cache has them
+  /// @param soft_kind  as the cache has it: a heal is lent none of it, and leaves it whole from its
+  ///                   end on
   /// @pre    without heal: the lease's two boundaries are equal; with it: its full boundary is
   ///         heal->length, its window boundary heal->safe_length
   /// @throws std::bad_alloc
@@ -94,7 +96,8 @@ class prefix_loan {
   [[nodiscard]] borrowed_prefix lend(const Cache& cache,
                                      const typename Cache::lease& lease,
                                      std::span<const std::uint32_t> windows,
-                                     const heal_plan* heal = nullptr) {
+                                     const heal_plan* heal = nullptr,
+                                     std::optional<std::uint32_t> soft_kind = {}) {
     ORIEL_EXPECTS(heal == nullptr ? lease.full_tokens() == lease.window_tokens()
                                   : lease.full_tokens() == heal->length);
     cache.borrow(lease, pages_);
@@ -102,14 +105,17 @@ class prefix_loan {
     borrowed_prefix lent{.length = lease.full_tokens(), .full = pages_.full, .windows = windows_};
     if (heal != nullptr) {
       first_shared_.clear();
-      for (const std::uint32_t window : windows) {
-        first_shared_.push_back(heal->first_healed_page(window));
+      for (std::uint32_t kind = 0; kind < windows.size(); ++kind) {
+        first_shared_.push_back(heal->first_healed_page(kind == soft_kind ? 1 : windows[kind]));
       }
       lent.heal = heal_start{.first_row = heal->first_row(), .first_shared_pages = first_shared_};
       if (!heal->reads_window_at_safe_length()) {
         lent.windows = {};
       } else {
         ORIEL_EXPECTS(lease.window_tokens() == heal->safe_length);
+        if (soft_kind) {
+          windows_[*soft_kind] = {};
+        }
       }
     }
     return lent;
@@ -145,11 +151,11 @@ publish_outcome publish_sequence(Cache& cache,
   std::vector<window_page_span> windows(kv.window_kinds());
   for (std::uint32_t kind = 0; kind < kv.window_kinds(); ++kind) {
     const auto& ring = kv.ring(kind);
-    const std::uint32_t from = ring.first_shareable_page();
-    for (std::uint32_t logical = from; logical < std::min(end, ring.end_page()); ++logical) {
+    const auto shared = kv.shareable_pages(kind);
+    for (std::uint32_t logical = shared.first; logical < shared.end; ++logical) {
       handles[kind].push_back(ring[logical]);
     }
-    windows[kind] = {.first_page = from, .pages = handles[kind]};
+    windows[kind] = {.first_page = shared.first, .pages = handles[kind]};
   }
   auto fresh = cache.reserve(
       {.first_page = first,

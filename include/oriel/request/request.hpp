@@ -42,7 +42,7 @@ struct request_limits {
 /// @returns errc::request_too_large when prompt + max_new_tokens exceeds the context;
 ///          errc::invalid_argument for an empty prompt, max_new_tokens 0, an id outside the
 ///          vocabulary, a stop string that is empty or too long, too many stops, a tenant
-///          that is too long, or sampling options out of range.
+///          that is too long, sampling options out of range, or a bias of such an id.
 [[nodiscard]] status check(const request& r, const request_limits& limits) noexcept;
 
 }  // namespace oriel

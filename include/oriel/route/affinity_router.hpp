@@ -271,7 +271,7 @@ class affinity_router {
       return w >= cursor_ ? w - cursor_ : w + table_.workers() - cursor_;
     };
     std::size_t chosen = best;
-    const double bound = totals_[best] + near_bound(terms);
+    const double bound = score.near_total(terms);
     for (std::size_t i = 0; i < candidates_.size(); ++i) {
       const candidate& c = candidates_[i];
       if (totals_[i] <= bound && distance(i) < distance(chosen) &&
@@ -280,11 +280,6 @@ class affinity_router {
       }
     }
     return chosen;
-  }
-  // Cheaper than is_near and never stricter: nobody is near who is worse than the best by more
-  // than everything.
-  [[nodiscard]] static double near_bound(const score_terms& t) noexcept {
-    return 1.0 + t.queue_s + t.prefill_s + t.fetch_s + t.heal_s;
   }
   // Would the first token come too late there? Then where it would come first.
   template <class S>

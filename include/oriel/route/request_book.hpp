@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <limits>
 #include <set>
+#include <tuple>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -113,7 +114,10 @@ class request_book {
     std::uint8_t less_priority;  // 255 - priority
     double tag;
     std::uint64_t sequence;
-    friend auto operator<=>(const turn_key&, const turn_key&) = default;
+    friend bool operator<(const turn_key& a, const turn_key& b) noexcept {
+      return std::tie(a.less_priority, a.tag, a.sequence) <
+             std::tie(b.less_priority, b.tag, b.sequence);
+    }
   };
   struct entry {
     stage at = stage::placed;

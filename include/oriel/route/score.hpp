@@ -109,8 +109,9 @@ struct fleet_view {
 };
 
 /// *Laws* `terms` is a pure function of its arguments and of what `begin` saw. Totals are finite.
-/// `is_near(best, other)`: is the difference between two workers within what nobody can know? Then
-/// they take turns. `near(x, x)` holds.
+/// Workers with totals up to `near_total(best)`, for which `is_near(best, other)` holds too, differ
+/// from the best by no more than anybody can know: they take turns. near_total(x) >= x.total, and
+/// is_near(x, x).
 template <class S>
 concept route_score = requires(S s,
                                const S& c,
@@ -122,6 +123,7 @@ concept route_score = requires(S s,
                                const score_terms& terms) {
   s.begin(request, fleet);
   { c.terms(worker, row, load) } -> std::same_as<score_terms>;
+  { c.near_total(terms) } -> std::same_as<double>;
   { c.is_near(terms, terms) } -> std::same_as<bool>;
   s.placed(worker);
 };
@@ -137,6 +139,8 @@ class score_base {
     has_last_ = false;
   }
   void placed(worker_id) noexcept {}
+  [[nodiscard]] double near_total(const score_terms& best) const noexcept { return best.total; }
+  [[nodiscard]] bool is_near(const score_terms&, const score_terms&) const noexcept { return true; }
 
  protected:
   /// Terms that all show, whatever they score by. Most workers have the same row, the system prompt
@@ -179,10 +183,10 @@ class score_base {
 class predicted_seconds : public detail::score_base {
  public:
   struct options {
-    double duplicate_weight = 1.0;  ///< of seconds computed though another worker has them
+    double duplicate_weight = 4.0;  ///< of seconds computed though another worker has them
     /// Of the seconds it would take to compute what becomes a second copy, fetched or computed:
     /// room.
-    double copy_weight = 0.1;
+    double copy_weight = 0.3;
     double evict_weight = 1.0;
     double near_share = 0.05;  ///< of the queue; closer ones take turns
   };
@@ -213,14 +217,19 @@ class predicted_seconds : public detail::score_base {
     t.total = t.queue_s + t.prefill_s + t.fetch_s + t.heal_s + t.duplicate_s + t.evict_s;
     return t;
   }
+  [[nodiscard]] double near_total(const score_terms& best) const noexcept {
+    return best.total + options_.near_share * std::max(best.queue_s, work_s(best));
+  }
+  /// One that has to compute more is not near: whose turn it is should cost nothing.
   [[nodiscard]] bool is_near(const score_terms& best, const score_terms& other) const noexcept {
-    const double work = best.prefill_s + best.fetch_s + best.heal_s;
-    const double others = other.prefill_s + other.fetch_s + other.heal_s;
-    return other.total - best.total <= options_.near_share * std::max(best.queue_s, work) &&
-           others - work <= options_.near_share * work;
+    return work_s(other) - work_s(best) <= options_.near_share * work_s(best);
   }
 
  private:
+  [[nodiscard]] static double work_s(const score_terms& t) noexcept {
+    return t.prefill_s + t.fetch_s + t.heal_s;
+  }
+
   options options_;
   double local_tokens_ = 0.0, least_s_ = 0.0;
 };
@@ -243,8 +252,8 @@ class match_minus_load : public detail::score_base {
     t.total = load.queue_s / most - options_.match_weight * t.match;
     return t;
   }
-  [[nodiscard]] bool is_near(const score_terms& best, const score_terms& other) const noexcept {
-    return other.total - best.total <= options_.near;
+  [[nodiscard]] double near_total(const score_terms& best) const noexcept {
+    return best.total + options_.near;
   }
 
  private:
@@ -288,9 +297,6 @@ class session_hash : public detail::score_base {
     t.total = static_cast<double>(draw >> 11) * 0x1p-53 + (amount > bound_ ? 1.0 : 0.0);
     return t;
   }
-  [[nodiscard]] bool is_near(const score_terms& best, const score_terms& other) const noexcept {
-    return other.total <= best.total;
-  }
 
  private:
   options options_;
@@ -326,9 +332,6 @@ class threshold_gate : public detail::score_base {
     t.total = goes_by_match_ ? -t.match : double{1} * load.requests;
     return t;
   }
-  [[nodiscard]] bool is_near(const score_terms& best, const score_terms& other) const noexcept {
-    return other.total <= best.total;
-  }
 
  private:
   options options_;
@@ -345,9 +348,6 @@ class least_load : public detail::score_base {
     t.total = load.queue_s + 1e-6 * load.requests;
     return t;
   }
-  [[nodiscard]] bool is_near(const score_terms& best, const score_terms& other) const noexcept {
-    return other.total <= best.total;
-  }
 };
 
 /// One after the other.
@@ -360,9 +360,6 @@ class round_robin : public detail::score_base {
     const std::uint32_t w = to_index(worker);
     t.total = w >= next_ ? w - next_ : w + fleet_.workers - next_;
     return t;
-  }
-  [[nodiscard]] bool is_near(const score_terms& best, const score_terms& other) const noexcept {
-    return other.total <= best.total;
   }
   void placed(worker_id worker) noexcept { next_ = to_index(worker) + 1; }
 

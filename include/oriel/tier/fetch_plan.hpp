@@ -19,6 +19,7 @@
 #include <oriel/prefix/match.hpp>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -51,6 +52,9 @@ struct fetch_model {
   /// Home of each layer, in the order of compute: then pages up to a window-safe boundary come
   /// layer by layer. None: pages come whole.
   std::vector<layer_home> layers = {};
+  /// A kind that no boundary needs: what tiers have of it before a boundary, without a gap, comes
+  /// too.
+  std::optional<std::uint32_t> soft_kind = {};
 };
 
 enum class fetch_way : std::uint8_t {

@@ -71,7 +71,7 @@ class attention_body {
           tiles_per_page(block.shape->page_size / kv_tile_tokens),
           k_bytes(k_bytes_per_page(kv_tile_tokens, 1, block.shape->head_dim_qk, block.shape->kv)),
           v_bytes(v_bytes_per_page(kv_tile_tokens, 1, block.shape->head_dim_vo, block.shape->kv)),
-          first(std::max(first_key(*block.shape, block.first_position) / kv_tile_tokens,
+          first(std::max(first_key(block, block.first_position) / kv_tile_tokens,
                          split * split_tiles)),
           last(std::min((block.first_position + block.tokens - 1) / kv_tile_tokens + 1,
                         (split + 1) * split_tiles)) {}
@@ -227,12 +227,12 @@ class attention_body {
     constexpr std::uint32_t run = key_run_tokens / width;
     const std::uint32_t units = units_of(*b.shape);
     const std::uint32_t last_position = b.first_position + b.tokens - 1;
-    const std::uint32_t first = keys_in_split(*b.shape, b.first_position, split).first / width;
-    const std::uint32_t last = keys_in_split(*b.shape, last_position, split).last;
+    const std::uint32_t first = keys_in_split(b, b.first_position, split).first / width;
+    const std::uint32_t last = keys_in_split(b, last_position, split).last;
     for (std::uint32_t begin = first / run * run; begin * width < last; begin += run) {
       for_row_tiles(0, b.rows(), [&](std::uint32_t row, auto rows) {
-        const key_range low = keys_in_split(*b.shape, position_of(b, row), split);
-        const key_range high = keys_in_split(*b.shape, position_of(b, row + rows - 1), split);
+        const key_range low = keys_in_split(b, position_of(b, row), split);
+        const key_range high = keys_in_split(b, position_of(b, row + rows - 1), split);
         score_columns<rows(), columns_max<rows()>>(
             s.queries + row * query_stride(*b.shape),
             units,
@@ -450,7 +450,7 @@ class attention_body {
                          std::uint32_t n) {
     constexpr std::uint32_t e = Unit::elements;
     const auto clipped = [&](std::uint32_t r) {
-      const key_range keys = keys_in_split(*b.shape, position_of(b, r), split);
+      const key_range keys = keys_in_split(b, position_of(b, r), split);
       return key_range{std::max(keys.first, run_keys.first), std::min(keys.last, run_keys.last)};
     };
     const auto for_each_token = [&](auto&& f) {
@@ -483,8 +483,8 @@ class attention_body {
                              const tile_table& tiles,
                              const attention_rows& partial) {
     const std::uint32_t last_position = b.first_position + b.tokens - 1;
-    const std::uint32_t first = keys_in_split(*b.shape, b.first_position, split).first;
-    const std::uint32_t last = keys_in_split(*b.shape, last_position, split).last;
+    const std::uint32_t first = keys_in_split(b, b.first_position, split).first;
+    const std::uint32_t last = keys_in_split(b, last_position, split).last;
     const value_run run{.p = s.scores,
                         .out = partial.out,
                         .out_stride = out_stride(*b.shape),
@@ -541,7 +541,7 @@ class attention_body {
     const tile_table tiles = find_tiles(b, index, next);
     compute_scores(b, index, s, tiles);
     for (std::uint32_t row = 0; row < b.rows(); ++row) {
-      const key_range keys = keys_in_split(*b.shape, position_of(b, row), index);
+      const key_range keys = keys_in_split(b, position_of(b, row), index);
       if (keys.first < keys.last) {
         softmax_row(softmax_fetch_of(b, row, tiles),
                     s.scores + row * score_stride,
@@ -570,7 +570,7 @@ class attention_body {
                    const attention_rows& state) noexcept {
     const std::size_t stride = out_stride(*b.shape);
     for (std::uint32_t row = 0; row < b.rows(); ++row) {
-      const key_range keys = keys_in_split(*b.shape, position_of(b, row), split);
+      const key_range keys = keys_in_split(b, position_of(b, row), split);
       if (keys.first >= keys.last) {
         continue;
       }

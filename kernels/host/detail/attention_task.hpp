@@ -81,17 +81,19 @@ struct attention_scratch {
   return (s.head_dim_vo + 15u) / 16u * 16u;
 }
 
-/// First key that the query at `position` sees.
-[[nodiscard]] constexpr std::uint32_t first_key(const attention_shape& s,
+/// First key that the query at `position` of the block's sequence sees.
+[[nodiscard]] constexpr std::uint32_t first_key(const attention_block& b,
                                                 std::uint32_t position) noexcept {
-  return s.window_tokens != 0 && position >= s.window_tokens ? position + 1 - s.window_tokens : 0;
+  const std::uint32_t window = b.shape->window_tokens, begin = b.sequence->first_key;
+  const std::uint32_t first = window != 0 && position >= window ? position + 1 - window : 0;
+  return first > begin ? first : begin;
 }
 
-/// The keys of `split` that the query at `position` sees.
-[[nodiscard]] constexpr key_range keys_in_split(const attention_shape& s,
+/// The keys of `split` that the query at `position` of the block's sequence sees.
+[[nodiscard]] constexpr key_range keys_in_split(const attention_block& b,
                                                 std::uint32_t position,
                                                 std::uint32_t split) noexcept {
-  const std::uint32_t base = split * split_tokens, first = first_key(s, position);
+  const std::uint32_t base = split * split_tokens, first = first_key(b, position);
   const std::uint32_t end = position + 1 < base ? base : position + 1;
   return {first > base ? first - base : 0u, end - base < split_tokens ? end - base : split_tokens};
 }

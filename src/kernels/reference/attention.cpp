@@ -22,7 +22,8 @@ void attend(const attention_shape& shape,
   const std::uint32_t position = sequence.first_position + row;
   const std::uint32_t kv_head = q_head / (shape.q_heads / shape.kv_heads);
   const std::uint32_t window = shape.window_tokens;
-  const std::uint32_t first_key = window != 0 && position >= window ? position + 1 - window : 0;
+  const std::uint32_t first_key =
+      std::max(sequence.first_key, window != 0 && position >= window ? position + 1 - window : 0);
 
   std::vector<double> weights;
   double largest = args.sinks ? args.sinks[q_head] : -std::numeric_limits<double>::infinity();

@@ -24,6 +24,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -72,8 +73,9 @@ struct store_sizes {
   std::uint32_t page_size = 0;   // tokens
   std::uint32_t full_pages = 0;  // capacity of the full pool
   std::uint32_t window_kinds = 0;
-  std::uint32_t namespaces_max = 0;  // roots alive at once
-  std::uint32_t leases_max = 0;      // a closed root lives as long as a lease below it
+  std::optional<std::uint32_t> soft_kind = {};  // no boundary needs it
+  std::uint32_t namespaces_max = 0;             // roots alive at once
+  std::uint32_t leases_max = 0;                 // a closed root lives as long as a lease below it
   bool keeps_hash_chain = false;
 };
 
@@ -164,8 +166,8 @@ class node_store {
                               std::span<const token_id> tokens,
                               std::span<const chain_hash> chain) const noexcept;
 
-  /// The largest boundary, in pages, that is <= `limit` and window-safe for every kind, on the path
-  /// to `node`. O(kinds * (nodes and pages looked at)).
+  /// The largest boundary, in pages, that is <= `limit` and window-safe for every kind but the soft
+  /// one, on the path to `node`. O(kinds * (nodes and pages looked at)).
   [[nodiscard]] std::uint32_t window_safe(std::uint32_t node, std::uint32_t limit) const noexcept;
 
   /// The first page that boundary `end` (pages) needs of a kind; `end` itself: none.

@@ -31,6 +31,7 @@ ORIEL_TREE::radix_tree(std::span<Pool> pools,
       store_({.page_size = options_.page_size,
               .full_pages = pools[0].capacity(),
               .window_kinds = static_cast<std::uint32_t>(options_.windows.size()),
+              .soft_kind = options_.soft_kind,
               .namespaces_max = options_.namespaces_max,
               .leases_max = options_.leases_max,
               .keeps_hash_chain = options_.keeps_hash_chain},
@@ -39,6 +40,7 @@ ORIEL_TREE::radix_tree(std::span<Pool> pools,
       tenant_pages_(options_.tenant_shares) {
   ORIEL_EXPECTS(pools.size() == 1 + options_.windows.size() && options_.leases_max > 0);
   ORIEL_EXPECTS(options_.tenant_shares > 0);
+  ORIEL_EXPECTS(!options_.soft_kind || *options_.soft_kind < options_.windows.size());
   orders_.reserve(options_.tenant_shares);
   for (std::uint32_t tenant = 0; tenant < options_.tenant_shares; ++tenant) {
     orders_.push_back(make_order(static_cast<std::uint32_t>(runs_.size())));
@@ -159,7 +161,7 @@ void ORIEL_TREE::borrow(const lease& held, borrowed_pages& out) const {
     }
   }
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
-    const std::uint32_t first = store_.first_needed(kind, held.window_pages_);
+    const std::uint32_t first = first_pinned(held, kind);
     out.windows[kind].clear();
     for (std::uint32_t page = first; page < held.window_pages_; ++page) {
       const detail::page_place at = store_.locate(held.node_, page);

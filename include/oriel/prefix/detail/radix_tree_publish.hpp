@@ -99,12 +99,29 @@ void ORIEL_TREE::for_each_window(std::uint32_t kind,
   }
 }
 
+/// The pages of the soft kind from here to `boundary` are all there, and no more than it could use.
+ORIEL_TREE_TEMPLATE
+std::uint32_t ORIEL_TREE::first_soft_page(std::uint32_t node,
+                                          std::uint32_t boundary) const noexcept {
+  const std::uint32_t kind = *options_.soft_kind;
+  std::uint32_t first = boundary;
+  for (const std::uint32_t end = store_.first_needed(kind, boundary); first > end; --first) {
+    const detail::page_place at = store_.locate(node, first - 1);
+    node = at.node;
+    if ((store_.mask(node, kind) >> at.at & 1u) == 0 && !ORIEL_MUTANT(soft_gap_is_lent)) {
+      break;
+    }
+  }
+  return first;
+}
+
 /// @pre `boundary` is window-safe on the path of the lease
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::pin_windows(lease& held, std::uint32_t boundary) noexcept {
   held.window_pages_ = boundary;
+  held.soft_first_ = options_.soft_kind ? first_soft_page(held.node_, boundary) : boundary;
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
-    const page_span pages{store_.first_needed(kind, boundary), boundary};
+    const page_span pages{first_pinned(held, kind), boundary};
     for_each_window(kind, held.node_, pages, [&](std::uint32_t full, std::uint32_t) {
       windows_[kind].pin(full);
     });
@@ -115,23 +132,25 @@ void ORIEL_TREE::pin_windows(lease& held, std::uint32_t boundary) noexcept {
 /// no tail any more: unless it is kept for another reason, they are the first to go.
 ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::unpin_windows(lease& held, std::uint32_t end, bool keeps_tail) noexcept {
-  const std::uint32_t boundary = std::exchange(
-      held.window_pages_, ORIEL_MUTANT(windows_are_unpinned_twice) ? held.window_pages_ : 0);
+  const std::uint32_t boundary = held.window_pages_;
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
-    const std::uint32_t first_pinned = store_.first_needed(kind, boundary);
+    const std::uint32_t first = ORIEL_MUTANT(soft_pages_are_unpinned_unseen)
+                                    ? store_.first_needed(kind, boundary)
+                                    : first_pinned(held, kind);
     const page_span refreshed = ORIEL_MUTANT(hit_refreshes_the_whole_path)
                                     ? page_span{0, boundary}
                                     : tail_span(kind, boundary);
     kept_windows kept(*this, kind, held.node_, end, keeps_tail);
     for_each_window(kind, held.node_, refreshed, [&](std::uint32_t full, std::uint32_t page) {
       const auto list = kept.contain(page) ? detail::window_list::tail : detail::window_list::loose;
-      if (page >= first_pinned) {
+      if (page >= first) {
         windows_[kind].unpin(full, list);
       } else {
         windows_[kind].refresh(full, list);
       }
     });
   }
+  held.window_pages_ = ORIEL_MUTANT(windows_are_unpinned_twice) ? boundary : 0;
 }
 
 /// The path went on from `boundary`, whose windows nobody pins for it any more, to `end`.

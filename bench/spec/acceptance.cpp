@@ -1,0 +1,151 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// How many of the nano model's MTP drafts are accepted on texts that are given as files, greedily:
+// cold, after a hit of the prefix cache, and where MTP blocks did not see the prompt; over the
+// first window of output tokens and over all. acceptance.py gives it the held-out text.
+//
+//     bench.spec.acceptance FILE...
+#include <oriel/core/thread_pool.hpp>
+#include <oriel/spec/draft_length.hpp>
+
+#include <engine/checkpoint.hpp>
+#include <engine/engine.hpp>
+#include <engine/file_bytes.hpp>
+#include <engine/tokenizer/tokenizer.hpp>
+#include <engine/weight_loader.hpp>
+
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace oriel;
+
+constexpr std::uint32_t prompt_tokens = 250, stride_tokens = 1'000, context = 512, drafts = 3;
+
+/// One line of the table.
+struct counts {
+  std::uint64_t steps = 0, tokens = 0;
+  std::array<std::uint64_t, draft_tokens_max> drafted = {}, accepted = {};
+
+  void add(const engine::draft_counts& d) {
+    steps += d.decode_steps;
+    tokens += d.decode_tokens;
+    for (std::size_t i = 0; i < draft_tokens_max; ++i) {
+      drafted[i] += d.drafted[i];
+      accepted[i] += d.accepted[i];
+    }
+  }
+  [[nodiscard]] double share(std::size_t place) const {
+    return static_cast<double>(accepted[place]) /
+           static_cast<double>(std::max<std::uint64_t>(1, drafted[place]));
+  }
+  void print(const char* what, std::uint32_t new_tokens) const {
+    std::printf("| %s | %u | %.3f | %.3f | %.3f | %.3f |\n",
+                what,
+                new_tokens,
+                static_cast<double>(tokens) / static_cast<double>(steps),
+                share(0),
+                share(1),
+                share(2));
+    std::fflush(stdout);
+  }
+};
+
+struct nano {
+  std::filesystem::path folder =
+      std::filesystem::path{ORIEL_SOURCE_DIR} / "examples" / "models" / "nano";
+  engine::checkpoint opened = engine::open_checkpoint(folder);
+  engine::model_weights weights = engine::load_weights(opened);
+  engine::tokenizer tokens = engine::tokenizer::load((folder / "tokenizer.json").string());
+};
+
+struct ways {
+  bool in_prefill = true;
+  bool after_hit = false;  ///< the prompt was served before
+  bool heals = false;      ///< and its windows are gone, the blocks' too
+  engine::mtp_chain chain = engine::mtp_chain::main_hidden;
+};
+
+counts measure(const nano& model,
+               const std::vector<std::vector<token_id>>& prompts,
+               std::uint32_t new_tokens,
+               ways how) {
+  engine::engine_options options{.chunk_tokens = 128, .context_tokens = context};
+  options.prefix_cache = how.after_hit;
+  options.speculation = {.drafter = engine::drafter_kind::mtp,
+                         .drafts_max = drafts,
+                         .chain = how.chain,
+                         .mtp_in_prefill = how.in_prefill};
+  serial_executor executor;
+  engine::engine served{
+      model.opened.config.geometry, model.weights, model.tokens, options, executor};
+  counts all;
+  std::uint64_t id = 0;
+  for (const auto& prompt : prompts) {
+    for (int round = how.after_hit ? 0 : 1; round < 2; ++round) {
+      request r;
+      r.id = request_id{++id};
+      r.prompt = prompt;
+      r.max_new_tokens = new_tokens;
+      r.sampling.temperature = 0;
+      if (!served.submit(std::move(r))) {
+        throw std::runtime_error("a request was refused");
+      }
+      engine::draft_counts last;
+      while (!served.idle()) {
+        for (const engine::event& happened : served.step()) {
+          last = happened.drafts;
+        }
+      }
+      if (round == 1) {
+        all.add(last);
+      } else if (how.heals) {
+        auto& tree = served.cache()->tree();
+        for (std::uint32_t kind = 0; kind < tree.options().windows.size(); ++kind) {
+          tree.evict_window(kind, tree.evictable_window_pages(kind));
+        }
+      }
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const nano model;
+  std::vector<std::vector<token_id>> prompts;
+  for (int i = 1; i < argc; ++i) {
+    std::ostringstream text;
+    text << std::ifstream(argv[i]).rdbuf();
+    const std::vector<token_id> tokens = model.tokens.encode(text.str());
+    for (std::size_t at = 0; at + prompt_tokens <= tokens.size(); at += stride_tokens) {
+      prompts.emplace_back(tokens.begin() + static_cast<std::ptrdiff_t>(at),
+                           tokens.begin() + static_cast<std::ptrdiff_t>(at + prompt_tokens));
+    }
+  }
+  if (prompts.empty()) {
+    std::fprintf(stderr, "usage: bench.spec.acceptance FILE... (texts of some thousand tokens)\n");
+    return 2;
+  }
+  const std::uint32_t window = model.opened.config.geometry.mtp_layers[0].attention.window_tokens;
+  std::printf("%zu prompts of %u tokens, W = %u\n\n", prompts.size(), prompt_tokens, window);
+  std::printf("| | output tokens | tokens a step | draft 1 | 2 | 3 |\n|---|---|---|---|---|---|\n");
+  for (const std::uint32_t new_tokens : {window, 4 * window}) {
+    measure(model, prompts, new_tokens, {}).print("cold", new_tokens);
+    measure(model, prompts, new_tokens, {.after_hit = true}).print("after a hit", new_tokens);
+    measure(model, prompts, new_tokens, {.after_hit = true, .heals = true})
+        .print("after a heal", new_tokens);
+    measure(model, prompts, new_tokens, {.in_prefill = false}).print("not in prefill", new_tokens);
+    measure(model, prompts, new_tokens, {.chain = engine::mtp_chain::previous_hidden})
+        .print("previous block's hidden", new_tokens);
+  }
+  return 0;
+}

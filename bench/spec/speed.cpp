@@ -1,0 +1,242 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// What speculation gains in time: random weights of bench-1.4b, one thread, one sequence, drafts by
+// three MTP blocks whose tokens are then replaced, so that a given number of them is accepted.
+// Plain and speculative decoding take turns, so that a machine shared with others slows both;
+// figures are medians over rounds.
+//
+//     bench.spec.speed [rounds] [tokens of a round] [accepted drafts: 0 (auto) to 3]...
+#include <oriel/core/executor.hpp>
+#include <oriel/kv/dual_pool.hpp>
+#include <oriel/model/presets.hpp>
+
+#include <engine/engine.hpp>
+#include <engine/engine_pools.hpp>
+#include <engine/model_runner.hpp>
+#include <engine/weight_loader.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using namespace oriel;
+using clock_type = std::chrono::steady_clock;
+
+double seconds_since(clock_type::time_point begin) {
+  return std::chrono::duration<double>(clock_type::now() - begin).count();
+}
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return values[values.size() / 2];
+}
+
+std::vector<token_id> prompt_of(const model_geometry& model, std::uint32_t count) {
+  std::vector<token_id> tokens;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    tokens.push_back(token_id{i * 7919 % model.vocabulary});
+  }
+  return tokens;
+}
+
+/// The first `right` drafts are what the model will say, the others are not.
+class forced_drafts final : public engine::draft_editor {
+ public:
+  forced_drafts(const std::vector<token_id>& text, std::uint32_t right)
+      : text_(text), right_(right) {}
+  void on_drafts(request_id,
+                 std::span<const token_id> known,
+                 std::vector<token_id>& drafts) override {
+    for (std::size_t i = 0; i < drafts.size(); ++i) {
+      const std::size_t at = std::min(known.size() + i, text_.size() - 1);
+      drafts[i] = i < right_ ? text_[at] : token_id{to_index(text_[at]) ^ 1u};
+    }
+  }
+
+ private:
+  const std::vector<token_id>& text_;
+  std::uint32_t right_;
+};
+
+engine::tokenizer no_text() {
+  return engine::tokenizer::parse(R"({
+    "model": {"type": "BPE", "vocab": {"!": 0}, "merges": []},
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
+    "decoder": {"type": "ByteLevel"}})");
+}
+
+constexpr std::uint32_t context = 512, prompt_tokens = 128;
+
+/// An engine that decodes.
+class decoder {
+ public:
+  decoder(const model_geometry& model,
+          const engine::model_weights& weights,
+          const engine::tokenizer& tokens,
+          const engine::speculation_options& speculation)
+      : model_(model), engine_(model, weights, tokens, options_of(speculation), executor_) {}
+
+  /// Tokens a second of one answer, its first token excluded.
+  double run(std::uint32_t new_tokens, std::vector<token_id>& text) {
+    request r;
+    r.id = request_id{++id_};
+    r.prompt = text = prompt_of(model_, prompt_tokens);
+    r.max_new_tokens = new_tokens;
+    r.sampling.temperature = 0;
+    if (!engine_.submit(std::move(r))) {
+      throw std::runtime_error("a request was refused");
+    }
+    take(engine_.step(), text);
+    const auto begin = clock_type::now();
+    const std::size_t first = text.size();
+    while (!engine_.idle()) {
+      take(engine_.step(), text);
+    }
+    return static_cast<double>(text.size() - first) / seconds_since(begin);
+  }
+  [[nodiscard]] const engine::draft_counts& drafts() const { return drafts_; }
+
+ private:
+  static engine::engine_options options_of(const engine::speculation_options& speculation) {
+    engine::engine_options o{.chunk_tokens = prompt_tokens, .context_tokens = context};
+    o.prefix_cache = false;
+    o.speculation = speculation;
+    return o;
+  }
+  void take(std::span<const engine::event> events, std::vector<token_id>& text) {
+    for (const engine::event& happened : events) {
+      text.push_back(happened.token.value());
+      drafts_ = happened.drafts;
+    }
+  }
+
+  const model_geometry& model_;
+  serial_executor executor_;
+  engine::engine engine_;
+  engine::draft_counts drafts_;
+  std::uint64_t id_ = 0;
+};
+
+/// Seconds of a forward pass with so many rows, all with logits.
+class stepper {
+ public:
+  stepper(const model_geometry& model, const engine::model_weights& weights)
+      : model_(model),
+        pools_(engine::make_pools(model, options(), weights.compute)),
+        runner_(model,
+                weights,
+                engine::layer_homes(pools_),
+                options().page_tokens,
+                weights.compute,
+                {.rows_max = prompt_tokens,
+                 .logit_rows_max = 8,
+                 .sequences_max = 1,
+                 .context_tokens = context},
+                executor_),
+        sequence_(*pools_.try_admit({.tokens_now = 0, .tokens_max = context})),
+        tokens_(prompt_of(model, context)) {
+    (void)run(prompt_tokens, 1);
+    sequence_.commit(prompt_tokens);
+  }
+  double seconds(std::uint32_t rows) {
+    const auto begin = clock_type::now();
+    (void)run(rows, rows);
+    return seconds_since(begin);
+  }
+
+ private:
+  static engine::engine_options options() {
+    engine::engine_options o{.chunk_tokens = prompt_tokens, .context_tokens = context};
+    o.prefix_cache = false;
+    return o;
+  }
+  std::span<const float> run(std::uint32_t rows, std::uint32_t logit_rows) {
+    if (!sequence_.reserve(rows)) {
+      throw std::runtime_error("the pools are too small");
+    }
+    std::vector<block_table_view> tables;
+    for (std::uint32_t pool = 0; pool < pools_.pools(); ++pool) {
+      tables.push_back(sequence_.table(pool_id{pool}));
+    }
+    const engine::step_rows step{.tokens = std::span(tokens_).subspan(sequence_.length(), rows),
+                                 .first_position = sequence_.length(),
+                                 .tables = tables,
+                                 .logit_rows = logit_rows};
+    return runner_.forward({&step, 1});
+  }
+
+  const model_geometry& model_;
+  serial_executor executor_;
+  dual_pool<> pools_;
+  engine::model_runner runner_;
+  dual_pool<>::sequence_type sequence_;
+  std::vector<token_id> tokens_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int rounds = argc > 1 ? std::atoi(argv[1]) : 5;
+  const auto new_tokens = static_cast<std::uint32_t>(argc > 2 ? std::atoi(argv[2]) : 65);
+  const model_geometry model = *preset("bench-1.4b");
+  const engine::model_weights weights = engine::random_weights(model, dtype::bf16, 1);
+  const engine::tokenizer tokens = no_text();
+
+  stepper steps(model, weights);
+  std::vector<double> decode, verify;
+  for (int round = 0; round < 4 * rounds; ++round) {
+    decode.push_back(steps.seconds(1));
+    verify.push_back(steps.seconds(4));
+  }
+  const double verify_ratio = median(verify) / median(decode);
+  std::printf("decode(1) %.1f ms, verify(4) %.1f ms: %.3f\n",
+              1e3 * median(decode),
+              1e3 * median(verify),
+              verify_ratio);
+
+  std::vector<token_id> text, spoken;
+  decoder plain(model, weights, tokens, {});
+  (void)plain.run(new_tokens, text);
+  std::vector<std::uint32_t> accepted;
+  for (int i = 3; i < argc; ++i) {
+    accepted.push_back(static_cast<std::uint32_t>(std::atoi(argv[i])));
+  }
+  if (accepted.empty()) {
+    accepted = {2, 3, 1, 0};
+  }
+  for (const std::uint32_t right : accepted) {
+    forced_drafts editor(text, right);
+    const bool is_auto = right == 0;
+    decoder drafting(model,
+                     weights,
+                     tokens,
+                     {.drafter = engine::drafter_kind::mtp,
+                      .drafts_max = 3,
+                      .is_adaptive = is_auto,
+                      .editor = &editor});
+    std::vector<double> without, with;
+    for (int round = 0; round < rounds; ++round) {
+      without.push_back(plain.run(new_tokens, spoken));
+      with.push_back(drafting.run(new_tokens, spoken));
+      if (spoken != text) {
+        throw std::runtime_error("speculation changed the answer");
+      }
+    }
+    std::printf("%s accept length %.2f: %.3f tokens/s, plain %.3f: %.3f times\n",
+                is_auto ? "auto," : "3 drafts,",
+                static_cast<double>(drafting.drafts().decode_tokens) /
+                    static_cast<double>(drafting.drafts().decode_steps),
+                median(with),
+                median(without),
+                median(with) / median(without));
+    std::fflush(stdout);
+  }
+  return 0;
+}

@@ -1,0 +1,247 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// What MTP blocks draft is what they draft when everything is computed at once from scratch:
+// however prompts are cut, whoever runs beside, whatever was accepted before, and after hits of the
+// cache.
+#include "engine/engine_life.hpp"
+#include "engine/with_blocks.hpp"
+
+#include <catch2/catch.hpp>
+#include <engine/engine_pools.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <utility>
+#include <vector>
+
+using namespace oriel;
+using namespace oriel::engine;
+using namespace engine_life;
+
+namespace {
+
+constexpr std::uint32_t window = 16;  // of the blocks
+
+engine_options drafting(std::uint32_t context, mtp_chain chain) {
+  engine_options o{.chunk_tokens = context, .context_tokens = context};
+  o.prefix_cache = false;
+  o.speculation = {.drafter = drafter_kind::mtp, .drafts_max = 3, .chain = chain};
+  o.now_us = ticking_us;
+  return o;
+}
+
+/// Drafts behind a text, with nothing kept from before.
+class draft_reference {
+ public:
+  draft_reference(const model_geometry& model, const model_weights& weights, std::uint32_t context)
+      : model_(model),
+        context_(context),
+        pools_(make_pools(model, drafting(context, {}), weights.compute)),
+        runner_(model,
+                weights,
+                layer_homes(pools_),
+                16,
+                weights.compute,
+                {.rows_max = context, .sequences_max = 1, .context_tokens = context},
+                threads_) {}
+
+  /// @param first_row  blocks have seen nothing before it
+  std::vector<token_id> drafts(std::span<const token_id> tokens,
+                               std::size_t count,
+                               mtp_chain chain,
+                               std::uint32_t first_row = 0) {
+    auto sequence = *pools_.try_admit({.tokens_now = 0, .tokens_max = context_});
+    const auto rows = static_cast<std::uint32_t>(tokens.size()) - 1;
+    REQUIRE(sequence.reserve(rows));
+    std::vector<block_table_view> tables;
+    for (std::uint32_t pool = 0; pool < pools_.pools(); ++pool) {
+      tables.push_back(sequence.table(pool_id{pool}));
+    }
+    step_rows step{.tokens = tokens.first(rows), .tables = tables, .logit_rows = 1};
+    (void)runner_.forward({&step, 1});
+    const auto made = runner_.hidden_of(0).values.subspan(std::size_t{first_row} * model_.hidden);
+    std::vector<float> hidden(made.begin(), made.end());
+    std::vector<token_id> text(tokens.begin(), tokens.end());
+    for (std::uint32_t block = 0; block < count; ++block) {
+      step.tokens = std::span(text).subspan(first_row + 1 + block, rows - first_row);
+      step.first_position = step.first_key = first_row;
+      step.hidden = hidden.data();
+      const auto logits = runner_.forward_mtp(block, {&step, 1}, mtp_rows::all);
+      text.push_back(
+          token_id{static_cast<std::uint32_t>(std::ranges::max_element(logits) - logits.begin())});
+      if (chain == mtp_chain::previous_hidden) {
+        const auto told = runner_.mtp_hidden_of(0).values;
+        hidden.assign(told.begin(), told.end());
+      }
+    }
+    return {text.begin() + static_cast<std::ptrdiff_t>(tokens.size()), text.end()};
+  }
+
+ private:
+  const model_geometry& model_;
+  std::uint32_t context_;
+  thread_pool threads_{1};
+  dual_pool<> pools_;
+  model_runner runner_;
+};
+
+/// Compares drafts as they are made, then makes some of them right, so that chains are accepted.
+class judge final : public draft_editor {
+ public:
+  judge(library& books, draft_reference& reference, mtp_chain chain, std::uint64_t seed)
+      : books_(books), reference_(reference), chain_(chain), draw_(seed, 9) {}
+
+  void on_drafts(request_id id,
+                 std::span<const token_id> known,
+                 std::vector<token_id>& drafts) override {
+    ++chains;
+    std::uint32_t first_row = 0;  // of what the blocks have of it
+    if (served_ != nullptr) {
+      const engine_metrics& m = served_->metrics();
+      const auto start = static_cast<std::uint32_t>(m.cached_tokens.value() - cached_before_);
+      const auto missing = static_cast<std::uint32_t>(m.missing_mtp_rows.value() - missing_before_);
+      first_row = start - (std::min(start, window - 1) - missing);
+    }
+    wrong += drafts != reference_.drafts(known, drafts.size(), chain_, first_row);
+    const document& d = books_.documents[static_cast<std::uint64_t>(id) % books_.documents.size()];
+    const std::uint32_t right = draw_.next_below(5);
+    for (std::size_t i = 0; i < drafts.size(); ++i) {
+      const std::size_t at = known.size() + i;
+      const token_id next = at < d.tokens.size() ? d.tokens[at] : token_id{0};
+      drafts[i] = i < right ? next : token_id{(to_index(next) + 1) % books_.model.vocabulary};
+    }
+  }
+  /// From here on one request runs, which may start on what the cache has.
+  void begin(const engine::engine& served) {
+    served_ = &served;
+    cached_before_ = served.metrics().cached_tokens.value();
+    missing_before_ = served.metrics().missing_mtp_rows.value();
+  }
+  std::uint64_t chains = 0, wrong = 0;
+
+ private:
+  const engine::engine* served_ = nullptr;
+  std::uint64_t cached_before_ = 0, missing_before_ = 0;
+  library& books_;
+  draft_reference& reference_;
+  mtp_chain chain_;
+  random_stream draw_;
+};
+
+void submit(engine::engine& served,
+            const document& d,
+            std::uint64_t id,
+            std::uint32_t tokens,
+            std::uint32_t cut = 0) {
+  request r;
+  r.id = request_id{id};
+  r.prompt.assign(d.tokens.begin(), d.tokens.begin() + d.prompt_tokens - cut);
+  r.max_new_tokens = tokens;
+  r.sampling.temperature = 0;
+  REQUIRE(served.submit(std::move(r)));
+}
+
+}  // namespace
+
+TEST_CASE("drafts do not depend on chunks, companions, or what was accepted before") {
+  library books = with_blocks({0, 16, 16}, false, window, 31);
+  books.context = 160;
+  books.write(8, 31);
+  draft_reference reference(books.model, books.weights, books.context);
+  std::uint64_t chains = 0;
+  for (const mtp_chain chain : {mtp_chain::main_hidden, mtp_chain::previous_hidden}) {
+    for (const std::uint32_t chunk : {4u, 7u, 16u, 33u, 160u}) {
+      for (const std::uint32_t drafts : {1u, 3u}) {
+        CAPTURE(static_cast<int>(chain), chunk, drafts);
+        judge watching(books, reference, chain, chunk);
+        engine_options o = drafting(books.context, chain);
+        o.chunk_tokens = chunk;
+        o.sequences_max = 1 + chunk % 4;
+        o.speculation.drafts_max = drafts;
+        o.speculation.editor = &watching;
+        thread_pool threads{1};
+        engine::engine served{books.model, books.weights, books.tokens, o, threads};
+        for (std::uint64_t id = 0; id < books.documents.size(); id += 1 + (drafts == 1)) {
+          submit(served, books.documents[id], id, 12);
+        }
+        while (!served.idle()) {
+          (void)served.step();
+        }
+        CHECK(watching.wrong == 0);
+        chains += watching.chains;
+      }
+    }
+  }
+  CHECK(chains > 500);
+}
+
+TEST_CASE("after a hit, blocks have what the cache has of their rows, and nothing else") {
+  library books = with_blocks({0, 16, 40}, false, window, 32);
+  books.context = 160;
+  books.write(8, 32);
+  draft_reference reference(books.model, books.weights, books.context);
+  judge watching(books, reference, mtp_chain::main_hidden, 3);
+  engine_options o = drafting(books.context, mtp_chain::main_hidden);
+  o.chunk_tokens = 24;
+  o.prefix_cache = true;
+  o.cache_tokens = 4000;
+  o.cache_windows = 64;
+  o.speculation.editor = &watching;
+  thread_pool threads{1};
+  engine::engine served{books.model, books.weights, books.tokens, o, threads};
+  auto& tree = served.cache()->tree();
+  std::uint64_t whole = 0, part = 0, none = 0, healed = 0;
+  random_stream draw(5, 5);
+  std::map<page_handle, std::vector<std::byte>, decltype([](page_handle a, page_handle b) {
+             return std::pair(a.id, a.generation) < std::pair(b.id, b.generation);
+           })>
+      seen;
+  for (std::uint64_t i = 0; i < 160; ++i) {
+    const std::uint64_t id = i * books.documents.size() + draw.next_below(8);
+    const std::uint64_t missing_before = served.metrics().missing_mtp_rows.value();
+    watching.begin(served);
+    // Some prompts end where a page does, or just behind it: its last rows are open then.
+    const document& d = books.documents[id % 8];
+    const std::uint32_t behind = d.prompt_tokens % o.page_tokens;
+    submit(served, d, id, 10, behind >= 1 && id % 8 < 4 ? behind - id % 2 : 0);
+    request_usage usage;
+    while (!served.idle()) {
+      for (const event& happened : served.step()) {
+        usage = happened.usage;
+      }
+      // Published rows never change.
+      tree.visit_pages([&](const cached_page&, std::uint32_t pool, page_handle page) {
+        if (pool != 1 + *tree.options().soft_kind) {
+          return;
+        }
+        const auto bytes = served.kv_pools().pool(pool_id{pool}).bytes(page);
+        std::vector<std::byte> now(bytes.begin(), bytes.end());
+        const auto [at, is_new] = seen.emplace(page, now);
+        REQUIRE((is_new || at->second == now));
+      });
+    }
+    const std::uint32_t start = usage.cached_tokens, want = std::min(start, window - 1);
+    const auto missing =
+        static_cast<std::uint32_t>(served.metrics().missing_mtp_rows.value() - missing_before);
+    whole += start != 0 && missing == 0;
+    part += missing != 0 && missing < want;
+    none += missing != 0 && missing == want;
+    healed += usage.healed_tokens != 0;
+    for (std::uint32_t kind = 0; kind < tree.options().windows.size(); ++kind) {
+      if (draw.next_below(8) == 0) {
+        tree.evict_window(kind, draw.next_below(tree.evictable_window_pages(kind) + 1));
+      }
+    }
+    if (draw.next_below(12) == 0) {
+      tree.clear();  // A heal leaves a boundary without rows of the blocks for good.
+    }
+  }
+  INFO("whole " << whole << ", part " << part << ", none " << none << ", healed " << healed);
+  CHECK(watching.wrong == 0);
+  CHECK(whole > 10);
+  CHECK(none > 10);
+  CHECK(healed > 5);
+}

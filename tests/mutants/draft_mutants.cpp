@@ -1,0 +1,113 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// Tests of the tests, as in mutants.cpp: engine, pools and tree are compiled with the bugs that
+// drafting invites, and each must make its case fail.
+//
+//     test.draft_mutants          all of the list
+//     test.draft_mutants NAME     one mutant, "" none
+#define CATCH_CONFIG_RUNNER
+#include "sim/isolated.hpp"
+
+#include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+namespace {
+
+struct mutant {
+  const char* name;
+  const char* kin;     ///< what goes wrong
+  const char* killer;  ///< the case that finds it
+  bool is_harmless = false;
+};
+
+constexpr const char* from_scratch =
+    "drafts do not depend on chunks\\, companions\\, or what was accepted before";
+constexpr const char* after_a_hit =
+    "after a hit\\, blocks have what the cache has of their rows\\, and nothing else";
+constexpr const char* exact = "drafts change nothing: one full layer in four";
+
+constexpr mutant all_mutants[] = {
+    {"", "no mutant", from_scratch, true},
+    {"", "no mutant", after_a_hit, true},
+    {"", "no mutant", exact, true},
+    {"blocks_are_told_the_row_itself", "ids are shifted once less", from_scratch},
+    {"chunks_end_with_a_guess", "the id behind a chunk is not the next chunk's", from_scratch},
+    {"open_rows_count_as_final", "rows that were told drafts stay", from_scratch},
+    {"first_block_is_used_again",
+     "each block has its own weights",
+     "MTP logits equal the oracle's"},
+    {"open_rows_are_published", "a page that others read is written", after_a_hit},
+    {"unwritten_rows_are_read", "behind a heal or a gap", after_a_hit},
+    {"stop_does_not_end_a_chain",
+     "tokens behind the stop token",
+     "a stop token among accepted drafts ends the answer where plain decoding ends it"},
+    {"last_token_has_drafts", "rows behind max_tokens", exact},
+    {"rejected_rows_count",
+     "F39: rejected rows stay",
+     "rows that were rolled back are never read\\, in any pool"},
+    {"ring_is_one_page_short",
+     "F39: the ring holds no drafts beside the window",
+     "rows that were rolled back are never read\\, in any pool"},
+    {"boundary_needs_soft_pages",
+     "losing what drafts keep loses a hit",
+     "a boundary does not need pages of the soft kind"},
+    {"soft_gap_is_lent",
+     "a page that is not there is lent",
+     "a lease lends the soft pages before its boundary up to the first gap"},
+    {"soft_pages_are_unpinned_unseen",
+     "what came after the pin is unpinned",
+     "a soft page that comes while a boundary is pinned is not unpinned with it"},
+};
+
+std::string chosen;
+
+std::string kill_by(const std::string& cases) {
+  return sim::run_isolated(
+      [&] {
+        oriel::set_contract_handler(nullptr);
+        Catch::Session session;
+        session.configData().testsOrTags = {cases};
+        session.configData().outputFilename = "/dev/null";
+        session.configData().abortAfter = 1;
+        const int failed = session.run();
+        return failed == 0 ? std::string() : "case: " + cases;
+      },
+      20);
+}
+
+bool is_as_it_should(const mutant& m) {
+  chosen = m.name;
+  const std::string how = kill_by(m.killer);
+  const bool fine = how.empty() == m.is_harmless;
+  std::printf("%s  %-34s %s\n    %s\n",
+              fine ? "ok  " : "HOLE",
+              m.name[0] == '\0' ? "(none)" : m.name,
+              m.kin,
+              how.empty() ? "survives" : how.c_str());
+  std::fflush(stdout);
+  return fine;
+}
+
+}  // namespace
+
+bool oriel::detail::mutant_was_chosen(const char* name) noexcept {
+  return !chosen.empty() && chosen == name;
+}
+
+int main(int count, char** arguments) {
+  ::setenv("ORIEL_TEST_SCALE", "0.1", 1);
+  int holes = 0, met = 0;
+  for (const mutant& m : all_mutants) {
+    if (count < 2 || std::string(arguments[1]) == m.name) {
+      ++met;
+      holes += is_as_it_should(m) ? 0 : 1;
+    }
+  }
+  return met != 0 && holes == 0 ? 0 : 1;
+}

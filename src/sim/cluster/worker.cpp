@@ -8,6 +8,7 @@
 #include <oriel/core/mutation.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 #include <utility>
 

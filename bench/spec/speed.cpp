@@ -200,6 +200,7 @@ int main(int argc, char** argv) {
               1e3 * median(decode),
               1e3 * median(verify),
               verify_ratio);
+  std::fflush(stdout);
 
   std::vector<token_id> text, spoken;
   decoder plain(model, weights, tokens, {});

@@ -6,16 +6,11 @@
 //     test.draft_mutants          all of the list
 //     test.draft_mutants NAME     one mutant, "" none
 #define CATCH_CONFIG_RUNNER
-#include "sim/isolated.hpp"
+#include "mutants/mutant_cases.hpp"
+#include "mutants/mutant_list.hpp"
 
-#include <oriel/core/contract.hpp>
-#include <oriel/core/mutation.hpp>
-
-#include <catch2/catch.hpp>
-
-#include <cstdio>
 #include <cstdlib>
-#include <string>
+#include <span>
 
 namespace {
 
@@ -65,49 +60,14 @@ constexpr mutant all_mutants[] = {
      "a soft page that comes while a boundary is pinned is not unpinned with it"},
 };
 
-std::string chosen;
-
-std::string kill_by(const std::string& cases) {
-  return sim::run_isolated(
-      [&] {
-        oriel::set_contract_handler(nullptr);
-        Catch::Session session;
-        session.configData().testsOrTags = {cases};
-        session.configData().outputFilename = "/dev/null";
-        session.configData().abortAfter = 1;
-        const int failed = session.run();
-        return failed == 0 ? std::string() : "case: " + cases;
-      },
-      20);
-}
-
-bool is_as_it_should(const mutant& m) {
-  chosen = m.name;
-  const std::string how = kill_by(m.killer);
-  const bool fine = how.empty() == m.is_harmless;
-  std::printf("%s  %-34s %s\n    %s\n",
-              fine ? "ok  " : "HOLE",
-              m.name[0] == '\0' ? "(none)" : m.name,
-              m.kin,
-              how.empty() ? "survives" : how.c_str());
-  std::fflush(stdout);
-  return fine;
-}
-
 }  // namespace
-
-bool oriel::detail::mutant_was_chosen(const char* name) noexcept {
-  return !chosen.empty() && chosen == name;
-}
 
 int main(int count, char** arguments) {
   ::setenv("ORIEL_TEST_SCALE", "0.1", 1);
-  int holes = 0, met = 0;
-  for (const mutant& m : all_mutants) {
-    if (count < 2 || std::string(arguments[1]) == m.name) {
-      ++met;
-      holes += is_as_it_should(m) ? 0 : 1;
-    }
-  }
-  return met != 0 && holes == 0 ? 0 : 1;
+  return mutants::run_all(
+      std::span<const mutant>(all_mutants), count, arguments, [&](const mutant& m) {
+        return mutants::is_as_it_should(m, [&](const mutant& on) {
+          return mutants::kill_by_cases(arguments[0], on.killer, 20);
+        });
+      });
 }

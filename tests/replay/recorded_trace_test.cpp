@@ -29,7 +29,7 @@ TEST_CASE("requests that a router records are read back as they were") {
   recorder.arrived({.id = 9, .prompt_tokens = 512, .links = links}, 60.0);  // ends with its block
   recorder.arrived({.id = 10, .prompt_tokens = 512, .links = links}, 61.0);
   recorder.arrived({.id = 11, .prompt_tokens = 700, .links = links}, 61.0);
-  recorder.forget(11);                                  // refused
+  recorder.forget(11);                                        // refused
   for (const std::uint64_t id : {3u, 1u, 2u, 0u, 9u, 10u}) {  // they end in another order
     CHECK(recorder.ended(id, static_cast<std::uint32_t>(id + 1), lines));
   }

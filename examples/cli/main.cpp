@@ -141,38 +141,21 @@ void add_tiers(CLI::App& command, tier_options& o, CLI::Option* no_cache) {
                   "redis[s]://[[user:]password@]host[:port][/database]")
       ->check(redis_server())
       ->excludes(no_cache);
-  auto* writes =
-      command
-          .add_option(
-              "--tier-writes",
-              o.writes,
-              "what disk and remote get: through, all that is computed; selective, what is hit "
-              "twice; back, what the pools evict")
-          ->check(CLI::IsMember({"through", "selective", "back"}))
-          ->capture_default_str();
-  auto* ttl =
-      command.add_option("--tier-ttl", o.ttl_s, "seconds that tiers keep a page [no limit]")
-          ->check(number(0.001, 1e9));
+  command
+      .add_option("--tier-writes",
+                  o.writes,
+                  "what disk and remote get: through, all that is computed; selective, what is hit "
+                  "twice; back, what the pools evict")
+      ->check(CLI::IsMember({"through", "selective", "back"}))
+      ->capture_default_str();
+  command.add_option("--tier-ttl", o.ttl_s, "seconds that tiers keep a page [no limit]")
+      ->check(number(0.001, 1e9));
   command.add_option("--disk-mb-per-s", o.disk_mb_per_s, "of the disk, for the folder [no limit]")
       ->check(number(1, 1e6))
       ->needs(folder);
-  auto* cpu =
-      command
-          .add_option("--tier-cpu", o.cpu_share, "of one CPU, for each tier; below 1 it yields too")
-          ->check(number(0.01, 1))
-          ->capture_default_str();
-  command.parse_complete_callback([&o, writes, ttl, cpu] {
-    const bool has_lower = !o.disk_folder.empty() || !o.remote_url.empty();
-    if (writes->count() != 0 && !has_lower) {
-      throw CLI::ValidationError("--tier-writes", "needs --disk-cache or --remote");
-    }
-    for (const CLI::Option* option : {ttl, cpu}) {
-      if (option->count() != 0 && !has_lower && o.host_gib == 0.0) {
-        throw CLI::ValidationError(option->get_name(),
-                                   "needs --host-cache-gib, --disk-cache or --remote");
-      }
-    }
-  });
+  command.add_option("--tier-cpu", o.cpu_share, "of one CPU, for each tier; below 1 it yields too")
+      ->check(number(0.01, 1))
+      ->capture_default_str();
 }
 
 /// Who drafts, and how much at once.
@@ -191,11 +174,22 @@ void add_speculation(CLI::App& command, run_options& o) {
       ->check(CLI::IsMember({"auto", "1", "2", "3", "4", "5", "6", "7"}))
       ->needs(spec)
       ->capture_default_str();
-  command.parse_complete_callback([&o] {
-    if (o.spec == "mtp" && o.draft_len != "auto" && o.draft_len > "3") {
-      throw CLI::ValidationError("--draft-len", "--spec mtp drafts 1 to 3 tokens a step");
+}
+
+/// What only several options together tell.
+void check_run(const CLI::App& command, const run_options& o) {
+  if (o.spec == "mtp" && o.draft_len != "auto" && o.draft_len > "3") {
+    throw CLI::ValidationError("--draft-len", "--spec mtp drafts 1 to 3 tokens a step");
+  }
+  const bool has_lower = !o.tiers.disk_folder.empty() || !o.tiers.remote_url.empty();
+  if (command.count("--tier-writes") != 0 && !has_lower) {
+    throw CLI::ValidationError("--tier-writes", "needs --disk-cache or --remote");
+  }
+  for (const char* option : {"--tier-ttl", "--tier-cpu"}) {
+    if (command.count(option) != 0 && !has_lower && o.tiers.host_gib == 0.0) {
+      throw CLI::ValidationError(option, "needs --host-cache-gib, --disk-cache or --remote");
     }
-  });
+  }
 }
 
 CLI::App* add_run(CLI::App& app, run_options& o) {
@@ -224,6 +218,7 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
   add_tiers(*command, o.tiers, no_cache);
   command->add_option("--qkv-shards", o.qkv_shards, "shards of a fused QKV tensor")
       ->transform(whole_number(1, 65'536));
+  command->parse_complete_callback([command, &o] { check_run(*command, o); });
   return command;
 }
 

@@ -83,7 +83,7 @@ TEST_CASE("one hot worker does not end the affinity of all others") {
 }
 
 TEST_CASE("F35: a worker dies: its requests are tried elsewhere, none is lost or answered twice") {
-  const workload work = chats({.sessions = 80, .turns = 6});
+  const workload work = chats({.sessions = 80, .turns = 6, .output_tokens = 1'500});
   for (const bool in_steps : {false, true}) {
     const workload_view view(work, {.clones = 2, .hours = 0.1, .seed = 6});
     cluster_options o = small_fleet(4);

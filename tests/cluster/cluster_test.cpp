@@ -115,24 +115,27 @@ TEST_CASE("one node, first come first served, no prefix twice: every wait is Lin
 
 TEST_CASE("of two equal prompts at once the second waits for the first, chunk by chunk") {
   // A simulator that matches at arrival, or the first chunk only, computes both.
-  workload_builder b(64);
-  std::vector<std::uint32_t> names(1600);
-  std::iota(names.begin(), names.end(), 0u);
-  for (std::uint32_t i = 0; i < 2; ++i) {
-    b.begin_session(0, 0.0);
-    b.add({.input_tokens = 102'400, .output_tokens = 10, .arrival_s = 0.0}, names, {});
-  }
-  const workload work = b.finish();
-  cluster_options o = small_fleet(1);
-  o.guard.reset();
-  for (const order_kind order : {order_kind::fcfs, order_kind::least_seconds}) {
-    o.order = order;
-    // Both start within a second of an hour of 3 ms.
-    const workload_view view(work, {.clones = 1, .hours = 1e-6, .seed = 1});
-    const run_outcome run = run_cluster(view, o);
-    check_books(run);
-    CHECK(run.counters.arrived == 2);
-    CHECK(run.counters.prefill_tokens < 102'400 + 100);
+  // Seven steps, and two, the last of which has room for the twin's rest.
+  for (const std::uint32_t tokens : {102'400u, 20'480u}) {
+    workload_builder b(64);
+    std::vector<std::uint32_t> names(tokens / 64);
+    std::iota(names.begin(), names.end(), 0u);
+    for (std::uint32_t i = 0; i < 2; ++i) {
+      b.begin_session(0, 0.0);
+      b.add({.input_tokens = tokens, .output_tokens = 10, .arrival_s = 0.0}, names, {});
+    }
+    const workload work = b.finish();
+    cluster_options o = small_fleet(1);
+    o.guard.reset();
+    for (const order_kind order : {order_kind::fcfs, order_kind::least_seconds}) {
+      o.order = order;
+      // Both start within an hour of 4 us.
+      const workload_view view(work, {.clones = 1, .hours = 1e-9, .seed = 1});
+      const run_outcome run = run_cluster(view, o);
+      check_books(run);
+      CHECK(run.counters.arrived == 2);
+      CHECK(run.counters.prefill_tokens < tokens + 100);
+    }
   }
 }
 

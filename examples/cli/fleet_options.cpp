@@ -16,7 +16,8 @@ namespace oriel::cli {
 namespace {
 
 constexpr const char* router_names =
-    "predicted_seconds, match_minus_load, session_hash, threshold_gate, least_load, round_robin";
+    "predicted_seconds, match_minus_load, session_hash, plain_hash, threshold_gate, least_load, "
+    "round_robin";
 constexpr const char* order_names = "fcfs, longest_prefix, least_tokens, least_seconds";
 constexpr std::uint32_t workers_max = 1'024;
 constexpr const char* group = "Of a fleet";
@@ -118,13 +119,14 @@ std::string wrong_comparison(std::string_view text) {
 }
 
 std::vector<CLI::Option*> add_policy(CLI::App& command, fleet_options& o) {
-  auto* router = add_parsed(command,
-                            "--router",
-                            "who chooses the worker [predicted_seconds]",
-                            "a router: predicted_seconds, match_minus_load, session_hash, "
-                            "threshold_gate, least_load or round_robin",
-                            parse_router,
-                            [&o](sim::router_kind kind) { o.policy.router = kind; });
+  auto* router =
+      add_parsed(command,
+                 "--router",
+                 "who chooses the worker [predicted_seconds]",
+                 "a router: predicted_seconds, match_minus_load, session_hash, plain_hash, "
+                 "threshold_gate, least_load or round_robin",
+                 parse_router,
+                 [&o](sim::router_kind kind) { o.policy.router = kind; });
   auto* order = add_parsed(command,
                            "--order",
                            "in which a worker serves [least_seconds]",

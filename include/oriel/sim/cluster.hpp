@@ -31,11 +31,12 @@ enum class router_kind : std::uint8_t {
   predicted_seconds,
   match_minus_load,
   session_hash,
+  plain_hash,  ///< session_hash without its bound: a session never moves
   threshold_gate,
   least_load,
   round_robin,
 };
-inline constexpr std::size_t router_kinds = 6;
+inline constexpr std::size_t router_kinds = 7;
 
 /// "predicted_seconds", ...
 [[nodiscard]] const char* name_of(router_kind kind) noexcept;

@@ -2,13 +2,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fleet_router.hpp"
 
+#include <limits>
+#include <utility>
+
 namespace oriel::sim {
 namespace {
 
 template <route_score Score>
 class scored_router final : public fleet_router {
  public:
-  explicit scored_router(const router_options& options) : router_(options) {}
+  explicit scored_router(const router_options& options, Score score = {})
+      : router_(options, std::move(score)) {}
 
   route_answer route(const route_request& request, double now_s) override {
     return router_.route(request, now_s);
@@ -56,6 +60,9 @@ std::unique_ptr<fleet_router> make_router(router_kind kind, const router_options
       return std::make_unique<scored_router<match_minus_load>>(options);
     case router_kind::session_hash:
       return std::make_unique<scored_router<session_hash>>(options);
+    case router_kind::plain_hash:
+      return std::make_unique<scored_router<session_hash>>(
+          options, session_hash({.least_s = std::numeric_limits<double>::infinity()}));
     case router_kind::threshold_gate:
       return std::make_unique<scored_router<threshold_gate>>(options);
     case router_kind::least_load:

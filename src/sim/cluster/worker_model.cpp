@@ -14,6 +14,7 @@ const char* name_of(router_kind kind) noexcept {
   constexpr const char* names[router_kinds] = {"predicted_seconds",
                                                "match_minus_load",
                                                "session_hash",
+                                               "plain_hash",
                                                "threshold_gate",
                                                "least_load",
                                                "round_robin"};

@@ -44,15 +44,23 @@ struct fleet_span {
   double utilisation = 0;
 };
 
-/// The file is opened before the runs: what cannot be written is told at once.
+/// The file is opened before the runs, beside the one that it replaces: what cannot be written is
+/// told at once, and a run that fails leaves an earlier page alone.
 class page_writer {
  public:
   explicit page_writer(const std::string& path) : path_(path) {
     if (!path.empty()) {
-      file_.reset(std::fopen(path.c_str(), "wb"));
+      file_.reset(std::fopen(part().c_str(), "wb"));
       if (!file_) {
         fail();
       }
+    }
+  }
+  page_writer(const page_writer&) = delete;
+  page_writer& operator=(const page_writer&) = delete;
+  ~page_writer() {
+    if (file_) {
+      std::remove(part().c_str());
     }
   }
   void write(const replay::fleet_report& report) {
@@ -61,12 +69,13 @@ class page_writer {
     }
     const std::string page = replay::fleet_page(report);
     if (std::fwrite(page.data(), 1, page.size(), file_.get()) != page.size() ||
-        std::fclose(file_.release()) != 0) {
+        std::fclose(file_.release()) != 0 || std::rename(part().c_str(), path_.c_str()) != 0) {
       fail();
     }
   }
 
  private:
+  [[nodiscard]] std::string part() const { return path_ + ".part"; }
   [[noreturn]] void fail() const {
     throw engine::error(fmt::format("cannot write the page {}: {}; name another file with --html",
                                     path_,

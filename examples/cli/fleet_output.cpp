@@ -183,7 +183,8 @@ void print_hits(const fleet_report& report) {
   table.add(std::move(heading));
   for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
     const auto add_share = [&](std::vector<std::string>& row, auto share) {
-      row.push_back(replay::quantity_text(figure_unit::share, replay::seed_mean(report, policy, share)));
+      row.push_back(
+          replay::quantity_text(figure_unit::share, replay::seed_mean(report, policy, share)));
     };
     std::vector<std::string> row{"  " + policy_name(report.policies[policy])};
     for (std::size_t tier = 0; tier < replay::hit_tiers; ++tier) {

@@ -181,6 +181,9 @@ void check_run(const CLI::App& command, const run_options& o) {
   if (o.spec == "mtp" && o.draft_len != "auto" && o.draft_len > "3") {
     throw CLI::ValidationError("--draft-len", "--spec mtp drafts 1 to 3 tokens a step");
   }
+  if (o.spec == "off" && command.count("--draft-len") != 0) {
+    throw CLI::ValidationError("--draft-len", "needs --spec lookup or --spec mtp");
+  }
   const bool has_lower = !o.tiers.disk_folder.empty() || !o.tiers.remote_url.empty();
   if (command.count("--tier-writes") != 0 && !has_lower) {
     throw CLI::ValidationError("--tier-writes", "needs --disk-cache or --remote");

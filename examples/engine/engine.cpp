@@ -138,6 +138,11 @@ status engine::submit(request r) {
   if (status fits = check(r, limits_); !fits) {
     return fits;
   }
+  if (has_penalties(r.sampling) || r.sampling.logprobs) {
+    return failure{errc::invalid_argument,
+                   0,
+                   "the engine applies no penalties and tells no log-probabilities"};
+  }
   const auto has_id = [&](const work& other) { return other.asked.id == r.id; };
   if (std::ranges::any_of(queued_, has_id) ||
       std::ranges::any_of(running_, has_id, &sequence::job)) {
@@ -229,10 +234,9 @@ std::span<const event> engine::step() {
     wait_for_tiers();
     return events_;
   }
-  const std::uint64_t begin_us = options_.now_us();
+  begin_us_ = options_.now_us();
   compute();
   emit();
-  measure_decode(begin_us);
   if (cache_) {
     metrics_.stall_us.add(cache_->take_stall_us());
   }
@@ -350,6 +354,7 @@ void engine::emit() {
     next += rows_[i].logit_rows;
   }
   step_usage_ = usage();
+  measure_decode();
   draft();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
     if (runner_.is_cut_off(i)) {

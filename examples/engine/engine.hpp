@@ -282,7 +282,7 @@ class engine {
   void take_rows(std::size_t member, std::size_t row);
   void take_chain(sequence& s, std::size_t row);
   void count_drafts(sequence& s, std::uint32_t tokens, std::uint32_t accepted);
-  void measure_decode(std::uint64_t begin_us);
+  void measure_decode();
   void take_token(sequence& s, sampled_token sampled);
   void count_prompt(work& job, std::uint32_t end, std::uint32_t request_usage::*from);
   void end_step(sequence& s);
@@ -342,6 +342,8 @@ class engine {
   std::vector<std::vector<token_id>> chains_;  // the last token and the drafts behind it
 
   // Drafting: how many tokens each may draft next, and the rows of MTP blocks.
+  std::uint64_t begin_us_ = 0;     // of the step's computation
+  std::uint64_t drafting_us_ = 0;  // that making the drafts took which this step verifies
   std::optional<adaptive_draft_length> adaptive_;
   acceptance_curve usual_;  // what new sequences begin with
   std::vector<sequence*> drafting_;

@@ -108,8 +108,9 @@ void engine::count_drafts(sequence& s, std::uint32_t tokens, std::uint32_t accep
   usual_.on_verified(drafted, accepted);
 }
 
-/// Steps that only decode tell what drafts cost.
-void engine::measure_decode(std::uint64_t begin_us) {
+/// Steps that only decode tell what drafts cost: the step, and making the drafts that it verified,
+/// which was done at the end of the step before.
+void engine::measure_decode() {
   if (!adaptive_ || batch_.empty()) {
     return;
   }
@@ -122,8 +123,8 @@ void engine::measure_decode(std::uint64_t begin_us) {
     measure.rows += s.logit_rows;
   }
   measure.tokens = static_cast<std::uint32_t>(events_.size());
-  measure.seconds =
-      1e-6 * static_cast<double>(std::max<std::uint64_t>(1, options_.now_us() - begin_us));
+  measure.seconds = 1e-6 * static_cast<double>(std::max<std::uint64_t>(
+                               1, options_.now_us() - begin_us_ + drafting_us_));
   adaptive_->on_step(measure);
 }
 
@@ -152,6 +153,7 @@ void engine::draft() {
   if (o.drafter == drafter_kind::none) {
     return;
   }
+  const std::uint64_t begin_us = options_.now_us();
   plan_drafts();
   mtp_.clear();
   mtp_members_.clear();
@@ -177,6 +179,7 @@ void engine::draft() {
       ORIEL_EXPECTS(s->drafts.size() <= most);
     }
   }
+  drafting_us_ = options_.now_us() - begin_us;
 }
 
 void engine::draft_by_lookup(sequence& s, std::uint32_t count) {

@@ -120,6 +120,7 @@ request_book::entry& request_book::accept(const route_request& request, double e
   entry& e = requests_[request.id];
   e.tenant = request.tenant;
   e.deadline_s = request.deadline_s;
+  e.charged_s = estimate_s;
   e.key = {.less_priority = static_cast<std::uint8_t>(255 - request.priority),
            .tag = tenants_.start_tag(request.tenant, estimate_s),
            .sequence = ++sequence_};
@@ -242,7 +243,9 @@ bool request_book::prefilled(std::uint64_t id, std::uint32_t attempt, double act
   }
   workers_.end_prefill(d.worker, d.estimate_s, actual_s - d.estimate_s, e->at == stage::started);
   workers_.did_well(d.worker);
-  tenants_.correct(e->tenant, actual_s - d.estimate_s);
+  tenants_.correct(e->tenant,
+                   actual_s - (ORIEL_MUTANT(tenants_pay_twice) ? d.estimate_s : e->charged_s));
+  e->charged_s = 0.0;  // Paid; another attempt would cost its own.
   note_error(d.estimate_s, actual_s);
   e->at = stage::prefilled;
   return true;
@@ -271,7 +274,9 @@ bool request_book::failed(std::uint64_t id, std::uint32_t attempt, double now_s)
   if (e == nullptr) {
     return false;
   }
-  workers_.failed(e->answer.decision.worker, now_s);
+  const route_decision& d = e->answer.decision;
+  const bool is_decoding = e->at == stage::prefilled && d.decode != no_worker;
+  workers_.failed(is_decoding ? d.decode : d.worker, now_s);
   retry_or_fail(id, *e);
   return true;
 }
@@ -314,7 +319,9 @@ void request_book::lose_worker(worker_id worker) {
   std::vector<std::uint64_t> lost;
   for (const auto& [id, e] : requests_) {
     const route_decision& d = e.answer.decision;
-    if (e.at >= stage::placed && (d.worker == worker || d.decode == worker)) {
+    const bool has_prefill = e.at == stage::placed || e.at == stage::started;
+    const bool needs_prefill = has_prefill || d.decode == no_worker;  // else its KV has moved on
+    if (e.at >= stage::placed && ((needs_prefill && d.worker == worker) || d.decode == worker)) {
       lost.push_back(id);
     }
   }
@@ -333,6 +340,9 @@ void request_book::lose_worker(worker_id worker) {
 void request_book::end(std::uint64_t id, route_end how) {
   const auto found = requests_.find(id);
   const entry& e = found->second;
+  if (e.at != stage::started) {  // It was not served, or has paid; a part of a prefill is kept.
+    tenants_.correct(e.tenant, -e.charged_s);
+  }
   actions_.push_back({.kind = action_kind::ended,
                       .id = id,
                       .attempt = e.attempts,

@@ -138,6 +138,12 @@ void worker_table::failed(worker_id worker, double now_s) noexcept {
   eject(w, now_s + std::min(options_.eject_s * factor, options_.eject_max_s));
 }
 
+void worker_table::excuse_silence(double now_s) noexcept {
+  for (entry& w : workers_) {
+    w.heard_s = std::max(w.heard_s, now_s);
+  }
+}
+
 void worker_table::tick(double now_s, std::vector<worker_id>& ejected) {
   for (std::uint32_t i = 0; i < workers_.size(); ++i) {
     entry& w = workers_[i];

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
-#include <cstring>
 #include <map>
 #include <optional>
 #include <random>
@@ -267,7 +266,9 @@ struct redis_state_store::state {
         return;
       }
       state_record record{stored_s, std::vector<std::byte>(size)};
-      std::memcpy(record.bytes.data(), bytes.data(), size);
+      std::transform(bytes.begin(), bytes.begin() + size, record.bytes.begin(), [](char c) {
+        return std::byte(c);
+      });
       records.push_back(std::move(record));
       ++status.received;
       bytes.remove_prefix(size);

@@ -267,6 +267,12 @@ TEST_CASE("a request that cannot be served is refused with a reason, and nothing
   request foreign = make_request(3, "x", 4);
   foreign.prompt.push_back(token_id{1u << 30});
   CHECK(engine.submit(foreign).error().code == errc::invalid_argument);
+  request penalised = make_request(6, "x", 4);
+  penalised.sampling.presence_penalty = 0.5f;
+  CHECK(engine.submit(penalised).error().code == errc::invalid_argument);
+  request told = make_request(7, "x", 4);
+  told.sampling.logprobs = 2;
+  CHECK(engine.submit(told).error().code == errc::invalid_argument);
   CHECK(engine.idle());
   CHECK(engine.step().empty());
   REQUIRE(engine.submit(make_request(5, "x", 4)));

@@ -320,6 +320,12 @@ constexpr mutant all_mutants[] = {
     {.name = "ranks_take_the_longest_first",
      .kin = "the order of service",
      .killer = "a rank computes its prompts in the order in which they are given"},
+    {.name = "silence_counts_while_degraded",
+     .kin = "an outage of the store takes all workers with it",
+     .killer = "while the shared state is away nobody is ejected for silence; then it counts anew"},
+    {.name = "tenants_pay_twice",
+     .kin = "charged by one estimate, given back by another",
+     .killer = "a tenant's bucket: bursts pass, then its rate; others do not notice"},
     // The simulator's core.
     {.name = "loop_forgets_who_was_first",
      .kin = "runs that differ",

@@ -148,6 +148,27 @@ TEST_CASE("a tenant's bucket: bursts pass, then its rate; others do not notice")
   CHECK(ask(1, 50).kind == route_kind::placed);
   CHECK(ask(1, 51).kind == route_kind::refused);
 
+  // Who ends before its prefill began has its seconds back; who was placed anew pays what it took.
+  limits.seconds_per_s = 1e-9;
+  limits.burst_s = 1.0;
+  w.router.set_tenant(tenant_id{4}, limits, w.now_s);
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    CHECK(ask(4, 200 + i).kind == route_kind::placed);
+    CHECK(w.router.cancel(w.next_id - 1, w.now_s));
+  }
+  CHECK(ask(4, 300).kind == route_kind::placed);
+  const std::uint64_t id = w.next_id - 1;
+  CHECK(w.router.failed(id, 1, w.now_s));
+  const prompt known(15, 300);
+  w.store(2, known, 14);
+  route_request again = w.request(known);
+  again.id = id;
+  again.tenant = tenant_id{4};
+  REQUIRE(w.router.route(again, w.now_s).decision.estimate_s < 0.2);
+  CHECK(w.router.prefilled(id, 2, 0.01, w.now_s));
+  CHECK(w.router.finished(id, 2, w.now_s));
+  CHECK(ask(4, 301).kind == route_kind::placed);
+
   limits = {};
   limits.tokens_per_s = 1000.0;
   limits.burst_tokens = 1000.0;
@@ -292,6 +313,48 @@ TEST_CASE(
   w.report(first, 0.0);  // heard again: back in use
   CHECK(w.router.table().is_eligible(worker_id{first}, 0));
   expect_empty(w);
+}
+
+TEST_CASE("while the shared state is away nobody is ejected for silence; then it counts anew") {
+  router_world w(plain_options(3));
+  const prompt p(50, 1);
+  const std::uint64_t id = w.next_id;
+  w.place(p);
+  w.now_s += 2.0;
+  w.router.set_degraded(true);
+  for (int i = 0; i < 30; ++i) {
+    CHECK(w.tick().empty());
+    w.now_s += 1.0;
+  }
+  CHECK(w.ask(p).kind == route_kind::placed);
+  CHECK(w.tick().empty());
+  w.router.set_degraded(false);
+  w.now_s += 4.0;
+  CHECK(w.tick().empty());
+  w.now_s += 1.5;
+  CHECK(sort_out(w.tick()).again.size() == 2);
+  CHECK(w.ask(p).reason == refusal::nobody);
+  CHECK(w.router.cancel(id, w.now_s));
+}
+
+TEST_CASE("who has handed its KV on may go; the decode's worker is to blame for the decode") {
+  router_options o = plain_options(2);
+  o.health.failures_to_eject = 1;
+  router_world w(o);
+  w.router.join(worker_id{0}, {.can_decode = false}, w.now_s);
+  w.router.join(worker_id{1}, {.can_prefill = false}, w.now_s);
+  const prompt p(50, 1);
+  const route_answer first = w.ask(p), second = w.ask(p);
+  REQUIRE(second.decision.worker == worker_id{0});
+  REQUIRE(first.decision.worker == worker_id{0});
+  REQUIRE(first.decision.decode == worker_id{1});
+  CHECK(w.router.prefilled(1, 1, 3.2, w.now_s));
+  w.router.leave(worker_id{0}, w.now_s);
+  CHECK(sort_out(w.tick()).again == std::vector<std::uint64_t>{2});
+  CHECK(w.router.failed(1, 1, w.now_s));
+  CHECK(w.router.table().is_ejected(worker_id{1}));
+  CHECK(sort_out(w.tick()).ended.at(1) == route_end::failed);
+  CHECK(w.router.cancel(2, w.now_s));
 }
 
 TEST_CASE("attempts and retries have a budget; after the first token nothing is repeated") {

@@ -146,6 +146,9 @@ class affinity_router {
   }
   void tick(double now_s, std::vector<route_action>& actions) {
     ejected_.clear();
+    if (is_degraded_ && !ORIEL_MUTANT(silence_counts_while_degraded)) {
+      table_.excuse_silence(now_s);  // What is not heard is the store's fault.
+    }
     table_.tick(now_s, ejected_);
     for (const worker_id worker : ejected_) {
       lose(worker);

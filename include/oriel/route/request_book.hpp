@@ -127,6 +127,7 @@ class request_book {
     turn_key key = {};
     double deadline_s = 0.0;
     double waiting_s = 0.0;    // counted in waiting_s_
+    double charged_s = 0.0;    // taken from its tenant, and not yet settled
     double stranded_s = -1.0;  // since when there is no worker for it; < 0: there is
     std::uint32_t attempts = 0;
     bool has_waited = false;

@@ -67,6 +67,9 @@ class worker_table {
   /// A request failed there, or did well.
   void failed(worker_id worker, double now_s) noexcept;
   void did_well(worker_id worker) noexcept { at(worker).failures = 0; }
+  /// Nobody could be heard until now, and that is no fault of theirs: silence counts from here.
+  /// O(workers).
+  void excuse_silence(double now_s) noexcept;
   /// Appends who was ejected since the last call, and takes back whose time is over. O(workers).
   void tick(double now_s, std::vector<worker_id>& ejected);
 

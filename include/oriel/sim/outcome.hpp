@@ -53,7 +53,9 @@ struct request_outcome {
   std::uint32_t local_miss_tokens = 0;  ///< in neither device nor host of its worker
   std::uint32_t fetched_tokens = 0;     ///< brought to the device from host or shared
   std::uint32_t healed_tokens = 0;      ///< of the hits, beyond a window-safe boundary
-  std::uint32_t duplicated_tokens = 0;  ///< computed although another worker had them
+  /// Computed although some worker had their full pages; itself too, where their windows are gone
+  /// or a fetch is not worth it.
+  std::uint32_t duplicated_tokens = 0;
   request_end_kind end = request_end_kind::completed;
   std::uint8_t attempts = 1;  ///< workers that it was given to
 

@@ -38,6 +38,7 @@ void cluster_run::start_router(std::uint32_t r) {
         seconds_of(heal_flops(model_.fetch.model, model_.fetch.healing, deep), options_.node.rates);
   }
   made.life.attempts_max = options_.attempts_max;
+  made.life.ahead_max_s = options_.ahead_max_s;
   made.life.retries_after_first_token = true;
   made.health.eject_after_s =
       std::max(5.0, 5.0 * options_.stale.report_every_s + options_.stale.report_delay_s);
@@ -215,6 +216,9 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
 }
 
 void cluster_run::report_loads() {
+  if (is_store_away_) {
+    return;
+  }
   const staleness& s = options_.stale;
   for (std::uint32_t w = 0; w < nodes_.size(); ++w) {
     if (nodes_[w].is_down) {

@@ -196,7 +196,7 @@ void cluster_run::route(std::uint32_t index) {
   }
   const length_buckets& buckets = options_.buckets ? *options_.buckets : one_bucket_;
   const route_request asked{.id = l.id,
-                            .session = l.session + 1,
+                            .session = oriel::detail::mix64(l.session + (options_.seed << 40)) | 1,
                             .deadline_s = l.out.arrived_s + options_.deadline_s,
                             .prompt_tokens = r.input_tokens,
                             .needs = std::uint64_t{1} << buckets.of(r.input_tokens),

@@ -151,7 +151,7 @@ void add_tiers(CLI::App& command, tier_options& o, CLI::Option* no_cache) {
   command.add_option("--tier-ttl", o.ttl_s, "seconds that tiers keep a page [no limit]")
       ->check(number(0.001, 1e9));
   command.add_option("--disk-mb-per-s", o.disk_mb_per_s, "of the disk, for the folder [no limit]")
-      ->check(number(1, 1e6))
+      ->check(number(0.1, 1e6))
       ->needs(folder);
   command.add_option("--tier-cpu", o.cpu_share, "of one CPU, for each tier; below 1 it yields too")
       ->check(number(0.01, 1))

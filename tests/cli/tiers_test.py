@@ -110,7 +110,7 @@ class Tiers(unittest.TestCase):
 
     def test_an_answer_is_printed_before_its_copies_end_and_ctrl_c_drops_them(self):
         slow = subprocess.Popen([ORIEL, "run", "-p", TEXTS[0] * 4, *FAST[:-2], "-c", "4096", "--disk-cache", self.folder,
-                                 "--disk-mb-per-s", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                 "--disk-mb-per-s", "0.25"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.assertIn("tokens", json.loads(slow.stdout.readline()))
         slow.send_signal(signal.SIGINT)
         _, said = slow.communicate(timeout=60)

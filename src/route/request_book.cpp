@@ -297,21 +297,26 @@ void request_book::retry_or_fail(std::uint64_t id, entry& e) {
   actions_.push_back({.kind = action_kind::again, .id = id, .attempt = e.attempts});
 }
 
+// It ends before its time, wherever it is.
+void request_book::withdraw(std::uint64_t id, entry& e, route_end how) {
+  if (e.at == stage::waits || e.at == stage::turn) {
+    take_from_queue(id, e);
+  } else if (e.at != stage::retry) {
+    release(e);
+    actions_.push_back({.kind = action_kind::abandon,
+                        .id = id,
+                        .attempt = e.attempts,
+                        .worker = e.answer.decision.worker});
+  }
+  end(id, how);
+}
+
 bool request_book::cancel(std::uint64_t id) {
   entry* const e = find(id);
   if (e == nullptr) {
     return false;
   }
-  if (e->at == stage::waits || e->at == stage::turn) {
-    take_from_queue(id, *e);
-  } else if (e->at != stage::retry) {
-    release(*e);
-    actions_.push_back({.kind = action_kind::abandon,
-                        .id = id,
-                        .attempt = e->attempts,
-                        .worker = e->answer.decision.worker});
-  }
-  end(id, route_end::cancelled);
+  withdraw(id, *e, route_end::cancelled);
   return true;
 }
 
@@ -368,16 +373,7 @@ void request_book::tick(double now_s, std::vector<route_action>& actions) {
     if (e == nullptr || e->deadline_s != deadline_s || e->at == stage::prefilled) {
       continue;  // Ended, or another request with its id, or its first token is out.
     }
-    if (e->at == stage::waits || e->at == stage::turn) {
-      take_from_queue(id, *e);
-    } else if (e->at != stage::retry) {
-      release(*e);
-      actions_.push_back({.kind = action_kind::abandon,
-                          .id = id,
-                          .attempt = e->attempts,
-                          .worker = e->answer.decision.worker});
-    }
-    end(id, route_end::timed_out);
+    withdraw(id, *e, route_end::timed_out);
   }
   if (!queue_.empty()) {
     give_turns(now_s);

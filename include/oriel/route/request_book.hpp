@@ -153,6 +153,7 @@ class request_book {
   void place(entry& e, const route_decision& decision, double now_s);
   void release(entry& e);
   void retry_or_fail(std::uint64_t id, entry& e);
+  void withdraw(std::uint64_t id, entry& e, route_end how);
   void end(std::uint64_t id, route_end how);
   void give_turns(double now_s);
   void note_error(double estimate_s, double actual_s) noexcept;

@@ -112,7 +112,7 @@ struct run_outcome {
   double wall_s = 0.0;    ///< of the simulator itself
   std::uint64_t simulated_requests = 0;
   // What must be zero at the end, and is told so that tests can see it.
-  std::uint64_t left_requests = 0, left_leases = 0, left_load = 0;
+  std::uint64_t left_requests = 0, left_leases = 0;
 
   [[nodiscard]] double requests_per_s() const noexcept {
     return wall_s > 0.0 ? static_cast<double>(simulated_requests) / wall_s : 0.0;

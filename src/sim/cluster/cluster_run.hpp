@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 namespace oriel::sim {
@@ -134,7 +133,6 @@ class cluster_run final : private worker_listener {
   std::vector<live> live_;
   std::vector<std::uint32_t> free_live_;
   std::uint64_t last_id_ = 0, in_flight_ = 0;
-  std::unordered_map<std::uint64_t, std::uint32_t> by_id_;
   page_holders_count holders_;
   letter_box letters_;
   std::vector<late_load> late_loads_;

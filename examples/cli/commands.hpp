@@ -5,6 +5,7 @@
 /// the user can mend (exit 1) and returns the exit code otherwise.
 #pragma once
 
+#include <oriel/kernels/adjust_logits.hpp>
 #include <oriel/sched/length_buckets.hpp>
 #include <oriel/sched/order.hpp>
 #include <oriel/sched/wait_guard.hpp>
@@ -50,7 +51,12 @@ struct run_options {
   std::uint32_t top_k = 40;
   float top_p = 0.95f;
   float min_p = 0.0f;
-  std::vector<std::string> stop;  ///< --stop, repeatable
+  float repetition_penalty = 1.0f;
+  float frequency_penalty = 0.0f;
+  float presence_penalty = 0.0f;
+  std::vector<token_bias> logit_bias;     ///< --logit-bias
+  std::optional<std::uint32_t> logprobs;  ///< --logprobs
+  std::vector<std::string> stop;          ///< --stop, repeatable
   bool chat = false;
   bool json = false;
   std::uint32_t chunk_tokens = 512;  ///< --chunk

@@ -66,6 +66,32 @@ CLI::Option* add_heal(CLI::App& command, std::string& heal) {
       ->capture_default_str();
 }
 
+/// What changes logits before they are sampled.
+void add_penalties(CLI::App& command, run_options& o) {
+  command
+      .add_option("--repetition-penalty",
+                  o.repetition_penalty,
+                  "divides the logits of tokens in prompt and answer; 1 is off")
+      ->check(number(0, 10, false))
+      ->capture_default_str();
+  command
+      .add_option("--frequency-penalty",
+                  o.frequency_penalty,
+                  "taken from a token's logit for each use in the answer")
+      ->check(number(-2, 2))
+      ->capture_default_str();
+  command
+      .add_option(
+          "--presence-penalty", o.presence_penalty, "taken from the logits of tokens in the answer")
+      ->check(number(-2, 2))
+      ->capture_default_str();
+  const auto take = [&o](const std::string& list) { o.logit_bias = parse_biases(list).value(); };
+  command
+      .add_option_function<std::string>(
+          "--logit-bias", take, "added to logits: ID:BIAS or ID:never, with commas between")
+      ->check(token_biases());
+}
+
 void add_sampling(CLI::App& command, run_options& o) {
   command.add_option("--temp", o.temperature, "temperature; 0 takes the likeliest token")
       ->check(number(0, 100))
@@ -210,7 +236,14 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
   command->add_option("-t,--threads", o.threads, "threads [all cores]")
       ->transform(whole_number(0, threads_max));
   add_sampling(*command, o);
-  command->add_flag("--json", o.json, "print one JSON object");
+  add_penalties(*command, o);
+  auto* json = command->add_flag("--json", o.json, "print one JSON object");
+  command
+      ->add_option("--logprobs",
+                   o.logprobs,
+                   "tell how likely each token was, and the N likeliest; with --json")
+      ->transform(whole_number(0, oriel::top_logprobs_max))
+      ->needs(json);
   add_chunk(*command, o.chunk_tokens);
   add_page(*command, o.page_tokens);
   auto* no_cache =

@@ -78,6 +78,7 @@ void catch_interrupts() {
 struct outcome {
   std::string text;
   std::vector<token_id> tokens;
+  std::vector<token_logprobs> logprobs;  // of each token, if they were asked for
   finish_reason finish = finish_reason::none;
   engine::request_usage usage;
   engine::draft_counts drafts;
@@ -124,6 +125,9 @@ outcome generate(engine::engine& engine, request_id id, form shown) {
     show(happened, result.tokens.size(), shown);
     if (happened.token) {
       result.tokens.push_back(*happened.token);
+    }
+    if (happened.logprobs) {
+      result.logprobs.push_back(*happened.logprobs);
     }
     result.text += happened.text;
     result.finish = happened.finish;
@@ -271,7 +275,12 @@ request make_request(const run_options& o,
                 .top_k = o.top_k,
                 .top_p = o.top_p,
                 .min_p = o.min_p,
-                .seed = o.seed};
+                .seed = o.seed,
+                .repetition_penalty = o.repetition_penalty,
+                .frequency_penalty = o.frequency_penalty,
+                .presence_penalty = o.presence_penalty,
+                .logit_bias = o.logit_bias,
+                .logprobs = o.logprobs};
   const status fits =
       check(r, {.vocabulary = config.geometry.vocabulary, .max_context_tokens = context_tokens});
   if (!fits) {
@@ -348,13 +357,28 @@ nlohmann::ordered_json by_tier(const std::array<std::uint64_t, tier_roles>& coun
   return {{"host", counts[0]}, {"disk", counts[1]}, {"remote", counts[2]}};
 }
 
-void print_json(const outcome& result, std::size_t prompt_tokens) {
+/// Of each token of the answer: its log-probability, and those of the likeliest tokens there.
+nlohmann::ordered_json logprobs_json(const outcome& result) {
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  for (std::size_t i = 0; i < result.logprobs.size(); ++i) {
+    nlohmann::ordered_json top = nlohmann::ordered_json::array();
+    for (const token_logprob& t : result.logprobs[i].top) {
+      top.push_back({{"token", to_index(t.id)}, {"logprob", t.logprob}});
+    }
+    all.push_back({{"token", to_index(result.tokens[i])},
+                   {"logprob", result.logprobs[i].chosen},
+                   {"top", std::move(top)}});
+  }
+  return all;
+}
+
+void print_json(const outcome& result, std::size_t prompt_tokens, bool has_logprobs) {
   const auto hits = hits_of(result.usage);
   nlohmann::ordered_json ids = nlohmann::ordered_json::array();
   for (const token_id id : result.tokens) {
     ids.push_back(to_index(id));
   }
-  const nlohmann::ordered_json object{
+  nlohmann::ordered_json object{
       {"text", result.text},
       {"tokens", std::move(ids)},
       {"prompt_tokens", prompt_tokens},
@@ -376,6 +400,9 @@ void print_json(const outcome& result, std::size_t prompt_tokens) {
       {"decode_ms", result.decode_ms},
       {"kv_bytes", result.kv.bytes},
       {"kv_bytes_uniform", result.kv.uniform_bytes}};
+  if (has_logprobs) {
+    object["logprobs"] = logprobs_json(result);
+  }
   print_out("{}\n", object.dump());
 }
 
@@ -538,7 +565,7 @@ finish_reason answer(engine::engine& engine,
   }
   if (o.json) {
     end_copies(engine, result);
-    print_json(result, prompt_tokens);
+    print_json(result, prompt_tokens, o.logprobs.has_value());
     finish_output();
   } else {
     print_now(has_text ? "" : "\n");

@@ -4,6 +4,7 @@
 #include "validators.hpp"
 
 #include <oriel/model/presets.hpp>
+#include <oriel/request/sampling_options.hpp>
 #include <oriel/tier/redis_store.hpp>
 
 #include <fmt/format.h>
@@ -127,6 +128,19 @@ CLI::Validator token_ids() {
   return CLI::Validator{check, ""};
 }
 
+CLI::Validator token_biases() {
+  const auto check = [](std::string& text) -> std::string {
+    return parse_biases(text)
+               ? ""
+               : fmt::format(
+                     "'{}' is not a list of biases: ID:BIAS or ID:never, with commas between; BIAS "
+                     "is a number from -100 to 100; at most {} of them",
+                     text,
+                     logit_biases_max);
+  };
+  return CLI::Validator{check, ""};
+}
+
 CLI::Validator retention() {
   const auto check = [](std::string& text) -> std::string {
     return parse_retain(text) ? ""
@@ -192,6 +206,28 @@ std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text) {
     ids.push_back(*id);
     if (comma == std::string_view::npos) {
       return ids;
+    }
+    text.remove_prefix(comma + 1);
+  }
+}
+
+std::optional<std::vector<token_bias>> parse_biases(std::string_view text) {
+  std::vector<token_bias> biases;
+  for (;;) {
+    const std::size_t comma = text.find(','), colon = text.find(':');
+    if (colon == std::string_view::npos || colon > comma || biases.size() == logit_biases_max) {
+      return std::nullopt;
+    }
+    const auto id = parsed<std::uint32_t>(text.substr(0, colon));
+    const std::string_view value = text.substr(0, comma).substr(colon + 1);
+    const auto bias = value == "never" ? -std::numeric_limits<float>::infinity()
+                                       : parsed<float>(value).value_or(1e9f);
+    if (!id || (value != "never" && !(bias >= -100.0f && bias <= 100.0f))) {
+      return std::nullopt;
+    }
+    biases.push_back({.id = token_id{*id}, .bias = bias});
+    if (comma == std::string_view::npos) {
+      return biases;
     }
     text.remove_prefix(comma + 1);
   }

@@ -5,6 +5,8 @@
 /// wrong usage. Numbers are decimal; CLI11's own checks let nan, octal and wrapped numbers through.
 #pragma once
 
+#include <oriel/kernels/adjust_logits.hpp>
+
 #include <CLI/CLI.hpp>
 #include <replay/cache_replay.hpp>
 #include <replay/tier_sizes.hpp>
@@ -48,6 +50,13 @@ namespace oriel::cli {
 /// "1,2,3" as ids; spaces may surround each.
 /// @returns nothing when the text is something else
 [[nodiscard]] std::optional<std::vector<std::uint32_t>> parse_ids(std::string_view text);
+
+/// Biases of tokens, as `parse_biases` reads them.
+[[nodiscard]] CLI::Validator token_biases();
+
+/// "17:-2.5,4:never" as biases in [-100, 100], or -infinity for never; at most logit_biases_max.
+/// @returns nothing when the text is something else
+[[nodiscard]] std::optional<std::vector<token_bias>> parse_biases(std::string_view text);
 
 /// Where windows are kept, as `parse_retain` reads it.
 [[nodiscard]] CLI::Validator retention();

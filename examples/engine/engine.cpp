@@ -1,5 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/mutation.hpp>
+
 #include <engine/engine.hpp>
 #include <engine/engine_pools.hpp>
 #include <engine/error.hpp>
@@ -138,11 +140,6 @@ status engine::submit(request r) {
   if (status fits = check(r, limits_); !fits) {
     return fits;
   }
-  if (has_penalties(r.sampling) || r.sampling.logprobs) {
-    return failure{errc::invalid_argument,
-                   0,
-                   "the engine applies no penalties and tells no log-probabilities"};
-  }
   const auto has_id = [&](const work& other) { return other.asked.id == r.id; };
   if (std::ranges::any_of(queued_, has_id) ||
       std::ranges::any_of(running_, has_id, &sequence::job)) {
@@ -162,6 +159,9 @@ status engine::submit(request r) {
         cache_->names_of(job.space, {.tenant = job.space.tenant(), .session = job.asked.session});
   }
   work& job = queued_.back();
+  if (has_penalties(job.asked.sampling)) {
+    job.history.emplace().add_prompt(job.tokens);
+  }
   estimate(job, cache_ ? cache_->decide(job.space, job.tokens) : reuse_decision{});
   return {};
 }
@@ -332,20 +332,40 @@ void engine::make_room(const sequence& s, std::uint32_t tokens) {
   ORIEL_EXPECTS(has_room);  // See make_pools.
 }
 
-/// Samples the rows that have logits, takes in what is accepted, tells what was said, drafts what
-/// may follow, and gives the cache what it may have.
-void engine::emit() {
-  sampled_rows_.clear();
-  for (std::size_t i = 0; i < batch_.size(); ++i) {
-    const work& job = batch_[i]->job;
-    for (std::size_t row = 0; row < rows_[i].logit_rows; ++row) {  // Of who was cut off: zeros.
-      sampled_rows_.push_back(
-          {.options = &job.asked.sampling, .position = job.tokens.size() + row});
+/// The rows of a sequence that have logits. What penalties look at is the tokens before a row: the
+/// drafts before it too.
+void engine::list_rows(std::size_t member) {
+  const sequence& s = *batch_[member];
+  const token_history* used = s.job.history ? &*s.job.history : nullptr;
+  for (std::size_t row = 0; row < rows_[member].logit_rows; ++row) {
+    if (used != nullptr && row > 0 && !ORIEL_MUTANT(penalties_forget_the_drafts)) {
+      if (histories_used_ == histories_.size()) {
+        histories_.emplace_back();
+      }
+      token_history& behind = histories_[histories_used_++];
+      behind = *used;
+      behind.add_output(s.drafts[row - 1]);
+      used = &behind;
     }
+    sampled_rows_.push_back(
+        {.options = &s.job.asked.sampling, .position = s.job.tokens.size() + row, .history = used});
+  }
+}
+
+void engine::choose_tokens() {
+  sampled_rows_.clear();
+  histories_used_ = 0;
+  for (std::size_t i = 0; i < batch_.size(); ++i) {
+    list_rows(i);  // Of who was cut off: zeros.
   }
   sampled_.resize(sampled_rows_.size());
   sampler_(logits_.data(), model_.vocabulary, sampled_rows_, sampled_, executor_);
+}
 
+/// Samples the rows that have logits, takes in what is accepted, tells what was said, drafts what
+/// may follow, and gives the cache what it may have.
+void engine::emit() {
+  choose_tokens();
   std::size_t next = 0;
   for (std::size_t i = 0; i < batch_.size(); ++i) {
     if (!runner_.is_cut_off(i)) {
@@ -387,13 +407,20 @@ void engine::take_rows(std::size_t member, std::size_t row) {
 }
 
 /// Appends the event of a new token; without one (the logits held no number), that of a failure.
-void engine::take_token(sequence& s, sampled_token sampled) {
+/// @param logits  the row it was sampled from
+void engine::take_token(sequence& s, sampled_token sampled, std::span<const float> logits) {
   event happened{.id = s.job.asked.id, .token = {}, .text = {}, .usage = s.job.usage};
   if (sampled.probability > 0.0f) {
     s.job.tokens.push_back(sampled.id);
     happened.token = sampled.id;
     happened.text = s.job.stream.push(sampled.id, tokenizer_.bytes_of(sampled.id));
     metrics_.output_tokens.add();
+    if (s.job.history) {
+      s.job.history->add_output(sampled.id);
+    }
+    if (const auto top = s.job.asked.sampling.logprobs) {
+      sampler_.logprobs(logits.data(), sampled.id, *top, happened.logprobs.emplace());
+    }
   } else {
     happened.text = s.job.stream.finish(finish_reason::failed);
   }

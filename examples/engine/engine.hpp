@@ -17,6 +17,7 @@
 #include <oriel/metrics/histogram.hpp>
 #include <oriel/model/geometry.hpp>
 #include <oriel/output/sampler.hpp>
+#include <oriel/output/token_history.hpp>
 #include <oriel/output/token_stream.hpp>
 #include <oriel/request/request.hpp>
 #include <oriel/sched/step_scheduler.hpp>
@@ -33,6 +34,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <list>
 #include <optional>
 #include <span>
@@ -43,7 +45,8 @@
 
 namespace oriel::engine {
 
-/// How a request's drafts fared, by their place in the chain.
+/// How a request's drafts fared, by their place in the chain. Those behind the end of an answer
+/// count nowhere.
 struct draft_counts {
   std::uint32_t decode_steps = 0;   ///< that it had
   std::uint32_t decode_tokens = 0;  ///< that they gave
@@ -72,11 +75,12 @@ struct request_usage {
 /// What one step brought about for one request.
 struct event {
   request_id id;
-  std::optional<token_id> token;               ///< the token that was chosen
-  std::string text;                            ///< UTF-8 that is final now; may be empty
-  finish_reason finish = finish_reason::none;  ///< not none: the last event of the request
-  request_usage usage = {};                    ///< until now
-  draft_counts drafts = {};                    ///< until now
+  std::optional<token_id> token;                ///< the token that was chosen
+  std::string text;                             ///< UTF-8 that is final now; may be empty
+  finish_reason finish = finish_reason::none;   ///< not none: the last event of the request
+  request_usage usage = {};                     ///< until now
+  draft_counts drafts = {};                     ///< until now
+  std::optional<token_logprobs> logprobs = {};  ///< of the token, if the request asked for them
 };
 
 /// KV memory, in whole pages.
@@ -96,7 +100,7 @@ struct engine_metrics {
   counter healed_tokens;    ///< sum of request_usage::healed_tokens
   counter heal_rows;        ///< rows run again, in some layers, to heal cached prefixes
   counter output_tokens;    ///< tokens chosen
-  counter drafted_tokens;   ///< verified
+  counter drafted_tokens;   ///< verified, but for those behind the end of an answer
   counter accepted_tokens;  ///< of them, given out
   /// Rows of windows that MTP blocks did without when a request started on a cached prefix:
   /// evicted, never written, or before a heal's end. They draft worse until the window has passed.
@@ -215,6 +219,7 @@ class engine {
     service_facts facts = {};                     // of its prompt, when it was looked at last
     std::uint64_t next_page = 0;                  // see queued_request
     std::optional<wait_guard::place> place = {};  // until its prompt is computed
+    std::optional<token_history> history = {};    // of a request with penalties
   };
 
   struct sequence {
@@ -283,7 +288,9 @@ class engine {
   void take_chain(sequence& s, std::size_t row);
   void count_drafts(sequence& s, std::uint32_t tokens, std::uint32_t accepted);
   void measure_decode();
-  void take_token(sequence& s, sampled_token sampled);
+  void take_token(sequence& s, sampled_token sampled, std::span<const float> logits);
+  void choose_tokens();
+  void list_rows(std::size_t member);
   void count_prompt(work& job, std::uint32_t end, std::uint32_t request_usage::*from);
   void end_step(sequence& s);
   void begin_drafts(sequence& s) noexcept;
@@ -338,6 +345,8 @@ class engine {
   std::vector<std::vector<block_table_view>> tables_;
   std::vector<sampler_row> sampled_rows_;
   std::vector<sampled_token> sampled_;
+  std::deque<token_history> histories_;  // of rows behind drafts; addresses stay
+  std::size_t histories_used_ = 0;
   std::span<const float> logits_;
   std::vector<std::vector<token_id>> chains_;  // the last token and the drafts behind it
 

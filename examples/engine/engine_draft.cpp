@@ -69,13 +69,13 @@ void engine::take_chain(sequence& s, std::size_t row) {
   std::uint32_t taken = 0;
   while (taken < ended && (s.job.stream.finished() == finish_reason::none ||
                            ORIEL_MUTANT(stop_does_not_end_a_chain))) {
+    const std::span<const float> logits =
+        logits_.subspan((row + taken) * model_.vocabulary, model_.vocabulary);
     if (options_.observer != nullptr) {
       options_.observer->on_logits(
-          s.job.asked.id,
-          static_cast<std::uint32_t>(s.job.tokens.size()),
-          logits_.subspan((row + taken) * model_.vocabulary, model_.vocabulary));
+          s.job.asked.id, static_cast<std::uint32_t>(s.job.tokens.size()), logits);
     }
-    take_token(s, taken < v.accept_length ? chosen[taken] : sampled_[row + taken]);
+    take_token(s, taken < v.accept_length ? chosen[taken] : sampled_[row + taken], logits);
     ++taken;
   }
   const bool decoded = s.kv.length() >= s.known_tokens;
@@ -92,17 +92,20 @@ void engine::take_chain(sequence& s, std::size_t row) {
   }
 }
 
+/// Drafts behind the end of an answer were nobody's to give out: they count as neither.
 void engine::count_drafts(sequence& s, std::uint32_t tokens, std::uint32_t accepted) {
   draft_counts& counts = s.job.drafts;
   const auto drafted = static_cast<std::uint32_t>(s.drafts.size());
   const std::uint32_t given = std::min(tokens, accepted);
+  const bool is_cut = tokens <= accepted && !ORIEL_MUTANT(cut_drafts_count_as_rejected);
+  const std::uint32_t counted = is_cut ? given : drafted;
   counts.decode_steps += 1;
   counts.decode_tokens += tokens;
-  for (std::uint32_t i = 0; i < drafted; ++i) {
+  for (std::uint32_t i = 0; i < counted; ++i) {
     counts.drafted[i] += 1;
     counts.accepted[i] += i < given ? 1 : 0;
   }
-  metrics_.drafted_tokens.add(drafted);
+  metrics_.drafted_tokens.add(counted);
   metrics_.accepted_tokens.add(given);
   s.curve.on_verified(drafted, accepted);
   usual_.on_verified(drafted, accepted);

@@ -30,7 +30,7 @@ struct retention_choice {
   std::uint32_t dense_head_tokens = 0;  ///< everywhere in the first so many tokens
 };
 
-/// Is shown the logits that each token is chosen from. For tests, and for log-probabilities.
+/// Is shown the logits that each token is chosen from, as the model has them. For tests.
 class logits_observer {
  public:
   /// @param position  of the token that will be chosen

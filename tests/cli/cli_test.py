@@ -138,6 +138,32 @@ class Run(unittest.TestCase):
         self.assertEqual(from_file["tokens"], from_text["tokens"])
         self.assertEqual(from_stdin["tokens"], from_text["tokens"])
 
+    def test_logprobs_tell_of_each_token_and_change_none(self):
+        prompt = ("-p", "def main():\n", "-n", 12, "--temp", 0)
+        plain = run_json(*prompt)
+        self.assertNotIn("logprobs", plain)
+        asked = run_json(*prompt, "--logprobs", 3)
+        self.assertEqual(asked["tokens"], plain["tokens"])
+        self.assertEqual([one["token"] for one in asked["logprobs"]], plain["tokens"])
+        for one in asked["logprobs"]:
+            self.assertEqual(len(one["top"]), 3)
+            self.assertEqual(one["top"][0], {"token": one["token"], "logprob": one["logprob"]})
+            self.assertLessEqual(one["logprob"], 0)
+        self.assertEqual(run_json(*prompt, "--logprobs", 0)["logprobs"][0]["top"], [])
+
+    def test_penalties_and_biases_change_the_answer(self):
+        prompt = ("-p", "x = 1\n" * 8, "-n", 24, "--temp", 0)
+        plain = run_json(*prompt)["tokens"]
+        first = plain[0]
+        self.assertNotIn(first, run_json(*prompt, "--logit-bias", f"{first}:never,{first + 1}:-2.5")["tokens"])
+        self.assertEqual(run_json(*prompt, "--repetition-penalty", 1, "--presence-penalty", 0)["tokens"], plain)
+        for penalty in ("--repetition-penalty", "--frequency-penalty", "--presence-penalty"):
+            varied = run_json(*prompt, penalty, 2)["tokens"]
+            self.assertGreater(len(set(varied)), len(set(plain)), penalty)
+        refused = run("run", "--logit-bias", "99999999:1")
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn(b"logit_bias", refused.stderr)
+
     def test_stop_string_ends_the_text_before_it(self):
         whole = run_json("-p", "def main():\n", "-n", 40, "--temp", 0)["text"]
         stop = whole[len(whole) // 2:][:4]
@@ -260,6 +286,9 @@ class Usage(unittest.TestCase):
                 ("run", "--new-tokens", ("0", "-1", "many", "1.5", "4294967296", "")),
                 ("run", "--seed", ("-1", "18446744073709551616", "0x10")),
                 ("run", "--top-p", ("0", "2", "nan", "inf", "-0.5", "1e-60")), ("run", "--temp", ("nan", "inf", "-1")),
+                ("run", "--repetition-penalty", ("0", "-1", "10.5", "nan")), ("run", "--frequency-penalty", ("2.1", "inf")),
+                ("run", "--presence-penalty", ("-3", "x")), ("run", "--logprobs", ("21", "-1", "1.5")),
+                ("run", "--logit-bias", ("", "1", "1:", ":1", "1:101", "1:nan", "1:-inf", "x:1", "1:1,", "1:1,2")),
                 ("run", "--min-p", ("nan", "1.1")), ("run", "--page", ("0", "24", "8192")),
                 ("run", "--chunk", ("0", "65537")), ("run", "--threads", ("1025", "100000", "-1")),
                 ("run", "--context", ("0", "1")), ("run", "--qkv-shards", ("0",)),
@@ -282,6 +311,9 @@ class Usage(unittest.TestCase):
     def test_numbers_are_decimal(self):
         self.assertEqual(len(run_json("-n", "010", "--temp", 0)["tokens"]), 10)
         self.assertEqual(run("run", "-n", 1, "-s", 2**64 - 1).returncode, 0)
+
+    def test_logprobs_go_to_json_alone(self):
+        self.usage("run", "--logprobs", "3", says="--json")
 
     def test_each_stop_is_one_text(self):
         self.usage("run", "--stop", "a", "b", says="b")

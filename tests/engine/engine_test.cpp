@@ -10,10 +10,13 @@
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weight_loader.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <limits>
 #include <map>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -39,6 +42,7 @@ const nano_model& nano() {
 struct answer {
   std::vector<token_id> tokens;
   std::string text;
+  std::vector<token_logprob> logprobs;  // of each token, then of the likeliest ones there
   finish_reason finish = finish_reason::none;
 
   friend bool operator==(const answer&, const answer&) = default;
@@ -72,6 +76,11 @@ std::vector<request> mixed_requests() {
     if (i % 4 == 1) {
       requests.back().stop.strings = {"\n\n", "return"};
     }
+    if (i % 5 > 2) {
+      requests.back().sampling.repetition_penalty = 1.2f;
+      requests.back().sampling.frequency_penalty = 0.3f;
+      requests.back().sampling.logprobs = static_cast<std::uint32_t>(i % 4);
+    }
   }
   return requests;
 }
@@ -81,6 +90,11 @@ void take(std::map<request_id, answer>& answers, const event& happened) {
   REQUIRE(a.finish == finish_reason::none);  // Nothing comes after the last event.
   if (happened.token) {
     a.tokens.push_back(*happened.token);
+  }
+  if (happened.logprobs) {
+    a.logprobs.push_back({.id = *happened.token, .logprob = happened.logprobs->chosen});
+    a.logprobs.insert(
+        a.logprobs.end(), happened.logprobs->top.begin(), happened.logprobs->top.end());
   }
   a.text += happened.text;
   a.finish = happened.finish;
@@ -192,6 +206,42 @@ TEST_CASE("drafts that cannot be are refused") {
   CHECK(refused({.drafter = drafter_kind::mtp, .drafts_max = 4}, "4 drafts a step: 1 to 3"));
   CHECK(refused({.drafter = drafter_kind::mtp, .drafts_max = 0}, "1 to 3"));
   CHECK(refused({.drafter = drafter_kind::lookup, .drafts_max = 8}, "1 to 7"));
+}
+
+TEST_CASE("log-probabilities tell of the model, penalties and biases change the answer") {
+  request r = make_request(1, "def f():\n    return x\n\n\ndef ", 24);
+  r.stop = {};
+  r.sampling = {.temperature = 0.0f, .logprobs = 2};
+  const answer plain = serve({r}, {.context_tokens = 256})[r.id];
+  REQUIRE(plain.tokens.size() == 24);
+  REQUIRE(plain.logprobs.size() == 3 * 24);
+  for (std::size_t i = 0; i < 24; ++i) {
+    const token_logprob &chosen = plain.logprobs[3 * i], &first = plain.logprobs[3 * i + 1],
+                        &second = plain.logprobs[3 * i + 2];
+    CHECK(chosen == first);
+    CHECK(first.logprob >= second.logprob);
+    CHECK(std::exp(first.logprob) + std::exp(second.logprob) <= 1.0001f);
+  }
+  // Asking changes no token.
+  request silent = r;
+  silent.sampling.logprobs.reset();
+  const answer unasked = serve({silent}, {.context_tokens = 256})[r.id];
+  CHECK(unasked.tokens == plain.tokens);
+  CHECK(unasked.logprobs.empty());
+
+  request banned = r;
+  banned.sampling.logit_bias = {{plain.tokens[0], -std::numeric_limits<float>::infinity()}};
+  const answer without = serve({banned}, {.context_tokens = 256})[r.id];
+  CHECK(std::ranges::count(without.tokens, plain.tokens[0]) == 0);
+  CHECK(without.logprobs[1].id == plain.tokens[0]);  // The model itself would still take it.
+
+  request penalised = r;
+  penalised.sampling.frequency_penalty = 2.0f;
+  penalised.sampling.presence_penalty = 2.0f;
+  const answer varied = serve({penalised}, {.context_tokens = 256})[r.id];
+  const auto different = [](const answer& a) { return std::set(a.tokens.begin(), a.tokens.end()); };
+  CHECK(different(varied).size() > different(plain).size());
+  CHECK(varied.tokens[0] == plain.tokens[0]);  // The prompt is no answer.
 }
 
 TEST_CASE("a stop string ends the text before it, whatever tokens it is made of") {

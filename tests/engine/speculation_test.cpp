@@ -103,8 +103,10 @@ TEST_CASE("a stop token among accepted drafts ends the answer where plain decodi
         REQUIRE(served.submit(std::move(r)));
         answers.emplace_back();
         std::uint32_t steps = 0;
+        draft_counts counted;
         for (; !served.idle(); ++steps) {
           for (const event& happened : served.step()) {
+            counted = happened.drafts;
             answers.back().push_back(happened.token.value());
             CHECK((happened.finish == finish_reason::stop) == (*happened.token == stop));
           }
@@ -112,6 +114,7 @@ TEST_CASE("a stop token among accepted drafts ends the answer where plain decodi
         CHECK(answers.back() == answers.front());
         const auto decoded = static_cast<std::uint32_t>(answers.back().size()) - 1;
         CHECK(steps <= (d.prompt_tokens + 39) / 40 + (decoded + drafts) / (1 + drafts));
+        CHECK(counted.accepted == counted.drafted);  // What the stop cut off was not rejected.
       }
     }
   }

@@ -27,6 +27,9 @@ constexpr const char* after_a_hit =
     "after a hit\\, blocks have what the cache has of their rows\\, and nothing else";
 constexpr const char* exact = "drafts change nothing: one full layer in four";
 
+constexpr const char* penalties =
+    "penalties\\, biases and log-probabilities: the same with drafts\\, hits and preemptions";
+
 constexpr mutant all_mutants[] = {
     {"", "no mutant", from_scratch, true},
     {"", "no mutant", after_a_hit, true},
@@ -42,6 +45,10 @@ constexpr mutant all_mutants[] = {
     {"stop_does_not_end_a_chain",
      "tokens behind the stop token",
      "a stop token among accepted drafts ends the answer where plain decoding ends it"},
+    {"cut_drafts_count_as_rejected",
+     "drafts behind a stop token",
+     "a stop token among accepted drafts ends the answer where plain decoding ends it"},
+    {"penalties_forget_the_drafts", "a row does not see the drafts before it as used", penalties},
     {"last_token_has_drafts", "rows behind max_tokens", exact},
     {"rejected_rows_count",
      "F39: rejected rows stay",

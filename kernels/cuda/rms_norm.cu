@@ -6,35 +6,61 @@
 namespace oriel::cuda {
 namespace {
 
-using detail::rms_norm_lanes;
-using detail::rms_norm_rows_per_block;
+using detail::rms_norm_threads;
 
-__global__ void __launch_bounds__(rms_norm_lanes* rms_norm_rows_per_block)
-    rms_norm_kernel(rms_norm_shape shape, rms_norm_args args) {
-  __shared__ float partial[rms_norm_rows_per_block][rms_norm_lanes];
-  const std::uint32_t row = blockIdx.x * rms_norm_rows_per_block + threadIdx.y;
-  const std::uint32_t lane = threadIdx.x;
-  if (row < args.rows) {
-    partial[threadIdx.y][lane] = detail::rms_norm_squares(shape, args, row, lane);
+template <class T, std::uint32_t N>
+__global__ void __launch_bounds__(rms_norm_threads)
+    rms_norm_kernel(const __grid_constant__ detail::rms_norm_agent<T, N> agent,
+                    const std::uint32_t* row_count) {
+  extern __shared__ __align__(16) float shared[];
+  if (detail::has_row(blockIdx.x, row_count)) {
+    agent(detail::device_group<rms_norm_threads>(), blockIdx.x, shared);
   }
-  __syncthreads();
-  if (row < args.rows) {
-    detail::rms_norm_scale(shape, args, row, lane, detail::rms_norm_sum(partial[threadIdx.y]));
+}
+
+template <class T, std::uint32_t N>
+status launch(const rms_norm_plan& plan,
+              const basic_rms_norm_args<T>& args,
+              CUstream_st* stream,
+              const std::uint32_t* row_count) noexcept {
+  const auto kernel = rms_norm_kernel<T, N>;
+  if (const status s = detail::allow_shared(kernel, plan.shared_bytes, "rms_norm: shared memory");
+      !s) {
+    return s;
   }
+  kernel<<<args.rows, rms_norm_threads, plan.shared_bytes, stream>>>({plan.shape, args}, row_count);
+  return detail::launched("rms_norm: launch");
+}
+
+template <class T>
+status run_as(const rms_norm_plan& plan,
+              const basic_rms_norm_args<T>& args,
+              CUstream_st* stream,
+              const std::uint32_t* row_count) noexcept {
+  constexpr std::uint32_t vector = detail::row_vector_width;
+  if (args.rows == 0) {
+    return {};
+  }
+  return detail::rms_norm_agent<T, vector>::fits(plan.shape, args)
+             ? launch<T, vector>(plan, args, stream, row_count)
+             : launch<T, 1>(plan, args, stream, row_count);
 }
 
 }  // namespace
 
 status run_rms_norm(const rms_norm_plan& plan,
                     const rms_norm_args& args,
-                    CUstream_st* stream) noexcept {
-  if (args.rows == 0) {
-    return {};
-  }
-  const std::uint32_t blocks = (args.rows - 1) / plan.rows_per_block + 1;
-  const dim3 threads(rms_norm_lanes, plan.rows_per_block);
-  rms_norm_kernel<<<blocks, threads, 0, stream>>>(plan.shape, args);
-  return detail::launched("rms_norm: launch");
+                    CUstream_st* stream,
+                    const std::uint32_t* row_count) noexcept {
+  return run_as(plan, args, stream, row_count);
+}
+
+status run_rms_norm(const rms_norm_plan& plan,
+                    const basic_rms_norm_args<bf16>& args,
+                    CUstream_st* stream,
+                    const std::uint32_t* row_count) noexcept {
+  ORIEL_EXPECTS(plan.shape.activation == dtype::bf16);
+  return run_as(plan, args, stream, row_count);
 }
 
 }  // namespace oriel::cuda

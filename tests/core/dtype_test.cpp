@@ -39,3 +39,29 @@ TEST_CASE("e4m3 decodes the values of the OCP table") {
   CHECK(std::isnan(oriel::to_float(e4m3{0x7F})));
   CHECK(std::isnan(oriel::to_float(e4m3{0xFF})));
 }
+
+TEST_CASE("e4m3 encodes to the nearest, ties to even") {
+  const auto nearest = [](float x) {  // By its distance to all 127 finite magnitudes.
+    std::uint32_t best = 0;
+    const float magnitude = std::fabs(x);
+    for (std::uint32_t bits = 1; bits < 0x7F; ++bits) {
+      const float here = std::fabs(oriel::to_float(static_cast<e4m3>(bits)) - magnitude);
+      const float before = std::fabs(oriel::to_float(static_cast<e4m3>(best)) - magnitude);
+      best = here < before || (here == before && bits % 2 == 0) ? bits : best;
+    }
+    return static_cast<e4m3>(best | (std::signbit(x) ? 0x80u : 0u));
+  };
+  for (std::uint32_t bits = 0; bits < 0x7F; ++bits) {  // Every value, and what lies half-way.
+    const float value = oriel::to_float(static_cast<e4m3>(bits));
+    const float next = oriel::to_float(static_cast<e4m3>(bits + (bits < 0x7E ? 1 : 0)));
+    const float half = (value + next) / 2;
+    for (const float x : {value, half, std::nextafter(half, 0.0f), std::nextafter(half, 999.0f)}) {
+      REQUIRE(oriel::to_e4m3(x) == nearest(x));
+      REQUIRE(oriel::to_e4m3(-x) == nearest(-x));
+    }
+  }
+  CHECK(oriel::to_e4m3(1e9f) == e4m3{0x7E});
+  CHECK(oriel::to_e4m3(-std::numeric_limits<float>::infinity()) == e4m3{0xFE});
+  CHECK(oriel::to_e4m3(-std::numeric_limits<float>::quiet_NaN()) == e4m3{0x7F});
+  CHECK(oriel::to_e4m3(1e-9f) == e4m3{0x00});
+}

@@ -67,4 +67,23 @@ enum class e4m3 : std::uint8_t {};
   return std::bit_cast<float>(sign | ((exponent + 120u) << 23) | (mantissa << 20));
 }
 
+/// Rounds to nearest, ties to even, and stops at +-448; a NaN becomes 0x7F.
+[[nodiscard]] constexpr e4m3 to_e4m3(float x) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t sign = (bits >> 24) & 0x80u, magnitude = bits & 0x7FFF'FFFFu;
+  if (magnitude > 0x7F80'0000u) {
+    return static_cast<e4m3>(0x7Fu);
+  }
+  if (magnitude >= std::bit_cast<std::uint32_t>(448.0f)) {
+    return static_cast<e4m3>(sign | 0x7Eu);
+  }
+  if (magnitude < std::bit_cast<std::uint32_t>(0x1p-6f)) {
+    // Subnormal there: 2^14 + x has an ulp of 2^-9, so the sum rounds to a multiple of it.
+    const float shifted = 16384.0f + std::bit_cast<float>(magnitude);
+    return static_cast<e4m3>(sign | (std::bit_cast<std::uint32_t>(shifted) & 0xFu));
+  }
+  const std::uint32_t rounded = (magnitude + 0x7'FFFFu + ((magnitude >> 20) & 1u)) >> 20;
+  return static_cast<e4m3>(sign | (rounded - (120u << 3)));
+}
+
 }  // namespace oriel

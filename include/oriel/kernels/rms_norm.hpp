@@ -30,17 +30,22 @@ struct rms_norm_shape {
   dtype activation;     ///< f32 or bf16: where values are rounded
 };
 
-/// Arguments of one call. Rows may overlap only when out == x with equal strides.
-struct rms_norm_args {
-  float* out;              ///< [rows, width]
+/// Arguments of one call. Rows may overlap only when out == x with equal strides. Two calls with
+/// an out_stride of 2 * width, the second's `out` one width further, leave rows side by side: the
+/// [embedding ; hidden] that an MTP block's eh_proj multiplies.
+/// @tparam T  float, or bf16 where the activation is bf16 (kernels for a device)
+template <class T>
+struct basic_rms_norm_args {
+  T* out;                  ///< [rows, width]
   std::size_t out_stride;  ///< elements from one row of out to the next
-  const float* x;          ///< [rows, width]
+  const T* x;              ///< [rows, width]
   std::size_t x_stride;    ///< elements from one row of x to the next
   const float* weight;     ///< [width]
   std::uint32_t rows;
-  const float* add = nullptr;  ///< [rows, width], stride x_stride: added to x first; or null
-  float* sum = nullptr;  ///< [rows, width], stride x_stride: x + add; may be x; needed with add
+  const T* add = nullptr;  ///< [rows, width], stride x_stride: added to x first; or null
+  T* sum = nullptr;        ///< [rows, width], stride x_stride: x + add; may be x; needed with add
 };
+using rms_norm_args = basic_rms_norm_args<float>;
 
 namespace reference {
 
@@ -73,18 +78,26 @@ namespace cuda {
 /// A decided launch. Plain data.
 struct rms_norm_plan {
   rms_norm_shape shape;
-  std::uint32_t rows_per_block;
+  std::uint32_t shared_bytes;  ///< of a block: one row in f32, and 64 partial sums
 };
 
 /// Pure host arithmetic; needs no device. O(1).
-/// @returns errc::unsupported_shape when width is 0 or activation is e4m3.
+/// @returns errc::unsupported_shape when width is 0 or above 56,000, or activation is e4m3.
 [[nodiscard]] result<rms_norm_plan> plan_rms_norm(const rms_norm_shape& shape) noexcept;
 
-/// Enqueues the rows; every pointer in `args` is device memory. The same bits as the host's.
+/// Enqueues the rows; every pointer in `args` is device memory. The same bits as the host's. Reads
+/// and writes each element once.
+/// @param row_count  in device memory: rows beyond it stay as they are; null: all rows
 /// @returns errc::device_failure
 status run_rms_norm(const rms_norm_plan& plan,
                     const rms_norm_args& args,
-                    CUstream_st* stream) noexcept;
+                    CUstream_st* stream,
+                    const std::uint32_t* row_count = nullptr) noexcept;
+/// As above, rows stored as bf16. @pre plan.shape.activation == dtype::bf16
+status run_rms_norm(const rms_norm_plan& plan,
+                    const basic_rms_norm_args<bf16>& args,
+                    CUstream_st* stream,
+                    const std::uint32_t* row_count = nullptr) noexcept;
 
 }  // namespace cuda
 }  // namespace oriel

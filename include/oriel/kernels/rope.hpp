@@ -9,12 +9,15 @@
 /// every path gives the same bits (docs/arithmetic.md).
 #pragma once
 
+#include <oriel/core/dtype.hpp>
 #include <oriel/core/executor.hpp>
 #include <oriel/core/result.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+
+struct CUstream_st;  // cudaStream_t is a pointer to it; no CUDA header is needed to name one.
 
 namespace oriel {
 
@@ -30,12 +33,15 @@ struct rope_shape {
 inline constexpr std::uint32_t rope_pairs_max = 128;
 
 /// Arguments of one call. rows = positions.size().
-struct rope_args {
-  float* x;                                  ///< [rows] rows of [heads, head_dim], in place
+/// @tparam T  float, or bf16: results are rounded once (kernels for a device)
+template <class T>
+struct basic_rope_args {
+  T* x;                                      ///< [rows] rows of [heads, head_dim], in place
   std::size_t x_stride;                      ///< elements from one row of x to the next
   std::uint32_t heads;                       ///< query or KV heads
   std::span<const std::uint32_t> positions;  ///< [rows] absolute token positions
 };
+using rope_args = basic_rope_args<float>;
 
 namespace reference {
 
@@ -77,4 +83,39 @@ void run_rope(const rope_plan& plan,
               executor_ref executor) noexcept;
 
 }  // namespace host
+
+namespace cuda {
+
+/// Frequencies are host arithmetic: a device's plan is the host's.
+using host::plan_rope;
+using host::rope_plan;
+
+/// Enqueues: table[row] as host::fill_rope_table. `positions` and `table` are device memory. Sine
+/// and cosine are computed in double precision and rounded once, as on the host: the bits differ
+/// only where one of the two libraries falls on the other side of a rounding (about one in 2^28).
+/// @param row_count  in device memory: rows beyond it stay as they are; null: all rows
+/// @returns errc::device_failure
+status fill_rope_table(const rope_plan& plan,
+                       std::span<const std::uint32_t> positions,
+                       std::span<float> table,
+                       CUstream_st* stream,
+                       const std::uint32_t* row_count = nullptr) noexcept;
+
+/// Enqueues the rotation; every pointer in `args` is device memory. The same bits as the host's
+/// from the same table.
+/// @param row_count  in device memory: rows beyond it stay as they are; null: all rows
+/// @returns errc::device_failure
+status run_rope(const rope_plan& plan,
+                const rope_args& args,
+                std::span<const float> table,
+                CUstream_st* stream,
+                const std::uint32_t* row_count = nullptr) noexcept;
+/// As above, rows stored as bf16.
+status run_rope(const rope_plan& plan,
+                const basic_rope_args<bf16>& args,
+                std::span<const float> table,
+                CUstream_st* stream,
+                const std::uint32_t* row_count = nullptr) noexcept;
+
+}  // namespace cuda
 }  // namespace oriel

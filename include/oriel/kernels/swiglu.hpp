@@ -17,6 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 
+struct CUstream_st;  // cudaStream_t is a pointer to it; no CUDA header is needed to name one.
+
 namespace oriel {
 
 /// One gated activation.
@@ -26,13 +28,16 @@ struct swiglu_shape {
 };
 
 /// Arguments of one call. `out` may be the gate part of `gate_up` (same stride).
-struct swiglu_args {
-  float* out;                  ///< [rows, inter]
+/// @tparam T  float, or bf16 where the activation is bf16 (kernels for a device)
+template <class T>
+struct basic_swiglu_args {
+  T* out;                      ///< [rows, inter]
   std::size_t out_stride;      ///< elements from one row of out to the next
-  const float* gate_up;        ///< [rows, 2 * inter]: gate, then up
+  const T* gate_up;            ///< [rows, 2 * inter]: gate, then up
   std::size_t gate_up_stride;  ///< elements from one row of gate_up to the next
   std::uint32_t rows;
 };
+using swiglu_args = basic_swiglu_args<float>;
 
 namespace reference {
 
@@ -57,4 +62,30 @@ struct swiglu_plan {
 void run_swiglu(const swiglu_plan& plan, const swiglu_args& args, executor_ref executor) noexcept;
 
 }  // namespace host
+
+namespace cuda {
+
+/// A decided launch. Plain data.
+struct swiglu_plan {
+  swiglu_shape shape;
+};
+
+/// Pure host arithmetic; needs no device.
+/// @returns errc::unsupported_shape when inter is 0 or activation is e4m3.
+[[nodiscard]] result<swiglu_plan> plan_swiglu(const swiglu_shape& shape) noexcept;
+
+/// Enqueues the rows; every pointer in `args` is device memory. The same bits as the host's.
+/// @param row_count  in device memory: rows beyond it stay as they are; null: all rows
+/// @returns errc::device_failure
+status run_swiglu(const swiglu_plan& plan,
+                  const swiglu_args& args,
+                  CUstream_st* stream,
+                  const std::uint32_t* row_count = nullptr) noexcept;
+/// As above, rows stored as bf16. @pre plan.shape.activation == dtype::bf16
+status run_swiglu(const swiglu_plan& plan,
+                  const basic_swiglu_args<bf16>& args,
+                  CUstream_st* stream,
+                  const std::uint32_t* row_count = nullptr) noexcept;
+
+}  // namespace cuda
 }  // namespace oriel

@@ -1,0 +1,115 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What a block of the kernel for activation quantisation does: 16 neighbouring threads have one
+/// group of 128 columns, 8 columns each, so that a thread moves 16 bytes and writes 8.
+#pragma once
+
+#include "row_vector.cuh"
+#include "thread_group.cuh"
+
+#include <oriel/kernels/quantize_rows.hpp>
+
+namespace oriel::detail {
+
+inline constexpr std::uint32_t quantize_threads = 256;
+inline constexpr std::uint32_t quantize_per_thread = 8;
+inline constexpr std::uint32_t quantize_threads_per_group = quantize_group / quantize_per_thread;
+inline constexpr std::uint32_t quantize_columns_per_block = quantize_threads * quantize_per_thread;
+
+/// Two numbers as e4m3, the first in the low byte.
+ORIEL_HOST_DEVICE inline std::uint32_t to_e4m3_pair(float first, float second) {
+#ifdef __CUDA_ARCH__
+  std::uint16_t pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %2, %1;" : "=h"(pair) : "f"(first), "f"(second));
+  return pair;
+#else
+  return static_cast<std::uint32_t>(to_e4m3(first)) |
+         (static_cast<std::uint32_t>(to_e4m3(second)) << 8);
+#endif
+}
+
+/// @tparam Whole  every thread's 8 columns are there, aligned; else each is looked at
+template <class T, bool Whole>
+struct quantize_rows_agent {
+  quantize_rows_shape shape;
+  basic_quantize_rows_args<T> args;
+
+  [[nodiscard]] static bool fits(const quantize_rows_shape& shape,
+                                 const basic_quantize_rows_args<T>& args) {
+    return shape.columns % quantize_per_thread == 0 && is_vector_aligned(args.x, args.x_stride) &&
+           reinterpret_cast<std::uintptr_t>(args.out) % 8 == 0 && args.out_stride % 8 == 0;
+  }
+
+  /// Columns [2048 * block, 2048 * (block + 1)) of a row.
+  template <class Group>
+  ORIEL_HOST_DEVICE void operator()(Group g, std::uint32_t row, std::uint32_t block) const {
+    using floats = row_vector<quantize_per_thread>;
+    typename Group::template var<floats> x;
+    typename Group::template var<std::uint32_t> largest;
+    const auto column_of = [&](std::uint32_t thread) {
+      return block * quantize_columns_per_block + thread * quantize_per_thread;
+    };
+    g.each([&](std::uint32_t thread) {
+      x[thread] = load(row, column_of(thread));
+      std::uint32_t bits = 0;  // Of |x|: they are in its order.
+      for (const float lane : x[thread].lane) {
+        const std::uint32_t b = std::bit_cast<std::uint32_t>(lane) & 0x7FFF'FFFFu;
+        bits = b > bits && b <= 0x7F80'0000u ? b : bits;
+      }
+      largest[thread] = bits;
+    });
+    largest = g.template max_over<quantize_threads_per_group>(largest);
+    g.each([&](std::uint32_t thread) {
+      const float limit = std::bit_cast<float>(largest[thread]) / 448.0f;
+      const float scale = limit > 0x1p-126f ? limit : 0x1p-126f;
+      store(row, column_of(thread), x[thread], 1.0f / scale);
+      if (thread % quantize_threads_per_group == 0 && column_of(thread) < shape.columns) {
+        const std::uint32_t group = column_of(thread) / quantize_group;
+        args.scales[row * args.scale_row_stride + group * args.scale_group_stride] = scale;
+      }
+    });
+  }
+
+ private:
+  /// Zeros beyond the row: they change no scale.
+  ORIEL_HOST_DEVICE row_vector<quantize_per_thread> load(std::uint32_t row,
+                                                         std::uint32_t column) const {
+    const T* x = args.x + row * args.x_stride;
+    row_vector<quantize_per_thread> v = {};
+    if constexpr (Whole) {
+      if (column < shape.columns) {
+        v = load_vector<quantize_per_thread>(x + column);
+      }
+    } else {
+      for (std::uint32_t j = 0; j < quantize_per_thread; ++j) {
+        v.lane[j] = column + j < shape.columns ? as_float(x[column + j]) : 0.0f;
+      }
+    }
+    return v;
+  }
+
+  ORIEL_HOST_DEVICE void store(std::uint32_t row,
+                               std::uint32_t column,
+                               const row_vector<quantize_per_thread>& v,
+                               float inverse) const {
+    e4m3* out = args.out + row * args.out_stride + column;
+    std::uint32_t pair[quantize_per_thread / 2];
+    for (std::uint32_t j = 0; j < quantize_per_thread / 2; ++j) {
+      pair[j] = to_e4m3_pair(v.lane[2 * j] * inverse, v.lane[2 * j + 1] * inverse);
+    }
+    if constexpr (Whole) {
+      if (column < shape.columns) {
+        const std::uint64_t low = pair[0] | (pair[1] << 16);
+        const std::uint64_t high = pair[2] | (pair[3] << 16);
+        *reinterpret_cast<std::uint64_t*>(out) = low | (high << 32);
+      }
+    } else {
+      for (std::uint32_t j = 0; j < quantize_per_thread && column + j < shape.columns; ++j) {
+        out[j] = static_cast<e4m3>((pair[j / 2] >> (8 * (j % 2))) & 0xFFu);
+      }
+    }
+  }
+};
+
+}  // namespace oriel::detail

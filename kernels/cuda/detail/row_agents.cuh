@@ -1,0 +1,104 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What one thread does of the kernels whose elements do not depend on each other: embedding, row
+/// gather, SwiGLU. Agents as run_on_host (row_vector.cuh) tells; N is their vector_width.
+#pragma once
+
+#include "row_vector.cuh"
+#include "scalar_math.cuh"
+
+#include <oriel/kernels/embed.hpp>
+#include <oriel/kernels/gather_rows.hpp>
+#include <oriel/kernels/swiglu.hpp>
+
+namespace oriel::detail {
+
+/// @tparam Table  element of the table
+template <class T, class Table, std::uint32_t N>
+struct embed_agent {
+  static constexpr std::uint32_t vector_width = N;
+  embed_shape shape;
+  basic_embed_args<T> args;
+
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t rows() const {
+    return static_cast<std::uint32_t>(args.tokens.size());
+  }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t width() const { return shape.width; }
+  [[nodiscard]] static bool fits(const embed_shape& shape, const basic_embed_args<T>& args) {
+    return shape.width % N == 0 && is_vector_aligned(args.out, args.out_stride) &&
+           is_vector_aligned(static_cast<const Table*>(args.table), shape.width);
+  }
+
+  ORIEL_HOST_DEVICE void operator()(std::uint32_t row, std::uint32_t i) const {
+    const std::size_t token = to_index(args.tokens.data()[row]);
+    row_vector<N> v;
+    if (token < shape.vocabulary) {
+      v = load_vector<N>(static_cast<const Table*>(args.table) + token * shape.width + i);
+    } else {
+      for (float& lane : v.lane) {
+        lane = std::bit_cast<float>(0x7FFF'FFFFu);
+      }
+    }
+    store_vector(args.out + row * args.out_stride + i, v);
+  }
+};
+
+template <class T, std::uint32_t N>
+struct gather_rows_agent {
+  static constexpr std::uint32_t vector_width = N;
+  gather_rows_shape shape;
+  basic_gather_rows_args<T> args;
+
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t rows() const {
+    return static_cast<std::uint32_t>(args.rows.size());
+  }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t width() const { return shape.width; }
+  [[nodiscard]] static bool fits(const gather_rows_shape& shape,
+                                 const basic_gather_rows_args<T>& args) {
+    return shape.width % N == 0 && is_vector_aligned(args.out, args.out_stride) &&
+           is_vector_aligned(args.x, args.x_stride);
+  }
+
+  ORIEL_HOST_DEVICE void operator()(std::uint32_t row, std::uint32_t i) const {
+    const T* from = args.x + args.rows.data()[row] / shape.divisor * args.x_stride + i;
+    T* to = args.out + row * args.out_stride + i;
+    if constexpr (N == 1) {
+      *to = *from;
+    } else {  // Bits, not numbers: a NaN keeps its payload.
+      for (std::uint32_t j = 0; j < N; j += 16 / sizeof(T)) {
+        store_words(to + j, load_words(from + j));
+      }
+    }
+  }
+};
+
+template <class T, std::uint32_t N>
+struct swiglu_agent {
+  static constexpr std::uint32_t vector_width = N;
+  swiglu_shape shape;
+  basic_swiglu_args<T> args;
+
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t rows() const { return args.rows; }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t width() const { return shape.inter; }
+  [[nodiscard]] static bool fits(const swiglu_shape& shape, const basic_swiglu_args<T>& args) {
+    return shape.inter % N == 0 && is_vector_aligned(args.out, args.out_stride) &&
+           is_vector_aligned(args.gate_up, args.gate_up_stride);
+  }
+
+  ORIEL_HOST_DEVICE void operator()(std::uint32_t row, std::uint32_t i) const {
+    const T* gate_up = args.gate_up + row * args.gate_up_stride + i;
+    const row_vector<N> gate = load_vector<N>(gate_up);
+    const row_vector<N> up = load_vector<N>(gate_up + shape.inter);
+    const dtype t = shape.activation;
+    row_vector<N> out;
+    for (std::uint32_t j = 0; j < N; ++j) {
+      const float g = rounded_to(t, gate.lane[j]), u = rounded_to(t, up.lane[j]);
+      const float silu = rounded_to(t, g / (1.0f + exp_unfused(-g)));
+      out.lane[j] = rounded_to(t, silu * u);
+    }
+    store_vector(args.out + row * args.out_stride + i, out);
+  }
+};
+
+}  // namespace oriel::detail

@@ -318,10 +318,10 @@ TEST_CASE("a request that cannot be served is refused with a reason, and nothing
   foreign.prompt.push_back(token_id{1u << 30});
   CHECK(engine.submit(foreign).error().code == errc::invalid_argument);
   request penalised = make_request(6, "x", 4);
-  penalised.sampling.presence_penalty = 0.5f;
+  penalised.sampling.presence_penalty = 2.5f;
   CHECK(engine.submit(penalised).error().code == errc::invalid_argument);
   request told = make_request(7, "x", 4);
-  told.sampling.logprobs = 2;
+  told.sampling.logprobs = 21;
   CHECK(engine.submit(told).error().code == errc::invalid_argument);
   CHECK(engine.idle());
   CHECK(engine.step().empty());

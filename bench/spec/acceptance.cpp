@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// How many of the nano model's MTP drafts are accepted on texts that are given as files, greedily:
-// cold, after a hit of the prefix cache, and where MTP blocks did not see the prompt; over the
-// first window of output tokens and over all. acceptance.py gives it the held-out text.
+// How many of the nano model's MTP drafts are accepted on texts that are given as files: greedily,
+// cold, after a hit of the prefix cache, and where MTP blocks did not see the prompt, over the
+// first window of output tokens, its parts, and over all; and at temperature 1, by both ways to
+// judge drafts. acceptance.py gives it the held-out text.
 //
 //     bench.spec.acceptance FILE...
 #include <oriel/core/thread_pool.hpp>
@@ -28,18 +29,25 @@ namespace {
 using namespace oriel;
 
 constexpr std::uint32_t prompt_tokens = 250, stride_tokens = 1'000, context = 512, drafts = 3;
+constexpr std::uint32_t part_tokens = 8, parts = 4;  // of the first window
 
 /// One line of the table.
 struct counts {
   std::uint64_t steps = 0, tokens = 0;
   std::array<std::uint64_t, draft_tokens_max> drafted = {}, accepted = {};
+  std::array<std::uint64_t, parts> part_steps = {}, part_given = {};  // by where a step began
 
-  void add(const engine::draft_counts& d) {
-    steps += d.decode_steps;
-    tokens += d.decode_tokens;
+  /// What one request has after another step of it.
+  void add(const engine::draft_counts& d, const engine::draft_counts& before) {
+    steps += d.decode_steps - before.decode_steps;
+    tokens += d.decode_tokens - before.decode_tokens;
     for (std::size_t i = 0; i < draft_tokens_max; ++i) {
-      drafted[i] += d.drafted[i];
-      accepted[i] += d.accepted[i];
+      drafted[i] += d.drafted[i] - before.drafted[i];
+      accepted[i] += d.accepted[i] - before.accepted[i];
+    }
+    if (const std::uint32_t part = before.decode_tokens / part_tokens; part < parts) {
+      part_steps[part] += d.decode_steps - before.decode_steps;
+      part_given[part] += d.decode_tokens - before.decode_tokens;
     }
   }
   [[nodiscard]] double share(std::size_t place) const {
@@ -47,13 +55,18 @@ struct counts {
            static_cast<double>(std::max<std::uint64_t>(1, drafted[place]));
   }
   void print(const char* what, std::uint32_t new_tokens) const {
-    std::printf("| %s | %u | %.3f | %.3f | %.3f | %.3f |\n",
+    std::printf("| %s | %u | %.3f | %.3f | %.3f | %.3f |",
                 what,
                 new_tokens,
                 static_cast<double>(tokens) / static_cast<double>(steps),
                 share(0),
                 share(1),
                 share(2));
+    for (std::uint32_t part = 0; part < parts; ++part) {
+      std::printf(" %.3f |",
+                  static_cast<double>(part_given[part]) / static_cast<double>(part_steps[part]));
+    }
+    std::printf("\n");
     std::fflush(stdout);
   }
 };
@@ -68,8 +81,11 @@ struct nano {
 
 struct ways {
   bool in_prefill = true;
-  bool after_hit = false;  ///< the prompt was served before
-  bool heals = false;      ///< and its windows are gone, the blocks' too
+  bool after_hit = false;        ///< the prompt was served before
+  bool heals = false;            ///< and its windows are gone, the blocks' too
+  std::uint32_t cut_tokens = 0;  ///< of each prompt's end
+  float temperature = 0.0f;
+  engine::accept_kind accept = engine::accept_kind::match;
   engine::mtp_chain chain = engine::mtp_chain::main_hidden;
 };
 
@@ -81,6 +97,7 @@ counts measure(const nano& model,
   options.prefix_cache = how.after_hit;
   options.speculation = {.drafter = engine::drafter_kind::mtp,
                          .drafts_max = drafts,
+                         .accept = how.accept,
                          .chain = how.chain,
                          .mtp_in_prefill = how.in_prefill};
   serial_executor executor;
@@ -93,20 +110,23 @@ counts measure(const nano& model,
       request r;
       r.id = request_id{++id};
       r.prompt = prompt;
+      r.prompt.resize(prompt.size() - how.cut_tokens);
       r.max_new_tokens = new_tokens;
-      r.sampling.temperature = 0;
+      r.sampling.temperature = how.temperature;
+      r.sampling.seed = id;
       if (!served.submit(std::move(r))) {
         throw std::runtime_error("a request was refused");
       }
       engine::draft_counts last;
       while (!served.idle()) {
         for (const engine::event& happened : served.step()) {
+          if (round == 1) {
+            all.add(happened.drafts, last);
+          }
           last = happened.drafts;
         }
       }
-      if (round == 1) {
-        all.add(last);
-      } else if (how.heals) {
+      if (round == 0 && how.heals) {
         auto& tree = served.cache()->tree();
         for (std::uint32_t kind = 0; kind < tree.options().windows.size(); ++kind) {
           tree.evict_window(kind, tree.evictable_window_pages(kind));
@@ -137,15 +157,30 @@ int main(int argc, char** argv) {
   }
   const std::uint32_t window = model.opened.config.geometry.mtp_layers[0].attention.window_tokens;
   std::printf("%zu prompts of %u tokens, W = %u\n\n", prompts.size(), prompt_tokens, window);
-  std::printf("| | output tokens | tokens a step | draft 1 | 2 | 3 |\n|---|---|---|---|---|---|\n");
+  std::printf(
+      "| | output tokens | tokens a step | draft 1 | 2 | 3 | tokens a step at 0-8 | 8-16 | 16-24 | "
+      "24-32 |\n|---|---|---|---|---|---|---|---|---|---|\n");
   for (const std::uint32_t new_tokens : {window, 4 * window}) {
     measure(model, prompts, new_tokens, {}).print("cold", new_tokens);
     measure(model, prompts, new_tokens, {.after_hit = true}).print("after a hit", new_tokens);
     measure(model, prompts, new_tokens, {.after_hit = true, .heals = true})
         .print("after a heal", new_tokens);
+    measure(model, prompts, new_tokens, {.cut_tokens = 9}).print("cold, 241 tokens", new_tokens);
+    measure(model, prompts, new_tokens, {.after_hit = true, .heals = true, .cut_tokens = 9})
+        .print("after a heal, 241 tokens", new_tokens);
     measure(model, prompts, new_tokens, {.in_prefill = false}).print("not in prefill", new_tokens);
     measure(model, prompts, new_tokens, {.chain = engine::mtp_chain::previous_hidden})
         .print("previous block's hidden", new_tokens);
+    for (const float temperature : {0.5f, 1.0f}) {
+      const std::string at = " at temperature " + std::to_string(temperature).substr(0, 3);
+      measure(model, prompts, new_tokens, {.temperature = temperature})
+          .print(("matched" + at).c_str(), new_tokens);
+      measure(model,
+              prompts,
+              new_tokens,
+              {.temperature = temperature, .accept = engine::accept_kind::rejection})
+          .print(("rejection" + at).c_str(), new_tokens);
+    }
   }
   return 0;
 }

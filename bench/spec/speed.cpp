@@ -22,6 +22,7 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace {
@@ -73,6 +74,23 @@ engine::tokenizer no_text() {
 }
 
 constexpr std::uint32_t context = 512, prompt_tokens = 128;
+
+/// Bytes that a run of the MTP blocks reads for one sequence, over those of a step of the model.
+double draft_share(const engine::model_weights& weights) {
+  const auto bytes_of = [](const engine::layer_weights& l) {
+    const auto& ffn = std::get<engine::dense_ffn_weights>(l.ffn);
+    return l.attention.qkv.bytes.size() + l.attention.o.bytes.size() + ffn.gate_up.bytes.size() +
+           ffn.down.bytes.size();
+  };
+  std::size_t model = weights.lm_head.bytes.size(), drafts = 0;
+  for (const engine::layer_weights& layer : weights.layers) {
+    model += bytes_of(layer);
+  }
+  for (const engine::mtp_weights& block : weights.mtp) {
+    drafts += block.eh_proj.bytes.size() + bytes_of(block.layer) + weights.lm_head.bytes.size();
+  }
+  return static_cast<double>(drafts) / static_cast<double>(model);
+}
 
 /// An engine that decodes.
 class decoder {
@@ -204,7 +222,8 @@ int main(int argc, char** argv) {
 
   std::vector<token_id> text, spoken;
   decoder plain(model, weights, tokens, {});
-  (void)plain.run(new_tokens, text);
+  (void)plain.run(new_tokens + 4, text);
+  const double share = draft_share(weights);
   std::vector<std::uint32_t> accepted;
   for (int i = 3; i < argc; ++i) {
     accepted.push_back(static_cast<std::uint32_t>(std::atoi(argv[i])));
@@ -213,6 +232,8 @@ int main(int argc, char** argv) {
     accepted = {2, 3, 1, 0};
   }
   for (const std::uint32_t right : accepted) {
+    // Whole steps: the last one is not cut, and the accept length is what it says.
+    const std::uint32_t count = 1 + (new_tokens + right - 1) / (1 + right) * (1 + right);
     forced_drafts editor(text, right);
     const bool is_auto = right == 0;
     decoder drafting(model,
@@ -224,19 +245,35 @@ int main(int argc, char** argv) {
                       .editor = &editor});
     std::vector<double> without, with;
     for (int round = 0; round < rounds; ++round) {
-      without.push_back(plain.run(new_tokens, spoken));
-      with.push_back(drafting.run(new_tokens, spoken));
-      if (spoken != text) {
+      without.push_back(plain.run(count, spoken));
+      with.push_back(drafting.run(count, spoken));
+      if (!std::equal(spoken.begin(), spoken.end(), text.begin())) {
         throw std::runtime_error("speculation changed the answer");
       }
     }
-    std::printf("%s accept length %.2f: %.3f tokens/s, plain %.3f: %.3f times\n",
+    std::vector<double> times;
+    for (std::size_t round = 0; round < with.size(); ++round) {
+      times.push_back(with[round] / without[round]);
+    }
+    const double length = static_cast<double>(drafting.drafts().decode_tokens) /
+                          static_cast<double>(drafting.drafts().decode_steps);
+    std::printf("%s accept length %.2f: %.3f tokens/s, plain %.3f: %.3f times",
                 is_auto ? "auto," : "3 drafts,",
-                static_cast<double>(drafting.drafts().decode_tokens) /
-                    static_cast<double>(drafting.drafts().decode_steps),
+                length,
                 median(with),
                 median(without),
-                median(with) / median(without));
+                median(times));
+    if (is_auto) {
+      std::printf("; drafted %u (goal 0.97)\n", drafting.drafts().drafted[0]);
+    } else {
+      const double possible = length / (verify_ratio + share);
+      std::printf("; %.3f of %.2f / (%.3f + %.3f) = %.3f (goal 0.92)\n",
+                  median(times) / possible,
+                  length,
+                  verify_ratio,
+                  share,
+                  possible);
+    }
     std::fflush(stdout);
   }
   return 0;

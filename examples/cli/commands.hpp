@@ -59,14 +59,15 @@ struct run_options {
   std::vector<std::string> stop;          ///< --stop, repeatable
   bool chat = false;
   bool json = false;
-  std::uint32_t chunk_tokens = 512;  ///< --chunk
-  std::uint32_t page_tokens = 16;    ///< --page
-  bool no_cache = false;             ///< --no-cache
-  replay::retain_choice retain;      ///< --retain
-  std::string heal = "on";           ///< on, off
-  std::string spec = "off";          ///< --spec: off, lookup, mtp
-  std::string draft_len = "auto";    ///< --draft-len: auto, or a number
-  tier_options tiers;                ///< --host-cache-gib, --disk-cache, --remote
+  std::uint32_t chunk_tokens = 512;   ///< --chunk
+  std::uint32_t page_tokens = 16;     ///< --page
+  bool no_cache = false;              ///< --no-cache
+  replay::retain_choice retain;       ///< --retain
+  std::string heal = "on";            ///< on, off
+  std::string spec = "off";           ///< --spec: off, lookup, mtp
+  std::string draft_len = "auto";     ///< --draft-len: auto, or a number
+  std::string spec_accept = "match";  ///< --spec-accept: match, rejection
+  tier_options tiers;                 ///< --host-cache-gib, --disk-cache, --remote
   std::optional<std::uint32_t> qkv_shards;
 };
 

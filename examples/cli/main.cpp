@@ -200,6 +200,14 @@ void add_speculation(CLI::App& command, run_options& o) {
       ->check(CLI::IsMember({"auto", "1", "2", "3", "4", "5", "6", "7"}))
       ->needs(spec)
       ->capture_default_str();
+  command
+      .add_option("--spec-accept",
+                  o.spec_accept,
+                  "with --spec mtp and a temperature: match, the answers of --spec off; rejection, "
+                  "other ones of the same distribution, with more drafts accepted")
+      ->check(CLI::IsMember({"match", "rejection"}))
+      ->needs(spec)
+      ->capture_default_str();
 }
 
 /// What only several options together tell.
@@ -209,6 +217,9 @@ void check_run(const CLI::App& command, const run_options& o) {
   }
   if (o.spec == "off" && command.count("--draft-len") != 0) {
     throw CLI::ValidationError("--draft-len", "needs --spec lookup or --spec mtp");
+  }
+  if (o.spec != "mtp" && command.count("--spec-accept") != 0) {
+    throw CLI::ValidationError("--spec-accept", "needs --spec mtp: lookups draw nothing");
   }
   const bool has_lower = !o.tiers.disk_folder.empty() || !o.tiers.remote_url.empty();
   if (command.count("--tier-writes") != 0 && !has_lower) {

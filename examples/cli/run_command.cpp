@@ -454,6 +454,8 @@ engine::engine_options engine_options_of(const run_options& o,
                     .branch_points = o.retain.branch_points,
                     .dense_head_tokens = o.retain.dense_head_tokens};
   options.speculation = speculation_of(o.spec, o.draft_len, checkpoint.config.geometry);
+  options.speculation.accept =
+      o.spec_accept == "rejection" ? engine::accept_kind::rejection : engine::accept_kind::match;
   options.model_digest = engine::checkpoint_digest(checkpoint);
   options.tier_moves.drain_us_max = 0;  // See end_tiers.
   options.tier_moves.ttl_us = static_cast<std::uint64_t>(o.tiers.ttl_s * 1e6);

@@ -55,8 +55,8 @@ engine_options checked(engine_options o, const model_geometry& model, bool has_t
   return o;
 }
 
-/// Drafts come on top of the token budget: a prompt's chunk does not shrink for them. A sequence
-/// has two entries in a pass of an MTP block: rows that were kept, and those of the step.
+/// Drafts come on top of the token budget: a prompt's chunk does not shrink for them. A pass of an
+/// MTP block also has the rows that waited.
 runner_limits limits_of(const engine_options& o, const model_geometry& model) {
   const std::uint64_t tokens = std::uint64_t{o.sequences_max} * o.context_tokens;
   const std::uint32_t drafts = o.speculation.rows_max();
@@ -65,8 +65,29 @@ runner_limits limits_of(const engine_options& o, const model_geometry& model) {
   return {.rows_max = static_cast<std::uint32_t>(std::min<std::uint64_t>(o.chunk_tokens, tokens)) +
                       o.sequences_max * (drafts + (uses_mtp ? blocks + waiting_rows_max : 0)),
           .logit_rows_max = o.sequences_max * (1 + drafts),
-          .sequences_max = o.sequences_max * (uses_mtp ? 2 : 1),
+          .sequences_max = o.sequences_max,
           .context_tokens = o.context_tokens};
+}
+
+/// What MTP blocks keep depends on what they were told: pages of another reading are not found. The
+/// names of the usual one say nothing of it, so that pages serve runs with and without drafts.
+const char* name_of_chain(const speculation_options& s) noexcept {
+  return s.uses_mtp() && s.chain == mtp_chain::previous_hidden &&
+                 !ORIEL_MUTANT(names_forget_the_chain)
+             ? ", blocks told the block before"
+             : "";
+}
+
+/// Where blocks are told the block before, all rows that waited look back a window.
+void check_slack(const speculation_options& s, const pool_plan& plan) {
+  const std::uint32_t slack = plan.options().slack_pages * plan.options().page_size;
+  if (s.uses_mtp() && s.chain == mtp_chain::previous_hidden && slack < waiting_rows_max) {
+    throw error(fmt::format(
+        "MTP blocks that are told the block before need windows with {} tokens of slack, these "
+        "have {}",
+        waiting_rows_max,
+        slack));
+  }
 }
 
 /// When the prefix is wanted again, by how the answer ended.
@@ -123,13 +144,24 @@ engine::engine(const model_geometry& model,
         pools_,
         model,
         options_,
-        arithmetic_id(weights.path, weights.backend, weights.compute, kv_, options.page_tokens),
+        arithmetic_id(weights.path, weights.backend, weights.compute, kv_, options.page_tokens) +
+            name_of_chain(options.speculation),
         std::move(tiers));
   }
+  check_slack(options.speculation, pools_.plan());
   tables_.resize(options.sequences_max);
   chains_.resize(options.sequences_max);
-  if (weights.mtp.size() < mtp_blocks()) {
+  if (weights.mtp.size() < mtp_blocks_in_use()) {
     throw error(fmt::format("the weights of {} were loaded without its MTP blocks", model.name));
+  }
+  if (mtp_blocks_in_use() != 0) {
+    mtp_.emplace(
+        runner_,
+        sampler_,
+        model_,
+        mtp_options{.blocks = mtp_blocks_in_use(),
+                    .chains_hidden = options.speculation.chain == mtp_chain::previous_hidden,
+                    .draws = options.speculation.accept == accept_kind::rejection});
   }
   if (options.speculation.is_adaptive) {
     adaptive_.emplace(adaptive_options{.drafts_max = options.speculation.drafts_max});
@@ -315,7 +347,9 @@ void engine::add_to_batch(sequence& s) {
   chain.clear();
   if (drafts != 0) {
     chain.assign(known.begin(), known.end());
-    chain.insert(chain.end(), s.drafts.begin(), s.drafts.end());
+    for (const drafted_token& draft : s.drafts) {
+      chain.push_back(draft.id);
+    }
   }
   rows_.push_back({.tokens = drafts != 0 ? std::span<const token_id>(chain) : known,
                    .first_position = first,
@@ -344,7 +378,7 @@ void engine::list_rows(std::size_t member) {
       }
       token_history& behind = histories_[histories_used_++];
       behind = *used;
-      behind.add_output(s.drafts[row - 1]);
+      behind.add_output(s.drafts[row - 1].id);
       used = &behind;
     }
     sampled_rows_.push_back(
@@ -352,6 +386,7 @@ void engine::list_rows(std::size_t member) {
   }
 }
 
+/// Samples the rows that have logits, but for those that are judged by their distributions.
 void engine::choose_tokens() {
   sampled_rows_.clear();
   histories_used_ = 0;
@@ -359,7 +394,19 @@ void engine::choose_tokens() {
     list_rows(i);  // Of who was cut off: zeros.
   }
   sampled_.resize(sampled_rows_.size());
-  sampler_(logits_.data(), model_.vocabulary, sampled_rows_, sampled_, executor_);
+  std::size_t first = 0, next = 0;  // of the rows that are sampled together
+  for (std::size_t i = 0; i <= batch_.size(); ++i) {
+    const bool is_end = i == batch_.size();
+    if ((is_end || has_drawn(*batch_[i])) && first != next) {
+      sampler_(logits_.data() + first * model_.vocabulary,
+               model_.vocabulary,
+               std::span(sampled_rows_).subspan(first, next - first),
+               std::span(sampled_).subspan(first, next - first),
+               executor_);
+    }
+    next += is_end ? 0 : rows_[i].logit_rows;
+    first = is_end || has_drawn(*batch_[i]) ? next : first;
+  }
 }
 
 /// Samples the rows that have logits, takes in what is accepted, tells what was said, drafts what
@@ -472,7 +519,7 @@ kv_usage engine::usage() const noexcept {
   for (const layer_geometry& layer : model_.layers) {
     row_bytes += kv_bytes_per_token(layer.attention, kv_);
   }
-  for (std::uint32_t block = 0; block < mtp_blocks(); ++block) {
+  for (std::uint32_t block = 0; block < mtp_blocks_in_use(); ++block) {
     row_bytes += kv_bytes_per_token(model_.mtp_layers[block].attention, kv_);
   }
   const pool_plan& plan = pools_.plan();

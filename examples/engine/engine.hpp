@@ -24,10 +24,11 @@
 #include <oriel/sched/wait_guard.hpp>
 #include <oriel/spec/draft_length.hpp>
 #include <oriel/spec/prompt_lookup.hpp>
+#include <oriel/spec/verifier.hpp>
 
 #include <engine/engine_options.hpp>
 #include <engine/model_runner.hpp>
-#include <engine/mtp_rows.hpp>
+#include <engine/mtp_drafter.hpp>
 #include <engine/prefix_reuse.hpp>
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weights.hpp>
@@ -241,12 +242,13 @@ class engine {
     prefix_reuse::lease lease;
     std::optional<heal_plan> heal;
     pools::sequence_type kv;
-    std::uint32_t known_tokens;         // when it was admitted: from there on it decodes
-    std::uint32_t rows = 0;             // rows of the running step
-    std::uint32_t idle_steps = 0;       // since it had rows
-    std::vector<token_id> drafts = {};  // behind its last token, for the next step
+    std::uint32_t known_tokens;    // when it was admitted: from there on it decodes
+    std::uint32_t rows = 0;        // rows of the running step
+    std::uint32_t idle_steps = 0;  // since it had rows
+    // Behind its last token, for the next step; its drafter has what they were drawn from.
+    std::vector<drafted_token> drafts = {};
     std::optional<prompt_lookup> lookup = {};
-    mtp_tail mtp = {};
+    std::optional<mtp_drafter> mtp = {};
     acceptance_curve curve = {};
     std::optional<prefix_reuse::tiers_type::gate> gate = {};  // its prefix still comes, by layers
     bool has_left = false;                                    // for the queue again
@@ -286,6 +288,8 @@ class engine {
   void emit();
   void take_rows(std::size_t member, std::size_t row);
   void take_chain(sequence& s, std::size_t row);
+  [[nodiscard]] verified judge(const sequence& s, std::size_t row, std::span<sampled_token> chosen);
+  [[nodiscard]] bool has_drawn(const sequence& s) const noexcept;
   void count_drafts(sequence& s, std::uint32_t tokens, std::uint32_t accepted);
   void measure_decode();
   void take_token(sequence& s, sampled_token sampled, std::span<const float> logits);
@@ -298,15 +302,18 @@ class engine {
   [[nodiscard]] static std::uint32_t drafts_left(const sequence& s) noexcept;
   void plan_drafts();
   void draft();
-  void draft_by_lookup(sequence& s, std::uint32_t count);
+  template <drafter Drafter>
+  void take_drafts(sequence& s, Drafter& from, std::uint32_t count);
+  void edit_drafts(sequence& s);
+  [[nodiscard]] prompt_lookup& lookup_of(sequence& s) const;
+  [[nodiscard]] mtp_drafter& mtp_of(sequence& s);
   [[nodiscard]] bool decodes_next(const sequence& s) const noexcept;
-  [[nodiscard]] std::uint32_t mtp_blocks() const noexcept {
+  [[nodiscard]] std::uint32_t mtp_blocks_in_use() const noexcept {
     return options_.speculation.uses_mtp() ? static_cast<std::uint32_t>(model_.mtp_layers.size())
                                            : 0;
   }
   void add_mtp_rows(std::size_t member, std::uint32_t drafts);
   [[nodiscard]] std::span<const float> fresh_mtp_rows(std::size_t member);
-  void run_mtp();
   void end_soft_rows(sequence& s) noexcept;
   void release(sequence& s, const lease_end& end, bool publishes);
 
@@ -353,15 +360,15 @@ class engine {
   // Drafting: how many tokens each may draft next, and the rows of MTP blocks.
   std::uint64_t begin_us_ = 0;     // of the step's computation
   std::uint64_t drafting_us_ = 0;  // that making the drafts took which this step verifies
+  bool drafting_decoded_ = false;  // and that was for steps that only decode
   std::optional<adaptive_draft_length> adaptive_;
   acceptance_curve usual_;  // what new sequences begin with
   std::vector<sequence*> drafting_;
   std::vector<const acceptance_curve*> curves_;
   std::vector<std::uint32_t> draft_lengths_;  // [drafting_]
-  mtp_batch mtp_;
-  std::vector<std::size_t> mtp_members_;  // of batch_
-  std::vector<sampler_row> draft_rows_;
-  std::vector<sampled_token> drafted_;
+  std::optional<mtp_blocks> mtp_;
+  std::vector<mtp_drafter*> mtp_running_;  // those whose rows run at the end of this step
+  std::vector<token_id> edited_;
 };
 
 /// Tokens whose KV a request may come to need. Its last token is given out, never computed on.

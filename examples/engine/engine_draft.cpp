@@ -3,7 +3,6 @@
 // Speculation: what a sequence drafts for its next step, and what becomes of it.
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
-#include <oriel/spec/verifier.hpp>
 
 #include <engine/engine.hpp>
 
@@ -12,18 +11,12 @@
 #include <utility>
 
 namespace oriel::engine {
-namespace {
-
-constexpr sampling_options greedy{.temperature = 0.0f};
-
-}  // namespace
 
 /// A sequence that starts, wherever in its tokens.
 void engine::begin_drafts(sequence& s) noexcept {
   s.curve = acceptance_curve::like(usual_);
-  if (mtp_blocks() != 0) {
+  if (mtp_blocks_in_use() != 0) {
     const auto lent = s.kv.soft_rows();
-    s.mtp.open = s.mtp.written = lent.end;
     const std::uint32_t window = pools_.plan().ring(*pools_.plan().soft_kind()).window_tokens;
     metrics_.missing_mtp_rows.add(std::min(lent.end, window - 1) -
                                   std::min(lent.end - lent.first, window - 1));
@@ -50,20 +43,35 @@ void engine::add_draft_rows(sequence& s) {
   }
 }
 
-/// Keeps the drafts that the model would have chosen itself, and its own token behind them; the
-/// rows of the others are rolled back. The answer may end at any of the tokens.
+/// Some of its drafts were drawn: they are judged by what they were drawn from.
+bool engine::has_drawn(const sequence& s) const noexcept {
+  return std::ranges::any_of(s.drafts, [](const drafted_token& d) { return !d.is_sure(); });
+}
+
+/// What the model says of a sequence's drafts. @param row  the first of its rows
+verified engine::judge(const sequence& s, std::size_t row, std::span<sampled_token> chosen) {
+  const token_place place{.seed = s.job.asked.sampling.seed, .position = s.job.tokens.size()};
+  if (!has_drawn(s)) {
+    return verifier<greedy_match>()(
+        s.drafts, place, [&](std::uint32_t i) { return sampled_[row + i]; }, chosen);
+  }
+  return verifier<rejection_sampling>()(
+      s.drafts,
+      place,
+      [&](std::uint32_t i) {
+        return sampler_.distribution(logits_.data() + (row + i) * model_.vocabulary,
+                                     s.job.asked.sampling,
+                                     sampled_rows_[row + i].history);
+      },
+      chosen);
+}
+
+/// Keeps the drafts that the model accepts, and its own token behind them; the rows of the others
+/// are rolled back. The answer may end at any of the tokens.
 void engine::take_chain(sequence& s, std::size_t row) {
-  std::array<drafted_token, draft_tokens_max> drafts;
   std::array<sampled_token, draft_tokens_max + 1> chosen;
   const auto count = static_cast<std::uint32_t>(s.drafts.size());
-  for (std::uint32_t i = 0; i < count; ++i) {
-    drafts[i] = {.id = s.drafts[i]};
-  }
-  const verified v = verifier<greedy_match>()(
-      std::span(drafts).first(count),
-      {.seed = s.job.asked.sampling.seed, .position = s.job.tokens.size()},
-      [&](std::uint32_t i) { return sampled_[row + i]; },
-      chosen);
+  const verified v = judge(s, row, chosen);
   const std::size_t first_event = events_.size(), known = s.job.tokens.size();
   const std::uint32_t ended = v.accept_length + (v.has_failed ? 1 : 0);
   std::uint32_t taken = 0;
@@ -75,13 +83,18 @@ void engine::take_chain(sequence& s, std::size_t row) {
       options_.observer->on_logits(
           s.job.asked.id, static_cast<std::uint32_t>(s.job.tokens.size()), logits);
     }
-    take_token(s, taken < v.accept_length ? chosen[taken] : sampled_[row + taken], logits);
+    constexpr sampled_token none{.id = token_id{0}, .probability = 0.0f};
+    take_token(s, taken < v.accept_length ? chosen[taken] : none, logits);
     ++taken;
   }
   const bool decoded = s.kv.length() >= s.known_tokens;
   s.kv.accept(s.rows - count - 1 + taken);
+  const std::span<const token_id> said = std::span(s.job.tokens).subspan(known);
   if (s.lookup) {
-    s.lookup->accept(std::span(s.job.tokens).subspan(known));
+    s.lookup->accept(said);
+  }
+  if (s.mtp) {
+    s.mtp->accept(said);
   }
   if (decoded) {
     count_drafts(s, taken, v.accepted_drafts);
@@ -112,23 +125,25 @@ void engine::count_drafts(sequence& s, std::uint32_t tokens, std::uint32_t accep
 }
 
 /// Steps that only decode tell what drafts cost: the step, and making the drafts that it verified,
-/// which was done at the end of the step before.
+/// which was done at the end of the step before. After a prompt's step that time is the blocks' for
+/// the prompt: whoever counts it takes plain steps for slow, and drafts where it does not pay.
 void engine::measure_decode() {
   if (!adaptive_ || batch_.empty()) {
     return;
   }
-  step_measure measure{.batch = 0, .rows = 0, .tokens = 0, .seconds = 0};
-  for (const step_rows& s : rows_) {
-    if (s.logit_rows != s.tokens.size() || s.gate || s.heal != nullptr) {
-      return;
-    }
-    measure.batch += 1;
-    measure.rows += s.logit_rows;
+  const bool decodes = std::ranges::all_of(rows_, [](const step_rows& s) {
+    return s.logit_rows == s.tokens.size() && !s.gate && s.heal == nullptr;
+  });
+  const bool knows_drafting =
+      std::exchange(drafting_decoded_, decodes) || ORIEL_MUTANT(prompts_count_as_drafting);
+  if (!decodes || !knows_drafting) {
+    return;
   }
-  measure.tokens = static_cast<std::uint32_t>(events_.size());
-  measure.seconds = 1e-6 * static_cast<double>(std::max<std::uint64_t>(
-                               1, options_.now_us() - begin_us_ + drafting_us_));
-  adaptive_->on_step(measure);
+  const std::uint64_t took_us = options_.now_us() - begin_us_ + drafting_us_;
+  adaptive_->on_step({.batch = static_cast<std::uint32_t>(rows_.size()),
+                      .rows = static_cast<std::uint32_t>(sampled_rows_.size()),
+                      .tokens = static_cast<std::uint32_t>(events_.size()),
+                      .seconds = 1e-6 * static_cast<double>(std::max<std::uint64_t>(1, took_us))});
 }
 
 /// How many tokens each sequence drafts that decodes next.
@@ -158,46 +173,68 @@ void engine::draft() {
   }
   const std::uint64_t begin_us = options_.now_us();
   plan_drafts();
-  mtp_.clear();
-  mtp_members_.clear();
+  mtp_running_.clear();
   std::size_t next = 0;
-  for (std::size_t i = 0; i < batch_.size(); ++i) {
-    sequence& s = *batch_[i];
-    const bool drafts = next < drafting_.size() && drafting_[next] == &s;
+  for (std::size_t i = 0; i < batch_.size() && mtp_; ++i) {
+    const bool drafts = next < drafting_.size() && drafting_[next] == batch_[i];
     const std::uint32_t count = drafts ? draft_lengths_[next++] : 0;
-    if (runner_.is_cut_off(i)) {
-      continue;
-    }
-    if (o.uses_mtp()) {
+    if (!runner_.is_cut_off(i)) {
       add_mtp_rows(i, count);
-    } else {
-      draft_by_lookup(s, count);
     }
   }
-  run_mtp();
-  for (sequence* s : drafting_) {
-    const std::size_t most = s->drafts.size();
-    if (o.editor != nullptr && most != 0) {
-      o.editor->on_drafts(s->job.asked.id, s->job.tokens, s->drafts);
-      ORIEL_EXPECTS(s->drafts.size() <= most);
+  if (mtp_) {
+    mtp_->run(mtp_running_);
+  }
+  for (std::size_t i = 0; i < drafting_.size(); ++i) {
+    sequence& s = *drafting_[i];
+    if (draft_lengths_[i] != 0) {
+      mtp_ ? take_drafts(s, mtp_of(s), draft_lengths_[i])
+           : take_drafts(s, lookup_of(s), draft_lengths_[i]);
+      edit_drafts(s);
     }
   }
   drafting_us_ = options_.now_us() - begin_us;
 }
 
-void engine::draft_by_lookup(sequence& s, std::uint32_t count) {
-  if (count == 0) {
+template <drafter Drafter>
+void engine::take_drafts(sequence& s, Drafter& from, std::uint32_t count) {
+  s.drafts.resize(count);
+  s.drafts.resize(from.draft(s.drafts));
+}
+
+/// What an editor puts in place of a draft was not drawn.
+void engine::edit_drafts(sequence& s) {
+  if (options_.speculation.editor == nullptr || s.drafts.empty()) {
     return;
   }
+  edited_.clear();
+  for (const drafted_token& draft : s.drafts) {
+    edited_.push_back(draft.id);
+  }
+  options_.speculation.editor->on_drafts(s.job.asked.id, s.job.tokens, edited_);
+  ORIEL_EXPECTS(edited_.size() <= s.drafts.size());
+  s.drafts.resize(edited_.size());
+  for (std::size_t i = 0; i < edited_.size(); ++i) {
+    if (s.drafts[i].id != edited_[i]) {
+      s.drafts[i] = {.id = edited_[i]};
+    }
+  }
+}
+
+/// The drafter of a sequence; made when it is needed first, and told what is known.
+prompt_lookup& engine::lookup_of(sequence& s) const {
   if (!s.lookup) {
     s.lookup.emplace(lookup_options{.drafts_max = options_.speculation.drafts_max});
     s.lookup->accept(s.job.tokens);
   }
-  std::array<drafted_token, draft_tokens_max> drafts;
-  const std::size_t found = s.lookup->draft(std::span(drafts).first(count));
-  for (std::size_t i = 0; i < found; ++i) {
-    s.drafts.push_back(drafts[i].id);
+  return *s.lookup;
+}
+mtp_drafter& engine::mtp_of(sequence& s) {
+  if (!s.mtp) {
+    s.mtp.emplace(*mtp_, s.kv, s.job.asked.sampling, s.job.history ? &*s.job.history : nullptr);
+    s.mtp->accept(s.job.tokens);
   }
+  return *s.mtp;
 }
 
 /// Hidden states of the rows that a step accepted of a sequence, those that MTP blocks have not
@@ -210,13 +247,9 @@ std::span<const float> engine::fresh_mtp_rows(std::size_t member) {
       made.values.first(std::size_t{end - std::min(end, first)} * model_.hidden);
   if (!options_.speculation.mtp_in_prefill && end <= s.known_tokens && !rows.empty()) {
     const bool is_done = decodes_next(s);  // The prompt's last row is what the first drafts follow.
-    const std::uint32_t seen = end - (is_done ? 1 : 0);
     rows = rows.last(is_done ? model_.hidden : 0);
-    s.mtp = {.open = seen, .written = seen};
-    s.kv.set_soft_rows({seen, seen});
+    mtp_of(s).begin_at(end - (is_done ? 1 : 0));
   }
-  ORIEL_ASSERT(rows.empty() ||
-               s.mtp.open + s.mtp.rows(model_.hidden) == end - rows.size() / model_.hidden);
   return rows;
 }
 
@@ -228,64 +261,20 @@ void engine::add_mtp_rows(std::size_t member, std::uint32_t drafts) {
   if (fresh.empty()) {
     return;  // Of a heal, these rows have no hidden state.
   }
-  const std::uint32_t rows =
-      s.mtp.rows(model_.hidden) + static_cast<std::uint32_t>(fresh.size() / model_.hidden);
+  mtp_drafter& d = mtp_of(s);
+  d.add_rows(fresh);
   const bool has_ended = s.job.stream.finished() != finish_reason::none;
-  if (drafts == 0 && s.kv.length() > s.known_tokens && rows <= waiting_rows_max &&
-      !(has_ended && s.lease)) {
-    s.mtp.move_on(fresh, s.mtp.open, model_.hidden);
-    return;
-  }
-  mtp_.add({.first_row = s.mtp.open,
-            .rows = rows,
-            .drafts = drafts,
-            .first_key = ORIEL_MUTANT(unwritten_rows_are_read) ? 0 : s.kv.soft_rows().first,
-            .kept = s.mtp.hidden,
-            .fresh = fresh,
-            .tables = tables_[member],
-            .out = &s.drafts},
-           s.job.tokens,
-           mtp_blocks());
-  mtp_members_.push_back(member);
-}
-
-void engine::run_mtp() {
-  if (mtp_.empty()) {
-    return;
-  }
-  const auto choose = [&](std::span<const float> logits) {
-    const std::size_t rows = logits.size() / model_.vocabulary;
-    draft_rows_.assign(rows, {.options = &greedy, .position = 0});
-    drafted_.resize(rows);
-    sampler_(logits.data(), model_.vocabulary, draft_rows_, drafted_, executor_);
-    return std::span<const sampled_token>(drafted_);
-  };
-  mtp_.run(runner_,
-           mtp_blocks(),
-           model_.hidden,
-           options_.speculation.chain == mtp_chain::previous_hidden,
-           choose);
-  for (const std::size_t member : mtp_members_) {
-    sequence& s = *batch_[member];
-    const hidden_rows made = runner_.hidden_of(member);
-    const std::uint32_t end = s.kv.length();
-    const std::uint32_t kept = s.mtp.open + s.mtp.rows(model_.hidden);
-    const auto tokens = static_cast<std::uint32_t>(s.job.tokens.size());
-    const std::uint32_t known = tokens - std::min(tokens, mtp_blocks());
-    s.mtp.move_on(made.values.subspan(std::size_t{kept - made.first_position} * model_.hidden,
-                                      std::size_t{end - kept} * model_.hidden),
-                  ORIEL_MUTANT(open_rows_count_as_final) ? end : std::clamp(known, s.mtp.open, end),
-                  model_.hidden);
-    s.mtp.written = end;
-    s.kv.set_soft_rows(
-        {s.kv.soft_rows().first, ORIEL_MUTANT(open_rows_are_published) ? end : s.mtp.open});
+  if (drafts != 0 || s.kv.length() <= s.known_tokens || d.rows() > waiting_rows_max ||
+      (has_ended && s.lease)) {
+    d.want(drafts);
+    mtp_running_.push_back(&d);
   }
 }
 
 /// Nobody writes rows of this sequence any more: those that are not final stay as they are.
 void engine::end_soft_rows(sequence& s) noexcept {
-  if (mtp_blocks() != 0 && !s.kv.healing()) {
-    s.kv.set_soft_rows({s.kv.soft_rows().first, std::max(s.mtp.written, s.kv.soft_rows().end)});
+  if (s.mtp && !s.kv.healing()) {
+    s.kv.set_soft_rows({s.kv.soft_rows().first, std::max(s.mtp->written(), s.kv.soft_rows().end)});
   }
 }
 

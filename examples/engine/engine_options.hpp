@@ -54,6 +54,17 @@ enum class mtp_chain : std::uint8_t {
   previous_hidden  ///< that of the block before, for all but the first
 };
 
+/// How drafts of requests with a temperature are made and judged. Greedy requests do not notice.
+enum class accept_kind : std::uint8_t {
+  /// The likeliest tokens are drafted, and stay if they are what plain decoding draws: answers are
+  /// plain decoding's, token for token.
+  match,
+  /// Drafts are drawn from what the blocks propose, and judged by rejection sampling: more of them
+  /// stay, answers are distributed as plain decoding's, but other ones. Lookups draw nothing, and
+  /// are matched.
+  rejection
+};
+
 /// May change drafts before they are verified. For tests, and to measure at a given acceptance.
 class draft_editor {
  public:
@@ -68,12 +79,13 @@ class draft_editor {
 };
 
 /// Several tokens a step: some are drafted, one forward pass computes them all, and what it would
-/// not have chosen itself is rolled back. Answers do not depend on any of this.
+/// not have chosen itself is rolled back. Answers do not depend on any of this, but for `accept`.
 struct speculation_options {
   drafter_kind drafter = drafter_kind::none;
   /// Of one step; mtp: at most the model's MTP blocks; lookup: at most draft_tokens_max - 1.
   std::uint32_t drafts_max = 3;
   bool is_adaptive = false;  ///< drafts as many as pays by what was measured, none where none does
+  accept_kind accept = accept_kind::match;
   mtp_chain chain = mtp_chain::main_hidden;
   /// MTP blocks see prompts as well. False only to measure what that is worth.
   bool mtp_in_prefill = true;

@@ -312,6 +312,11 @@ class Usage(unittest.TestCase):
         self.assertEqual(len(run_json("-n", "010", "--temp", 0)["tokens"]), 10)
         self.assertEqual(run("run", "-n", 1, "-s", 2**64 - 1).returncode, 0)
 
+    def test_how_drafts_are_judged_is_of_mtp_alone(self):
+        self.usage("run", "--spec-accept", "match", says="--spec")
+        self.usage("run", "--spec", "lookup", "--spec-accept", "rejection", says="--spec mtp")
+        self.usage("run", "--spec", "mtp", "--spec-accept", "maybe", says="--spec-accept")
+
     def test_logprobs_go_to_json_alone(self):
         self.usage("run", "--logprobs", "3", says="--json")
 

@@ -245,3 +245,64 @@ TEST_CASE("after a hit, blocks have what the cache has of their rows, and nothin
   CHECK(none > 10);
   CHECK(healed > 5);
 }
+
+namespace {
+
+std::uint64_t work_us = 0;  // the clock of the test below
+
+std::uint64_t worked_us() {
+  return work_us;
+}
+
+/// Runs what many threads would share, and counts it as time.
+struct counting_executor {
+  [[nodiscard]] std::uint32_t concurrency() const noexcept { return 32; }
+  void run_tasks(std::uint32_t tasks, task_function f, void* context) noexcept {
+    for (std::uint32_t t = 0; t < tasks; ++t) {
+      f(context, t, 0);
+    }
+    work_us += tasks;
+  }
+};
+
+class never_right final : public draft_editor {
+ public:
+  explicit never_right(const library& books) : books_(books) {}
+  void on_drafts(request_id id,
+                 std::span<const token_id> known,
+                 std::vector<token_id>& drafts) override {
+    const document& d = books_.documents[static_cast<std::uint64_t>(id)];
+    for (std::size_t i = 0; i < drafts.size(); ++i) {
+      const std::size_t at = std::min(known.size() + i, d.tokens.size() - 1);
+      drafts[i] = token_id{(to_index(d.tokens[at]) + 1) % books_.model.vocabulary};
+    }
+  }
+
+ private:
+  const library& books_;
+};
+
+}  // namespace
+
+TEST_CASE("what blocks take for a prompt does not make drafts look cheap") {
+  library books = with_blocks({0, 16, 16}, false, window, 33);
+  books.answer_tokens = 60;
+  books.write(6, 33);
+  never_right editor(books);
+  engine_options o = drafting(books.context, mtp_chain::main_hidden);
+  o.now_us = worked_us;
+  o.speculation.is_adaptive = true;
+  o.speculation.editor = &editor;
+  counting_executor counting;
+  engine::engine served{books.model, books.weights, books.tokens, o, counting};
+  std::uint64_t tokens = 0;
+  for (std::uint64_t id = 0; id < books.documents.size(); ++id) {
+    submit(served, books.documents[id], id, books.answer_tokens);
+    while (!served.idle()) {
+      tokens += served.step().size();
+    }
+  }
+  INFO(served.metrics().drafted_tokens.value() << " drafted for " << tokens << " tokens");
+  CHECK(served.metrics().accepted_tokens.value() == 0);
+  CHECK(served.metrics().drafted_tokens.value() < tokens / 8);
+}

@@ -218,6 +218,7 @@ class life final : public logits_observer, public draft_editor {
     s.is_adaptive = draw_.next_below(4) == 0;
     s.chain = draw_.next_below(4) == 0 ? mtp_chain::previous_hidden : mtp_chain::main_hidden;
     s.mtp_in_prefill = draw_.next_below(8) != 0;
+    s.accept = draw_.next_below(2) == 0 ? accept_kind::rejection : accept_kind::match;  // Greedy.
     const std::uint32_t ways[]{8, 8, 0, 4, 6, 7};
     rightness_ = ways[draw_.next_below(6)];
     s.editor = draw_.next_below(8) != 0 ? this : nullptr;

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <utility>
 #include <vector>
 
 using namespace oriel;
@@ -118,4 +120,43 @@ TEST_CASE("a stop token among accepted drafts ends the answer where plain decodi
       }
     }
   }
+}
+
+TEST_CASE("pages of another reading of the blocks are not found, the model's serve all others") {
+  library books = with_blocks({0, 16, 16}, false, 16, 25);
+  books.write(2, 25);
+  const document& d = books.documents[0];
+  const auto medium = std::make_shared<plain_medium>();
+  const auto cached = [&](drafter_kind drafter, mtp_chain chain) {
+    engine_options o{.chunk_tokens = 64, .context_tokens = books.context};
+    o.now_us = ticking_us;
+    o.model_digest = "books";
+    o.tier_moves = {.fetches_max = 2, .fetch_us_min = 10'000'000, .fetch_us_max = 10'000'000};
+    o.speculation = {.drafter = drafter, .chain = chain};
+    std::vector<tier> tiers;
+    tiers.push_back({.store = any_store(std::make_unique<plain_store>(medium, plain_faults{}, 1)),
+                     .role = tier_role::disk,
+                     .writes = placement::write_through,
+                     .rates = {.latency_s = 0.0, .bytes_per_s = 1e15}});
+    thread_pool threads{1};
+    engine::engine served{books.model, books.weights, books.tokens, o, threads, std::move(tiers)};
+    request r;
+    r.prompt.assign(d.tokens.begin(), d.tokens.begin() + d.prompt_tokens);
+    r.max_new_tokens = 2;
+    r.sampling.temperature = 0;
+    REQUIRE(served.submit(std::move(r)));
+    request_usage usage;
+    while (!served.idle()) {
+      for (const event& happened : served.step()) {
+        usage = happened.usage;
+      }
+    }
+    REQUIRE(served.cache()->tiers()->finish(no_deadline));
+    return usage.cached_tokens;
+  };
+  CHECK(cached(drafter_kind::mtp, mtp_chain::main_hidden) == 0);
+  CHECK(cached(drafter_kind::mtp, mtp_chain::previous_hidden) == 0);
+  CHECK(cached(drafter_kind::mtp, mtp_chain::main_hidden) > 200);
+  CHECK(cached(drafter_kind::mtp, mtp_chain::previous_hidden) > 200);
+  CHECK(cached(drafter_kind::none, mtp_chain::previous_hidden) > 200);
 }

@@ -27,6 +27,8 @@ constexpr const char* after_a_hit =
     "after a hit\\, blocks have what the cache has of their rows\\, and nothing else";
 constexpr const char* exact = "drafts change nothing: one full layer in four";
 
+constexpr const char* drawn =
+    "drawn drafts leave the model's joint distribution\\, through the engine";
 constexpr const char* penalties =
     "penalties\\, biases and log-probabilities: the same with drafts\\, hits and preemptions";
 
@@ -49,6 +51,23 @@ constexpr mutant all_mutants[] = {
      "drafts behind a stop token",
      "a stop token among accepted drafts ends the answer where plain decoding ends it"},
     {"penalties_forget_the_drafts", "a row does not see the drafts before it as used", penalties},
+    {"prompts_count_as_drafting",
+     "plain steps look slow by what the prompt took",
+     "what blocks take for a prompt does not make drafts look cheap"},
+    {"names_forget_the_chain",
+     "pages of another reading are found",
+     "pages of another reading of the blocks are not found\\, the model's serve all others"},
+    {"draft_takes_the_accept_random", "a draft's own number decides whether it stays", drawn},
+    {"residual_is_the_target", "what stands in for a draft is drawn as if there were none", drawn},
+    {"soft_failure_ends_a_fetch",
+     "one page that only drafts read costs all the others",
+     "a step joins whatever becomes of the soft kind\\, and is lent what has come"},
+    {"soft_pages_are_waited_for",
+     "a fetch waits for what nobody needs",
+     "a page of the soft kind that does not come ends no fetch"},
+    {"soft_looks_are_waited_for",
+     "a fetch waits to hear of what nobody needs",
+     "nobody waits to hear whether there are pages of the soft kind"},
     {"last_token_has_drafts", "rows behind max_tokens", exact},
     {"rejected_rows_count",
      "F39: rejected rows stay",

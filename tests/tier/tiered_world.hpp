@@ -45,14 +45,20 @@ struct world_options {
   tier_limits limits = {};
   std::uint32_t pages = 64;
   bool by_layers = false;  ///< pages come layer by layer
+  bool has_soft = false;   ///< a third pool, of a soft kind
 };
 
 /// Pools, tree and tiers of a small model, and requests that "compute" recognisable bytes.
 struct world {
   explicit world(const media& kept, world_options o = {})
-      : pools(std::move(*pools_type::make(plan(), {{o.pages, o.pages}}))),
+      : pools(std::move(*pools_type::make(
+            plan(o.has_soft), {std::vector<std::uint32_t>(o.has_soft ? 3 : 2, o.pages)}))),
         tree(pools.all(),
-             {.page_size = page, .windows = {20}, .slack_pages = 1, .keeps_hash_chain = true}) {
+             {.page_size = page,
+              .windows = std::vector<std::uint32_t>(pools.pools() - 1, 20),
+              .soft_kind = pools.plan().soft_kind(),
+              .slack_pages = 1,
+              .keeps_hash_chain = true}) {
     o.limits.now_us = ticking_us;
     o.limits.fetch_us_min = std::min<std::uint64_t>(10'000'000, o.limits.fetch_us_max);
     o.limits.fetch_us_max = std::max(o.limits.fetch_us_max, o.limits.fetch_us_min);
@@ -72,23 +78,35 @@ struct world {
                   std::move(list),
                   fetch_model{.model = geometry,
                               .healing = {.windows = layers, .page_size = page, .slack_pages = 1},
-                              .windows = {20},
-                              .page_bytes = {pools.pool(pool_id{0}).layout().page_bytes(),
-                                             pools.pool(pool_id{1}).layout().page_bytes()},
-                              .layers = o.by_layers ? homes() : std::vector<layer_home>{}},
+                              .windows = tree.options().windows,
+                              .page_bytes = page_bytes(),
+                              .layers = o.by_layers ? homes(o.has_soft) : std::vector<layer_home>{},
+                              .soft_kind = pools.plan().soft_kind()},
                   o.limits);
     tree.events().forward_to(*tiers);
   }
   ~world() { tree.events() = {}; }
 
-  static pool_plan plan() {
+  static pool_plan plan(bool has_soft = false) {
     const model_geometry model = toy_model({0, 20, 20}, false);
-    return *pool_plan::make(kv_shapes_of(model.layers, dtype::bf16),
-                            {.page_size = page, .step_tokens = 64});
+    std::vector<kv_layer_shape> shapes = kv_shapes_of(model.layers, dtype::bf16);
+    if (has_soft) {
+      shapes.push_back(shapes.back());
+      shapes.back().is_soft = true;
+    }
+    return *pool_plan::make(shapes, {.page_size = page, .step_tokens = 64});
   }
 
-  static std::vector<layer_home> homes() {
-    const pool_plan plan = world::plan();
+  [[nodiscard]] std::vector<std::uint64_t> page_bytes() const {
+    std::vector<std::uint64_t> bytes;
+    for (std::uint32_t id = 0; id < pools.pools(); ++id) {
+      bytes.push_back(pools.pool(pool_id{id}).layout().page_bytes());
+    }
+    return bytes;
+  }
+
+  static std::vector<layer_home> homes(bool has_soft = false) {
+    const pool_plan plan = world::plan(has_soft);
     std::vector<layer_home> homes;
     for (std::uint32_t layer = 0; layer < plan.layers(); ++layer) {
       homes.push_back(plan.home(layer));
@@ -140,7 +158,7 @@ struct world {
     const prefix_match m = tree.match(space, tokens);
     auto lease = tree.pin(space, tokens, m, {0, 0}, ticking_us());
     const std::vector<page_digest> links = links_of(tokens);
-    std::vector<std::uint32_t> missing(2);
+    std::vector<std::uint32_t> missing(pools.pools());
     const admission wanted{.tokens_now = 0, .tokens_max = length};
     auto kv = pools.try_admit(wanted);
     REQUIRE(kv);
@@ -154,9 +172,14 @@ struct world {
       REQUIRE(kv->reserve(rows));
       for (std::uint32_t p = kv->length() / page; p < (kv->length() + rows) / page; ++p) {
         fill(tokens, 0, p, kv->full_pages()[p]);
-        fill(tokens, 1, p, kv->ring(0)[p]);
+        for (std::uint32_t kind = 0; kind < kv->window_kinds(); ++kind) {
+          fill(tokens, 1 + kind, p, kv->ring(kind)[p]);
+        }
       }
       kv->accept(rows);
+      if (pools.plan().soft_kind()) {
+        kv->set_soft_rows({0, kv->length()});
+      }
       const tiered_sequence sequence{start, tokens, links, owner};
       {
         const auto scope = tiers->publishing(sequence);
@@ -225,12 +248,14 @@ struct world {
     for (std::uint32_t p = 0; p < pages.full.size(); ++p) {
       check(tokens, 0, p, pages.full[p]);
     }
-    const auto count = static_cast<std::uint32_t>(pages.windows[0].size());
-    for (std::uint32_t i = 0; i < count; ++i) {
-      check(tokens,
-            1,
-            static_cast<std::uint32_t>(pages.full.size()) - count + i,
-            pages.windows[0][i]);
+    for (std::uint32_t kind = 0; kind < pages.windows.size(); ++kind) {
+      const auto count = static_cast<std::uint32_t>(pages.windows[kind].size());
+      for (std::uint32_t i = 0; i < count; ++i) {
+        check(tokens,
+              1 + kind,
+              static_cast<std::uint32_t>(pages.full.size()) - count + i,
+              pages.windows[kind][i]);
+      }
     }
     const std::uint32_t length = lease.full_tokens();
     tree.release(lease, {}, ticking_us());

@@ -25,11 +25,15 @@ namespace oriel::detail {
 /// the others come. By layers: in the order in which a step needs them, as a `layer_load`; after
 /// the first failure no more is asked for.
 ///
+/// Pages of the soft kind come whole, before the others are asked for; nobody waits for them, and
+/// one that fails costs those before it alone.
+///
 /// A page that a store may write to keeps its reference until the store has answered.
 template <class Pools>
 class arriving_pages {
  public:
-  explicit arriving_pages(Pools& pools) : pools_(pools) {}
+  /// @param soft_pool  of the soft kind; 0: there is none
+  arriving_pages(Pools& pools, std::uint32_t soft_pool) : pools_(pools), soft_pool_(soft_pool) {}
 
   /// Takes a page for all that the plan moves. False: there are too few, and none is taken.
   /// @throws std::bad_alloc
@@ -39,17 +43,15 @@ class arriving_pages {
       count += range.end - range.first;
     }
     pages_.reserve(count);  // From here on nothing throws.
-    for (std::uint32_t pool = 0; pool < plan.windows.size() + 1; ++pool) {
-      const page_range range = pool == 0 ? plan.full : plan.windows[pool - 1];
-      for (std::uint32_t page = range.first; page < range.end; ++page) {
-        arriving a{.pool = pool, .page = page};
-        if (!pools_.pool(pool_id{pool}).try_allocate(std::span(&a.handle, 1))) {
-          end(0);
-          pages_.clear();
-          return false;
-        }
-        pages_.push_back(std::move(a));
-      }
+    bool has_all = true;
+    for (std::uint32_t pool = 0; pool < plan.windows.size() + 1 && has_all; ++pool) {
+      has_all = pool == soft_pool_ && pool != 0 ? true : take(plan, pool);
+    }
+    firm_ = static_cast<std::uint32_t>(pages_.size());
+    if (!has_all || (soft_pool_ != 0 && !take(plan, soft_pool_))) {
+      end(0);
+      pages_.clear();
+      return false;
     }
     return true;
   }
@@ -66,20 +68,16 @@ class arriving_pages {
   /// Asks for whole pages: push(index, tier, item) for each. @pre named @throws as push
   template <class TierOf, class KeyOf, class Push>
   void ask_whole(TierOf&& tier_of, KeyOf&& key_of, Push&& push) {
-    for (std::uint32_t i = 0; i < pages_.size(); ++i) {
-      arriving& a = pages_[i];
-      push(i,
-           tier_of(a.pool, a.page),
-           store_item{.op = store_op::get,
-                      .key = key_of(a.pool, a.page),
-                      .identity = &a.identity,
-                      .slices = a.slices});
-      a.state = page_state::under_way;
-      ++waiting_;
-    }
+    ask_soft(tier_of, key_of, push);
+    ask_whole(0, firm_, tier_of, key_of, push);
+  }
+  /// The same for those of the soft kind alone.
+  template <class TierOf, class KeyOf, class Push>
+  void ask_soft(TierOf&& tier_of, KeyOf&& key_of, Push&& push) {
+    ask_whole(firm_, static_cast<std::uint32_t>(pages_.size()), tier_of, key_of, push);
   }
 
-  /// Plans to ask by layers; `hand_out` asks. @pre named @throws std::bad_alloc
+  /// Plans to ask for the others by layers; `hand_out` asks. @pre named @throws std::bad_alloc
   template <class TierOf, class KeyOf>
   void plan_layers(std::span<const layer_home> homes,
                    const layer_load_options& options,
@@ -87,21 +85,21 @@ class arriving_pages {
                    KeyOf&& key_of,
                    std::uint64_t now_us) {
     std::vector<layer_page> list;
-    list.reserve(pages_.size());
-    for (arriving& a : pages_) {
+    list.reserve(firm_);
+    for (arriving& a : std::span(pages_).first(firm_)) {
       list.push_back({.key = key_of(a.pool, a.page),
                       .identity = &a.identity,
                       .tier = tier_of(a.pool, a.page),
                       .slices = a.slices});
     }
     layer_plan plan = plan_layer_reads(homes, list, options);
-    reads_left_.assign(pages_.size(), 0);
+    reads_left_.assign(firm_, 0);
     for (const layer_read& r : plan.reads) {
       ++reads_left_[r.page];
     }
-    waiting_ = plan.reads.size();
+    waiting_ += plan.reads.size();
     load_.emplace(std::move(plan), std::move(list), options, now_us);
-    for (arriving& a : pages_) {
+    for (arriving& a : std::span(pages_).first(firm_)) {
       a.state = page_state::under_way;
     }
   }
@@ -114,7 +112,7 @@ class arriving_pages {
       count = load_->offer(items, tier);
       for (std::size_t i = 0; i < count; ++i) {
         const std::uint64_t read = std::exchange(items[i].user, 0);
-        push(static_cast<std::uint32_t>(read), tier, items[i]);
+        push(soft_items() + static_cast<std::uint32_t>(read), tier, items[i]);
         load_->on_taken(1);
       }
     }
@@ -126,10 +124,17 @@ class arriving_pages {
       c.outcome = store_outcome::done;
     }
     const bool came = c.outcome == store_outcome::done;
-    std::uint32_t page = item;
+    if (item < soft_items()) {
+      settle(firm_ + item, came);
+      if (!came && ORIEL_MUTANT(soft_failure_ends_a_fetch)) {
+        give_up(now_us);
+      }
+      return came;
+    }
+    std::uint32_t page = item - soft_items();
     if (load_) {
-      page = load_->plan().reads[item].page;
-      c.user = item;
+      c.user = page;  // The read's number.
+      page = load_->plan().reads[page].page;
       reads_left_[page] -= came;
       load_->on_completion(c, now_us);
     }
@@ -200,6 +205,11 @@ class arriving_pages {
       }
     }
   }
+  /// Those of the soft kind before `end` that are whole already and have no hole behind them.
+  /// @throws std::bad_alloc
+  void soft_handles_of(std::uint32_t end, std::vector<page_handle>& out) const {
+    (void)windows_behind_holes(soft_pool_, 0, end, out);
+  }
   /// The window pages before `end` that are whole and have no hole behind them. @throws
   /// std::bad_alloc
   window_page_span windows_behind_holes(std::uint32_t pool,
@@ -235,6 +245,11 @@ class arriving_pages {
   }
 
  private:
+  // Items are numbered: pages of the soft kind, then the others, or the reads of their layers.
+  [[nodiscard]] std::uint32_t soft_items() const noexcept {
+    return static_cast<std::uint32_t>(pages_.size()) - firm_;
+  }
+
   enum class page_state : std::uint8_t { hole, under_way, filled, released };
   struct arriving {
     std::uint32_t pool = 0, page = 0;  // logical page
@@ -244,20 +259,49 @@ class arriving_pages {
     std::vector<std::span<std::byte>> slices = {};
   };
 
+  /// Takes the pages of one pool. False: there are too few.
+  bool take(const fetch_plan& plan, std::uint32_t pool) noexcept {
+    const page_range range = pool == 0 ? plan.full : plan.windows[pool - 1];
+    for (std::uint32_t page = range.first; page < range.end; ++page) {
+      arriving a{.pool = pool, .page = page};
+      if (!pools_.pool(pool_id{pool}).try_allocate(std::span(&a.handle, 1))) {
+        return false;
+      }
+      pages_.push_back(std::move(a));
+    }
+    return true;
+  }
+  template <class TierOf, class KeyOf, class Push>
+  void ask_whole(
+      std::uint32_t first, std::uint32_t end, TierOf&& tier_of, KeyOf&& key_of, Push&& push) {
+    for (std::uint32_t i = first; i < end; ++i) {
+      arriving& a = pages_[i];
+      push(i < firm_ ? soft_items() + i : i - firm_,
+           tier_of(a.pool, a.page),
+           store_item{.op = store_op::get,
+                      .key = key_of(a.pool, a.page),
+                      .identity = &a.identity,
+                      .slices = a.slices});
+      a.state = page_state::under_way;
+      waiting_ += i < firm_ || ORIEL_MUTANT(soft_pages_are_waited_for);
+    }
+  }
+
   /// No store has anything of the page any more. @param came  of a page that comes whole
   void settle(std::uint32_t page, bool came) noexcept {
     arriving& a = pages_[page];
-    if (a.state != page_state::under_way || (load_ && load_->is_held(page))) {
+    const bool by_layers = load_ && page < firm_;
+    if (a.state != page_state::under_way || (by_layers && load_->is_held(page))) {
       return;
     }
-    a.state = (load_ ? reads_left_[page] == 0 : came) ? page_state::filled : page_state::hole;
+    a.state = (by_layers ? reads_left_[page] == 0 : came) ? page_state::filled : page_state::hole;
     if (has_ended_) {  // Nobody waited for it.
       release_if_back(a);
     }
   }
   /// Pages whose reads will not be handed out any more.
   void settle_all() noexcept {
-    for (std::uint32_t page = 0; page < pages_.size(); ++page) {
+    for (std::uint32_t page = 0; page < firm_; ++page) {
       settle(page, false);
     }
   }
@@ -270,6 +314,8 @@ class arriving_pages {
   }
 
   Pools& pools_;
+  std::uint32_t soft_pool_;
+  std::uint32_t firm_ = 0;       // pages that are not of the soft kind: the first ones
   std::vector<arriving> pages_;  // does not change while items refer to it
   std::optional<layer_load> load_;
   std::vector<std::uint32_t> reads_left_;  // [pages] by layers: that have not come

@@ -78,7 +78,7 @@ class prefix_fetch {
         id_(id),
         request_(std::move(request)),
         device_(cache_.match(request_.space, request_.tokens)),
-        arriving_(pools) {
+        arriving_(pools, model.soft_kind ? 1 + *model.soft_kind : 0) {
     const auto pages = static_cast<std::uint32_t>(request_.links.size());
     coverage_.full.assign(pages, no_tier);
     coverage_.windows.assign(model_.windows.size(), std::vector<std::uint8_t>(pages, no_tier));
@@ -120,7 +120,7 @@ class prefix_fetch {
     --in_stores_;
     if (tag.errand == tier_errand::look_up) {
       if (state_ == state::looking) {
-        unanswered_ -= unanswered_ != 0;
+        unanswered_ -= unanswered_ != 0 && is_waited_for(pool_of(tag.item));
         if (c.outcome == store_outcome::done) {
           entry(tag.item) = tier;
         }
@@ -234,7 +234,11 @@ class prefix_fetch {
     window_spans_.clear();
     for (std::uint32_t kind = 0; kind < lent_windows_.size(); ++kind) {
       lent_windows_[kind].clear();
-      arriving_.handles_of(kind + 1, plan_.full.end, lent_windows_[kind]);
+      if (is_waited_for(kind + 1)) {
+        arriving_.handles_of(kind + 1, plan_.full.end, lent_windows_[kind]);
+      } else {
+        arriving_.soft_handles_of(plan_.full.end, lent_windows_[kind]);
+      }
       window_spans_.emplace_back(lent_windows_[kind]);
     }
     return {.length = plan_.length, .full = lent_full_, .windows = window_spans_};
@@ -306,7 +310,15 @@ class prefix_fetch {
     }
   }
 
+  /// Nobody waits for pages of the soft kind, nor for whether there are any.
+  [[nodiscard]] bool is_waited_for(std::uint32_t pool) const noexcept {
+    return pool == 0 || pool - 1 != model_.soft_kind || ORIEL_MUTANT(soft_looks_are_waited_for);
+  }
+
   // Look-ups are numbered pool by pool, page by page.
+  [[nodiscard]] std::uint32_t pool_of(std::uint32_t item) const noexcept {
+    return item / static_cast<std::uint32_t>(request_.links.size());
+  }
   [[nodiscard]] std::uint8_t& entry(std::uint32_t item) {
     const auto pages = static_cast<std::uint32_t>(request_.links.size());
     return item < pages ? coverage_.full[item] : coverage_.windows[item / pages - 1][item % pages];
@@ -330,9 +342,13 @@ class prefix_fetch {
         }
         continue;
       }
-      for (std::uint32_t pool = 0; pool <= model_.windows.size(); ++pool) {
-        for (std::uint32_t page = first_wanted(pool); page < pages; ++page) {
-          ask(tier, pool, page);
+      for (const bool waits : {false, true}) {  // What is not waited for is answered first.
+        for (std::uint32_t pool = 0; pool <= model_.windows.size(); ++pool) {
+          for (std::uint32_t page = first_wanted(pool);
+               page < pages && is_waited_for(pool) == waits;
+               ++page) {
+            ask(tier, pool, page);
+          }
         }
       }
     }
@@ -356,7 +372,7 @@ class prefix_fetch {
                     .key = {request_.links[page], pool},
                     .user = errand_tag{tier_errand::look_up, id_, item}.packed()},
                    look_until_us_);
-      ++unanswered_;
+      unanswered_ += is_waited_for(pool);
       ++in_stores_;
     }
   }
@@ -443,6 +459,10 @@ class prefix_fetch {
             ask_for(page, tier, item);
           });
     } else {
+      arriving_.ask_soft(
+          tier_of, key_of, [&](std::uint32_t page, std::uint8_t tier, const store_item& item) {
+            ask_for(page, tier, item);
+          });
       arriving_.plan_layers(model_.layers, limits_.layers, tier_of, key_of, moving_since_us_);
       hand_out();
     }

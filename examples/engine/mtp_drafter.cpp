@@ -68,13 +68,13 @@ void mtp_drafter::forget_before(std::uint32_t row) {
 void mtp_drafter::begin_run() {
   const std::uint32_t blocks = max_draft_tokens();
   const std::size_t end = std::size_t{rows()} + blocks - 1;
-  const std::size_t first = ORIEL_MUTANT(blocks_are_told_the_row_itself) ? 1 : 0;
   const std::size_t last =
       ORIEL_MUTANT(chunks_end_with_a_guess) ? rows() - std::size_t{1} : tokens_.size() - 1;
   ORIEL_EXPECTS(rows() != 0 && tokens_.size() >= rows());
   ids_.clear();
   for (std::size_t at = 0; at < end; ++at) {
-    ids_.push_back(tokens_[std::min(at - std::min(at, first), last)]);
+    const std::size_t told = at - (at != 0 && ORIEL_MUTANT(blocks_are_told_the_row_itself) ? 1 : 0);
+    ids_.push_back(tokens_[std::min(told, last)]);
   }
   tables_.clear();
   for (std::uint32_t pool = 0; pool <= kv_->window_kinds(); ++pool) {

@@ -88,6 +88,17 @@ class Run(unittest.TestCase):
         self.assertGreater(drafted["mean_accept_length"], 1.5)
         self.assertEqual(len(drafted["acceptance_by_position"]), 3)
 
+    def test_drawn_drafts_are_other_answers_that_a_seed_repeats(self):
+        prompt = ["-p", "import os\n\nclass Stack:\n", "-n", 64, "--spec", "mtp", "--draft-len", 3]
+        drawn = ["--temp", 1, "--top-k", 0, "--top-p", 1, "-s", 3]
+        matched = run_json(*prompt, *drawn, "--spec-accept", "match")
+        rejection = run_json(*prompt, *drawn, "--spec-accept", "rejection")
+        self.assertNotEqual(rejection["tokens"], matched["tokens"])
+        self.assertGreater(rejection["accepted"], matched["accepted"])
+        self.assertEqual(run_json(*prompt, *drawn, "--spec-accept", "rejection", "-t", 1)["tokens"], rejection["tokens"])
+        greedy = run_json(*prompt, "--temp", 0)
+        self.assertEqual(run_json(*prompt, "--temp", 0, "--spec-accept", "rejection")["tokens"], greedy["tokens"])
+
     def test_tokens_do_not_depend_on_threads_chunks_or_pages(self):
         prompt = ["-p", "import os\n\nclass Stack:\n    def push(self, item):\n", "-n", 48]
         for sampling in (["--temp", 0], ["--temp", 0.9, "-s", 5]):

@@ -42,6 +42,7 @@ constexpr mutant all_mutants[] = {
     // Recovery.
     {"scan_believes_any_place", "F3: every get looks again: slower, never wrong", true},
     {"scan_stops_at_the_first_hole", "F1: what lies behind a torn record is lost"},
+    {"scan_reads_half_of_a_segment", "what was written is not all read"},
     {"youngest_record_is_believed", "a torn rewrite hides an acknowledged page"},
     {"tombstones_are_not_replayed", "I17"},
     {"snapshot_is_believed", "F12"},

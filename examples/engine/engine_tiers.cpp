@@ -156,6 +156,23 @@ tier remote_tier(const tier_choice& choice) {
           .rates = within_budget(remote_rates, choice)};
 }
 
+/// A store that connects with its first item would take longer for it than a short prompt's look-up
+/// may last, so that the first requests after a start missed. Here each has answered, or could not
+/// in time.
+void wait_until_open(std::span<tier> tiers) {
+  constexpr std::uint64_t open_us_max = 250'000;
+  const std::uint64_t until_us = steady_now_us() + open_us_max;
+  const store_item question{.op = store_op::exists, .key = {}};  // Nobody has such a page.
+  for (tier& t : tiers) {
+    static_cast<void>(t.store.submit({&question, 1}, until_us));
+  }
+  for (tier& t : tiers) {
+    for (store_completion answer; t.store.pending() != 0 && t.store.poll({&answer, 1}) == 0;) {
+      t.store.wait(no_deadline);  // It has one: the item completes by then.
+    }
+  }
+}
+
 }  // namespace
 
 page_shape shape_of(const pool_plan& plan) {
@@ -195,6 +212,7 @@ std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape)
   if (!choice.remote_url.empty()) {
     tiers.push_back(remote_tier(choice));
   }
+  wait_until_open(tiers);
   return tiers;
 } catch (const std::system_error& e) {
   throw error(fmt::format("no thread for a tier: {}", e.what()));

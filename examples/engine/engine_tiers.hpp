@@ -48,7 +48,9 @@ struct tier_choice {
 /// The shape of the pages of a plan's pools. @throws std::bad_alloc
 [[nodiscard]] page_shape shape_of(const pool_plan& plan);
 
-/// Makes the stores, each in a thread of its own, faster first. Their clock is `steady_now_us`.
+/// Makes the stores, each in a thread of its own, faster first, and waits until each has answered
+/// once, a quarter of a second at most: so that the first prompt finds a server connected. Their
+/// clock is `steady_now_us`.
 /// Host memory is bound to the memory node of the calling thread, where there are several.
 /// @throws engine::error that names the folder or the server, and what is wrong with it
 [[nodiscard]] std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape);

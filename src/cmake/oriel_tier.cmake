@@ -13,10 +13,16 @@ else()
 endif()
 
 file(GLOB oriel_tier_sources CONFIGURE_DEPENDS src/tier/*.cpp src/sim/cluster/*.cpp)
-# A unit named *_sse42.cpp is entered only after its instructions were seen on the CPU.
+# Units named *_sse42.cpp and *_vpclmul.cpp are entered only after their instructions were seen on
+# the CPU.
+set(oriel_isa_sse42 -msse4.2)
+set(oriel_isa_vpclmul -msse4.2 -mpclmul -mavx512f -mvpclmulqdq)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  list(APPEND oriel_isa_vpclmul -Wno-maybe-uninitialized)  # As for AVX-512 units: gcc bug 105593.
+endif()
 foreach(source IN LISTS oriel_tier_sources)
-  if(source MATCHES "_sse42\\.cpp$" AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS -msse4.2)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND source MATCHES "_(sse42|vpclmul)\\.cpp$")
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${oriel_isa_${CMAKE_MATCH_1}}")
   endif()
 endforeach()
 add_library(oriel_tier ${oriel_tier_sources})

@@ -65,19 +65,31 @@ bool has_crc32c_instruction() noexcept {
 std::uint32_t crc32c_sse42(std::span<const std::byte> bytes, std::uint32_t before) noexcept {
   return crc32c_portable(bytes, before);
 }
+bool has_vpclmul() noexcept {
+  return false;
+}
+std::uint32_t crc32c_vpclmul(std::span<const std::byte> bytes, std::uint32_t before) noexcept {
+  return crc32c_portable(bytes, before);
+}
 #else
 bool has_crc32c_instruction() noexcept {
   __builtin_cpu_init();
   return __builtin_cpu_supports("sse4.2") != 0;
+}
+bool has_vpclmul() noexcept {
+  __builtin_cpu_init();
+  return has_crc32c_instruction() && __builtin_cpu_supports("avx512f") != 0 &&
+         __builtin_cpu_supports("pclmul") != 0 && __builtin_cpu_supports("vpclmulqdq") != 0;
 }
 #endif
 
 }  // namespace detail
 
 std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t before) noexcept {
-  static const bool has_instruction = detail::has_crc32c_instruction();
-  return has_instruction ? detail::crc32c_sse42(bytes, before)
-                         : detail::crc32c_portable(bytes, before);
+  static const auto best = detail::has_vpclmul()              ? detail::crc32c_vpclmul
+                           : detail::has_crc32c_instruction() ? detail::crc32c_sse42
+                                                              : detail::crc32c_portable;
+  return best(bytes, before);
 }
 
 }  // namespace oriel

@@ -74,6 +74,24 @@ owned_fd open_at(int folder, const char* name, int flags, mode_t mode = 0) {
       without_interruption([&] { return ::openat(folder, name, flags | always, mode); }));
 }
 
+// Where the last bytes that were ever written end. Blocks that were only allocated are holes to the
+// system, which is as sure of it as of the size. Where it does not know, all has been written.
+std::uint64_t written_bytes_of(int fd, std::uint64_t size) {
+  constexpr int gaps_max = 10'000;
+  off_t end = 0;
+  for (int gap = 0; gap < gaps_max; ++gap) {
+    const off_t data = ::lseek(fd, end, SEEK_DATA);
+    if (data < 0) {
+      return errno == ENXIO ? static_cast<std::uint64_t>(end) : size;
+    }
+    end = ::lseek(fd, data, SEEK_HOLE);
+    if (end < 0) {
+      return size;
+    }
+  }
+  return size;
+}
+
 status make_directory(const std::string& directory) {
   if (::mkdir(directory.c_str(), 0700) == 0) {
     const std::size_t slash = directory.rfind('/');
@@ -266,7 +284,11 @@ result<std::vector<disk_file>> disk_folder::list() {
     if (!S_ISREG(is.st_mode)) {
       return failure{errc::io_failure, ELOOP, "a segment's name is a link, or no plain file"};
     }
-    files.push_back({.file = *number, .bytes = static_cast<std::uint64_t>(is.st_size)});
+    const auto size = static_cast<std::uint64_t>(is.st_size);
+    const owned_fd file = open_at(fd_.get(), entry->d_name, O_RDONLY | O_NONBLOCK);
+    files.push_back({.file = *number,
+                     .bytes = size,
+                     .written_bytes = file ? written_bytes_of(file.get(), size) : size});
   }
   if (errno != 0) {
     return failure{errc::io_failure, errno, "cannot read the directory"};
@@ -328,12 +350,13 @@ status disk_folder::remove(std::uint32_t file) {
 }
 
 // The kernel forgets what it could not write down: after a sync that failed the next one is fine,
-// and says nothing of the names before. So these are removed once more.
+// and says nothing of the names before. So these are removed once more. One that is there is ours
+// as well: what an attempt before made and could not remove.
 status disk_folder::sync_names() {
   for (const std::uint32_t file : must_redo_ ? removed_ : std::vector<std::uint32_t>()) {
     const auto name = name_of_segment(file);
     const owned_fd made = open_at(fd_.get(), name.data(), O_WRONLY | O_CREAT | O_EXCL, 0600);
-    if (!made || ::unlinkat(fd_.get(), name.data(), 0) != 0) {
+    if ((!made && errno != EEXIST) || ::unlinkat(fd_.get(), name.data(), 0) != 0) {
       return failed("cannot remove a segment for good");
     }
   }

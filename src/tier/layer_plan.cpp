@@ -14,19 +14,26 @@ struct slot_group {
   std::uint32_t pool = 0, first_slot = 0, slots = 0, first_layer = 0;
 };
 
-/// Adds the groups of one pool. @param of_page  the slices of one of its pages
+/// Adds the groups of one pool.
+/// @param of_page  the slices of one of its pages  @param pages  how many it has
+/// @param before   bytes of the layers before each, of all pools
 void group_slots(std::uint32_t pool,
                  std::span<const std::uint32_t> layers,
                  std::span<const std::span<std::byte>> of_page,
-                 std::uint32_t first_loaded,
+                 std::size_t pages,
+                 std::span<const std::uint64_t> before,
                  const layer_load_options& options,
                  std::vector<slot_group>& groups) {
   for (std::uint32_t slot = 0; slot < layers.size();) {
     slot_group g{.pool = pool, .first_slot = slot, .slots = 1, .first_layer = layers[slot]};
     std::uint64_t bytes = of_page[slot].size();
-    for (++slot;
-         slot < layers.size() && g.first_layer != first_loaded && bytes < options.read_bytes_min &&
-         layers[slot] - g.first_layer <= options.ahead_layers_max;
+    const double together_max =
+        ORIEL_MUTANT(small_layers_come_in_lumps)
+            ? 1e18
+            : options.together_share_max * static_cast<double>(before[g.first_layer]);
+    for (++slot; slot < layers.size() && bytes < options.read_bytes_min &&
+                 static_cast<double>((bytes + of_page[slot].size()) * pages) <= together_max &&
+                 layers[slot] - g.first_layer <= options.ahead_layers_max;
          ++slot) {
       bytes += of_page[slot].size();
       ++g.slots;
@@ -74,15 +81,19 @@ layer_plan plan_layer_reads(std::span<const layer_home> layers,
     ORIEL_EXPECTS(pages[p].slices.size() == plan.layer_in[pool].size());
     pages_of[pool].push_back(p);
   }
-  std::uint32_t first_loaded = plan.layers();
-  for (std::uint32_t l = plan.layers(); l-- > 0;) {
-    first_loaded = pages_of[to_index(layers[l].pool)].empty() ? first_loaded : l;
+  std::vector<std::uint64_t> before;
+  std::uint64_t bytes = 0;
+  for (const layer_home& home : layers) {
+    const auto& of_pool = pages_of[to_index(home.pool)];
+    before.push_back(bytes);
+    bytes += of_pool.empty() ? 0 : of_pool.size() * pages[of_pool[0]].slices[home.slot].size();
   }
   std::vector<slot_group> groups;
   for (std::uint32_t pool = 0; pool < pages_of.size(); ++pool) {
     if (!pages_of[pool].empty()) {
       const auto& of_page = pages[pages_of[pool][0]].slices;
-      group_slots(pool, plan.layer_in[pool], of_page, first_loaded, options, groups);
+      group_slots(
+          pool, plan.layer_in[pool], of_page, pages_of[pool].size(), before, options, groups);
     }
   }
   std::ranges::sort(groups, {}, &slot_group::first_layer);

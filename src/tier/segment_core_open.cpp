@@ -51,7 +51,9 @@ void segment_core::open(std::span<const disk_file> files,
   for (const disk_file& f : sorted) {
     const std::uint16_t slot = add_segment(f.file);
     segments_[slot].head_bytes = f.bytes;
-    scanned.push_back({f.file, slot, f.bytes, 0});
+    const std::uint64_t written =
+        std::min(f.written_bytes, f.bytes) / (ORIEL_MUTANT(scan_reads_half_of_a_segment) ? 2 : 1);
+    scanned.push_back({f.file, slot, f.bytes, written, 0});
   }
   recovery_ = std::make_unique<recovery>();
   recovery_->has_snapshot = decode_snapshot(snapshot, recovery_->snapshot);

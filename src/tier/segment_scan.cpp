@@ -134,7 +134,7 @@ void segment_scan::scan_from(std::span<const std::uint64_t> offsets) {
 bool segment_scan::take_file(lane& l) {
   while (next_file_ < files_.size()) {
     l.file = next_file_++;
-    if (files_[l.file].bytes >= files_[l.file].next + record_alignment_bytes) {
+    if (files_[l.file].written >= files_[l.file].next + record_alignment_bytes) {
       l.is_busy = true;
       l.needs_long = l.is_careful = l.searches = false;
       l.errors = l.looks = 0;
@@ -156,7 +156,8 @@ bool segment_scan::next_read(read& wanted) {
     // Headers of large records are read one by one, those of small ones many at once.
     const bool is_small =
         !is_second_pass_ || l.is_careful || (!l.searches && l.hop > chunk_bytes_ / 2);
-    const std::uint64_t left = (f.bytes - f.next) / record_alignment_bytes * record_alignment_bytes;
+    const std::uint64_t left =
+        (f.written - f.next) / record_alignment_bytes * record_alignment_bytes;
     l.part = l.memory.first(static_cast<std::size_t>(
         std::min<std::uint64_t>(is_small ? record_alignment_bytes : chunk_bytes_, left)));
     if (is_second_pass_ && l.needs_long) {
@@ -181,7 +182,7 @@ void segment_scan::read_ended(std::uint32_t lane_id, int error) {
   l.is_in_flight = false;
   found_.clear();
   if (error == ENODATA) {  // nothing was ever written here
-    f.bytes = f.next;
+    f.bytes = f.written = f.next;
     return end_file(l);
   }
   if (error != 0) {
@@ -204,7 +205,7 @@ void segment_scan::read_ended(std::uint32_t lane_id, int error) {
     }
     l.looks = 0;
   }
-  if (l.errors == 0 && (!is_second_pass_ || f.bytes < f.next + record_alignment_bytes)) {
+  if (l.errors == 0 && (!is_second_pass_ || f.written < f.next + record_alignment_bytes)) {
     end_file(l);
   }
 }

@@ -115,6 +115,7 @@ void check_disk_names(Make make) {
     for (const oriel::disk_file& file : *files) {
       CHECK(names.insert(file.file).second);
       CHECK((file.file != 0xfffffffeu || file.bytes == 2 * disk_block_bytes));
+      CHECK((file.file != 0xfffffffeu || file.written_bytes >= file.bytes));
     }
     CHECK(names == std::set<std::uint32_t>{0, 7, 0xfffffffeu});
     CHECK(disk.where(7) != disk.where(0));

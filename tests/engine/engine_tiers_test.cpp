@@ -8,6 +8,8 @@
 
 #include <catch2/catch.hpp>
 #include <engine/engine_tiers.hpp>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +17,8 @@
 #include <memory>
 #include <string>
 #include <vector>
+
+#include <unistd.h>
 
 using namespace toy_engine;
 
@@ -208,6 +212,31 @@ TEST_CASE("no budget of the disk holds back the opening of a folder") {
   choice.disk_bytes_per_s_max = 1;  // A block would take an hour.
   const std::vector<tier> tiers = make_tiers(choice, shape);
   CHECK(tiers.front().store.stats().pages != 0);
+}
+
+TEST_CASE(
+    "a server is connected to before the first prompt, and a silent one does not hold it up") {
+  const int listener = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  sockaddr_in at = {};
+  at.sin_family = AF_INET;
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(at);
+  REQUIRE(::bind(listener, reinterpret_cast<const sockaddr*>(&at), size) == 0);
+  REQUIRE(::listen(listener, 4) == 0);
+  REQUIRE(::getsockname(listener, reinterpret_cast<sockaddr*>(&at), &size) == 0);
+  const tier_choice choice{.host_bytes = 2 * mib,
+                           .remote_url = "redis://127.0.0.1:" + std::to_string(ntohs(at.sin_port))};
+  engine_options o = patient();
+  o.now_us = steady_now_us;
+  const std::vector<tier> tiers =
+      make_tiers(choice, kv_page_shape(the_toy().model, o, dtype::bf16));
+  const int client = ::accept(listener, nullptr, nullptr);
+  CHECK(client >= 0);
+  for (const tier& t : tiers) {
+    CHECK(t.store.pending() == 0);  // What was asked is nobody's answer later.
+  }
+  ::close(client);
+  ::close(listener);
 }
 
 TEST_CASE("a tenant fills its share of host memory and of the folder, and no more") {

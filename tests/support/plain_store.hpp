@@ -40,6 +40,9 @@ struct plain_faults {
   bool only_gets_stick = false;
   bool fails_orders = false;   ///< drops and syncs: EIO
   bool knows_no_sync = false;  ///< refuses it: EOPNOTSUPP
+  /// Not 0: gets come one after another at this rate, by `now_us`, whoever looks, and say when.
+  double bytes_per_us = 0.0;
+  std::uint64_t (*now_us)() = nullptr;
 };
 
 class plain_store {
@@ -49,12 +52,14 @@ class plain_store {
 
   std::size_t submit(std::span<const oriel::store_item> items, std::uint64_t) {
     std::size_t taken = 0;
+    const double now_us = static_cast<double>(now());
     for (; taken < items.size() && queue_.size() < faults_.queue_max; ++taken) {
       const bool may_stick = !faults_.only_gets_stick || items[taken].op == oriel::store_op::get;
       const bool stuck = may_stick && chance(faults_.stuck);
       queue_.push_back(
           {items[taken],
-           polls_ + draw_.next_below(faults_.turns_max + 1) + (stuck ? faults_.stuck_polls : 0)});
+           polls_ + draw_.next_below(faults_.turns_max + 1) + (stuck ? faults_.stuck_polls : 0),
+           end_us(items[taken], now_us)});
     }
     return taken;
   }
@@ -62,12 +67,14 @@ class plain_store {
   std::size_t poll(std::span<oriel::store_completion> done) {
     ++polls_;
     std::size_t count = 0;
+    const std::uint64_t now_us = now();
     for (auto next = queue_.begin(); next != queue_.end() && count < done.size();) {
-      if (next->due > polls_ || comes_after_another(next)) {
+      if (next->due > polls_ || next->end_us > now_us || comes_after_another(next)) {
         ++next;
         continue;
       }
-      done[count++] = carry_out(next->item);
+      done[count] = carry_out(next->item);
+      done[count++].done_us = next->end_us;
       next = queue_.erase(next);
     }
     return count;
@@ -82,7 +89,22 @@ class plain_store {
   struct waiting {
     oriel::store_item item;
     std::uint64_t due;
+    std::uint64_t end_us;  // 0: not told
   };
+
+  [[nodiscard]] std::uint64_t now() const {
+    return faults_.bytes_per_us > 0 ? faults_.now_us() : 0;
+  }
+  std::uint64_t end_us(const oriel::store_item& item, double now_us) {
+    if (faults_.bytes_per_us <= 0 || item.op != oriel::store_op::get) {
+      return 0;
+    }
+    free_us_ = std::max(free_us_, now_us);
+    for (const auto& slice : item.slices) {
+      free_us_ += static_cast<double>(slice.size()) / faults_.bytes_per_us;
+    }
+    return static_cast<std::uint64_t>(free_us_);
+  }
 
   bool chance(std::uint32_t per_mille) {
     return per_mille != 0 && draw_.next_below(1000) < per_mille;
@@ -189,6 +211,7 @@ class plain_store {
   plain_faults faults_;
   oriel::random_stream draw_;
   std::deque<waiting> queue_;
+  double free_us_ = 0.0;
   std::uint64_t polls_ = 0;
 };
 

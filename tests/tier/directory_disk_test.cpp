@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
 #include <unistd.h>
 
 using namespace oriel;
@@ -272,6 +273,32 @@ TEST_CASE("no symbolic link is followed", "[tier]") {
     CHECK(disk->read_small("snapshot"));
   }
   CHECK(read_whole_file(victim) == std::string(disk_block_bytes, 'v'));
+}
+
+TEST_CASE("a list tells where what was written ends, or nothing better than the size", "[tier]") {
+  const temporary_directory place;
+  auto disk = directory_disk::open({.directory = place.path().string()});
+  REQUIRE(disk);
+  constexpr std::uint64_t size = 64 * disk_block_bytes;
+  for (const std::uint32_t file : {1u, 2u, 3u}) {
+    REQUIRE(disk->create(file, size));
+  }
+  const disk_bytes bytes(1, 5);
+  REQUIRE(move_blocks(*disk, disk_op::write, 2, 10, bytes.all()) == 0);
+  REQUIRE(move_blocks(*disk, disk_op::write, 2, 3, bytes.all()) == 0);
+  REQUIRE(move_blocks(*disk, disk_op::write, 3, 63, bytes.all()) == 0);
+  // Whether the file system here knows it at all, a bare file tells.
+  const std::string bare = (place.path() / "bare").string();
+  const int fd = ::open(bare.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  REQUIRE(::fallocate(fd, 0, 0, size) == 0);
+  const bool knows = ::lseek(fd, 0, SEEK_DATA) < 0;
+  ::close(fd);
+  const auto files = disk->list();
+  REQUIRE(files);
+  REQUIRE(files->size() == 3);
+  CHECK((*files)[0].written_bytes == (knows ? 0 : size));
+  CHECK((*files)[1].written_bytes == (knows ? 11 * disk_block_bytes : size));
+  CHECK((*files)[2].written_bytes == size);
 }
 
 TEST_CASE("a directory has one owner at a time", "[tier]") {

@@ -117,6 +117,35 @@ TEST_CASE("behind the gate of a layer its KV is there, and that of later layers 
   CHECK(early >= 3);
 }
 
+TEST_CASE("a tier is as fast as it is, however seldom a step looks at what has come", "[tier]") {
+  constexpr double bytes_per_us = 0.2;
+  const media kept = new_media(1);
+  joined_world w(
+      kept,
+      {.faults = {.queue_max = 100'000, .bytes_per_us = bytes_per_us, .now_us = ticking_us},
+       .limits = {.fetch_us_max = 1'000'000'000'000},
+       .pages = 2'500,
+       .rates = {.latency_s = 0.0, .bytes_per_s = 1e6 * bytes_per_us}});
+  const auto tokens = tokens_of(2'000 * page + 3);
+  w.keep_below(tokens);
+  for (int fetch = 0; fetch < 8; ++fetch) {
+    const std::uint32_t id = w.begin(tokens);
+    for (int turns = 0; w.tiers->is_fetching(id); ++turns) {
+      REQUIRE(turns < 1'000);
+      w.tiers->turn();
+      for (int i = 0; i < 100'000; ++i) {  // A step of ten seconds.
+        static_cast<void>(ticking_us());
+      }
+    }
+    REQUIRE(w.tiers->end_fetch(id)[0] == 2'000 * page);
+    REQUIRE(w.tiers->finish(no_deadline));
+    w.forget();
+  }
+  REQUIRE(w.tiers->counters().fetched_bytes[0] > 8u << 20);
+  CHECK(w.tiers->tiers()[0].rates.bytes_per_s > 0.9e6 * bytes_per_us);
+  CHECK(w.tiers->tiers()[0].rates.bytes_per_s < 1.1e6 * bytes_per_us);
+}
+
 TEST_CASE("a layer that does not come shuts its gate; whole pages come the second time", "[tier]") {
   const auto tokens = tokens_of(12 * page + 3);
   std::uint32_t cut_off = 0, retried = 0;

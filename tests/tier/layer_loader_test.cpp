@@ -259,7 +259,7 @@ TEST_CASE("a load may be cancelled in the middle: pages stay held until acknowle
 }
 
 TEST_CASE("a loader that goes in the middle waits for what stores still write", "[tier]") {
-  step s(small_world(), {{.latency_us = 500}}, {});
+  step s(small_world(), {{.latency_us = 500}}, {.together_share_max = 1e3});
   s.begin();
   CHECK(s.stores[0]->pending() == 3);  // Layer 0 alone; three full layers, six window layers.
   s.subject.reset();
@@ -349,7 +349,7 @@ TEST_CASE("the measured stall is the predicted one", "[tier]") {
 }
 
 TEST_CASE("a loader brings one load at a time", "[tier]") {
-  step s(small_world(), {{.latency_us = 500}}, {});
+  step s(small_world(), {{.latency_us = 500}}, {.together_share_max = 1e3});
   s.begin();
   CHECK(aborts([&] { s.begin(); }));
   s.subject->finish();

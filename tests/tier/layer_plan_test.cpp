@@ -36,8 +36,10 @@ TEST_CASE("layers are read in the order of compute, small ones together", "[tier
   // F w w w F w w F: pages 0 and 1 are full ones of 100 bytes a layer, page 2 a window page of 40.
   const layer_world world({0, 1, 1, 1, 0, 1, 1, 0}, {100, 40, 40, 40, 100, 40, 40, 100}, {2, 1});
   const auto pages = world.pages();
+  constexpr double together = 1e3;
   SECTION("a read takes neighbours until it is large enough") {
-    const layer_plan plan = plan_layer_reads(world.homes, pages, {.read_bytes_min = 100});
+    const layer_plan plan = plan_layer_reads(
+        world.homes, pages, {.read_bytes_min = 100, .together_share_max = together});
     CHECK(stretches(plan) == std::vector<stretch>{{0, 0, 1, 0},
                                                   {1, 0, 1, 0},
                                                   {2, 0, 3, 1},
@@ -51,15 +53,18 @@ TEST_CASE("layers are read in the order of compute, small ones together", "[tier
     CHECK(plan.bytes == 800);
   }
   SECTION("the first layer comes alone, and none is wanted too early") {
-    const layer_plan plan =
-        plan_layer_reads(world.homes, pages, {.read_bytes_min = 1'000, .ahead_layers_max = 4});
+    const layer_plan plan = plan_layer_reads(
+        world.homes,
+        pages,
+        {.read_bytes_min = 1'000, .ahead_layers_max = 4, .together_share_max = together});
     CHECK(stretches(plan) ==
           std::vector<stretch>{
               {0, 0, 1, 0}, {1, 0, 1, 0}, {2, 0, 4, 1}, {0, 1, 2, 4}, {1, 1, 2, 4}, {2, 4, 1, 6}});
     CHECK(plan.arrival_bytes == std::vector<std::uint64_t>{200, 160, 0, 0, 400, 0, 40, 0});
   }
   SECTION("pages of one pool only: the others' layers wait for nothing") {
-    const layer_plan plan = plan_layer_reads(world.homes, std::span(pages).last(1), {});
+    const layer_plan plan =
+        plan_layer_reads(world.homes, std::span(pages).last(1), {.together_share_max = together});
     CHECK(stretches(plan) == std::vector<stretch>{{0, 0, 1, 1}, {0, 1, 4, 2}});
     CHECK(plan.reads_of == std::vector<std::uint32_t>{0, 1, 1, 1, 0, 1, 1, 0});
   }
@@ -68,6 +73,23 @@ TEST_CASE("layers are read in the order of compute, small ones together", "[tier
     CHECK(plan.reads.empty());
     CHECK(plan.layers() == 8);
     CHECK(predict_stall(plan.arrival_bytes, std::vector<double>(8, 1.0), {1.0, 1.0}, 0) == 0);
+  }
+}
+
+TEST_CASE("loads of 80 % of their layers' compute stall a step by the first layer's alone",
+          "[tier]") {
+  for (const std::uint32_t layers : {2u, 7u, 16u, 61u}) {
+    CAPTURE(layers);
+    // Layers so small that twenty of them would be one read.
+    const layer_world world(
+        std::vector<std::uint32_t>(layers, 0), std::vector<std::uint32_t>(layers, 50), {4});
+    const layer_plan plan = plan_layer_reads(world.homes, world.pages(), {.read_bytes_min = 1'000});
+    const transfer_rates rate{.latency_s = 0.0, .bytes_per_s = 200.0};  // A layer loads in 1 s.
+    const double stall_s =
+        predict_stall(plan.arrival_bytes, std::vector<double>(layers, 1 / 0.8), rate, 0.0);
+    CHECK(stall_s == Approx(1.0));
+    CHECK(plan.reads.size() <= 4 * layers);
+    CHECK((layers < 16 || plan.reads.size() < 4 * layers));  // Later ones come together.
   }
 }
 
@@ -87,7 +109,8 @@ TEST_CASE("every slice of every page is in one read, in order", "[tier]") {
     const layer_world world(pool_of, bytes, pages_in);
     const auto pages = world.pages();
     const layer_load_options options{.read_bytes_min = 1 + draw.next_below(150),
-                                     .ahead_layers_max = draw.next_below(9)};
+                                     .ahead_layers_max = draw.next_below(9),
+                                     .together_share_max = 0.1 * draw.next_below(20)};
     const layer_plan plan = plan_layer_reads(world.homes, pages, options);
     std::map<std::pair<std::uint32_t, std::uint32_t>, int> seen;
     std::uint64_t total = 0;

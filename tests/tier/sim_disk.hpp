@@ -57,7 +57,9 @@ class sim_disk {
   oriel::result<std::vector<oriel::disk_file>> list() {
     std::vector<oriel::disk_file> files;
     for (const auto& [number, f] : files_) {
-      files.push_back({number, f.current.size()});
+      // Some file systems know what was written, some do not.
+      const std::uint64_t size = f.current.size();
+      files.push_back({number, size, number % 2 == 0 ? size : written_bytes(f.current)});
     }
     return files;
   }
@@ -272,6 +274,12 @@ class sim_disk {
         r.offset + bytes > files_.at(r.file).current.size()) {
       broken_contract = "a write beyond the end of a segment";
     }
+  }
+  static std::uint64_t written_bytes(std::span<const std::byte> bytes) {
+    const auto from =
+        std::find_if(bytes.rbegin(), bytes.rend(), [](std::byte b) { return b != std::byte{0}; });
+    const auto end = static_cast<std::uint64_t>(bytes.rend() - from);
+    return (end + disk_alignment_bytes - 1) / disk_alignment_bytes * disk_alignment_bytes;
   }
   [[nodiscard]] std::size_t earliest() const noexcept {
     std::size_t best = requests_.size();

@@ -27,13 +27,18 @@ namespace {
 struct ledger {
   std::vector<store_item> taken, unanswered;
   std::size_t room = 1u << 20, answers = 0;
+  bool takes_puts = true;
 };
 
 class slow_store {
  public:
   explicit slow_store(ledger& l) : ledger_(l) {}
   std::size_t submit(std::span<const store_item> items, std::uint64_t) {
-    const std::size_t count = std::min(items.size(), ledger_.room - ledger_.unanswered.size());
+    std::size_t count = std::min(items.size(), ledger_.room - ledger_.unanswered.size());
+    if (!ledger_.takes_puts) {
+      const auto put = std::ranges::find(items, store_op::put, &store_item::op);
+      count = std::min(count, static_cast<std::size_t>(put - items.begin()));
+    }
     for (const store_item& item : items.first(count)) {
       ledger_.taken.push_back(item);
       ledger_.unanswered.push_back(item);
@@ -136,6 +141,63 @@ TEST_CASE("a store is given few large copies at a time, and some of any size", "
     w.turn(0);
     CHECK(w.book.taken.size() == most + 10);
   }
+}
+
+TEST_CASE("the bound on copies is of their bytes together, whatever is first in the line",
+          "[tier]") {
+  constexpr std::size_t large = std::size_t{2} << 20, small = 4'096;
+  world w;
+  std::span<std::byte> sizes[] = {{reinterpret_cast<std::byte*>(4096), small},
+                                  {reinterpret_cast<std::byte*>(4096), large}};
+  const auto in_store_bytes = [&] {
+    std::uint64_t bytes = 0;
+    for (const store_item& item : w.book.unanswered) {
+      bytes += item.slices.empty() ? 0 : item.slices[0].size();
+    }
+    return bytes;
+  };
+  std::uint32_t key = 0;
+  for (int i = 0; i < 20; ++i) {  // A small one, then many large ones: 20 times.
+    for (int k = 0; k < 10; ++k) {
+      w.slices = {&sizes[k == 0 ? 0 : 1], 1};
+      w.push(store_op::put, key++);
+    }
+  }
+  std::size_t most = 0;
+  for (int turns = 0; w.queues.unfinished() != 0 && turns < 1'000; ++turns) {
+    w.turn(turns % 3 == 0 ? 5 : 1);
+    most = std::max(most, w.book.unanswered.size());
+    INFO("turn " << turns << ", " << w.book.unanswered.size() << " in the store");
+    REQUIRE((in_store_bytes() <= tier_queues::write_bytes_max ||
+             w.book.unanswered.size() <= tier_queues::writes_min));
+  }
+  CHECK(w.completed == key);
+  CHECK(most > tier_queues::writes_min);
+  // Large ones are over: as many small ones go as ever.
+  w.slices = {&sizes[0], 1};
+  for (std::uint32_t k = 0; k < 500; ++k) {
+    w.push(store_op::put, key++);
+  }
+  w.turn(0);
+  CHECK(w.book.unanswered.size() == tier_queues::writes_max);
+}
+
+TEST_CASE("a store that takes no copies is given reads all the same", "[tier]") {
+  world w;
+  w.book.takes_puts = false;
+  w.push(store_op::put, 1);
+  std::uint32_t key = 1'000;
+  for (int turns = 0; turns < 20; ++turns) {
+    for (int i = 0; i < 64; ++i) {
+      w.push(store_op::get, ++key);
+    }
+    w.turn(64);
+  }
+  CHECK(w.taken(store_op::get) == 20 * 64);
+  CHECK(w.taken(store_op::put) == 0);
+  w.book.takes_puts = true;
+  w.turn(64);
+  CHECK(w.taken(store_op::put) == 1);
 }
 
 TEST_CASE("reads without end do not starve copies", "[tier]") {

@@ -251,8 +251,9 @@ TEST_CASE("R6: a page that is evicted while it is copied is not handed out befor
         at += stored.slices[before].size();
       }
       for (std::size_t b = 0; b < stored.slices[i].size(); ++b) {
-        REQUIRE(stored.slices[i][b] ==
-                world::byte_of(tokens, key.pool, stored.first_token / page, at + b));
+        REQUIRE(
+            stored.slices[i][b] ==
+            world::byte_at(world::bytes_of(tokens, key.pool, stored.first_token / page), at + b));
       }
     }
   }

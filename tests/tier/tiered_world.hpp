@@ -44,8 +44,9 @@ struct world_options {
   std::uint32_t silent_tier = 0xFFFF;  ///< answers only after a long time
   tier_limits limits = {};
   std::uint32_t pages = 64;
-  bool by_layers = false;  ///< pages come layer by layer
-  bool has_soft = false;   ///< a third pool, of a soft kind
+  bool by_layers = false;              ///< pages come layer by layer
+  bool has_soft = false;               ///< a third pool, of a soft kind
+  transfer_rates rates = {0.0, 1e15};  ///< on paper, at first
 };
 
 /// Pools, tree and tiers of a small model, and requests that "compute" recognisable bytes.
@@ -71,7 +72,7 @@ struct world {
                i)),
            .role = static_cast<tier_role>(i),
            .writes = o.writes[std::min(i, o.writes.size() - 1)],
-           .rates = {0.0, 1e15}});
+           .rates = o.rates});
     }
     tiers.emplace(tree,
                   pools,
@@ -120,24 +121,27 @@ struct world {
     return links;
   }
 
-  /// What a cold run writes into page `logical` of a pool.
-  static std::byte byte_of(std::span<const token_id> tokens,
-                           std::uint32_t pool,
-                           std::uint32_t logical,
-                           std::size_t at) {
+  /// What a cold run writes into page `logical` of a pool: byte_at(bytes_of, at) at each place.
+  static std::uint32_t bytes_of(std::span<const token_id> tokens,
+                                std::uint32_t pool,
+                                std::uint32_t logical) {
     std::uint32_t h = pool * 7 + logical * 13;
     for (const token_id token : tokens.first(std::size_t{logical + 1} * page)) {
       h = h * 31 + to_index(token);
     }
-    return static_cast<std::byte>(h >> at % 24);
+    return h;
+  }
+  static std::byte byte_at(std::uint32_t bytes, std::size_t at) {
+    return static_cast<std::byte>(bytes >> at % 24);
   }
   void fill(std::span<const token_id> tokens,
             std::uint32_t pool,
             std::uint32_t logical,
             page_handle handle) {
     const auto bytes = pools.pool(pool_id{pool}).bytes(handle);
+    const std::uint32_t expected = bytes_of(tokens, pool, logical);
     for (std::size_t i = 0; i < bytes.size(); ++i) {
-      bytes[i] = byte_of(tokens, pool, logical, i);
+      bytes[i] = byte_at(expected, i);
     }
   }
   void check(std::span<const token_id> tokens,
@@ -145,8 +149,9 @@ struct world {
              std::uint32_t logical,
              page_handle handle) {
     const auto bytes = pools.pool(pool_id{pool}).bytes(handle);
+    const std::uint32_t expected = bytes_of(tokens, pool, logical);
     for (std::size_t i = 0; i < bytes.size(); ++i) {
-      if (bytes[i] != byte_of(tokens, pool, logical, i)) {
+      if (bytes[i] != byte_at(expected, i)) {
         FAIL("pool " << pool << " page " << logical << " byte " << i);
       }
     }
@@ -219,8 +224,9 @@ struct world {
     const page_layout& layout = pool.layout();
     const std::size_t end =
         home.slot + 1 < layout.slots() ? layout.k_offset_bytes(home.slot + 1) : layout.page_bytes();
+    const std::uint32_t expected = bytes_of(tokens, to_index(home.pool), logical);
     for (std::size_t i = layout.k_offset_bytes(home.slot); i < end; ++i) {
-      if (pool.bytes(handle)[i] != byte_of(tokens, to_index(home.pool), logical, i)) {
+      if (pool.bytes(handle)[i] != byte_at(expected, i)) {
         return false;
       }
     }

@@ -83,6 +83,9 @@ struct store_completion {
   store_outcome outcome = store_outcome::miss;
   int native = 0;           ///< errno, or 0
   std::uint64_t bytes = 0;  ///< moved
+  /// When it ended, by the store's clock; 0: not told. Whoever polls late can tell how fast the
+  /// store is all the same; `store_thread` says it.
+  std::uint64_t done_us = 0;
 };
 
 enum class store_health : std::uint8_t {

@@ -38,6 +38,9 @@ struct layer_load_options {
   /// ... but none that is wanted more than so many layers after its first: until those have come,
   /// the first is not ready.
   std::uint32_t ahead_layers_max = 8;
+  /// ... and several together have at most this part of the bytes of all layers before: a compute
+  /// that takes so much longer than its loads never waits for the rest of a read.
+  double together_share_max = 0.25;
   /// Handed to stores and not acknowledged: what a cancelled step still costs at most. One read may
   /// be larger. Below what a store moves in its latency the load gets slower.
   std::uint64_t in_flight_bytes_max = std::uint64_t{64} << 20;

@@ -39,6 +39,8 @@ struct disk_completion {
 struct disk_file {
   std::uint32_t file = 0;
   std::uint64_t bytes = 0;  ///< its size
+  /// From here on reads give nothing but zeros, whatever the size; more than the size: not known.
+  std::uint64_t written_bytes = ~std::uint64_t{0};
 };
 
 /// Files named by number, in one place that has one owner.

@@ -228,7 +228,9 @@ class store_thread {
       // Before the completions: whoever polled one finds it counted.
       thread_.publish(store_->stats(), store_->last_fault());
     }
+    const std::uint64_t now_us = count != 0 ? clock_.now_us() : 0;
     for (std::size_t i = 0; i < count; ++i) {
+      done[i].done_us = done[i].done_us != 0 ? done[i].done_us : now_us;
       reply(done[i]);
     }
     return count;
@@ -251,7 +253,7 @@ class store_thread {
       late_.fetch_add(1, std::memory_order_relaxed);
       late_gets_.fetch_add(r.item.op == store_op::get, std::memory_order_relaxed);
       late_puts_.fetch_add(r.item.op == store_op::put, std::memory_order_relaxed);
-      reply({.user = r.item.user, .op = r.item.op, .outcome = store_outcome::late});
+      reply({.user = r.item.user, .op = r.item.op, .outcome = store_outcome::late, .done_us = now});
       return true;
     });
   }

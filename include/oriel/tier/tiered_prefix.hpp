@@ -194,6 +194,7 @@ class tiered_prefix {
                           std::move(request));
     try {
       fetches_.back().turn();
+      queues_.flush();
     } catch (...) {
       if (!ORIEL_MUTANT(failed_begin_is_kept)) {
         cancel_fetch(id);  // Nobody would know its number.
@@ -295,6 +296,7 @@ class tiered_prefix {
     for (fetch_type& f : fetches_) {
       f.turn();
     }
+    queues_.flush();  // Who calls may compute a whole step before the next turn.
     drop_over();
   }
   /// Blocks until a store has something, or until then. It may return early.

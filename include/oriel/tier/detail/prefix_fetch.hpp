@@ -127,7 +127,9 @@ class prefix_fetch {
       }
       return;
     }
-    const bool came = arriving_.on_completion(tag.item, c, limits_.now_us());
+    const std::uint64_t now_us = limits_.now_us();
+    note_end(c, now_us);
+    const bool came = arriving_.on_completion(tag.item, c, now_us);
     const auto role = static_cast<std::size_t>(queues_.tiers()[tier].role);
     ++(came ? counters_.fetched_reads : counters_.failed_reads)[role];
     counters_.fetched_bytes[role] += came ? c.bytes : 0;
@@ -295,7 +297,8 @@ class prefix_fetch {
   /// cut off. Once for each fetch.
   void learn_rate() {
     constexpr std::uint64_t enough_bytes = 1 << 20;
-    const double took_s = 1e-6 * static_cast<double>(limits_.now_us() - moving_since_us_);
+    const std::uint64_t unended_us = reads_in_stores_ != 0 ? limits_.now_us() - busy_since_us_ : 0;
+    const double took_s = 1e-6 * static_cast<double>(busy_us_ + unended_us);
     if (has_learned_ || !std::has_single_bit(from_tiers_)) {
       return;
     }
@@ -304,7 +307,6 @@ class prefix_fetch {
     transfer_rates& known = queues_.tiers()[tier].rates;
     if ((moved_bytes_ >= enough_bytes || is_late_) && took_s > known.latency_s) {
       const double rate = static_cast<double>(moved_bytes_) / (took_s - known.latency_s);
-      // The engine's own steps are in it: it may be a few times too low, not more.
       known.bytes_per_s =
           std::max(known.bytes_per_s + 0.25 * (rate - known.bytes_per_s), least_rates_[tier]);
     }
@@ -313,6 +315,20 @@ class prefix_fetch {
   /// Nobody waits for pages of the soft kind, nor for whether there are any.
   [[nodiscard]] bool is_waited_for(std::uint32_t pool) const noexcept {
     return pool == 0 || pool - 1 != model_.soft_kind || ORIEL_MUTANT(soft_looks_are_waited_for);
+  }
+  /// A store has reads of it from when it was given the first until it had done the last, whenever
+  /// that was looked at: a step that computes meanwhile makes no tier slow.
+  void note_begin() noexcept {
+    if (reads_in_stores_++ == 0) {
+      busy_since_us_ = limits_.now_us();
+    }
+  }
+  void note_end(const store_completion& c, std::uint64_t now_us) noexcept {
+    const bool is_told = c.done_us != 0 && !ORIEL_MUTANT(rate_counts_the_steps);
+    ended_us_ = std::max(ended_us_, is_told ? std::min(c.done_us, now_us) : now_us);
+    if (--reads_in_stores_ == 0) {
+      busy_us_ += ended_us_ - std::min(ended_us_, busy_since_us_);
+    }
   }
 
   // Look-ups are numbered pool by pool, page by page.
@@ -435,7 +451,6 @@ class prefix_fetch {
 
   /// Says who each page is, and asks its tier.
   void ask_for_pages() {
-    moving_since_us_ = limits_.now_us();
     const std::uint32_t size = model_.healing.page_size;
     arriving_.name([&](std::uint32_t page, page_identity& out) {
       out = {.name_space = request_.start,
@@ -463,7 +478,7 @@ class prefix_fetch {
           tier_of, key_of, [&](std::uint32_t page, std::uint8_t tier, const store_item& item) {
             ask_for(page, tier, item);
           });
-      arriving_.plan_layers(model_.layers, limits_.layers, tier_of, key_of, moving_since_us_);
+      arriving_.plan_layers(model_.layers, limits_.layers, tier_of, key_of, limits_.now_us());
       hand_out();
     }
     ++counters_.fetches;
@@ -473,6 +488,7 @@ class prefix_fetch {
     what.user = errand_tag{tier_errand::fetch, id_, item}.packed();
     queues_.push(tier, what, deadline_us_);
     ++in_stores_;
+    note_begin();
   }
 
   [[nodiscard]] bool is_in_plan(std::uint32_t pool, std::uint32_t page) const noexcept {
@@ -504,7 +520,10 @@ class prefix_fetch {
   arriving_pages<Pools> arriving_;
   std::size_t unanswered_ = 0;  // look-ups that are waited for
   std::size_t in_stores_ = 0;   // items that stores may still touch
-  std::uint64_t moving_since_us_ = 0, moved_bytes_ = 0;
+  std::size_t reads_in_stores_ = 0;
+  std::uint64_t busy_since_us_ = 0, ended_us_ = 0;  // while stores have reads of it
+  std::uint64_t busy_us_ = 0;                       // before that
+  std::uint64_t moved_bytes_ = 0;
   std::uint32_t from_tiers_ = 0;  // as bits
   bool has_learned_ = false, is_late_ = false;
   layer_meter meter_;

@@ -61,8 +61,9 @@ struct segment_snapshot {
 struct scanned_file {
   std::uint32_t file = 0;
   std::uint16_t slot = 0;
-  std::uint64_t bytes = 0;
-  std::uint64_t next = 0;  ///< where to read on
+  std::uint64_t bytes = 0;    ///< its size: no record goes beyond
+  std::uint64_t written = 0;  ///< no record begins behind this: not read
+  std::uint64_t next = 0;     ///< where to read on
 };
 
 /// A record that a scan found in its place.

@@ -68,8 +68,10 @@ class tier_line {
 /// look-ups, which somebody waits for, and the rest. What waits in the second does not keep the
 /// first:
 ///
-///  - a store has at most `writes_max` of the second, and `write_bytes_max` of them beyond a few;
-///  - the first goes first; but after `reads_in_a_row` of it the second has a turn.
+///  - a store has at most `writes_max` of the second, and beyond `writes_min` of them no more than
+///    `write_bytes_max` in all;
+///  - the first goes first; but after `reads_in_a_row` of it the second has a turn;
+///  - a store that takes nothing of one line is asked for the other all the same.
 ///
 /// A read keeps its place behind a put of its key, and behind orders (drops, erases, a sync): it
 /// waits in the second line then.
@@ -104,7 +106,13 @@ class tier_queues {
   /// Items that are queued or in a store.
   [[nodiscard]] std::size_t unfinished() const noexcept { return unfinished_; }
 
-  /// Hands on what the stores take, then calls done(tier, completion) for all that came back.
+  /// Hands on what the stores take.
+  void flush() {
+    for (std::size_t t = 0; t < tiers_.size(); ++t) {
+      flush(static_cast<std::uint8_t>(t));
+    }
+  }
+  /// The same, then calls done(tier, completion) for all that came back.
   template <class Done>
   void turn(Done&& done) {
     for (std::size_t i = 0; i < tiers_.size(); ++i) {
@@ -114,7 +122,9 @@ class tier_queues {
         got = tiers_[t].store.poll(batch_);
         for (const store_completion& c : std::span(batch_).first(got)) {
           --unfinished_;
-          queues_[t].writes_in_store -= !is_read(errand_tag::unpacked(c.user).errand);
+          if (!is_read(errand_tag::unpacked(c.user).errand)) {
+            queues_[t].in_store.end(c.user);
+          }
           done(t, c);
         }
       }
@@ -140,9 +150,51 @@ class tier_queues {
   static constexpr std::uint64_t moment_us = 200;
   static constexpr std::size_t batch_max = 64;
 
+  /// How much of the second line a store has.
+  struct write_load {
+    std::size_t count = 0;
+    std::uint64_t bytes = 0;
+
+    [[nodiscard]] bool may_have(std::uint64_t more_bytes) const noexcept {
+      return count < writes_min || (count < writes_max && bytes + more_bytes <= write_bytes_max);
+    }
+    void add(std::uint64_t more_bytes) noexcept {
+      ++count;
+      bytes += more_bytes;
+    }
+  };
+  /// The same, by the items: a completion does not say how large its item was.
+  class writes_in_store {
+   public:
+    [[nodiscard]] const write_load& load() const noexcept { return load_; }
+    void begin(std::uint64_t user, std::uint64_t bytes) noexcept {
+      if (bytes != 0) {
+        sizes_[sized_++] = {user, bytes};
+      }
+      load_.add(bytes);
+    }
+    void end(std::uint64_t user) noexcept {
+      const auto all = std::span(sizes_).first(sized_);
+      if (const auto found = std::ranges::find(all, user, &size::user); found != all.end()) {
+        load_.bytes -= found->bytes;
+        *found = sizes_[--sized_];
+      }
+      --load_.count;
+    }
+
+   private:
+    struct size {
+      std::uint64_t user = 0, bytes = 0;
+    };
+    std::array<size, writes_max> sizes_;  // of those that have bytes, in no order
+    std::size_t sized_ = 0;
+    write_load load_;
+  };
+
   struct queue {
     tier_line reads, writes;
-    std::size_t writes_in_store = 0, reads_since_writes = 0;
+    writes_in_store in_store;
+    std::size_t reads_since_writes = 0;
     std::size_t orders = 0;  // in the second line
     /// Puts in the second line, by a few bits of their keys: so that most reads need not look.
     std::vector<std::uint16_t> puts_of = std::vector<std::uint16_t>(buckets);
@@ -169,49 +221,61 @@ class tier_queues {
              return w.item.op == store_op::put && w.item.key == key;
            });
   }
-  /// How many more of the second line the store may have, if all were as large as the next.
-  [[nodiscard]] static std::size_t allowed(const queue& q, const store_item& next) noexcept {
+  [[nodiscard]] static std::uint64_t bytes_of(const store_item& item) noexcept {
     std::uint64_t bytes = 0;
-    for (const auto& slice : next.slices) {
+    for (const auto& slice : item.slices) {
       bytes += slice.size();
     }
-    const auto most = static_cast<std::size_t>(std::clamp<std::uint64_t>(
-        write_bytes_max / std::max<std::uint64_t>(bytes, 1), writes_min, writes_max));
-    return most > q.writes_in_store ? most - q.writes_in_store : 0;
+    return bytes;
+  }
+
+  /// A read that waits in the second line counts for nothing.
+  [[nodiscard]] static bool may_go(const write_load& load, const store_item& item) noexcept {
+    return is_read(item.op) || load.may_have(bytes_of(item));
   }
 
   void flush(std::uint8_t t) {
     queue& q = queues_[t];
+    bool takes_reads = true, takes_writes = true;  // It may have room for one and not the other.
     for (;;) {
-      const bool writes_may = !q.writes.all().empty() && allowed(q, q.writes.all()[0].item) != 0;
-      const bool reads_may = !q.reads.all().empty();
+      const bool reads_may = takes_reads && !q.reads.all().empty();
+      const bool writes_may = takes_writes && !q.writes.all().empty() &&
+                              may_go(q.in_store.load(), q.writes.all()[0].item);
       if (!writes_may && !reads_may) {
         return;
       }
-      const bool are_reads = reads_may && (!writes_may || q.reads_since_writes < reads_in_a_row);
-      const std::size_t taken = hand_on(t,
-                                        are_reads ? q.reads : q.writes,
-                                        are_reads ? batch_max : allowed(q, q.writes.all()[0].item));
-      if (taken == 0) {
-        return;
+      if (reads_may && (!writes_may || q.reads_since_writes < reads_in_a_row)) {
+        const std::size_t taken = hand_on(t, q.reads);
+        takes_reads = taken != 0;
+        q.reads_since_writes += taken;
+      } else if (hand_on(t, q.writes) != 0) {
+        q.reads_since_writes = 0;
+      } else {
+        takes_writes = false;
       }
-      q.reads_since_writes = are_reads ? q.reads_since_writes + taken : 0;
     }
   }
 
   /// Items with one deadline go together. @returns how many went; 0: the store has no room
-  std::size_t hand_on(std::uint8_t t, tier_line& line, std::size_t most) {
+  std::size_t hand_on(std::uint8_t t, tier_line& line) {
     queue& q = queues_[t];
     const std::span<const tier_line::waiting> all = line.all();
     const std::uint64_t deadline_us = all[0].deadline_us;
+    write_load would_be = q.in_store.load();
     std::size_t count = 0;
-    for (; count < std::min({batch_max, most, all.size()}) && all[count].deadline_us == deadline_us;
+    for (; count < std::min(batch_max, all.size()) && all[count].deadline_us == deadline_us &&
+           may_go(would_be, all[count].item);
          ++count) {
       items_[count] = all[count].item;
+      if (!is_read(items_[count].op)) {
+        would_be.add(bytes_of(items_[count]));
+      }
     }
     const std::size_t taken = tiers_[t].store.submit(std::span(items_).first(count), deadline_us);
     for (const store_item& item : std::span(items_).first(taken)) {
-      q.writes_in_store += !is_read(item.op);
+      if (!is_read(item.op)) {
+        q.in_store.begin(item.user, bytes_of(item));
+      }
       q.orders -= is_order(item.op);
       if (item.op == store_op::put) {
         --q.puts_of[bucket_of(item.key)];

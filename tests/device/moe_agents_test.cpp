@@ -212,6 +212,9 @@ TEST_CASE("the device's router knows the models' shapes, and as many groups as e
   check_route({.experts = 256, .top_k = 8}, random);
   check_route({.experts = 384, .top_k = 8}, random);
   check_route({.experts = 257, .top_k = 8}, random);
+  for (int round = 0; round < 30; ++round) {  // All are chosen, those that are no number too.
+    check_route({.experts = 6, .top_k = 6}, random);
+  }
   check_route({.experts = 1'024, .top_k = 64, .groups = 1'024, .kept_groups = 64}, random);
   CHECK(cuda::plan_moe_route({.experts = 256, .top_k = 8})->scores_per_lane == 8);
   CHECK(cuda::plan_moe_route({.experts = 384, .top_k = 8})->scores_per_lane == 12);

@@ -73,7 +73,8 @@ struct moe_permute_plan {
 };
 
 /// Pure host arithmetic; needs no device.
-/// @returns errc::unsupported_shape when a count is 0, tokens_max * top_k does not fit, or there are
+/// @returns errc::unsupported_shape when a count is 0, tokens_max * top_k does not fit, or there
+/// are
 ///          more than 1,024 experts.
 [[nodiscard]] result<moe_permute_plan> plan_moe_permute(const moe_permute_shape& shape) noexcept;
 

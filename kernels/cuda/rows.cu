@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Embedding, row gather, SwiGLU: kernels whose elements do not depend on each other.
+// Embedding, row gather, SwiGLU, the sum over experts: kernels whose elements do not depend on each
+// other.
 #include "detail/launch.cuh"
 #include "detail/row_agents.cuh"
 
@@ -84,6 +85,22 @@ status run_swiglu(const swiglu_plan& plan,
                   const std::uint32_t* row_count) noexcept {
   ORIEL_EXPECTS(plan.shape.activation == dtype::bf16);
   return run_rows<detail::swiglu_agent, bf16>(plan, args, stream, row_count, "swiglu: launch");
+}
+
+status run_moe_combine(const moe_combine_plan& plan,
+                       const moe_combine_args& args,
+                       CUstream_st* stream,
+                       const std::uint32_t* token_count) noexcept {
+  return run_rows<detail::moe_combine_agent, float>(
+      plan, args, stream, token_count, "moe_combine: launch");
+}
+
+status run_moe_combine(const moe_combine_plan& plan,
+                       const basic_moe_combine_args<bf16>& args,
+                       CUstream_st* stream,
+                       const std::uint32_t* token_count) noexcept {
+  return run_rows<detail::moe_combine_agent, bf16>(
+      plan, args, stream, token_count, "moe_combine: launch");
 }
 
 }  // namespace oriel::cuda

@@ -21,6 +21,8 @@
 #include <cstddef>
 #include <cstdint>
 
+struct CUstream_st;  // cudaStream_t is a pointer to it; no CUDA header is needed to name one.
+
 namespace oriel {
 
 /// The most experts that one router may have.
@@ -71,4 +73,27 @@ void run_moe_route(const moe_route_plan& plan,
                    executor_ref executor) noexcept;
 
 }  // namespace host
+
+namespace cuda {
+
+/// A decided launch. Plain data.
+struct moe_route_plan {
+  moe_route_shape shape;
+  std::uint32_t scores_per_lane;  ///< of a warp, which has one token: 8, 12, 16 or 32
+};
+
+/// Pure host arithmetic; needs no device.
+/// @returns errc::unsupported_shape for a shape outside the ranges above.
+[[nodiscard]] result<moe_route_plan> plan_moe_route(const moe_route_shape& shape) noexcept;
+
+/// Enqueues the tokens, a warp each; every pointer in `args` is device memory. The same bits as the
+/// host's.
+/// @param token_count  in device memory: tokens beyond it stay as they are; null: all
+/// @returns errc::device_failure
+status run_moe_route(const moe_route_plan& plan,
+                     const moe_route_args& args,
+                     CUstream_st* stream,
+                     const std::uint32_t* token_count = nullptr) noexcept;
+
+}  // namespace cuda
 }  // namespace oriel

@@ -33,6 +33,8 @@
 #include <cstdint>
 #include <span>
 
+struct CUstream_st;  // cudaStream_t is a pointer to it; no CUDA header is needed to name one.
+
 namespace oriel {
 
 /// What to keep. The defaults keep everything.
@@ -170,4 +172,35 @@ void run_sample(const sample_plan& plan,
                 executor_ref executor) noexcept;
 
 }  // namespace host
+
+namespace cuda {
+
+/// A decided launch. Plain data.
+struct sample_plan {
+  std::uint32_t vocabulary;
+  std::uint32_t part_tokens;   ///< of a row, in the shared memory of one block
+  std::uint32_t shared_bytes;  ///< of a block
+  std::uint32_t clusters;      ///< of 8 blocks each; they share the rows
+  std::size_t workspace_bytes;
+};
+
+/// Pure host arithmetic; needs no device.
+/// @returns errc::unsupported_shape when a count is 0, or the vocabulary is above 400,000: an
+/// eighth
+///          of it must fit a block.
+[[nodiscard]] result<sample_plan> plan_sample(std::uint32_t vocabulary,
+                                              std::uint32_t rows_max) noexcept;
+
+/// Enqueues the draws. Every pointer is device memory: those in `args`, and in the adjustments of
+/// args.rows. Logits are read once. The same tokens and probabilities as the host's.
+/// @param row_count  in device memory: rows beyond it stay as they are; null: all rows
+/// @pre workspace.size() >= plan.workspace_bytes, 64-byte aligned; its content does not matter
+/// @returns errc::device_failure
+status run_sample(const sample_plan& plan,
+                  const sample_args& args,
+                  std::span<std::byte> workspace,
+                  CUstream_st* stream,
+                  const std::uint32_t* row_count = nullptr) noexcept;
+
+}  // namespace cuda
 }  // namespace oriel

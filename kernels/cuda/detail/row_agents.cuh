@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// What one thread does of the kernels whose elements do not depend on each other: embedding, row
-/// gather, SwiGLU. Agents as run_on_host (row_vector.cuh) tells; N is their vector_width.
+/// gather, SwiGLU, the sum over a token's experts. Agents as run_on_host (row_vector.cuh) tells; N
+/// is their vector_width.
 #pragma once
 
 #include "row_vector.cuh"
@@ -10,6 +11,7 @@
 
 #include <oriel/kernels/embed.hpp>
 #include <oriel/kernels/gather_rows.hpp>
+#include <oriel/kernels/moe_combine.hpp>
 #include <oriel/kernels/swiglu.hpp>
 
 namespace oriel::detail {
@@ -98,6 +100,38 @@ struct swiglu_agent {
       out.lane[j] = rounded_to(t, silu * u);
     }
     store_vector(args.out + row * args.out_stride + i, out);
+  }
+};
+
+template <class T, std::uint32_t N>
+struct moe_combine_agent {
+  static constexpr std::uint32_t vector_width = N;
+  moe_combine_shape shape;
+  basic_moe_combine_args<T> args;
+
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t rows() const { return args.tokens; }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t width() const { return shape.hidden; }
+  [[nodiscard]] static bool fits(const moe_combine_shape& shape,
+                                 const basic_moe_combine_args<T>& args) {
+    return shape.hidden % N == 0 && is_vector_aligned(args.out, args.out_stride) &&
+           is_vector_aligned(args.y, args.y_stride);
+  }
+
+  ORIEL_HOST_DEVICE void operator()(std::uint32_t token, std::uint32_t i) const {
+    row_vector<N> sum = {};
+    for (std::uint32_t slot = 0; slot < shape.top_k; ++slot) {
+      const std::size_t pair = std::size_t{token} * shape.top_k + slot;
+      const std::uint32_t row = args.row_of_pair[pair];
+      if (row == UINT32_MAX) {
+        continue;
+      }
+      const float weight = args.weights[pair];
+      const row_vector<N> y = load_vector<N>(args.y + row * args.y_stride + i);
+      for (std::uint32_t j = 0; j < N; ++j) {
+        sum.lane[j] = sum.lane[j] + weight * y.lane[j];
+      }
+    }
+    store_vector(args.out + token * args.out_stride + i, sum);
   }
 };
 

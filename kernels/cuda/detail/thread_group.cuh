@@ -59,6 +59,7 @@ class host_group {
     }
   }
   void sync() {}
+  void sync_warp() {}
 
   template <std::uint32_t W>
   var<std::uint32_t> max_over(const var<std::uint32_t>& v) {
@@ -92,8 +93,8 @@ class host_group {
     var<peers> r;
     for (std::uint32_t t = 0; t < Threads; ++t) {
       for (std::uint32_t u = t / 32 * 32; u < t / 32 * 32 + 32; ++u) {
-        r[t].before += u < t && v[u] == v[t] ? 1 : 0;
-        r[t].all += v[u] == v[t] ? 1 : 0;
+        r[t].before += u < t && v[u] == v[t] ? 1u : 0u;
+        r[t].all += v[u] == v[t] ? 1u : 0u;
       }
     }
     return r;
@@ -135,6 +136,12 @@ class device_group {
     } else {
       __syncthreads();
     }
+#endif
+  }
+
+  ORIEL_HOST_DEVICE void sync_warp() {
+#ifdef __CUDA_ARCH__
+    __syncwarp();
 #endif
   }
 
@@ -214,5 +221,26 @@ class device_group {
   }
 };
 #endif
+
+/// The sum of v over the threads of the group before each thread.
+/// @param warp_sums  [Group::threads / 32] shared memory, free before and after
+template <class Group>
+ORIEL_HOST_DEVICE typename Group::template var<std::uint64_t> scan_group(
+    Group& g, const typename Group::template var<std::uint64_t>& v, std::uint64_t* warp_sums) {
+  auto before = g.scan_warp(v);
+  g.each([&](std::uint32_t thread) {
+    if (thread % 32 == 31) {
+      warp_sums[thread / 32] = before[thread] + v[thread];
+    }
+  });
+  g.sync();
+  g.each([&](std::uint32_t thread) {
+    for (std::uint32_t warp = 0; warp < thread / 32; ++warp) {
+      before[thread] += warp_sums[warp];
+    }
+  });
+  g.sync();
+  return before;
+}
 
 }  // namespace oriel::detail

@@ -1,0 +1,637 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Sampling a row in one pass over its logits: what a cluster of 8 blocks does. Each block keeps an
+/// eighth of the row in shared memory; all that follows reads it there.
+///
+///     load      penalties and biases are applied, then a logit becomes a key of the same order
+///     largest   its key and lowest id: all that greedy needs
+///     select    the last token of top_k's or top_p's prefix, by histograms of 10 bits of
+///               (key, inverted id) at a time: of counts, or of masses. Exact, ties included.
+///     draw      masses by id: which block, which warp of it, which part of its part, ..., which
+///     token
+///
+/// Counts and masses are integers (kernels/sample.hpp), so no sum has an order, and the result has
+/// the bits of the host's. Blocks tell each other by slots in device memory, two sets of them in
+/// turn, so that one barrier of the cluster between writing and reading is enough: who writes a set
+/// again has passed the barrier that everybody reaches only after reading it.
+///
+/// A cluster, on a device or on the host:
+///
+///     c.each_part(f)   f(group, part, shared, keys) for each block (a device: for its own)
+///     c.sync()         a barrier among all; what was written before is seen after
+///     c.front()        the shared memory of a block; asked for what all blocks have alike
+#pragma once
+
+#include "moe_route_agent.cuh"
+#include "row_vector.cuh"
+#include "scalar_math.cuh"
+#include "thread_group.cuh"
+
+#include <oriel/kernels/sample.hpp>
+
+namespace oriel::detail {
+
+inline constexpr std::uint32_t sample_parts = 8;  // blocks of a cluster
+inline constexpr std::uint32_t sample_threads = 512;
+inline constexpr std::uint32_t sample_warps = sample_threads / 32;
+inline constexpr std::uint32_t sample_bins = 1'024;
+inline constexpr std::uint32_t sample_id_bits = 19;
+inline constexpr std::uint32_t sample_order_bits = 32 + sample_id_bits;
+
+/// What a block tells the others.
+struct sample_slot {
+  std::uint64_t value;
+  std::uint64_t mass[sample_bins];
+  std::uint32_t count[sample_bins];
+};
+
+/// Shared memory of a block, before its keys.
+struct alignas(16) sample_shared {
+  std::uint64_t warp_value[sample_warps];
+  std::uint64_t cut;     ///< the least order (see order_of) that is kept
+  std::uint64_t prefix;  ///< of the orders that select looks at: their upper bits
+  std::uint64_t target;  ///< what the prefix must still hold
+  std::uint64_t total;
+  std::uint64_t above;  ///< held by the bins before `bin`
+  std::uint64_t left;   ///< mass to step over from range_begin on
+  std::uint32_t bin;
+  std::uint32_t is_found;
+  std::uint32_t largest_key;
+  std::uint32_t first_id;  ///< the lowest with largest_key
+  std::uint32_t range_begin;
+  std::uint32_t range_end;
+  std::uint64_t mass[sample_bins];
+  std::uint32_t count[sample_bins];
+};
+
+/// high 64 bits of the product: `random` / 2^64 of `total`.
+ORIEL_HOST_DEVICE inline std::uint64_t scaled(std::uint64_t random, std::uint64_t total) {
+#ifdef __CUDA_ARCH__
+  return __umul64hi(random, total);
+#else
+  __extension__ using wide = unsigned __int128;
+  return static_cast<std::uint64_t>((wide{random} * total) >> 64);
+#endif
+}
+
+/// The largest of all threads' numbers, to all. @param slots  [threads / 32], free before and after
+template <class Group>
+ORIEL_HOST_DEVICE typename Group::template var<std::uint32_t> largest_of_group(
+    Group& g, const typename Group::template var<std::uint32_t>& v, std::uint64_t* slots) {
+  auto largest = g.template max_over<32>(v);
+  g.each([&](std::uint32_t thread) {
+    if (thread % 32 == 0) {
+      slots[thread / 32] = largest[thread];
+    }
+  });
+  g.sync();
+  g.each([&](std::uint32_t thread) {
+    for (std::uint32_t warp = 0; warp < Group::threads / 32; ++warp) {
+      const auto other = static_cast<std::uint32_t>(slots[warp]);
+      largest[thread] = other > largest[thread] ? other : largest[thread];
+    }
+  });
+  g.sync();
+  return largest;
+}
+
+struct sample_agent {
+  std::uint32_t vocabulary;
+  std::uint32_t part_tokens;  ///< of a block; a multiple of 8
+  sample_args args;
+
+  /// @param slots  [2, sample_parts] of this cluster
+  /// @param turn   which of the two sets is next; the same for all blocks
+  template <class Cluster>
+  ORIEL_HOST_DEVICE void operator()(Cluster& c,
+                                    std::uint32_t row,
+                                    sample_slot* slots,
+                                    std::uint32_t& turn) const {
+    const sample_row how = args.rows.data()[row];
+    const auto next_slots = [&] { return slots + (turn++ % 2) * sample_parts; };
+    load(c, row, how.adjustments);
+    find_largest(c, next_slots());
+    if (c.front().largest_key <= dead_key) {
+      put(c, row, {.id = token_id{0}, .probability = 0.0f});
+      return;
+    }
+    if (how.filters.temperature == 0.0f) {
+      put(c, row, {.id = token_id{c.front().first_id}, .probability = 1.0f});
+      return;
+    }
+    c.each_part([&](auto g, std::uint32_t, sample_shared& shared, std::uint32_t*) {
+      g.each([&](std::uint32_t thread) {
+        if (thread == 0) {
+          shared.cut = order_of(dead_key + 1, (1u << sample_id_bits) - 1);
+        }
+      });
+      g.sync();
+    });
+    if (how.filters.top_k != 0 && how.filters.top_k < vocabulary) {
+      select<false>(c, how.filters, next_slots);
+    }
+    if (how.filters.top_p < 1.0f) {
+      select<true>(c, how.filters, next_slots);
+    }
+    draw(c, row, how, next_slots());
+  }
+
+ private:
+  static constexpr std::uint32_t dead_key = 0x007F'FFFFu;  // Of -infinity, and of NaN.
+
+  /// Greater for the token that comes first: larger key, then lower id.
+  ORIEL_HOST_DEVICE static std::uint64_t order_of(std::uint32_t key, std::uint32_t id) {
+    return (std::uint64_t{key} << sample_id_bits) | ((1u << sample_id_bits) - 1 - id);
+  }
+  ORIEL_HOST_DEVICE std::uint32_t first_of(std::uint32_t part) const { return part * part_tokens; }
+  ORIEL_HOST_DEVICE std::uint32_t tokens_of(std::uint32_t part) const {
+    const std::uint32_t first = first_of(part);
+    return first >= vocabulary                ? 0
+           : vocabulary - first < part_tokens ? vocabulary - first
+                                              : part_tokens;
+  }
+
+  /// What a key weighs.
+  struct scales {
+    float largest;
+    float inverse_temperature;
+    float min_p;
+
+    /// 0 below min_p.
+    ORIEL_HOST_DEVICE std::uint64_t mass(std::uint32_t key) const {
+      const float v = value_of_key(key);
+      const float z = v == largest ? 0.0f : (v - largest) * inverse_temperature;
+      const float w = exp_unfused(z);
+      return w >= min_p ? mass_of(w) : 0;  // False for NaN.
+    }
+  };
+  ORIEL_HOST_DEVICE static scales scales_of(const sample_shared& shared,
+                                            const sample_filters& filters,
+                                            float min_p) {
+    return {value_of_key(shared.largest_key), 1.0f / filters.temperature, min_p};
+  }
+
+  template <class Cluster>
+  ORIEL_HOST_DEVICE void put(Cluster& c, std::uint32_t row, const sampled_token& token) const {
+    c.each_part([&](auto g, std::uint32_t part, sample_shared&, std::uint32_t*) {
+      g.each([&](std::uint32_t thread) {
+        if (part == 0 && thread == 0) {
+          args.out.data()[row] = token;
+        }
+      });
+      g.sync();
+    });
+  }
+
+  template <class Cluster>
+  ORIEL_HOST_DEVICE void load(Cluster& c,
+                              std::uint32_t row,
+                              const logit_adjustments& adjustments) const {
+    const bool adjusts = !adjustments.uses.empty() || !adjustments.biases.empty();
+    c.each_part([&](auto g, std::uint32_t part, sample_shared&, std::uint32_t* keys) {
+      const float* logits = args.logits + row * args.logits_stride + first_of(part);
+      const std::uint32_t n = tokens_of(part);
+      const std::uint32_t whole = is_aligned(logits) ? n / 4 * 4 : 0;
+      g.each([&](std::uint32_t thread) {
+        ORIEL_UNROLL_BY(8)
+        for (std::uint32_t i = thread * 4; i < whole; i += sample_threads * 4) {
+          words16 w = load_words(logits + i);
+          for (std::uint32_t& word : w.word) {
+            word = adjusts ? word : ordered_key(std::bit_cast<float>(word));
+          }
+          store_words(keys + i, w);
+        }
+        for (std::uint32_t i = whole + thread; i < n; i += sample_threads) {
+          const auto bits = std::bit_cast<std::uint32_t>(logits[i]);
+          keys[i] = adjusts ? bits : ordered_key(logits[i]);
+        }
+      });
+      g.sync();
+      if (adjusts) {
+        adjust(g, adjustments, first_of(part), n, keys);
+      }
+    });
+  }
+
+  ORIEL_HOST_DEVICE static bool is_aligned(const float* p) {
+    return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+  }
+
+  /// kernels/adjust_logits.hpp, for the tokens [first, first + n). `keys` holds logits until the
+  /// last step.
+  template <class Group>
+  ORIEL_HOST_DEVICE void adjust(Group& g,
+                                const logit_adjustments& a,
+                                std::uint32_t first,
+                                std::uint32_t n,
+                                std::uint32_t* keys) const {
+    g.each([&](std::uint32_t thread) {
+      for (std::size_t i = thread; i < a.uses.size(); i += sample_threads) {
+        const token_use use = a.uses.data()[i];
+        const std::uint32_t at = to_index(use.id) - first;
+        if (at < n) {
+          float z = std::bit_cast<float>(keys[at]);
+          z = z > 0.0f ? z / a.repetition : z * a.repetition;
+          if (use.outputs != 0) {
+            z -= a.frequency * static_cast<float>(use.outputs);
+            z -= a.presence;
+          }
+          keys[at] = std::bit_cast<std::uint32_t>(z);
+        }
+      }
+    });
+    g.sync();
+    g.each([&](std::uint32_t thread) {
+      for (std::size_t i = thread; i < a.biases.size(); i += sample_threads) {
+        const std::uint32_t at = to_index(a.biases.data()[i].id) - first;
+        if (at < n && is_first_bias(a, i)) {
+          keys[at] = std::bit_cast<std::uint32_t>(add_biases(a, i, std::bit_cast<float>(keys[at])));
+        }
+      }
+    });
+    g.sync();
+    g.each([&](std::uint32_t thread) {
+      for (std::uint32_t i = thread; i < n; i += sample_threads) {
+        keys[i] = ordered_key(std::bit_cast<float>(keys[i]));
+      }
+    });
+    g.sync();
+  }
+
+  ORIEL_HOST_DEVICE static bool is_first_bias(const logit_adjustments& a, std::size_t i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (a.biases.data()[j].id == a.biases.data()[i].id) {
+        return false;
+      }
+    }
+    return true;
+  }
+  /// Those of one token, in their order.
+  ORIEL_HOST_DEVICE static float add_biases(const logit_adjustments& a, std::size_t i, float z) {
+    const token_id id = a.biases.data()[i].id;
+    for (; i < a.biases.size(); ++i) {
+      z = a.biases.data()[i].id == id ? z + a.biases.data()[i].bias : z;
+    }
+    return z;
+  }
+
+  template <class Cluster>
+  ORIEL_HOST_DEVICE void find_largest(Cluster& c, sample_slot* slots) const {
+    c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
+      using group = decltype(g);
+      const std::uint32_t n = tokens_of(part);
+      typename group::template var<std::uint32_t> key, inverted_id;
+      g.each([&](std::uint32_t thread) {
+        key[thread] = 0;
+        for (std::uint32_t i = thread; i < n; i += sample_threads) {
+          key[thread] = keys[i] > key[thread] ? keys[i] : key[thread];
+        }
+      });
+      const auto largest = largest_of_group(g, key, shared.warp_value);
+      g.each([&](std::uint32_t thread) {
+        inverted_id[thread] = 0;
+        for (std::uint32_t i = thread; i < n && inverted_id[thread] == 0; i += sample_threads) {
+          inverted_id[thread] = keys[i] == largest[thread] ? ~(first_of(part) + i) : 0;
+        }
+      });
+      const auto first = largest_of_group(g, inverted_id, shared.warp_value);
+      g.each([&](std::uint32_t thread) {
+        if (thread == 0) {
+          slots[part].value = (std::uint64_t{largest[thread]} << 32) | first[thread];
+        }
+      });
+    });
+    c.sync();
+    c.each_part([&](auto g, std::uint32_t, sample_shared& shared, std::uint32_t*) {
+      g.each([&](std::uint32_t thread) {
+        if (thread == 0) {
+          std::uint64_t best = 0;
+          for (std::uint32_t p = 0; p < sample_parts; ++p) {
+            best = slots[p].value > best ? slots[p].value : best;
+          }
+          shared.largest_key = static_cast<std::uint32_t>(best >> 32);
+          shared.first_id = ~static_cast<std::uint32_t>(best);
+        }
+      });
+      g.sync();
+    });
+  }
+
+  /// Raises the cut so that the fewest first tokens stay that number top_k, or hold top_p of the
+  /// mass of all that are kept so far.
+  template <bool ByMass, class Cluster, class NextSlots>
+  ORIEL_HOST_DEVICE void select(Cluster& c,
+                                const sample_filters& filters,
+                                NextSlots& next_slots) const {
+    std::uint32_t width = 10, shift = sample_order_bits - width;
+    for (bool is_first = true;; is_first = false) {
+      sample_slot* slots = next_slots();
+      c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
+        count_bins<ByMass>(
+            g, filters, {is_first, shift, width}, first_of(part), tokens_of(part), shared, keys);
+        g.each([&](std::uint32_t thread) {
+          for (std::uint32_t bin = thread; bin < sample_bins; bin += sample_threads) {
+            slots[part].mass[bin] = shared.mass[bin];
+            slots[part].count[bin] = shared.count[bin];
+          }
+        });
+      });
+      c.sync();
+      c.each_part([&](auto g, std::uint32_t, sample_shared& shared, std::uint32_t*) {
+        add_parts(g, slots, shared);
+        choose_bin<ByMass>(g, filters, {is_first, shift, width}, shared);
+      });
+      if (c.front().is_found != 0) {
+        return;
+      }
+      width = shift < width ? shift : width;
+      shift -= width;
+    }
+  }
+
+  /// Which bits of an order make its bin.
+  struct bin_bits {
+    bool is_first;  ///< of a selection
+    std::uint32_t shift;
+    std::uint32_t width;
+  };
+
+  template <bool ByMass, class Group>
+  ORIEL_HOST_DEVICE void count_bins(Group& g,
+                                    const sample_filters& filters,
+                                    bin_bits bits,
+                                    std::uint32_t first,
+                                    std::uint32_t n,
+                                    sample_shared& shared,
+                                    const std::uint32_t* keys) const {
+    g.each([&](std::uint32_t thread) {
+      for (std::uint32_t bin = thread; bin < sample_bins; bin += sample_threads) {
+        shared.mass[bin] = 0;
+        shared.count[bin] = 0;
+      }
+      if (thread == 0 && bits.is_first) {
+        shared.prefix = 0;
+      }
+    });
+    g.sync();
+    const std::uint64_t cut = shared.cut, prefix = shared.prefix;
+    const scales weights = scales_of(shared, filters, 0.0f);  // min_p comes after top_p.
+    g.each([&](std::uint32_t thread) {
+      for (std::uint32_t i = thread; i < n; i += sample_threads) {
+        const std::uint64_t order = order_of(keys[i], first + i);
+        if (order < cut || order >> (bits.shift + bits.width) != prefix) {
+          continue;
+        }
+        const auto bin = static_cast<std::uint32_t>(order >> bits.shift) & ((1u << bits.width) - 1);
+        g.add_shared(&shared.count[bin], 1u);
+        if constexpr (ByMass) {
+          const std::uint64_t mass = weights.mass(keys[i]);
+          if (mass != 0) {
+            g.add_shared(&shared.mass[bin], mass);
+          }
+        }
+      }
+    });
+    g.sync();
+  }
+
+  template <class Group>
+  ORIEL_HOST_DEVICE void add_parts(Group& g,
+                                   const sample_slot* slots,
+                                   sample_shared& shared) const {
+    g.each([&](std::uint32_t thread) {
+      for (std::uint32_t bin = thread; bin < sample_bins; bin += sample_threads) {
+        std::uint64_t mass = 0;
+        std::uint32_t count = 0;
+        for (std::uint32_t p = 0; p < sample_parts; ++p) {
+          mass += slots[p].mass[bin];
+          count += slots[p].count[bin];
+        }
+        shared.mass[bin] = mass;
+        shared.count[bin] = count;
+      }
+    });
+    g.sync();
+  }
+
+  /// The bin in which the target is reached, from the greatest down; then the cut, or the next
+  /// bits.
+  template <bool ByMass, class Group>
+  ORIEL_HOST_DEVICE void choose_bin(Group& g,
+                                    const sample_filters& filters,
+                                    bin_bits bits,
+                                    sample_shared& shared) const {
+    constexpr std::uint32_t per_thread = sample_bins / sample_threads;
+    const auto value_of = [&](std::uint32_t bin) -> std::uint64_t {
+      return ByMass ? shared.mass[bin] : shared.count[bin];
+    };
+    typename Group::template var<std::uint64_t> own;
+    g.each([&](std::uint32_t thread) {
+      own[thread] = 0;
+      for (std::uint32_t i = 0; i < per_thread; ++i) {
+        own[thread] += value_of(sample_bins - 1 - (thread * per_thread + i));
+      }
+    });
+    auto before = scan_group(g, own, shared.warp_value);
+    g.each([&](std::uint32_t thread) {
+      if (thread == sample_threads - 1 && bits.is_first) {
+        shared.target = first_target<ByMass>(filters, before[thread] + own[thread]);
+      }
+    });
+    g.sync();
+    g.each([&](std::uint32_t thread) {
+      const std::uint64_t target = shared.target;
+      std::uint64_t held = before[thread];
+      for (std::uint32_t i = 0; i < per_thread; ++i) {
+        const std::uint32_t bin = sample_bins - 1 - (thread * per_thread + i);
+        const std::uint64_t value = value_of(bin);
+        if (held < target && held + value >= target) {
+          shared.bin = bin;
+          shared.above = held;
+        }
+        held += value;
+      }
+    });
+    g.sync();
+    g.each([&](std::uint32_t thread) {
+      if (thread == 0) {
+        advance<ByMass>(bits, shared);
+      }
+    });
+    g.sync();
+  }
+
+  template <bool ByMass>
+  ORIEL_HOST_DEVICE static std::uint64_t first_target(const sample_filters& filters,
+                                                      std::uint64_t total) {
+    if constexpr (ByMass) {
+      const auto target =
+          static_cast<std::uint64_t>(double{filters.top_p} * static_cast<double>(total));
+      return target > 0 ? target : 1;  // The first token is always kept.
+    } else {
+      return filters.top_k < total ? filters.top_k : total;
+    }
+  }
+
+  template <bool ByMass>
+  ORIEL_HOST_DEVICE static void advance(bin_bits bits, sample_shared& shared) {
+    const std::uint64_t prefix = (shared.prefix << bits.width) | shared.bin;
+    const bool all_of_bin = !ByMass && shared.above + shared.count[shared.bin] == shared.target;
+    shared.is_found = bits.shift == 0 || shared.count[shared.bin] == 1 || all_of_bin ? 1u : 0u;
+    if (shared.is_found != 0) {
+      const std::uint64_t cut = prefix << bits.shift;
+      shared.cut = cut > shared.cut ? cut : shared.cut;
+    } else {
+      shared.prefix = prefix;
+      shared.target -= shared.above;
+    }
+  }
+
+  template <class Cluster>
+  ORIEL_HOST_DEVICE void draw(Cluster& c,
+                              std::uint32_t row,
+                              const sample_row& how,
+                              sample_slot* slots) const {
+    c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
+      set_range(g, shared, 0, tokens_of(part));
+      add_range(g, how.filters, first_of(part), shared, keys);
+      g.each([&](std::uint32_t thread) {
+        if (thread == 0) {
+          std::uint64_t own = 0;
+          for (const std::uint64_t mass : shared.warp_value) {
+            own += mass;
+          }
+          slots[part].value = own;
+        }
+      });
+    });
+    c.sync();
+    c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
+      g.each([&](std::uint32_t thread) {
+        if (thread == 0) {
+          std::uint64_t total = 0, before = 0;
+          for (std::uint32_t p = 0; p < sample_parts; ++p) {
+            before += p < part ? slots[p].value : 0;
+            total += slots[p].value;
+          }
+          const std::uint64_t mass = scaled(sample_random(how.seed, how.position), total);
+          shared.total = total;
+          shared.is_found = mass >= before && mass - before < slots[part].value ? 1u : 0u;
+          shared.left = mass - before;
+        }
+      });
+      g.sync();
+      if (shared.is_found != 0) {
+        take_token(g, row, how.filters, first_of(part), shared, keys);
+      }
+    });
+  }
+
+  template <class Group>
+  ORIEL_HOST_DEVICE static void set_range(Group& g,
+                                          sample_shared& shared,
+                                          std::uint32_t begin,
+                                          std::uint32_t end) {
+    g.each([&](std::uint32_t thread) {
+      if (thread == 0) {
+        shared.range_begin = begin;
+        shared.range_end = end;
+      }
+    });
+    g.sync();
+  }
+
+  /// Tokens of the range that a warp has: the first so many, the next so many, ...
+  ORIEL_HOST_DEVICE static std::uint32_t per_warp(const sample_shared& shared) {
+    return (shared.range_end - shared.range_begin + sample_warps - 1) / sample_warps;
+  }
+
+  ORIEL_HOST_DEVICE static std::uint64_t kept_mass(const scales& weights,
+                                                   std::uint64_t cut,
+                                                   std::uint32_t key,
+                                                   std::uint32_t id) {
+    return order_of(key, id) < cut ? 0 : weights.mass(key);
+  }
+
+  /// warp_value[w] = the mass of warp w's part of the range.
+  template <class Group>
+  ORIEL_HOST_DEVICE void add_range(Group& g,
+                                   const sample_filters& filters,
+                                   std::uint32_t first,
+                                   sample_shared& shared,
+                                   const std::uint32_t* keys) const {
+    typename Group::template var<std::uint64_t> mass;
+    g.each([&](std::uint32_t thread) {
+      const std::uint32_t count = per_warp(shared);
+      const std::uint32_t begin = shared.range_begin + thread / 32 * count;
+      const std::uint32_t end = begin + count < shared.range_end ? begin + count : shared.range_end;
+      const scales weights = scales_of(shared, filters, filters.min_p);
+      const std::uint64_t cut = shared.cut;
+      mass[thread] = 0;
+      for (std::uint32_t i = begin + thread % 32; i < end; i += 32) {
+        mass[thread] += kept_mass(weights, cut, keys[i], first + i);
+      }
+    });
+    const auto sum = g.sum_over_warp(mass);
+    g.each([&](std::uint32_t thread) {
+      if (thread % 32 == 0) {
+        shared.warp_value[thread / 32] = sum[thread];
+      }
+    });
+    g.sync();
+  }
+
+  /// The token that `left` falls on. @pre warp_value is of the range
+  template <class Group>
+  ORIEL_HOST_DEVICE void take_token(Group& g,
+                                    std::uint32_t row,
+                                    const sample_filters& filters,
+                                    std::uint32_t first,
+                                    sample_shared& shared,
+                                    const std::uint32_t* keys) const {
+    while (true) {
+      g.each([&](std::uint32_t thread) {
+        if (thread == 0) {
+          enter_warp(shared);
+        }
+      });
+      g.sync();
+      const bool is_short = shared.range_end - shared.range_begin <= 32;
+      if (is_short) {
+        break;
+      }
+      add_range(g, filters, first, shared, keys);
+    }
+    g.each([&](std::uint32_t thread) {
+      if (thread == 0) {
+        const scales weights = scales_of(shared, filters, filters.min_p);
+        std::uint32_t i = shared.range_begin;
+        std::uint64_t mass = kept_mass(weights, shared.cut, keys[i], first + i);
+        for (std::uint64_t left = shared.left; left >= mass;) {
+          left -= mass;
+          ++i;
+          mass = kept_mass(weights, shared.cut, keys[i], first + i);
+        }
+        args.out.data()[row] = {.id = token_id{first + i},
+                                .probability = static_cast<float>(
+                                    static_cast<double>(mass) / static_cast<double>(shared.total))};
+      }
+    });
+    g.sync();
+  }
+
+  /// The range becomes that of the warp in which `left` falls.
+  ORIEL_HOST_DEVICE static void enter_warp(sample_shared& shared) {
+    const std::uint32_t count = per_warp(shared);
+    std::uint32_t warp = 0;
+    for (; shared.left >= shared.warp_value[warp]; ++warp) {
+      shared.left -= shared.warp_value[warp];
+    }
+    shared.range_begin += warp * count;
+    const std::uint32_t end = shared.range_begin + count;
+    shared.range_end = end < shared.range_end ? end : shared.range_end;
+  }
+};
+
+}  // namespace oriel::detail

@@ -1,0 +1,109 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include "detail/launch.cuh"
+#include "detail/sample_agent.cuh"
+#include "detail/verify_agent.cuh"
+
+#include <algorithm>
+
+namespace oriel::cuda {
+namespace {
+
+using detail::sample_parts;
+using detail::sample_shared;
+using detail::sample_slot;
+using detail::sample_threads;
+
+/// The 8 blocks of a cluster, as sample_agent.cuh tells.
+class device_cluster {
+ public:
+  __device__ explicit device_cluster(std::byte* shared)
+      : shared_(reinterpret_cast<sample_shared*>(shared)),
+        keys_(reinterpret_cast<std::uint32_t*>(shared + sizeof(sample_shared))) {}
+
+  template <class F>
+  ORIEL_HOST_DEVICE void each_part(F&& f) {
+#ifdef __CUDA_ARCH__
+    f(detail::device_group<sample_threads>(), blockIdx.x % sample_parts, *shared_, keys_);
+#endif
+  }
+  ORIEL_HOST_DEVICE void sync() {
+#ifdef __CUDA_ARCH__
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+  }
+  ORIEL_HOST_DEVICE const sample_shared& front() const {
+    return *shared_;
+  }
+
+ private:
+  sample_shared* shared_;
+  std::uint32_t* keys_;
+};
+
+__global__ void __cluster_dims__(sample_parts, 1, 1) __launch_bounds__(sample_threads, 2)
+    sample_kernel(const __grid_constant__ detail::sample_agent agent,
+                  sample_slot* slots,
+                  const std::uint32_t* row_count) {
+  extern __shared__ __align__(16) std::byte shared[];
+  device_cluster cluster(shared);
+  const std::uint32_t id = blockIdx.x / sample_parts, clusters = gridDim.x / sample_parts;
+  const auto rows = static_cast<std::uint32_t>(agent.args.rows.size());
+  const std::uint32_t now = row_count != nullptr && *row_count < rows ? *row_count : rows;
+  std::uint32_t turn = 0;
+  for (std::uint32_t row = id; row < now; row += clusters) {
+    agent(cluster, row, slots + std::size_t{id} * 2 * sample_parts, turn);
+  }
+}
+
+constexpr std::uint32_t verify_threads = 64;
+
+__global__ void __launch_bounds__(verify_threads)
+    verify_kernel(const __grid_constant__ verify_args args, const std::uint32_t* chain_count) {
+  const std::uint32_t chain = blockIdx.x * verify_threads + threadIdx.x;
+  if (chain < args.chains.size() && detail::has_row(chain, chain_count)) {
+    args.out.data()[chain] = detail::judge_chain(args, args.chains.data()[chain]);
+  }
+}
+
+}  // namespace
+
+status run_sample(const sample_plan& plan,
+                  const sample_args& args,
+                  std::span<std::byte> workspace,
+                  CUstream_st* stream,
+                  const std::uint32_t* row_count) noexcept {
+  ORIEL_EXPECTS(workspace.size() >= plan.workspace_bytes);
+  ORIEL_EXPECTS(args.out.size() == args.rows.size());
+  if (args.rows.empty()) {
+    return {};
+  }
+  if (const status s =
+          detail::allow_shared(sample_kernel, plan.shared_bytes, "sample: shared memory");
+      !s) {
+    return s;
+  }
+  const auto rows = static_cast<std::uint32_t>(args.rows.size());
+  const std::uint32_t blocks = std::min(rows, plan.clusters) * sample_parts;
+  sample_kernel<<<blocks, sample_threads, plan.shared_bytes, stream>>>(
+      {plan.vocabulary, plan.part_tokens, args},
+      reinterpret_cast<sample_slot*>(workspace.data()),
+      row_count);
+  return detail::launched("sample: launch");
+}
+
+status run_verify_chains(const verify_args& args,
+                         CUstream_st* stream,
+                         const std::uint32_t* chain_count) noexcept {
+  ORIEL_EXPECTS(args.out.size() == args.chains.size());
+  if (args.chains.empty()) {
+    return {};
+  }
+  const auto chains = static_cast<std::uint32_t>(args.chains.size());
+  verify_kernel<<<(chains - 1) / verify_threads + 1, verify_threads, 0, stream>>>(args,
+                                                                                  chain_count);
+  return detail::launched("verify_chains: launch");
+}
+
+}  // namespace oriel::cuda

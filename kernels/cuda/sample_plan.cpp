@@ -1,0 +1,28 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include "detail/sample_agent.cuh"
+
+#include <algorithm>
+
+namespace oriel::cuda {
+
+result<sample_plan> plan_sample(std::uint32_t vocabulary, std::uint32_t rows_max) noexcept {
+  constexpr std::uint32_t vocabulary_max = 400'000;
+  if (vocabulary == 0 || vocabulary > vocabulary_max || rows_max == 0) {
+    return failure{errc::unsupported_shape, 0, "sample: vocabulary empty or above 400,000"};
+  }
+  const std::uint32_t eighth = (vocabulary - 1) / detail::sample_parts + 1;
+  const std::uint32_t part_tokens = (eighth + 7) / 8 * 8;
+  // Two blocks of the usual vocabulary fit a multiprocessor: one loads while the other computes.
+  constexpr std::uint32_t clusters_max = 132 * 2 / detail::sample_parts;
+  const std::uint32_t clusters = std::min(rows_max, clusters_max);
+  return sample_plan{.vocabulary = vocabulary,
+                     .part_tokens = part_tokens,
+                     .shared_bytes = static_cast<std::uint32_t>(
+                         sizeof(detail::sample_shared) + part_tokens * sizeof(std::uint32_t)),
+                     .clusters = clusters,
+                     .workspace_bytes = std::size_t{clusters} * 2 * detail::sample_parts *
+                                        sizeof(detail::sample_slot)};
+}
+
+}  // namespace oriel::cuda

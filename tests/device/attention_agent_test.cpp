@@ -19,7 +19,10 @@ using namespace oriel::test;  // NOLINT
 
 namespace {
 
-constexpr std::uint32_t pool_pages = 260;
+/// Pages for 4,000 tokens and a few parts of pages.
+std::uint32_t pool_pages(const attention_shape& s) {
+  return 4000 / s.page_size + 8;
+}
 
 std::uint32_t pick(random_stream& random, std::initializer_list<std::uint32_t> x) {
   return x.begin()[random.next_below(static_cast<std::uint32_t>(x.size()))];
@@ -92,7 +95,7 @@ TEST_CASE("the device's attention agrees with the reference within its roundings
   const std::uint32_t rows = std::min(length, 1 + random.next_below(is_long ? 8 : 40));
   const token_stream a = random_tokens(shape, length, random);
   const token_stream b = random_tokens(shape, 1 + random.next_below(20), random);
-  attention_bench bench(shape, pool_pages, seed);
+  attention_bench bench(shape, pool_pages(shape), seed);
   const chunk whole[] = {{&a, bench.add_table(a.length), 0, a.length},
                          {&b, bench.add_table(b.length), 0, b.length}};
   bench.append(whole, serial);
@@ -132,7 +135,7 @@ TEST_CASE(
   const auto fresh = [&](std::uint32_t page_size) {
     attention_shape s = shape;
     s.page_size = page_size;
-    return attention_bench(s, pool_pages, seed + page_size);
+    return attention_bench(s, pool_pages(s), seed + page_size);
   };
   attention_bench plain = fresh(16);
   const chunk all{&tokens, plain.add_table(length), 0, length};
@@ -184,7 +187,7 @@ TEST_CASE("on the device, keys before the first of a sequence are as if it began
   const std::uint32_t length = 2 + random.next_below(seed == 0 ? 1200 : 150);
   const std::uint32_t begin = 1 + random.next_below(length - 1);
   const token_stream a = random_tokens(shape, length, random);
-  attention_bench bench(shape, pool_pages, seed);
+  attention_bench bench(shape, pool_pages(shape), seed);
   const std::uint32_t table = bench.add_table(length);
   const std::uint32_t rows = std::min(length - begin, 20u);
   const chunk written{&a, table, begin, length - begin};  // What is before it is poison.
@@ -216,7 +219,7 @@ TEST_CASE("the device's generic attention agrees with the reference for any shap
   serial_executor serial;
   const std::uint32_t length = 1 + random.next_below(120), rows = std::min(length, 4u);
   const token_stream a = random_tokens(shape, length, random);
-  attention_bench bench(shape, pool_pages, seed);
+  attention_bench bench(shape, pool_pages(shape), seed);
   const chunk all{&a, bench.add_table(length), 0, length}, none{&a, 0, 0, 0};
   bench.append({&all, 1}, serial);
   const chunk part[] = {none, {&a, 0, length - rows, rows}};

@@ -37,19 +37,6 @@ struct attention_memory {
   }
 };
 
-/// Goes round the stages; `parity` changes each time.
-template <std::uint32_t Stages>
-struct stage_ring {
-  std::uint32_t stage = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == Stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 /// The machine of a consumer warpgroup: this thread's part of it.
 template <class Dims, std::uint32_t Warpgroups>
 class attention_consumer {

@@ -98,8 +98,7 @@ TEST_CASE("items show each row each of its keys once, whatever the lengths") {
   }
 }
 
-TEST_CASE(
-    "decoding lengths skewed 1 to 1000, no thread block has two splits more than its share") {
+TEST_CASE("skewed lengths: no thread block has two splits more than its share") {
   std::vector<paged_sequence> sequences(64);
   for (std::uint32_t i = 0; i < sequences.size(); ++i) {
     sequences[i].first_position = i % 16 == 0 ? 99999 : 99;

@@ -3,6 +3,7 @@
 #include <oriel/core/executor.hpp>
 #include <oriel/kernels/attention.hpp>
 
+#include <cuda/captured.hpp>
 #include <cuda/device_array.hpp>
 
 #include <device/device_order.hpp>
@@ -203,31 +204,22 @@ TEST_CASE("a captured graph of cuda attention serves other lengths") {
   bench.append({&all, 1}, serial);
   const chunk first[] = {{&a, 0, 1499, 1}, {&a, 0, 30, 1}};
   const chunk second[] = {{&a, 0, 63, 1}, {&a, 0, 1023, 1}};
-  cudaStream_t stream = nullptr;
-  ORIEL_REQUIRE_CUDA(cudaStreamCreate(&stream));
   bench.call(first, {}, [&](const attention_args& args, std::uint32_t rows) {
     device_call call(bench, args, rows);
     const auto plan = plan_for(shape, 2, 2, 1500, 1);
     const device_array<std::byte> workspace(plan.workspace_bytes);
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t replay = nullptr;
-    ORIEL_REQUIRE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    REQUIRE(cuda::run_attention(plan, call.args(), {workspace.data(), workspace.size()}, stream));
-    ORIEL_REQUIRE_CUDA(cudaStreamEndCapture(stream, &graph));
-    ORIEL_REQUIRE_CUDA(cudaGraphInstantiate(&replay, graph, 0));
+    captured graph([&](cudaStream_t stream) {
+      REQUIRE(cuda::run_attention(plan, call.args(), {workspace.data(), workspace.size()}, stream));
+    });
     for (const chunk* chunks : {first, second, first}) {
       const std::span<const chunk> parts(chunks, 2);
       const auto replayed = bench.call(parts, {}, [&](const attention_args& now, std::uint32_t) {
         call.set(bench, now);
-        ORIEL_REQUIRE_CUDA(cudaGraphLaunch(replay, stream));
-        ORIEL_REQUIRE_CUDA(cudaStreamSynchronize(stream));
+        graph.launch();
         const std::vector<float> out = call.out();
         std::copy(out.begin(), out.end(), now.out);
       });
       CHECK(same_bits(replayed, attend(bench, parts, {}, 1500, 1)));
     }
-    ORIEL_REQUIRE_CUDA(cudaGraphExecDestroy(replay));
-    ORIEL_REQUIRE_CUDA(cudaGraphDestroy(graph));
   });
-  ORIEL_REQUIRE_CUDA(cudaStreamDestroy(stream));
 }

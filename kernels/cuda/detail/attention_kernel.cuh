@@ -283,11 +283,9 @@ status launch_attention(const attention_launch& launch,
                         CUstream_st* stream) {
   const bool two = call.warpgroups == 2;
   const auto kernel = two ? attention_kernel<Dims, 2> : attention_kernel<Dims, 1>;
-  const auto bytes = static_cast<int>(launch.shared_bytes);
-  if (const cudaError_t e =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-      e != cudaSuccess) {
-    return failure{errc::device_failure, static_cast<int>(e), "attention: shared memory"};
+  if (const status allowed = allow_shared(kernel, launch.shared_bytes, "attention: shared memory");
+      !allowed) {
+    return allowed;
   }
   const std::uint32_t threads =
       call.warpgroups * warpgroup_threads + (two ? producer_threads<2> : producer_threads<1>);

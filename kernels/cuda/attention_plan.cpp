@@ -92,6 +92,9 @@ result<attention_plan> plan_attention(const attention_shape& shape,
     return plan;
   }
   plan.unit = attention_unit::tensor_core;
+  const std::uint64_t rows = std::uint64_t{limits.sequences_max} * limits.rows_per_sequence_max;
+  plan.limits.rows_max =
+      limits.rows_max < rows ? limits.rows_max : static_cast<std::uint32_t>(rows);
   plan.warpgroups = limits.rows_per_sequence_max > block_rows_of_warpgroup / group ? 2 : 1;
   // A prompt has rows enough for the device, and a window few keys: their rows keep their splits.
   if (shape.window_tokens == 0 && limits.rows_per_sequence_max <= rows_that_verify_max) {

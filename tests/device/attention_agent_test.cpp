@@ -94,7 +94,7 @@ TEST_CASE("the device's attention agrees with the reference within its roundings
       is_long ? 1000 + random.next_below(1500) : 1 + random.next_below(200);
   const std::uint32_t rows = std::min(length, 1 + random.next_below(is_long ? 8 : 40));
   const token_stream a = random_tokens(shape, length, random);
-  const token_stream b = random_tokens(shape, 1 + random.next_below(20), random);
+  const token_stream b = random_tokens(shape, 1 + random.next_below(8), random);
   attention_bench bench(shape, pool_pages(shape), seed);
   const chunk whole[] = {{&a, bench.add_table(a.length), 0, a.length},
                          {&b, bench.add_table(b.length), 0, b.length}};
@@ -106,7 +106,8 @@ TEST_CASE("the device's attention agrees with the reference within its roundings
                        error_bound(shape, b, keys_seen(shape, b.length));
   INFO("seed " << seed << " " << describe(shape, isa::scalar) << " length " << length << " rows "
                << rows);
-  for (const std::uint32_t per_sequence : {1u, 8u, 100u}) {
+  const std::uint32_t most = std::max(rows, b.length);
+  for (const std::uint32_t per_sequence : {most, std::max(most, 8u), 100u}) {
     INFO("limit of rows " << per_sequence);
     const auto got = attend_as_device(bench, part, sinks, length + 5, per_sequence);
     CHECK(largest_difference(got, expected) <= bound);
@@ -130,7 +131,7 @@ TEST_CASE(
   const std::uint32_t rows = std::min(length, 8u);
   const auto sinks = random_sinks(shape, random);
   const token_stream tokens = random_tokens(shape, length, random);
-  const token_stream other = random_tokens(shape, 40, random);
+  const token_stream other = random_tokens(shape, 7, random);
   INFO("seed " << seed << " " << describe(shape, isa::scalar) << " length " << length);
   const auto fresh = [&](std::uint32_t page_size) {
     attention_shape s = shape;
@@ -158,7 +159,7 @@ TEST_CASE(
   CHECK(same_bits(one_by_one, expected));
 
   // Verified together, in a batch with others and for a larger limit of keys.
-  const chunk both[] = {{&other, plain.add_table(40), 0, 40}, last};
+  const chunk both[] = {{&other, plain.add_table(7), 0, 7}, last};
   plain.append({both, 1}, serial);
   for (const std::uint32_t per_sequence : {8u, 100u}) {
     const auto batch = attend_as_device(plain, both, sinks, 5000, per_sequence, 7);
@@ -196,7 +197,7 @@ TEST_CASE("on the device, keys before the first of a sequence are as if it began
   INFO("seed " << seed << " " << describe(shape, isa::scalar) << " " << begin << " to " << length);
   const auto expected = bench.expect({&part, 1}, sinks, true);
   const double bound = error_bound(shape, a, keys_seen(shape, length));
-  CHECK(largest_difference(attend_as_device(bench, {&part, 1}, sinks, length, 8), expected) <=
+  CHECK(largest_difference(attend_as_device(bench, {&part, 1}, sinks, length, rows), expected) <=
         bound);
 }
 

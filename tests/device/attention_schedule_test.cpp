@@ -236,6 +236,8 @@ TEST_CASE("plan_attention chooses unit, warpgroups and splits") {
   CHECK(plan.workspace_bytes >= std::size_t{256} * 16 * 128 * (128 + 2) * 4);
 
   cuda::attention_limits limits = decode;
+  limits.rows_max = 100000;  // Of 256 sequences of one row.
+  CHECK(cuda::plan_attention(full, limits)->limits.rows_max == 256);
   limits.rows_per_sequence_max = 8;  // 8 rows x 8 heads: one tile of 64.
   CHECK(cuda::plan_attention(full, limits)->warpgroups == 1);
   limits.rows_per_sequence_max = 9;  // Not verification any more: rows keep their splits.

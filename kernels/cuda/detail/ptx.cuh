@@ -136,6 +136,9 @@ __device__ __forceinline__ void pin(float& x) {
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 
+// The operands behind the descriptors: a predicate (0 starts d at zero), factors 1 of a and b, then
+// a 0 for each operand in shared memory: K-major.
+
 /// d (+)= a * b, both in shared memory, K-major. `accumulate`: 0 starts d at zero.
 /// @pre descriptors as in mma_fragment.cuh
 __device__ __forceinline__ void wgmma_64x64(float (&d)[32],
@@ -160,24 +163,32 @@ __device__ __forceinline__ void wgmma_add(float (&d)[32],
                                           const std::uint32_t (&a)[4],
                                           std::uint64_t b) {
   asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %37, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, %36, 1, 1, 1, 0;\n"
+      "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n"
+      "}\n"
       : ORIEL_F8(d, 0), ORIEL_F8(d, 8), ORIEL_F8(d, 16), ORIEL_F8(d, 24)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
 }
 
 __device__ __forceinline__ void wgmma_add(float (&d)[64],
                                           const std::uint32_t (&a)[4],
                                           std::uint64_t b) {
   asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %69, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;\n"
+      "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n"
+      "}\n"
       : ORIEL_F8(d, 0),
         ORIEL_F8(d, 8),
         ORIEL_F8(d, 16),
@@ -186,7 +197,7 @@ __device__ __forceinline__ void wgmma_add(float (&d)[64],
         ORIEL_F8(d, 40),
         ORIEL_F8(d, 48),
         ORIEL_F8(d, 56)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
 }
 
 #undef ORIEL_F8

@@ -232,3 +232,28 @@ TEST_CASE("the device's generic attention agrees with the reference for any shap
   const auto alone = attend_as_device(bench, {&last, 1}, sinks, length, 1);
   CHECK(same_bits(alone, {got.end() - static_cast<std::ptrdiff_t>(alone.size()), got.end()}));
 }
+
+TEST_CASE("on the device, scores of minus infinity weigh nothing, in a whole split, too") {
+  const bool is_generic = GENERATE(false, true);
+  attention_shape shape{.q_heads = 2,
+                        .kv_heads = 1,
+                        .head_dim_qk = is_generic ? 80u : 64u,
+                        .head_dim_vo = 64,
+                        .page_size = 64,
+                        .window_tokens = 0,
+                        .kv = dtype::bf16};
+  random_stream random(1, 45);
+  serial_executor serial;
+  constexpr std::uint32_t length = 1100;
+  token_stream a = random_tokens(shape, length, random);
+  std::fill(a.q.begin(), a.q.end(), 1.0f);
+  std::fill_n(a.k.begin(), std::size_t{1040} * shape.head_dim_qk, -3e38f);
+  attention_bench bench(shape, pool_pages(shape), 1);
+  const chunk all{&a, bench.add_table(length), 0, length}, last{&a, 0, length - 1, 1};
+  bench.append({&all, 1}, serial);
+  const auto expected = bench.expect({&last, 1}, {}, true);
+  for (const std::uint32_t per_sequence : {1u, 100u}) {
+    const auto got = attend_as_device(bench, {&last, 1}, {}, length, per_sequence);
+    CHECK(largest_difference(got, expected) <= 0x1p-8 * largest_magnitude(a.v));
+  }
+}

@@ -20,12 +20,11 @@ status launch_merge(const attention_plan& plan, const attention_call& call, CUst
   return detail::launched("attention: launch of the merge");
 }
 
-}  // namespace
-
-status run_attention(const attention_plan& plan,
-                     const attention_args& args,
-                     std::span<std::byte> workspace,
-                     CUstream_st* stream) noexcept {
+template <class T>
+status run(const attention_plan& plan,
+           const basic_attention_args<T>& args,
+           std::span<std::byte> workspace,
+           CUstream_st* stream) noexcept {
   ORIEL_EXPECTS(workspace.size() >= plan.workspace_bytes);
   ORIEL_EXPECTS(args.sequences.size() <= plan.limits.sequences_max && args.scale > 0.0f);
   if (args.sequences.empty()) {
@@ -41,6 +40,22 @@ status run_attention(const attention_plan& plan,
       : plan.shape.head_dim_qk == 128 ? detail::launch_attention_128_128(launch, call, stream)
                                       : detail::launch_attention_64_64(launch, call, stream);
   return computed && plan.splits_max != 0 ? launch_merge(plan, call, stream) : computed;
+}
+
+}  // namespace
+
+status run_attention(const attention_plan& plan,
+                     const attention_args& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept {
+  return run(plan, args, workspace, stream);
+}
+
+status run_attention(const attention_plan& plan,
+                     const basic_attention_args<bf16>& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept {
+  return run(plan, args, workspace, stream);
 }
 
 }  // namespace oriel::cuda

@@ -121,11 +121,29 @@ attention_call make_attention_call(const cuda::attention_plan& plan,
   const std::uint32_t group = plan.shape.q_heads / plan.shape.kv_heads;
   return {.shape = plan.shape,
           .args = args,
+          .q_bf16 = nullptr,
+          .out_bf16 = nullptr,
           .partials = cuda::carve(plan, workspace, bytes),
           .group = group,
           .tokens_per_tile = cuda::block_rows_of_warpgroup / group,
           .warpgroups = plan.warpgroups,
           .splits_max = plan.splits_max};
+}
+
+attention_call make_attention_call(const cuda::attention_plan& plan,
+                                   const basic_attention_args<bf16>& args,
+                                   std::byte* workspace) noexcept {
+  const attention_args rest{.out = nullptr,
+                            .q = nullptr,
+                            .q_stride = args.q_stride,
+                            .kv = args.kv,
+                            .sequences = args.sequences,
+                            .sinks = args.sinks,
+                            .scale = args.scale};
+  attention_call call = make_attention_call(plan, rest, workspace);
+  call.q_bf16 = args.q;
+  call.out_bf16 = args.out;
+  return call;
 }
 
 }  // namespace oriel::detail

@@ -223,3 +223,40 @@ TEST_CASE("a captured graph of cuda attention serves other lengths") {
     }
   });
 }
+
+TEST_CASE("cuda attention with rows in bf16 gives the same outputs, rounded") {
+  const int kind = GENERATE(0, 3);
+  const attention_shape shape = shape_of(kind, 8, 64, 0);
+  constexpr std::uint32_t length = 1030;  // A row with one split and one whose two are merged.
+  random_stream random(1, 74);
+  serial_executor serial;
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, pool_pages(shape), 4);
+  const chunk all{&a, bench.add_table(length), 0, length};
+  bench.append({&all, 1}, serial);
+  const chunk part[] = {{&a, 0, length - 1, 1}, {&a, 0, 20, 1}};
+  auto expected = attend(bench, part, {}, length, 1);
+  std::transform(expected.begin(), expected.end(), expected.begin(), round_to_bf16);
+  const auto got = bench.call(part, {}, [&](const attention_args& args, std::uint32_t rows) {
+    const device_call call(bench, args, rows);
+    std::vector<bf16> q(rows * args.q_stride);
+    std::transform(args.q, args.q + q.size(), q.begin(), to_bf16);
+    const auto device_q = to_device(q);
+    const device_array<bf16> out(std::size_t{rows} * shape.q_heads * shape.head_dim_vo);
+    const auto plan = plan_for(shape, 2, rows, length, 1);
+    const device_array<std::byte> workspace(plan.workspace_bytes);
+    REQUIRE(cuda::run_attention(plan,
+                                basic_attention_args<bf16>{.out = out.data(),
+                                                           .q = device_q.data(),
+                                                           .q_stride = args.q_stride,
+                                                           .kv = call.args().kv,
+                                                           .sequences = call.args().sequences,
+                                                           .sinks = nullptr,
+                                                           .scale = args.scale},
+                                {workspace.data(), workspace.size()},
+                                nullptr));
+    const std::vector<bf16> rounded = out.to_host();
+    std::transform(rounded.begin(), rounded.end(), args.out, [](bf16 x) { return to_float(x); });
+  });
+  CHECK(same_bits(got, expected));
+}

@@ -46,6 +46,24 @@ attention_shape random_shape(random_stream& random) {
           .kv = dtype::bf16};
 }
 
+/// With queries and outputs stored as bf16.
+void attend_in_bf16(const cuda::attention_plan& plan,
+                    const attention_args& args,
+                    std::uint32_t rows) {
+  std::vector<bf16> q(rows * args.q_stride);
+  std::transform(args.q, args.q + q.size(), q.begin(), to_bf16);
+  std::vector<bf16> out(std::size_t{rows} * plan.shape.q_heads * plan.shape.head_dim_vo);
+  run_attention_on_host(plan,
+                        basic_attention_args<bf16>{.out = out.data(),
+                                                   .q = q.data(),
+                                                   .q_stride = args.q_stride,
+                                                   .kv = args.kv,
+                                                   .sequences = args.sequences,
+                                                   .sinks = args.sinks,
+                                                   .scale = args.scale});
+  std::transform(out.begin(), out.end(), args.out, [](bf16 x) { return to_float(x); });
+}
+
 /// The device's programs over the bench's pages, reordered. `per_sequence`: the plan's limit, which
 /// decides between rows that keep their splits and splits that are merged.
 std::vector<float> attend_as_device(const attention_bench& bench,
@@ -53,7 +71,8 @@ std::vector<float> attend_as_device(const attention_bench& bench,
                                     const std::vector<float>& sinks,
                                     std::uint32_t keys_max,
                                     std::uint32_t per_sequence,
-                                    std::uint32_t multiprocessors = 3) {
+                                    std::uint32_t multiprocessors = 3,
+                                    bool rows_are_bf16 = false) {
   const aligned_bytes pages(bench.pool().size());
   const kv_layer_view host = bench.view();
   const kv_layer_view device{
@@ -73,7 +92,7 @@ std::vector<float> attend_as_device(const attention_bench& bench,
                               .multiprocessors = multiprocessors});
     REQUIRE(plan);
     args.kv = device;
-    run_attention_on_host(*plan, args);
+    rows_are_bf16 ? attend_in_bf16(*plan, args, rows) : run_attention_on_host(*plan, args);
   });
 }
 
@@ -256,4 +275,27 @@ TEST_CASE("on the device, scores of minus infinity weigh nothing, in a whole spl
     const auto got = attend_as_device(bench, {&last, 1}, {}, length, per_sequence);
     CHECK(largest_difference(got, expected) <= 0x1p-8 * largest_magnitude(a.v));
   }
+}
+
+TEST_CASE("rows in bf16 give the device's outputs, rounded") {
+  const std::uint32_t dims = GENERATE(64u, 65u);  // One for each unit.
+  const attention_shape shape{.q_heads = 6,
+                              .kv_heads = 2,
+                              .head_dim_qk = dims,
+                              .head_dim_vo = dims,
+                              .page_size = 16,
+                              .window_tokens = 0,
+                              .kv = dtype::bf16};
+  random_stream random(dims, 46);
+  serial_executor serial;
+  const std::uint32_t length = 1030;  // A row with one split and one whose two are merged.
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, pool_pages(shape), 1);
+  const chunk all{&a, bench.add_table(length), 0, length};
+  bench.append({&all, 1}, serial);
+  const chunk part[] = {{&a, 0, length - 2, 2}, {&a, 0, 20, 1}};
+  const auto sinks = random_floats(random, shape.q_heads);
+  auto expected = attend_as_device(bench, part, sinks, length, 2);
+  std::transform(expected.begin(), expected.end(), expected.begin(), round_to_bf16);
+  CHECK(same_bits(attend_as_device(bench, part, sinks, length, 2, 3, true), expected));
 }

@@ -328,7 +328,8 @@ void attend_generic_on_host(const detail::attention_call& call) {
 }
 
 /// What cuda::run_attention enqueues, on the host. The workspace begins poisoned.
-inline void run_attention_on_host(const cuda::attention_plan& plan, const attention_args& args) {
+template <class T>
+void run_attention_on_host(const cuda::attention_plan& plan, const basic_attention_args<T>& args) {
   std::vector<std::byte> memory(plan.workspace_bytes + 256);
   std::memset(memory.data(), 0xFF, memory.size());
   void* workspace = memory.data();

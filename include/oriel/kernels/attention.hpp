@@ -33,15 +33,18 @@ struct attention_shape {
 };
 
 /// Arguments of one call. rows = sum of sequences[i].rows, in the order of `sequences`.
-struct attention_args {
-  float* out;            ///< [rows, q_heads, head_dim_vo]
-  const float* q;        ///< [rows] rows of [q_heads, head_dim_qk], rope applied
+/// @tparam T  float, or bf16 (kernels for a device)
+template <class T>
+struct basic_attention_args {
+  T* out;                ///< [rows, q_heads, head_dim_vo]
+  const T* q;            ///< [rows] rows of [q_heads, head_dim_qk], rope applied
   std::size_t q_stride;  ///< elements from one row of q to the next
   kv_layer_view kv;      ///< K and V of all positions up to each row's own
   std::span<const paged_sequence> sequences;  ///< [batch]
   const float* sinks;                         ///< [q_heads] raw logits, or null: no sink
   float scale;                                ///< usually 1 / sqrt(head_dim_qk)
 };
+using attention_args = basic_attention_args<float>;
 
 namespace reference {
 
@@ -135,6 +138,11 @@ struct attention_plan {
 /// @returns errc::device_failure
 status run_attention(const attention_plan& plan,
                      const attention_args& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept;
+/// As above, queries and outputs in bf16: the outputs above, rounded. @pre out is 4-byte aligned
+status run_attention(const attention_plan& plan,
+                     const basic_attention_args<bf16>& args,
                      std::span<std::byte> workspace,
                      CUstream_st* stream) noexcept;
 

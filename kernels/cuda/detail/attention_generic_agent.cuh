@@ -30,8 +30,8 @@ struct generic_lane {
 
 /// One row and query head.
 struct generic_row {
-  const float* q;
-  float* out;
+  std::size_t q;    ///< index of its first element
+  std::size_t out;  ///< likewise
   const paged_sequence* sequence;
   std::uint32_t kv_head;
   std::uint32_t first;  ///< key
@@ -40,17 +40,19 @@ struct generic_row {
 
 /// One chain over the dims, ascending. With bf16 KV the query is rounded to bf16, too.
 template <dtype Kv>
-[[nodiscard]] ORIEL_HOST_DEVICE float generic_score(const attention_shape& shape,
+[[nodiscard]] ORIEL_HOST_DEVICE float generic_score(const attention_call& call,
                                                     const paged_kv_view<Kv>& view,
                                                     const generic_row& row,
                                                     std::uint32_t key) {
   float score = 0.0f;
-  for (std::uint32_t d = 0; d < shape.head_dim_qk; ++d) {
+  for (std::uint32_t d = 0; d < call.shape.head_dim_qk; ++d) {
+    const float q =
+        call.q_bf16 != nullptr ? to_float(call.q_bf16[row.q + d]) : call.args.q[row.q + d];
     if constexpr (Kv == dtype::bf16) {
       const float k = to_float(view.k(*row.sequence, key, row.kv_head, d));
-      score = fmaf(round_to_bf16(row.q[d]), k, score);
+      score = fmaf(round_to_bf16(q), k, score);
     } else {
-      score = fmaf(row.q[d], view.k(*row.sequence, key, row.kv_head, d), score);
+      score = fmaf(q, view.k(*row.sequence, key, row.kv_head, d), score);
     }
   }
   return score;
@@ -79,8 +81,7 @@ ORIEL_HOST_DEVICE void attend_generic_row(const attention_call& call,
     const std::uint32_t end = row.end < begin + warp_threads ? row.end : begin + warp_threads;
     warp.each([&](std::uint32_t index, generic_lane& lane) {
       const std::uint32_t key = begin + index;
-      lane.weight =
-          key >= first && key < end ? generic_score(shape, view, row, key) * c : -INFINITY;
+      lane.weight = key >= first && key < end ? generic_score(call, view, row, key) * c : -INFINITY;
       lane.score = lane.weight;
     });
     warp.all_max(&generic_lane::score);
@@ -123,7 +124,7 @@ ORIEL_HOST_DEVICE void attend_generic_row(const attention_call& call,
     for (std::uint32_t i = 0; i < generic_dims_per_lane; ++i) {
       const std::uint32_t d = index + i * warp_threads;
       if (d < shape.head_dim_vo) {
-        row.out[d] = lane.out[i] / lane.sum;
+        store_out(call, row.out + d, lane.out[i] / lane.sum);
       }
     }
   });
@@ -139,13 +140,12 @@ ORIEL_HOST_DEVICE bool attend_generic(const attention_call& call, std::uint64_t 
   if (home.sequence == nullptr) {
     return false;
   }
-  const generic_row at{
-      .q = call.args.q + row * call.args.q_stride + std::size_t{head} * shape.head_dim_qk,
-      .out = call.args.out + index * shape.head_dim_vo,
-      .sequence = home.sequence,
-      .kv_head = head / call.group,
-      .first = first_key(shape.window_tokens, *home.sequence, home.position),
-      .end = home.position + 1};
+  const generic_row at{.q = row * call.args.q_stride + std::size_t{head} * shape.head_dim_qk,
+                       .out = index * shape.head_dim_vo,
+                       .sequence = home.sequence,
+                       .kv_head = head / call.group,
+                       .first = first_key(shape.window_tokens, *home.sequence, home.position),
+                       .end = home.position + 1};
   const bool has_sink = call.args.sinks != nullptr;
   attend_generic_row<Kv>(
       call, at, has_sink ? call.args.sinks[head] * log2_e : 0.0f, has_sink, warp);

@@ -61,6 +61,38 @@ inline constexpr float log2_e = 0x1.715476p0f;
 #endif
 }
 
+/// Two elements of q, from `index` on, as bf16.
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t load_query_pair(const attention_call& call,
+                                                                     std::size_t index) {
+  if (call.q_bf16 != nullptr) {
+    return static_cast<std::uint32_t>(call.q_bf16[index]) |
+           static_cast<std::uint32_t>(call.q_bf16[index + 1]) << 16;
+  }
+  return two_bf16(call.args.q[index], call.args.q[index + 1]);
+}
+
+/// Two elements of out, from `index` on. @pre index is even
+ORIEL_HOST_DEVICE inline void store_out_pair(const attention_call& call,
+                                             std::size_t index,
+                                             float low,
+                                             float high) {
+  if (call.out_bf16 != nullptr) {
+    *reinterpret_cast<std::uint32_t*>(call.out_bf16 + index) = two_bf16(low, high);
+  } else {
+    call.args.out[index] = low;
+    call.args.out[index + 1] = high;
+  }
+}
+
+/// One element of out.
+ORIEL_HOST_DEVICE inline void store_out(const attention_call& call, std::size_t index, float x) {
+  if (call.out_bf16 != nullptr) {
+    call.out_bf16[index] = to_bf16(x);
+  } else {
+    call.args.out[index] = x;
+  }
+}
+
 /// Which token and query head a row of a warpgroup is.
 struct tile_row {
   std::uint32_t token;  ///< of the block
@@ -90,12 +122,11 @@ ORIEL_HOST_DEVICE void store_queries(const attention_call& call,
     const std::uint32_t row = rows + lane / 4;
     const tile_row at = row_at(call, work, warpgroup, row);
     const std::size_t head = std::size_t{work.kv_head} * call.group + at.head;
-    const float* q =
-        call.args.q + (work.batch_row + at.token) * call.args.q_stride + head * Dims::qk;
+    const std::size_t q = (work.batch_row + at.token) * call.args.q_stride + head * Dims::qk;
     ORIEL_UNROLL
     for (std::uint32_t i = 0; i < Dims::qk / core_side / warps; ++i) {
       const std::uint32_t d = (thread / warp_threads + i * warps) * core_side + dim;
-      const std::uint32_t pair = at.exists ? two_bf16(q[d], q[d + 1]) : 0;
+      const std::uint32_t pair = at.exists ? load_query_pair(call, q + d) : 0;
       *reinterpret_cast<std::uint32_t*>(queries + core_offset_bytes(Dims::qk, row, d)) = pair;
     }
   }
@@ -268,12 +299,13 @@ ORIEL_HOST_DEVICE void store_row(const attention_call& call,
                                  std::uint32_t thread,
                                  std::uint32_t half,
                                  const attention_thread<Dims>& t) {
-  float* out = call.args.out + head_index(call, work, at) * Dims::vo;
+  const std::size_t out = head_index(call, work, at) * Dims::vo;
   ORIEL_UNROLL
   for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
-    const std::uint32_t column = fragment_column(thread, r);
-    out[column] = t.kept[r] / t.kept_sum[half];
-    out[column + 1] = t.kept[r + 1] / t.kept_sum[half];
+    store_out_pair(call,
+                   out + fragment_column(thread, r),
+                   t.kept[r] / t.kept_sum[half],
+                   t.kept[r + 1] / t.kept_sum[half]);
   }
 }
 
@@ -359,7 +391,7 @@ ORIEL_HOST_DEVICE inline void merge_element(const attention_call& call,
     }
     kept = fold_value(fold_split(split_max, split_sum, kept_max, kept_sum), kept, added);
   }
-  call.args.out[index * dims + dim] = kept / kept_sum;
+  store_out(call, index * dims + dim, kept / kept_sum);
 }
 
 }  // namespace oriel::detail

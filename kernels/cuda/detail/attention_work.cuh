@@ -34,7 +34,9 @@ struct attention_partials {
 /// All that a kernel is told.
 struct attention_call {
   attention_shape shape;
-  attention_args args;
+  attention_args args;  ///< its q and out are null where those below are not
+  const bf16* q_bf16;
+  bf16* out_bf16;
   attention_partials partials;
   std::uint32_t group;            ///< query heads of a KV head
   std::uint32_t tokens_per_tile;  ///< of a warpgroup: 64 / group

@@ -8,9 +8,9 @@ cmake --build --preset cuda --target test.cuda
 ./build/cuda/tests/test.cuda || { echo "gpu: failed, or no device (exit 77)" >&2; exit 1; }
 sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
 if [ ! -x "$sanitizer" ]; then
-  echo "gpu: compute-sanitizer is not here; memcheck and racecheck were not run"
+  echo "gpu: compute-sanitizer is not here; its tools were not run"
   exit 0
 fi
-for tool in memcheck racecheck; do
+for tool in memcheck racecheck initcheck synccheck; do
   "$sanitizer" --tool "$tool" --error-exitcode 1 ./build/cuda/tests/test.cuda
 done

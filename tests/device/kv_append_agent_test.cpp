@@ -8,6 +8,7 @@
 #include <cuda/detail/kv_append_agent.cuh>
 
 #include <device/append_case.hpp>
+#include <device/device_order.hpp>
 
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
@@ -25,10 +26,17 @@ void run_grid(const cuda::kv_append_plan& plan, const kv_append_args& args) {
   }
 }
 
+/// In f32 the device's order is the host's; in bf16 the tile is, and the place in it is another.
 template <dtype Kv>
 void check_offsets(const append_case& c, random_stream& random) {
   const kv_layer_view kv{nullptr, nullptr, c.page_bytes};
   const paged_kv_view<Kv> view(c.shape, kv);
+  const std::size_t k_tile = k_bytes_per_page(kv_tile_tokens, 1, c.shape.head_dim_qk, Kv);
+  const std::size_t v_tile = v_bytes_per_page(kv_tile_tokens, 1, c.shape.head_dim_vo, Kv);
+  const auto place = [&](std::size_t offset, std::size_t tile) {
+    offset %= c.page_bytes;
+    return Kv == dtype::f32 ? offset : offset / tile;
+  };
   for (int i = 0; i < 200; ++i) {
     const paged_sequence& part = c.parts[random.next_below(4)];
     const std::uint32_t position = part.first_position + random.next_below(30);
@@ -36,10 +44,14 @@ void check_offsets(const append_case& c, random_stream& random) {
     const std::uint32_t dk = random.next_below(c.shape.head_dim_qk);
     const std::uint32_t dv = random.next_below(c.shape.head_dim_vo);
     const auto at = [](const std::byte* p) { return reinterpret_cast<std::uintptr_t>(p); };
-    REQUIRE(view.k_offset_bytes(part, position, head, dk) ==
-            at(reference::k_element(c.shape, kv, part, position, head, dk)));
-    REQUIRE(view.v_offset_bytes(part, position, head, dv) ==
-            at(reference::v_element(c.shape, kv, part, position, head, dv)));
+    const std::size_t k = view.k_offset_bytes(part, position, head, dk);
+    const std::size_t v = view.v_offset_bytes(part, position, head, dv);
+    const std::size_t host_k = at(reference::k_element(c.shape, kv, part, position, head, dk));
+    const std::size_t host_v = at(reference::v_element(c.shape, kv, part, position, head, dv));
+    REQUIRE(k / c.page_bytes == host_k / c.page_bytes);
+    REQUIRE(v / c.page_bytes == host_v / c.page_bytes);
+    REQUIRE(place(k, k_tile) == place(host_k, k_tile));
+    REQUIRE(place(v, v_tile) == place(host_v, v_tile));
   }
 }
 
@@ -57,7 +69,31 @@ TEST_CASE("the device's view of a page finds the elements the layout defines") {
                             : check_offsets<dtype::f32>(c, random);
 }
 
-TEST_CASE("the device's append writes the bytes of the host's") {
+TEST_CASE("a device's bf16 tile is core matrices of 8 x 8, K-major, every element once") {
+  const std::uint32_t dims = GENERATE(1u, 2u, 7u, 8u, 10u, 64u, 192u, 256u);
+  const std::uint32_t stored = paged_kv_view<dtype::bf16>::stored_dims(dims);
+  std::vector<int> k_seen(kv_tile_tokens * stored), v_seen(kv_tile_tokens * dims);
+  for (std::uint32_t key = 0; key < kv_tile_tokens; ++key) {
+    for (std::uint32_t d = 0; d < stored; ++d) {
+      const std::size_t k = device_index_in_k_tile(dtype::bf16, stored, key, d);
+      ++k_seen.at(k);
+      if (stored % 8 == 0) {  // Matrix (key / 8, dim / 8), row key % 8, element dim % 8.
+        REQUIRE(k == ((key / 8 * (stored / 8) + d / 8) * 8 + key % 8) * 8 + d % 8);
+      }
+    }
+    for (std::uint32_t d = 0; d < dims; ++d) {
+      const std::size_t v = device_index_in_v_tile(dtype::bf16, dims, key, d);
+      ++v_seen.at(v);
+      if (dims % 8 == 0) {  // Matrix (key / 8, dim / 8), row dim % 8, element key % 8.
+        REQUIRE(v == ((key / 8 * (dims / 8) + d / 8) * 8 + d % 8) * 8 + key % 8);
+      }
+    }
+  }
+  CHECK(std::count(k_seen.begin(), k_seen.end(), 1) == static_cast<long>(k_seen.size()));
+  CHECK(std::count(v_seen.begin(), v_seen.end(), 1) == static_cast<long>(v_seen.size()));
+}
+
+TEST_CASE("the device's append writes the values of the host's") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 40)));
   INFO("seed " << seed);
   const append_case c(seed);
@@ -68,7 +104,10 @@ TEST_CASE("the device's append writes the bytes of the host's") {
   REQUIRE(plan);
   c.shape.kv == dtype::bf16 ? run_grid<dtype::bf16>(*plan, c.args(device.data()))
                             : run_grid<dtype::f32>(*plan, c.args(device.data()));
-  REQUIRE(std::memcmp(host.data(), device.data(), c.pool_bytes()) == 0);
+  const aligned_bytes reordered(c.pool_bytes());
+  reorder_pages(
+      c.shape, append_case::pages, false, c.view(device.data()), c.view(reordered.data()));
+  REQUIRE(std::memcmp(host.data(), reordered.data(), c.pool_bytes()) == 0);
 }
 
 TEST_CASE("plan_kv_append covers the rows, and refuses what no kernel does") {

@@ -180,6 +180,7 @@ class attention_bench {
     });
   }
 
+  [[nodiscard]] std::span<std::byte> pool() const { return memory_.span(); }
   [[nodiscard]] kv_layer_view view() const {
     return {memory_.data(), memory_.data() + k_bytes_, k_bytes_ + v_bytes_ + 64};
   }
@@ -192,9 +193,7 @@ class attention_bench {
     return 1.0f / std::sqrt(static_cast<float>(shape_.head_dim_qk));
   }
 
- private:
-  static std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-
+  /// Calls f(args, rows) with the queries of the chunks; returns what it put into args.out.
   template <class F>
   std::vector<float> call(std::span<const chunk> chunks,
                           const std::vector<float>& sinks,
@@ -224,6 +223,9 @@ class attention_bench {
       rows);
     return out;
   }
+
+ private:
+  static std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
   attention_shape shape_;
   std::size_t k_bytes_;

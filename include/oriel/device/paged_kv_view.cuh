@@ -1,9 +1,20 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// `paged_kv_view`: one layer's KV pages as a thread of a kernel sees them, element by element. The
-/// layout is that of kernels/paged_kv.hpp, on a device as on the host: pages are copied, never
-/// converted. Units that include this need nvcc's --expt-relaxed-constexpr.
+/// `paged_kv_view`: one layer's KV pages as a thread of a kernel sees them, element by element.
+///
+/// Pages, heads and tiles of 16 tokens lie as in kernels/paged_kv.hpp, and take as many bytes. f32
+/// tiles are the host's. Inside a bf16 tile the order is another, so that a tile copied into shared
+/// memory as it is can be an operand of a tensor core: 8 x 8 elements, K-major, 128 bytes in a row
+/// (a "core matrix" of wgmma without swizzle, and what ldmatrix reads without a bank conflict).
+///
+///     K   bf16 tile   [2 key groups][ceil(head_dim_qk / 8)][8 keys][8 dims]
+///     V   bf16 tile   [2 key groups][head_dim_vo][8 keys]
+///
+/// The last 8 dims of K may be fewer: the remainder of head_dim_qk, padded to an even number by a
+/// zero. KV of a device and of the host are two arithmetics (docs/arithmetic.md), so pages move
+/// between tiers as bytes; what crosses from one to the other is permuted inside its tile.
+/// Units that include this need nvcc's --expt-relaxed-constexpr.
 #pragma once
 
 #include <oriel/device/host_device.cuh>
@@ -14,6 +25,32 @@
 #include <type_traits>
 
 namespace oriel {
+
+/// Tokens whose K or V lie in one core matrix.
+inline constexpr std::uint32_t kv_group_tokens = 8;
+
+/// Index of element (key, dim) in a device's K tile, in elements. `stored_dims`: of a K head.
+[[nodiscard]] ORIEL_HOST_DEVICE constexpr std::size_t device_index_in_k_tile(
+    dtype kv, std::uint32_t stored_dims, std::uint32_t key, std::uint32_t dim) {
+  if (kv == dtype::f32) {
+    return reference::index_in_k_tile(kv, key, dim);
+  }
+  constexpr std::uint32_t side = 8;  // of a core matrix
+  const std::uint32_t chunk = dim / side * side, left = stored_dims - chunk;
+  const std::uint32_t width = left < side ? left : side;
+  return std::size_t{key / kv_group_tokens} * kv_group_tokens * stored_dims +
+         chunk * kv_group_tokens + key % kv_group_tokens * width + (dim - chunk);
+}
+
+/// Index of element (key, dim) in a device's V tile, in elements.
+[[nodiscard]] ORIEL_HOST_DEVICE constexpr std::size_t device_index_in_v_tile(
+    dtype kv, std::uint32_t head_dim_vo, std::uint32_t key, std::uint32_t dim) {
+  if (kv == dtype::f32) {
+    return reference::index_in_v_tile(kv, head_dim_vo, key, dim);
+  }
+  return (std::size_t{key / kv_group_tokens} * head_dim_vo + dim) * kv_group_tokens +
+         key % kv_group_tokens;
+}
 
 /// Where K and V of one token lie. `Kv` is the storage type: f32 or bf16.
 template <dtype Kv>
@@ -26,6 +63,7 @@ class paged_kv_view {
   ORIEL_HOST_DEVICE paged_kv_view(const attention_shape& shape, const kv_layer_view& kv)
       : kv_(kv),
         page_size_(shape.page_size),
+        stored_dims_(stored_dims(shape.head_dim_qk)),
         head_dim_vo_(shape.head_dim_vo),
         k_tile_bytes_(k_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_qk, Kv)),
         v_tile_bytes_(v_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_vo, Kv)) {}
@@ -37,7 +75,8 @@ class paged_kv_view {
                                                              std::uint32_t head,
                                                              std::uint32_t dim) const {
     return tile_offset_bytes(sequence, position, head, k_tile_bytes_) +
-           reference::index_in_k_tile(Kv, position % kv_tile_tokens, dim) * sizeof(element);
+           device_index_in_k_tile(Kv, stored_dims_, position % kv_tile_tokens, dim) *
+               sizeof(element);
   }
 
   /// As k_offset_bytes, for V. @pre dim < head_dim_vo
@@ -47,7 +86,7 @@ class paged_kv_view {
                                                              std::uint32_t dim) const {
     const std::uint32_t key = position % kv_tile_tokens;
     return tile_offset_bytes(sequence, position, head, v_tile_bytes_) +
-           reference::index_in_v_tile(Kv, head_dim_vo_, key, dim) * sizeof(element);
+           device_index_in_v_tile(Kv, head_dim_vo_, key, dim) * sizeof(element);
   }
 
   /// The element itself.
@@ -92,6 +131,7 @@ class paged_kv_view {
 
   kv_layer_view kv_;
   std::uint32_t page_size_;
+  std::uint32_t stored_dims_;
   std::uint32_t head_dim_vo_;
   std::size_t k_tile_bytes_;  // of one head's 16 tokens
   std::size_t v_tile_bytes_;

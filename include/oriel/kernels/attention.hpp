@@ -17,6 +17,8 @@
 #include <cstdint>
 #include <span>
 
+struct CUstream_st;  // cudaStream_t is a pointer to it; no CUDA header is needed to name one.
+
 namespace oriel {
 
 /// What one attention layer looks like. Counts, not bytes.
@@ -31,15 +33,18 @@ struct attention_shape {
 };
 
 /// Arguments of one call. rows = sum of sequences[i].rows, in the order of `sequences`.
-struct attention_args {
-  float* out;            ///< [rows, q_heads, head_dim_vo]
-  const float* q;        ///< [rows] rows of [q_heads, head_dim_qk], rope applied
+/// @tparam T  float, or bf16 (kernels for a device)
+template <class T>
+struct basic_attention_args {
+  T* out;                ///< [rows, q_heads, head_dim_vo]
+  const T* q;            ///< [rows] rows of [q_heads, head_dim_qk], rope applied
   std::size_t q_stride;  ///< elements from one row of q to the next
   kv_layer_view kv;      ///< K and V of all positions up to each row's own
   std::span<const paged_sequence> sequences;  ///< [batch]
   const float* sinks;                         ///< [q_heads] raw logits, or null: no sink
   float scale;                                ///< usually 1 / sqrt(head_dim_qk)
 };
+using attention_args = basic_attention_args<float>;
 
 namespace reference {
 
@@ -83,4 +88,63 @@ void run_attention(const attention_plan& plan,
                    executor_ref executor) noexcept;
 
 }  // namespace host
+
+namespace cuda {
+
+/// The most that a plan is for. Whatever the lengths turn out to be, they are below these.
+struct attention_limits {
+  std::uint32_t sequences_max;          ///< parts of one call, empty ones too; 1 to 1024
+  std::uint32_t rows_max;               ///< of one call, all sequences together
+  std::uint32_t rows_per_sequence_max;  ///< 1 for decode, 2 to 8 for verification
+  std::uint32_t keys_max;               ///< last position of any row, plus 1
+  std::uint32_t multiprocessors = 132;  ///< of the device; an H200 has 132
+};
+
+/// Which kernel serves a plan.
+enum class attention_unit : std::uint8_t {
+  tensor_core,  ///< bf16 KV, head dims (192, 128), (128, 128) or (64, 64)
+  generic,      ///< any shape; one warp per row and head, no tensor cores
+};
+
+/// A decided launch. Plain data.
+struct attention_plan {
+  attention_shape shape;
+  attention_limits limits;
+  attention_unit unit;
+  std::uint32_t warpgroups;     ///< that share the keys of a block: 64 rows each
+  std::uint32_t splits_max;     ///< per row, where splits are computed apart and merged; else 0
+  std::uint32_t blocks;         ///< thread blocks of the grid
+  std::uint32_t shared_bytes;   ///< shared memory of one
+  std::size_t workspace_bytes;  ///< device memory that run_attention needs
+};
+
+/// Chooses the kernel and sizes its memory. Pure host arithmetic; needs no device. O(1).
+/// @returns errc::unsupported_shape for a shape outside attention_shape's ranges, e4m3 KV, or
+///          limits that are 0 or too large
+[[nodiscard]] result<attention_plan> plan_attention(const attention_shape& shape,
+                                                    const attention_limits& limits) noexcept;
+
+/// Enqueues attention for all rows. Every pointer in `args` is device memory, also what `sequences`
+/// and its `pages` point to, and the workspace; they are read when the kernels run, so that one
+/// captured graph serves changing lengths and tables. Pages are in the order of
+/// device/paged_kv_view.cuh. What they hold before a row's first key or beyond its position is not
+/// used by it; pages without a key of any row are not touched, and may be null_page.
+///
+/// An arithmetic of its own, one per unit (docs/arithmetic.md): a row's bits depend on its query,
+/// its keys, their positions and the sink; not on other rows, chunking, pages, rings, the plan's
+/// limits or the number of multiprocessors.
+/// @pre workspace.size() >= plan.workspace_bytes, 256-byte aligned; args.scale > 0; what the call
+///      has is within plan.limits
+/// @returns errc::device_failure
+status run_attention(const attention_plan& plan,
+                     const attention_args& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept;
+/// As above, queries and outputs in bf16: the outputs above, rounded. @pre out is 4-byte aligned
+status run_attention(const attention_plan& plan,
+                     const basic_attention_args<bf16>& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept;
+
+}  // namespace cuda
 }  // namespace oriel

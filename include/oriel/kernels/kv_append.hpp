@@ -61,9 +61,10 @@ struct kv_append_plan {
 [[nodiscard]] result<kv_append_plan> plan_kv_append(const attention_shape& shape,
                                                     std::uint32_t rows_max) noexcept;
 
-/// Enqueues the append of at most rows_max rows: the bytes that host::run_kv_append writes. Every
-/// pointer in `args` is device memory, also what `sequences` and its `pages` point to; they are
-/// read when the kernel runs, so that one captured graph serves changing lengths and tables.
+/// Enqueues the append of at most rows_max rows: the values that host::run_kv_append writes, in the
+/// order of device/paged_kv_view.cuh. Every pointer in `args` is device memory, also what
+/// `sequences` and its `pages` point to; they are read when the kernel runs, so that one captured
+/// graph serves changing lengths and tables.
 /// @returns errc::device_failure
 status run_kv_append(const kv_append_plan& plan,
                      const kv_append_args& args,

@@ -13,8 +13,9 @@
 ///       bf16 tile   [8 key pairs][head_dim_vo][2 keys]         a pair of keys side by side
 ///       f32 tile    [16 keys][head_dim_vo]
 ///
-/// Pairs side by side are what a bf16 dot-product instruction (vdpbf16ps, and mma on a GPU) eats;
-/// 16 keys are one AVX-512 register of f32 scores. An odd head_dim_qk is padded with one zero dim.
+/// Pairs side by side are what a bf16 dot-product instruction (vdpbf16ps) eats; 16 keys are one
+/// AVX-512 register of f32 scores. An odd head_dim_qk is padded with one zero dim. On a CUDA device
+/// a bf16 tile has the same bytes in another order: device/paged_kv_view.cuh.
 #pragma once
 
 #include <oriel/core/dtype.hpp>

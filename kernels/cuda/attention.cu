@@ -1,0 +1,61 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include "detail/attention_rows.cuh"
+#include "detail/attention_units.hpp"
+#include "detail/launch.cuh"
+
+namespace oriel::cuda {
+namespace {
+
+using detail::attention_call;
+
+/// Block (head, row): one thread per dim. Rows that need no merge leave at once.
+__global__ void attention_merge_kernel(const __grid_constant__ attention_call call) {
+  detail::merge_element(call, blockIdx.y, blockIdx.x, threadIdx.x);
+}
+
+status launch_merge(const attention_plan& plan, const attention_call& call, CUstream_st* stream) {
+  const dim3 grid(plan.shape.q_heads, plan.limits.rows_max);
+  attention_merge_kernel<<<grid, plan.shape.head_dim_vo, 0, stream>>>(call);
+  return detail::launched("attention: launch of the merge");
+}
+
+template <class T>
+status run(const attention_plan& plan,
+           const basic_attention_args<T>& args,
+           std::span<std::byte> workspace,
+           CUstream_st* stream) noexcept {
+  ORIEL_EXPECTS(workspace.size() >= plan.workspace_bytes);
+  ORIEL_EXPECTS(args.sequences.size() <= plan.limits.sequences_max && args.scale > 0.0f);
+  if (args.sequences.empty()) {
+    return {};
+  }
+  const attention_call call = detail::make_attention_call(plan, args, workspace.data());
+  const detail::attention_launch launch{plan.blocks, plan.shared_bytes};
+  if (plan.unit == attention_unit::generic) {
+    return detail::launch_attention_generic(launch, call, stream);
+  }
+  const status computed =
+      plan.shape.head_dim_qk == 192   ? detail::launch_attention_192_128(launch, call, stream)
+      : plan.shape.head_dim_qk == 128 ? detail::launch_attention_128_128(launch, call, stream)
+                                      : detail::launch_attention_64_64(launch, call, stream);
+  return computed && plan.splits_max != 0 ? launch_merge(plan, call, stream) : computed;
+}
+
+}  // namespace
+
+status run_attention(const attention_plan& plan,
+                     const attention_args& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept {
+  return run(plan, args, workspace, stream);
+}
+
+status run_attention(const attention_plan& plan,
+                     const basic_attention_args<bf16>& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept {
+  return run(plan, args, workspace, stream);
+}
+
+}  // namespace oriel::cuda

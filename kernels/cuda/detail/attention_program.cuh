@@ -1,0 +1,149 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The attention kernel's program: what the producer and a consumer warpgroup do for one item, in
+/// which order. A `Machine` says how: on a device with barriers, bulk copies and wgmma
+/// (attention_kernel.cuh), in tests/device with loops over the threads and a model of wgmma.
+///
+///     shared memory   [warpgroups] queries, [stages] of (K tile, V tile), barriers, item tables
+///     producer        one warp; for each tile: wait for a free stage, announce its bytes, start
+///                     the copies. It runs ahead, across items, as far as there are stages.
+///     consumer        a warpgroup per 64 rows; for each tile: scores = Q K^T, weights = softmax
+///                     so far, out = out x shrink + weights x V
+#pragma once
+
+#include "attention_rows.cuh"
+
+namespace oriel::detail {
+
+/// A place in the ring of stages; `parity` changes each time round. Who waits for a stage to be
+/// full waits for `parity`; who waits for it to be free waits for the other one, which a barrier
+/// fresh from init counts as passed.
+template <std::uint32_t Stages>
+struct stage_ring {
+  std::uint32_t stage = 0;
+  std::uint32_t parity = 0;
+  ORIEL_HOST_DEVICE void advance() {
+    if (++stage == Stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+/// Copies a lane's piece of a tile into the stage. `piece` by piece_of(..., lane).
+template <class Dims, class Machine>
+ORIEL_HOST_DEVICE void copy_piece(const attention_call& call,
+                                  const attention_work& work,
+                                  std::uint32_t tile,
+                                  const tile_piece& piece,
+                                  Machine& machine) {
+  if (piece.keys == 0) {
+    return;
+  }
+  const std::size_t in_head = std::size_t{work.kv_head} * call.shape.page_size +
+                              piece.key % call.shape.page_size;  // keys of the page before it
+  const std::size_t page = piece.page * call.args.kv.page_stride_bytes;
+  const std::uint32_t in_tile = piece.key - tile * tile_keys;
+  constexpr std::uint32_t k_bytes = Dims::qk * 2, v_bytes = Dims::vo * 2;  // of a key
+  machine.copy_k(
+      in_tile * k_bytes, call.args.kv.k + page + in_head * k_bytes, piece.keys * k_bytes);
+  machine.copy_v(
+      in_tile * v_bytes, call.args.kv.v + page + in_head * v_bytes, piece.keys * v_bytes);
+}
+
+/// scores = Q K^T over the head dim, ascending. `queries`, `k`: addresses in the shared window.
+template <class Dims, class Machine>
+ORIEL_HOST_DEVICE void multiply_scores(std::uint32_t queries, std::uint32_t k, Machine& machine) {
+  constexpr std::uint32_t row_stride = Dims::qk / core_side * core_bytes;
+  constexpr std::uint32_t step_bytes = mma_depth / core_side * core_bytes;
+  machine.begin_multiply();
+  ORIEL_UNROLL
+  for (std::uint32_t step = 0; step < Dims::qk / mma_depth; ++step) {
+    machine.add_scores(operand_descriptor(queries + step * step_bytes, core_bytes, row_stride),
+                       operand_descriptor(k + step * step_bytes, core_bytes, row_stride),
+                       step != 0);
+  }
+  machine.end_multiply();
+}
+
+/// out += weights x V over the keys of the tile, ascending. `v`: address in the shared window.
+template <class Dims, class Machine>
+ORIEL_HOST_DEVICE void multiply_values(std::uint32_t v, Machine& machine) {
+  constexpr std::uint32_t k_stride = Dims::vo / core_side * core_bytes;  // K of wgmma: keys
+  machine.begin_multiply();
+  ORIEL_UNROLL
+  for (std::uint32_t step = 0; step < tile_keys / mma_depth; ++step) {
+    machine.add_values(
+        step,
+        operand_descriptor(v + step * (mma_depth / core_side) * k_stride, k_stride, core_bytes));
+  }
+  machine.end_multiply();
+}
+
+/// Whether each row of a warpgroup sees each key of the tile; rows that do not exist do not count.
+[[nodiscard]] ORIEL_HOST_DEVICE inline bool all_seen(const attention_call& call,
+                                                     const attention_work& work,
+                                                     std::uint32_t warpgroup,
+                                                     std::uint32_t tile) {
+  const std::uint32_t token = warpgroup * call.tokens_per_tile;
+  const std::uint32_t end = token + call.tokens_per_tile;
+  const std::uint32_t last = (end < work.tokens ? end : work.tokens) - 1;
+  const std::uint32_t begin = tile * tile_keys;
+  return token < work.tokens && begin + tile_keys - 1 <= work.position + token &&
+         begin >= first_key(call.shape.window_tokens, *work.sequence, work.position + last);
+}
+
+/// One consumer warpgroup, one item.
+template <class Dims, class Machine>
+ORIEL_HOST_DEVICE void attend_item(const attention_call& call,
+                                   const attention_work& work,
+                                   std::uint32_t warpgroup,
+                                   Machine& machine) {
+  using thread_state = attention_thread<Dims>;
+  const float c = call.args.scale * log2_e;
+  machine.meet();  // Nobody reads the last item's queries any more.
+  machine.each([&](std::uint32_t thread, thread_state& t) {
+    store_queries<Dims>(call, work, warpgroup, thread, machine.queries());
+    begin_rows(call, work, warpgroup, thread, t);
+  });
+  machine.publish();
+  const std::uint32_t last_tile = work.last_tile();
+  for (std::uint32_t tile = work.first_tile(); tile < last_tile; ++tile) {
+    constexpr std::uint32_t tiles_per_split = split_keys / tile_keys;
+    if (tile == work.first_tile() || tile % tiles_per_split == 0) {
+      machine.each([&](std::uint32_t, thread_state& t) { begin_split(t); });
+    }
+    multiply_scores<Dims>(machine.queries_address(), machine.wait_k(), machine);
+    const bool unmasked = all_seen(call, work, warpgroup, tile);
+    machine.each([&](std::uint32_t thread, thread_state& t) {
+      if (!unmasked) {
+        mask_scores(thread, tile, t);
+      }
+      find_largest(t);
+    });
+    machine.quad_max(&thread_state::tile_max);
+    machine.each([&](std::uint32_t, thread_state& t) { weigh(c, t); });
+    const std::uint32_t v = machine.wait_v();
+    if (tile * tile_keys < work.key_begin || (tile + 1) * tile_keys > work.key_end) {
+      machine.each([&](std::uint32_t thread, thread_state&) {
+        clear_values<Dims>(work,
+                           tile,
+                           warpgroup * warpgroup_threads + thread,
+                           call.warpgroups * warpgroup_threads,
+                           machine.values());
+      });
+      machine.publish_to_all();
+    }
+    multiply_values<Dims>(v, machine);
+    machine.release();
+    if (tile + 1 == last_tile || (tile + 1) % tiles_per_split == 0) {
+      machine.quad_sum(&thread_state::split_sum);
+      machine.each([&](std::uint32_t, thread_state& t) { fold_rows(t); });
+    }
+  }
+  machine.each(
+      [&](std::uint32_t thread, thread_state& t) { end_rows(call, work, warpgroup, thread, t); });
+}
+
+}  // namespace oriel::detail

@@ -1,0 +1,397 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What one thread of a warpgroup does for its two rows of an attention tile: visibility, online
+/// softmax, the fold of splits, and what it stores. Fragments as in mma_fragment.cuh.
+#pragma once
+
+#include "attention_work.cuh"
+#include "mma_fragment.cuh"
+
+#ifdef __CUDACC__
+#include "ptx.cuh"
+#endif
+
+#include <math.h>
+
+namespace oriel::detail {
+
+/// Head dims of an instantiation. Multiples of 64, so that every product is whole instructions.
+template <std::uint32_t Qk, std::uint32_t Vo>
+struct attention_dims {
+  static constexpr std::uint32_t qk = Qk;
+  static constexpr std::uint32_t vo = Vo;
+  static constexpr std::uint32_t query_bytes = mma_rows * Qk * 2;  ///< of a warpgroup
+  static constexpr std::uint32_t k_bytes = tile_keys * Qk * 2;     ///< of a tile
+  static constexpr std::uint32_t v_bytes = tile_keys * Vo * 2;
+  static constexpr std::uint32_t stage_bytes = k_bytes + v_bytes;
+};
+
+/// The registers of one thread.
+template <class Dims>
+struct attention_thread {
+  float score[tile_keys / 2];           ///< of its two rows in the tile
+  std::uint32_t weight[tile_keys / 4];  ///< the same as weights, two bf16 each
+  float out[Dims::vo / 2];              ///< of the split: sum of weights x values
+  float kept[Dims::vo / 2];             ///< of the splits before it
+  float tile_max[2];                    ///< largest score of a row in the tile
+  float split_max[2];                   ///< of the split, times scale x log2(e)
+  float split_sum[2];                   ///< of the split's weights; this thread's columns
+  float kept_max[2];                    ///< of the sink and the splits before
+  float kept_sum[2];
+  std::uint32_t first[2];  ///< first key that a row sees
+  std::uint32_t end[2];    ///< one past its last; 0: not a row
+};
+
+inline constexpr float log2_e = 0x1.715476p0f;
+
+[[nodiscard]] ORIEL_HOST_DEVICE inline float attention_exp2(float x) {
+#ifdef __CUDA_ARCH__
+  return ptx::exp2_approx(x);
+#else
+  return ::exp2f(x);
+#endif
+}
+
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t two_bf16(float low, float high) {
+#ifdef __CUDA_ARCH__
+  return ptx::pack_bf16(low, high);
+#else
+  return static_cast<std::uint32_t>(to_bf16(low)) | static_cast<std::uint32_t>(to_bf16(high)) << 16;
+#endif
+}
+
+/// Two elements of q, from `index` on, as bf16.
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t load_query_pair(const attention_call& call,
+                                                                     std::size_t index) {
+  if (call.q_bf16 != nullptr) {
+    return static_cast<std::uint32_t>(call.q_bf16[index]) |
+           static_cast<std::uint32_t>(call.q_bf16[index + 1]) << 16;
+  }
+  return two_bf16(call.args.q[index], call.args.q[index + 1]);
+}
+
+/// Two elements of out, from `index` on. @pre index is even
+ORIEL_HOST_DEVICE inline void store_out_pair(const attention_call& call,
+                                             std::size_t index,
+                                             float low,
+                                             float high) {
+  if (call.out_bf16 != nullptr) {
+    *reinterpret_cast<std::uint32_t*>(call.out_bf16 + index) = two_bf16(low, high);
+  } else {
+    call.args.out[index] = low;
+    call.args.out[index + 1] = high;
+  }
+}
+
+/// One element of out.
+ORIEL_HOST_DEVICE inline void store_out(const attention_call& call, std::size_t index, float x) {
+  if (call.out_bf16 != nullptr) {
+    call.out_bf16[index] = to_bf16(x);
+  } else {
+    call.args.out[index] = x;
+  }
+}
+
+/// Which token and query head a row of a warpgroup is.
+struct tile_row {
+  std::uint32_t token;  ///< of the block
+  std::uint32_t head;   ///< of the KV head's group
+  bool exists;
+};
+[[nodiscard]] ORIEL_HOST_DEVICE inline tile_row row_at(const attention_call& call,
+                                                       const attention_work& work,
+                                                       std::uint32_t warpgroup,
+                                                       std::uint32_t row) {
+  const std::uint32_t token = row / call.group;
+  const std::uint32_t of_block = warpgroup * call.tokens_per_tile + token;
+  return {of_block, row % call.group, token < call.tokens_per_tile && of_block < work.tokens};
+}
+
+/// Sixteen bytes of queries at a time is one row of a core matrix; a thread rounds two dims of it.
+/// Eight rows by four pairs are a warp's: it reads sectors of 32 bytes and fills one core matrix.
+template <class Dims>
+ORIEL_HOST_DEVICE void store_queries(const attention_call& call,
+                                     const attention_work& work,
+                                     std::uint32_t warpgroup,
+                                     std::uint32_t thread,
+                                     std::byte* queries) {
+  constexpr std::uint32_t warps = warpgroup_threads / warp_threads;
+  const std::uint32_t lane = thread % warp_threads, dim = lane % 4 * 2;
+  for (std::uint32_t rows = 0; rows < mma_rows; rows += core_side) {
+    const std::uint32_t row = rows + lane / 4;
+    const tile_row at = row_at(call, work, warpgroup, row);
+    const std::size_t head = std::size_t{work.kv_head} * call.group + at.head;
+    const std::size_t q = (work.batch_row + at.token) * call.args.q_stride + head * Dims::qk;
+    ORIEL_UNROLL
+    for (std::uint32_t i = 0; i < Dims::qk / core_side / warps; ++i) {
+      const std::uint32_t d = (thread / warp_threads + i * warps) * core_side + dim;
+      const std::uint32_t pair = at.exists ? load_query_pair(call, q + d) : 0;
+      *reinterpret_cast<std::uint32_t*>(queries + core_offset_bytes(Dims::qk, row, d)) = pair;
+    }
+  }
+}
+
+/// Before the first tile of an item: what its rows see, and the sink, which enters here alone.
+template <class Dims>
+ORIEL_HOST_DEVICE void begin_rows(const attention_call& call,
+                                  const attention_work& work,
+                                  std::uint32_t warpgroup,
+                                  std::uint32_t thread,
+                                  attention_thread<Dims>& t) {
+  ORIEL_UNROLL
+  for (std::uint32_t half = 0; half < 2; ++half) {
+    const tile_row at = row_at(call, work, warpgroup, fragment_row(thread, half));
+    const std::uint32_t position = work.position + at.token;
+    t.first[half] = at.exists ? first_key(call.shape.window_tokens, *work.sequence, position) : 0;
+    t.end[half] = at.exists ? position + 1 : 0;
+    const bool has_sink = call.args.sinks != nullptr && at.exists;
+    t.kept_max[half] =
+        has_sink ? call.args.sinks[work.kv_head * call.group + at.head] * log2_e : -INFINITY;
+    t.kept_sum[half] = has_sink ? 1.0f : 0.0f;
+  }
+  ORIEL_UNROLL
+  for (float& x : t.kept) {
+    x = 0.0f;
+  }
+}
+
+template <class Dims>
+ORIEL_HOST_DEVICE void begin_split(attention_thread<Dims>& t) {
+  t.split_max[0] = t.split_max[1] = -INFINITY;
+  t.split_sum[0] = t.split_sum[1] = 0.0f;
+  ORIEL_UNROLL
+  for (float& x : t.out) {
+    x = 0.0f;
+  }
+}
+
+/// Replaces the scores of keys that a row does not see. Not needed where all rows see all keys.
+template <class Dims>
+ORIEL_HOST_DEVICE void mask_scores(std::uint32_t thread,
+                                   std::uint32_t tile,
+                                   attention_thread<Dims>& t) {
+  ORIEL_UNROLL
+  for (std::uint32_t r = 0; r < tile_keys / 2; ++r) {
+    const std::uint32_t key = tile * tile_keys + fragment_column(thread, r);
+    const std::uint32_t half = fragment_half(r);
+    if (key < t.first[half] || key >= t.end[half]) {
+      t.score[r] = -INFINITY;
+    }
+  }
+}
+
+/// Before the exchange: the largest of this thread's scores of each row.
+template <class Dims>
+ORIEL_HOST_DEVICE void find_largest(attention_thread<Dims>& t) {
+  t.tile_max[0] = t.tile_max[1] = -INFINITY;
+  ORIEL_UNROLL
+  for (std::uint32_t r = 0; r < tile_keys / 2; ++r) {
+    const std::uint32_t half = fragment_half(r);
+    t.tile_max[half] = fmaxf(t.tile_max[half], t.score[r]);
+  }
+}
+
+/// After it: scores become weights relative to the largest so far, and what was summed before is
+/// scaled to it. `c`: scale x log2(e). A row that sees nothing of the tile is left as it is.
+template <class Dims>
+ORIEL_HOST_DEVICE void weigh(float c, attention_thread<Dims>& t) {
+  float shrink[2], base[2];
+  ORIEL_UNROLL
+  for (std::uint32_t half = 0; half < 2; ++half) {
+    const float largest = fmaxf(t.split_max[half], t.tile_max[half] * c);
+    base[half] = largest == -INFINITY ? 0.0f : largest;  // exp2(-inf) is 0, of -inf + inf is NaN.
+    shrink[half] = attention_exp2(t.split_max[half] - base[half]);
+    t.split_max[half] = largest;
+    t.split_sum[half] *= shrink[half];
+  }
+  ORIEL_UNROLL
+  for (std::uint32_t r = 0; r < tile_keys / 2; r += 2) {
+    const std::uint32_t half = fragment_half(r);
+    const float low = attention_exp2(fmaf(t.score[r], c, -base[half]));
+    const float high = attention_exp2(fmaf(t.score[r + 1], c, -base[half]));
+    t.split_sum[half] += low + high;
+    t.weight[r / 2] = two_bf16(low, high);
+  }
+  ORIEL_UNROLL
+  for (std::uint32_t r = 0; r < Dims::vo / 2; ++r) {
+    t.out[r] *= shrink[fragment_half(r)];
+  }
+}
+
+/// V of keys that no row of the block sees may be anything: it becomes 0 before it meets a weight
+/// of 0. Thread `index` of `threads` clears its share of the tile at `v`.
+template <class Dims>
+ORIEL_HOST_DEVICE void clear_values(const attention_work& work,
+                                    std::uint32_t tile,
+                                    std::uint32_t index,
+                                    std::uint32_t threads,
+                                    std::byte* v) {
+  constexpr std::uint32_t lines = tile_keys / core_side * Dims::vo;  // 8 keys of one dim each
+  for (std::uint32_t line = index; line < lines; line += threads) {
+    const std::uint32_t key = tile * tile_keys + line / Dims::vo * core_side;
+    if (key >= work.key_begin && key + core_side <= work.key_end) {
+      continue;
+    }
+    auto* values = reinterpret_cast<std::uint16_t*>(v + line * 16);
+    for (std::uint32_t i = 0; i < core_side; ++i) {
+      if (key + i < work.key_begin || key + i >= work.key_end) {
+        values[i] = 0;
+      }
+    }
+  }
+}
+
+/// What the state before and a split's share are multiplied with when they are added.
+struct fold_factors {
+  float kept, added;
+};
+
+/// Adds a split's largest score and sum to a row's. @pre split_max > -inf
+[[nodiscard]] ORIEL_HOST_DEVICE inline fold_factors fold_split(float split_max,
+                                                               float split_sum,
+                                                               float& kept_max,
+                                                               float& kept_sum) {
+  const float largest = fmaxf(kept_max, split_max);
+  const fold_factors f{attention_exp2(kept_max - largest), attention_exp2(split_max - largest)};
+  kept_sum = fmaf(kept_sum, f.kept, split_sum * f.added);
+  kept_max = largest;
+  return f;
+}
+
+/// One element of a row's output in the same fold.
+[[nodiscard]] ORIEL_HOST_DEVICE inline float fold_value(fold_factors f, float kept, float added) {
+  return fmaf(kept, f.kept, added * f.added);
+}
+
+/// The end of a split of which the thread's rows keep the state themselves. Splits come in
+/// ascending order; one that a row does not see changes nothing.
+template <class Dims>
+ORIEL_HOST_DEVICE void fold_rows(attention_thread<Dims>& t) {
+  ORIEL_UNROLL
+  for (std::uint32_t half = 0; half < 2; ++half) {
+    if (t.split_max[half] == -INFINITY) {
+      continue;
+    }
+    const fold_factors f =
+        fold_split(t.split_max[half], t.split_sum[half], t.kept_max[half], t.kept_sum[half]);
+    ORIEL_UNROLL
+    for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
+      t.kept[r] = fold_value(f, t.kept[r], t.out[r]);
+      t.kept[r + 1] = fold_value(f, t.kept[r + 1], t.out[r + 1]);
+    }
+  }
+}
+
+/// Index of (row of the batch, query head) among [rows, q_heads].
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::size_t head_index(const attention_call& call,
+                                                              const attention_work& work,
+                                                              const tile_row& at) {
+  return std::size_t{work.batch_row + at.token} * call.shape.q_heads + work.kv_head * call.group +
+         at.head;
+}
+
+/// Stores the outputs of one of the thread's rows, whose splits are all folded.
+template <class Dims>
+ORIEL_HOST_DEVICE void store_row(const attention_call& call,
+                                 const attention_work& work,
+                                 const tile_row& at,
+                                 std::uint32_t thread,
+                                 std::uint32_t half,
+                                 const attention_thread<Dims>& t) {
+  const std::size_t out = head_index(call, work, at) * Dims::vo;
+  ORIEL_UNROLL
+  for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
+    store_out_pair(call,
+                   out + fragment_column(thread, r),
+                   t.kept[r] / t.kept_sum[half],
+                   t.kept[r + 1] / t.kept_sum[half]);
+  }
+}
+
+/// Stores a split's share of one of the thread's rows.
+template <class Dims>
+ORIEL_HOST_DEVICE void store_partial(const attention_call& call,
+                                     const attention_work& work,
+                                     const tile_row& at,
+                                     std::uint32_t slot,
+                                     std::uint32_t thread,
+                                     std::uint32_t half,
+                                     const attention_thread<Dims>& t) {
+  const std::size_t index = head_index(call, work, at) * call.splits_max + slot;
+  float* out = call.partials.out + index * Dims::vo;
+  ORIEL_UNROLL
+  for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
+    const std::uint32_t column = fragment_column(thread, r);
+    out[column] = t.out[r];
+    out[column + 1] = t.out[r + 1];
+  }
+  if (thread % 4 == 0) {
+    call.partials.lse[index * 2] = t.split_max[half];
+    call.partials.lse[index * 2 + 1] = t.split_sum[half];
+  }
+}
+
+/// The end of an item. A row all of whose splits were in the item is finished; of another the share
+/// is stored, and with its first split how many there will be.
+template <class Dims>
+ORIEL_HOST_DEVICE void end_rows(const attention_call& call,
+                                const attention_work& work,
+                                std::uint32_t warpgroup,
+                                std::uint32_t thread,
+                                attention_thread<Dims>& t) {
+  const std::uint32_t split = work.key_begin / split_keys;
+  ORIEL_UNROLL
+  for (std::uint32_t half = 0; half < 2; ++half) {
+    if (t.end[half] == 0) {
+      continue;
+    }
+    const tile_row at = row_at(call, work, warpgroup, fragment_row(thread, half));
+    const std::uint32_t first = t.first[half] / split_keys;
+    const std::uint32_t last = (t.end[half] - 1) / split_keys;
+    if (call.splits_max == 0) {
+      store_row(call, work, at, thread, half, t);
+      continue;
+    }
+    if (split < first || split > last) {
+      continue;
+    }
+    if (split == first && work.kv_head == 0 && at.head == 0 && thread % 4 == 0) {
+      call.partials.row_splits[work.batch_row + at.token] = last - first + 1;
+    }
+    if (first == last) {
+      store_row(call, work, at, thread, half, t);
+    } else {
+      store_partial(call, work, at, split - first, thread, half, t);
+    }
+  }
+}
+
+/// One element of the merge of a row's splits: thread `dim` of (row, head). Does nothing for a row
+/// that needs none.
+ORIEL_HOST_DEVICE inline void merge_element(const attention_call& call,
+                                            std::uint32_t row,
+                                            std::uint32_t head,
+                                            std::uint32_t dim) {
+  if (row >= *call.partials.rows || call.partials.row_splits[row] == 1) {
+    return;
+  }
+  const std::uint32_t splits = call.partials.row_splits[row], dims = call.shape.head_dim_vo;
+  const std::size_t index = std::size_t{row} * call.shape.q_heads + head;
+  const float* lse = call.partials.lse + index * call.splits_max * 2;
+  const float* part = call.partials.out + index * call.splits_max * dims + dim;
+  float kept_max = call.args.sinks != nullptr ? call.args.sinks[head] * log2_e : -INFINITY;
+  float kept_sum = call.args.sinks != nullptr ? 1.0f : 0.0f;
+  float kept = 0.0f;
+  ORIEL_UNROLL_BY(8)
+  for (std::uint32_t s = 0; s < splits; ++s) {
+    const float split_max = lse[s * 2], split_sum = lse[s * 2 + 1], added = part[s * dims];
+    if (split_max == -INFINITY) {
+      continue;
+    }
+    kept = fold_value(fold_split(split_max, split_sum, kept_max, kept_sum), kept, added);
+  }
+  store_out(call, index * dims + dim, kept / kept_sum);
+}
+
+}  // namespace oriel::detail

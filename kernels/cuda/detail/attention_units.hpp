@@ -1,0 +1,50 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The closed list of attention kernels, and what a plan and a launch agree on. Host arithmetic.
+#pragma once
+
+#include "attention_work.cuh"
+
+namespace oriel::detail {
+
+/// Tiles of K and V under way in a block: 160 KiB of them, at most 8. 33 KB a multiprocessor are
+/// enough to keep the memory of an H200 busy; the rest covers table look-ups and short sequences.
+[[nodiscard]] constexpr std::uint32_t attention_stages(std::uint32_t stage_bytes) noexcept {
+  const std::uint32_t stages = 160 * 1024 / stage_bytes;
+  return stages < 8 ? stages : 8;
+}
+
+/// Shared memory of a block. `dims`: head_dim_qk + head_dim_vo.
+[[nodiscard]] constexpr std::uint32_t attention_shared_bytes(const attention_shape& shape,
+                                                             std::uint32_t warpgroups,
+                                                             std::uint32_t sequences_max) noexcept {
+  constexpr std::uint32_t rows = 64, bf16_bytes = 2, barrier_bytes = 8, barriers_per_stage = 3;
+  const std::uint32_t stage = tile_keys * (shape.head_dim_qk + shape.head_dim_vo) * bf16_bytes;
+  const std::uint32_t tables = 2 * (sequences_max + 1) * std::uint32_t{sizeof(std::uint32_t)};
+  return warpgroups * rows * shape.head_dim_qk * bf16_bytes +
+         attention_stages(stage) * (stage + barriers_per_stage * barrier_bytes) + tables;
+}
+
+inline constexpr std::uint32_t generic_warps_per_block = 4;
+
+/// How a kernel is launched.
+struct attention_launch {
+  std::uint32_t blocks;
+  std::uint32_t shared_bytes;
+};
+
+status launch_attention_192_128(const attention_launch&, const attention_call&, CUstream_st*);
+status launch_attention_128_128(const attention_launch&, const attention_call&, CUstream_st*);
+status launch_attention_64_64(const attention_launch&, const attention_call&, CUstream_st*);
+status launch_attention_generic(const attention_launch&, const attention_call&, CUstream_st*);
+
+/// What the kernels are told. `workspace`: of the plan's size, or null where only the sizes count.
+[[nodiscard]] attention_call make_attention_call(const cuda::attention_plan& plan,
+                                                 const attention_args& args,
+                                                 std::byte* workspace) noexcept;
+[[nodiscard]] attention_call make_attention_call(const cuda::attention_plan& plan,
+                                                 const basic_attention_args<bf16>& args,
+                                                 std::byte* workspace) noexcept;
+
+}  // namespace oriel::detail

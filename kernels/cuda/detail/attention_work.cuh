@@ -1,0 +1,201 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// What the blocks of the attention kernel work on, computed from the sequences in device memory.
+///
+///     tile     64 keys at an absolute multiple of 64
+///     split    1,024 keys at an absolute multiple of 1,024: where a row's sum is cut, whatever the
+///              batch (docs/arithmetic.md)
+///     rows     64 a warpgroup: tokens x query heads of one KV head, the heads of a token together
+///     block    the rows of all warpgroups of a thread block; they share tiles of K and V
+///     item     a block of one sequence and KV head, with all its splits or, where the plan cuts,
+///              with one of them. Thread block b of B takes items b, b + B, b + 2 B, ...
+///
+/// Items of a sequence are numbered by KV head, then split, then block of rows, last rows first:
+/// neighbours read the same keys at the same time, and the longest begin first.
+#pragma once
+
+#include <oriel/device/host_device.cuh>
+#include <oriel/kernels/attention.hpp>
+
+namespace oriel::detail {
+
+inline constexpr std::uint32_t tile_keys = 64;
+inline constexpr std::uint32_t split_keys = 1024;
+
+/// Where a split's share of a row goes until the merge, if the row has several.
+struct attention_partials {
+  float* out;                 ///< [rows, q_heads, splits_max, head_dim_vo]
+  float* lse;                 ///< [rows, q_heads, splits_max, 2]: largest score, sum of weights
+  std::uint32_t* row_splits;  ///< [rows]: splits that the row sees
+  std::uint32_t* rows;        ///< [1]: rows of this call
+};
+
+/// All that a kernel is told.
+struct attention_call {
+  attention_shape shape;
+  attention_args args;  ///< its q and out are null where those below are not
+  const bf16* q_bf16;
+  bf16* out_bf16;
+  attention_partials partials;
+  std::uint32_t group;            ///< query heads of a KV head
+  std::uint32_t tokens_per_tile;  ///< of a warpgroup: 64 / group
+  std::uint32_t warpgroups;       ///< that share a block
+  std::uint32_t splits_max;       ///< 0: an item has all splits of its block
+};
+
+struct attention_work {
+  const paged_sequence* sequence;
+  std::uint32_t kv_head;
+  std::uint32_t token;      ///< first of the block, in its sequence
+  std::uint32_t tokens;     ///< of the block
+  std::uint32_t batch_row;  ///< of the first token
+  std::uint32_t position;   ///< of the first token
+  std::uint32_t key_begin;  ///< some row of the block sees it in this item
+  std::uint32_t key_end;    ///< one past the last such key; <= key_begin: nothing to do
+
+  [[nodiscard]] ORIEL_HOST_DEVICE bool is_empty() const { return key_end <= key_begin; }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t first_tile() const { return key_begin / tile_keys; }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t last_tile() const {  // Exclusive.
+    return (key_end - 1) / tile_keys + 1;
+  }
+};
+
+/// The first key that a row at `position` sees.
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t first_key(std::uint32_t window_tokens,
+                                                               const paged_sequence& sequence,
+                                                               std::uint32_t position) {
+  const std::uint32_t first =
+      window_tokens != 0 && position >= window_tokens ? position + 1 - window_tokens : 0;
+  return first < sequence.first_key ? sequence.first_key : first;
+}
+
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t row_blocks_of(const attention_call& call,
+                                                                   const paged_sequence& sequence) {
+  const std::uint32_t tokens = call.tokens_per_tile * call.warpgroups;
+  return (sequence.rows + tokens - 1) / tokens;
+}
+
+/// Splits that some row of the sequence sees. @pre sequence.rows != 0
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t splits_of(const attention_call& call,
+                                                               const paged_sequence& sequence) {
+  const std::uint32_t first = sequence.first_position, last = first + sequence.rows - 1;
+  return last / split_keys - first_key(call.shape.window_tokens, sequence, first) / split_keys + 1;
+}
+
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t items_of(const attention_call& call,
+                                                              const paged_sequence& sequence) {
+  if (sequence.rows == 0) {
+    return 0;
+  }
+  return row_blocks_of(call, sequence) * call.shape.kv_heads *
+         (call.splits_max != 0 ? splits_of(call, sequence) : 1);
+}
+
+/// Item `index` of a sequence whose first row is row `batch_row` of the batch.
+[[nodiscard]] ORIEL_HOST_DEVICE inline attention_work work_of(const attention_call& call,
+                                                              const paged_sequence& sequence,
+                                                              std::uint32_t batch_row,
+                                                              std::uint32_t index) {
+  const std::uint32_t blocks = row_blocks_of(call, sequence), window = call.shape.window_tokens;
+  const std::uint32_t splits = call.splits_max != 0 ? splits_of(call, sequence) : 1;
+  const std::uint32_t block = blocks - 1 - index % blocks;
+  const std::uint32_t token = block * call.tokens_per_tile * call.warpgroups;
+  const std::uint32_t left = sequence.rows - token, most = call.tokens_per_tile * call.warpgroups;
+  attention_work work{.sequence = &sequence,
+                      .kv_head = index / blocks / splits,
+                      .token = token,
+                      .tokens = left < most ? left : most,
+                      .batch_row = batch_row + token,
+                      .position = sequence.first_position + token,
+                      .key_begin = 0,
+                      .key_end = 0};
+  work.key_begin = first_key(window, sequence, work.position);
+  work.key_end = work.position + work.tokens;
+  if (call.splits_max != 0) {
+    const std::uint32_t split =
+        first_key(window, sequence, sequence.first_position) / split_keys + index / blocks % splits;
+    const std::uint32_t begin = split * split_keys, end = begin + split_keys;
+    work.key_begin = work.key_begin < begin ? begin : work.key_begin;
+    work.key_end = work.key_end < end ? work.key_end : end;
+  }
+  return work;
+}
+
+/// The sequence of item `item`: the last one whose items begin at or before it.
+/// @pre item_begin[n] > item
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t sequence_of_item(
+    const std::uint32_t* item_begin, std::uint32_t n, std::uint32_t item) {
+  std::uint32_t low = 0, high = n;  // item_begin[low] <= item < item_begin[high]
+  while (high - low > 1) {
+    const std::uint32_t middle = (low + high) / 2;
+    if (item_begin[middle] <= item) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+/// Calls f(work) for the items of thread block `block` of `blocks`, in order. `item_begin`,
+/// `row_begin`: [sequences + 1] items and rows before each sequence.
+template <class F>
+ORIEL_HOST_DEVICE void for_each_item(const attention_call& call,
+                                     const std::uint32_t* item_begin,
+                                     const std::uint32_t* row_begin,
+                                     std::uint32_t block,
+                                     std::uint32_t blocks,
+                                     F&& f) {
+  const auto n = static_cast<std::uint32_t>(call.args.sequences.size());
+  for (std::uint32_t item = block; item < item_begin[n]; item += blocks) {
+    const std::uint32_t s = sequence_of_item(item_begin, n, item);
+    const attention_work work =
+        work_of(call, call.args.sequences.data()[s], row_begin[s], item - item_begin[s]);
+    if (!work.is_empty()) {
+      f(work);
+    }
+  }
+}
+
+// ---- What the producer copies ------------------------------------------------------------------
+
+/// Consecutive keys of one page.
+struct tile_piece {
+  std::uint32_t key;   ///< first
+  std::uint32_t keys;  ///< a multiple of 16; 0: there is no such piece
+  std::uint32_t page;  ///< physical
+};
+
+/// A tile meets at most so many pages.
+inline constexpr std::uint32_t tile_pieces_max = tile_keys / kv_tile_tokens;
+
+/// Keys [lo, hi) of a tile that are copied: the 16-key tiles of which some row sees a key.
+struct key_range {
+  std::uint32_t lo, hi;
+};
+[[nodiscard]] ORIEL_HOST_DEVICE inline key_range copied_keys(const attention_work& work,
+                                                             std::uint32_t tile) {
+  const std::uint32_t begin = tile * tile_keys, end = begin + tile_keys;
+  const std::uint32_t lo = work.key_begin / kv_tile_tokens * kv_tile_tokens;
+  const std::uint32_t hi = (work.key_end + kv_tile_tokens - 1) / kv_tile_tokens * kv_tile_tokens;
+  return {lo < begin ? begin : lo, hi < end ? hi : end};
+}
+
+/// Piece `index` of a tile; reads the block table where there is one.
+[[nodiscard]] ORIEL_HOST_DEVICE inline tile_piece piece_of(const attention_call& call,
+                                                           const attention_work& work,
+                                                           std::uint32_t tile,
+                                                           std::uint32_t index) {
+  const key_range keys = copied_keys(work, tile);
+  const std::uint32_t page_size = call.shape.page_size, logical = keys.lo / page_size + index;
+  const std::uint32_t begin = index == 0 ? keys.lo : logical * page_size;
+  const std::uint32_t page_end = (logical + 1) * page_size;
+  const std::uint32_t end = page_end < keys.hi ? page_end : keys.hi;
+  if (index >= tile_pieces_max || begin >= end) {
+    return {0, 0, 0};
+  }
+  return {begin, end - begin, page_at(*work.sequence, logical)};
+}
+
+}  // namespace oriel::detail

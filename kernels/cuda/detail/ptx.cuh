@@ -1,0 +1,221 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The PTX that our kernels use, one instruction a function, for sm_90a. Each says what the PTX ISA
+/// (9.0) demands of the caller. Addresses named `shared_*` are of the shared window (32 bits).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace oriel::detail::ptx {
+
+/// The address in the shared window of what `p` points to. @pre p is in shared memory
+__device__ __forceinline__ std::uint32_t shared_address(const void* p) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// ---- mbarrier: an object of 8 bytes in shared memory, aligned to 8 ----------------------------
+
+/// One thread, once, before anybody uses the barrier. `arrivals`: per phase, 1 to 2^20 - 1.
+__device__ __forceinline__ void mbarrier_init(std::uint32_t shared_barrier,
+                                              std::uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_barrier), "r"(arrivals)
+               : "memory");
+}
+
+/// After the inits, by the same thread: makes them visible to the asynchronous proxy (bulk copies).
+/// A barrier of the block must follow before other threads use them.
+__device__ __forceinline__ void fence_mbarrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/// One arrival; releases what this thread did before.
+__device__ __forceinline__ void mbarrier_arrive(std::uint32_t shared_barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_barrier) : "memory");
+}
+
+/// One arrival, and `bytes` more to be copied before the phase ends. @pre bytes < 2^20
+__device__ __forceinline__ void mbarrier_arrive_expect(std::uint32_t shared_barrier,
+                                                       std::uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_barrier),
+               "r"(bytes)
+               : "memory");
+}
+
+/// Waits until the phase of parity `parity` has ended; acquires what was released in it. A barrier
+/// fresh from init is in phase 0, and the phase before it, of parity 1, counts as ended.
+/// @pre the caller is at most one phase behind: a parity cannot tell two phases apart
+__device__ __forceinline__ void mbarrier_wait(std::uint32_t shared_barrier, std::uint32_t parity) {
+  std::uint32_t ended = 0;
+  do {  // try_wait suspends the thread for a while of the hardware's choosing.
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}\n"
+        : "=r"(ended)
+        : "r"(shared_barrier), "r"(parity)
+        : "memory");
+  } while (ended == 0);
+}
+
+// ---- bulk copies (TMA without a tensor map) ----------------------------------------------------
+
+/// One thread starts a copy global -> shared of `bytes`; they are subtracted from what the barrier
+/// expects. @pre all three of addresses and bytes are multiples of 16; no thread of the block reads
+/// or writes the destination until the barrier's phase has ended
+__device__ __forceinline__ void bulk_copy(std::uint32_t shared_to,
+                                          const void* from,
+                                          std::uint32_t bytes,
+                                          std::uint32_t shared_barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_to),
+      "l"(__cvta_generic_to_global(from)),
+      "r"(bytes),
+      "r"(shared_barrier)
+      : "memory");
+}
+
+/// Orders this thread's plain reads and writes of shared memory before later ones of the
+/// asynchronous proxy: needed between a store and a wgmma that reads it (with a barrier between the
+/// fence and the wgmma where other threads stored).
+__device__ __forceinline__ void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// ---- named barriers ----------------------------------------------------------------------------
+
+/// `threads` threads of the block meet. @pre 1 <= id <= 15 (0 is __syncthreads'); threads is a
+/// multiple of 32; whole warps call it, converged
+__device__ __forceinline__ void named_barrier(std::uint32_t id, std::uint32_t threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// ---- registers ---------------------------------------------------------------------------------
+
+/// The calling warpgroup's threads may use `Count` registers from here on; waits until they are
+/// free. @pre all four warps of the warpgroup call it, converged; Count is a multiple of 8 from 24
+/// to 256; the kernel has a bound on its threads, and the sum over the block's warpgroups never
+/// exceeds the 64 Ki of the multiprocessor
+template <std::uint32_t Count>
+__device__ __forceinline__ void raise_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
+}
+/// The rest goes to others.
+template <std::uint32_t Count>
+__device__ __forceinline__ void lower_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
+}
+
+// ---- wgmma: 64 x N x 16, bf16 in, f32 out, by four warps --------------------------------------
+// All 128 threads of a warpgroup execute the same sequence, converged: fence, mmas, commit, wait.
+// Between the first mma and the wait nobody touches the registers of accumulators and A.
+
+/// Before the first mma, and whenever plain code wrote accumulators or A's registers since.
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/// Waits for all committed groups: their accumulators may be read, their operands overwritten.
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+
+/// For the compiler, which does not know that a wait changes registers: `x` is read and written
+/// here, so no use of it moves across.
+__device__ __forceinline__ void pin(float& x) {
+  asm volatile("" : "+f"(x)::"memory");
+}
+
+#define ORIEL_F8(d, i)                                                                        \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+      "+f"(d[i + 6]), "+f"(d[i + 7])
+
+// The operands behind the descriptors: a predicate (0 starts d at zero), factors 1 of a and b, then
+// a 0 for each operand in shared memory: K-major.
+
+/// d (+)= a * b, both in shared memory, K-major. `accumulate`: 0 starts d at zero.
+/// @pre descriptors as in mma_fragment.cuh
+__device__ __forceinline__ void wgmma_64x64(float (&d)[32],
+                                            std::uint64_t a,
+                                            std::uint64_t b,
+                                            std::uint32_t accumulate) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, p, 1, 1, 0, 0;\n"
+      "}\n"
+      : ORIEL_F8(d, 0), ORIEL_F8(d, 8), ORIEL_F8(d, 16), ORIEL_F8(d, 24)
+      : "l"(a), "l"(b), "r"(accumulate));
+}
+
+/// d += a * b, a in registers (16 columns of it), b in shared memory, K-major.
+__device__ __forceinline__ void wgmma_add(float (&d)[32],
+                                          const std::uint32_t (&a)[4],
+                                          std::uint64_t b) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n"
+      "}\n"
+      : ORIEL_F8(d, 0), ORIEL_F8(d, 8), ORIEL_F8(d, 16), ORIEL_F8(d, 24)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+}
+
+__device__ __forceinline__ void wgmma_add(float (&d)[64],
+                                          const std::uint32_t (&a)[4],
+                                          std::uint64_t b) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n"
+      "}\n"
+      : ORIEL_F8(d, 0),
+        ORIEL_F8(d, 8),
+        ORIEL_F8(d, 16),
+        ORIEL_F8(d, 24),
+        ORIEL_F8(d, 32),
+        ORIEL_F8(d, 40),
+        ORIEL_F8(d, 48),
+        ORIEL_F8(d, 56)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+}
+
+#undef ORIEL_F8
+
+// ---- arithmetic --------------------------------------------------------------------------------
+
+/// 2^x to about 2 ulp; exp2(0) is 1, exp2(-inf) is 0; denormals are flushed.
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// Two floats rounded to bf16, nearest even, `low` in the lower half.
+__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
+  std::uint32_t y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+}
+
+}  // namespace oriel::detail::ptx

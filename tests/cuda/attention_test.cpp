@@ -1,0 +1,262 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/executor.hpp>
+#include <oriel/kernels/attention.hpp>
+
+#include <cuda/captured.hpp>
+#include <cuda/device_array.hpp>
+
+#include <device/device_order.hpp>
+#include <kernels/attention_bounds.hpp>
+#include <kernels/attention_case.hpp>
+
+using namespace oriel;        // NOLINT: a test
+using namespace oriel::test;  // NOLINT
+
+namespace {
+
+std::uint32_t pool_pages(const attention_shape& s) {
+  return 4000 / s.page_size + 8;
+}
+
+/// The bench's pages on the device, in its order, and the tables and parts of a call.
+class device_call {
+ public:
+  device_call(const attention_bench& bench, const attention_args& args, std::uint32_t rows)
+      : pages_(device_pages(bench)),
+        q_(std::span<const float>(args.q, rows * args.q_stride)),
+        sinks_(std::span<const float>(args.sinks, args.sinks ? bench.shape().q_heads : 0)),
+        tables_(std::size_t{args.sequences.size()} * table_entries),
+        sequences_(args.sequences.size()),
+        out_(std::size_t{rows} * bench.shape().q_heads * bench.shape().head_dim_vo),
+        args_(args) {
+    const kv_layer_view host = bench.view();
+    args_.kv = {pages_.data(), pages_.data() + (host.v - host.k), host.page_stride_bytes};
+    args_.q = q_.data();
+    args_.sinks = args.sinks != nullptr ? sinks_.data() : nullptr;
+    args_.out = out_.data();
+    args_.sequences = {sequences_.data(), sequences_.size()};
+    set(bench, args);
+  }
+
+  /// Other queries and parts, as many as before; what the device reads is overwritten in place.
+  void set(const attention_bench& bench, const attention_args& args) {
+    const std::span<const paged_sequence> sequences = args.sequences;
+    REQUIRE(sequences.size() == sequences_.size());
+    ORIEL_REQUIRE_CUDA(cudaMemcpy(q_.data(), args.q, q_.size() * sizeof(float), cudaMemcpyDefault));
+    std::vector<std::uint32_t> tables(tables_.size(), 0xFFFFFFFFu);
+    std::vector<paged_sequence> parts(sequences.begin(), sequences.end());
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const std::size_t keys = parts[i].first_position + parts[i].rows;
+      const std::size_t pages =
+          parts[i].ring_pages != 0 ? parts[i].ring_pages
+                                   : (keys + bench.shape().page_size - 1) / bench.shape().page_size;
+      REQUIRE(pages <= table_entries);
+      std::copy_n(parts[i].pages, pages, tables.begin() + static_cast<long>(i * table_entries));
+      parts[i].pages = tables_.data() + i * table_entries;
+    }
+    ORIEL_REQUIRE_CUDA(cudaMemcpy(
+        tables_.data(), tables.data(), tables.size() * sizeof(std::uint32_t), cudaMemcpyDefault));
+    ORIEL_REQUIRE_CUDA(cudaMemcpy(
+        sequences_.data(), parts.data(), parts.size() * sizeof(paged_sequence), cudaMemcpyDefault));
+  }
+
+  [[nodiscard]] const attention_args& args() const { return args_; }
+  [[nodiscard]] std::vector<float> out() const { return out_.to_host(); }
+
+ private:
+  static constexpr std::size_t table_entries = 256;
+
+  static device_array<std::byte> device_pages(const attention_bench& bench) {
+    const aligned_bytes pages(bench.pool().size());
+    const kv_layer_view host = bench.view();
+    reorder_pages(bench.shape(),
+                  static_cast<std::uint32_t>(bench.pool().size() / host.page_stride_bytes),
+                  true,
+                  host,
+                  {pages.data(), pages.data() + (host.v - host.k), host.page_stride_bytes});
+    return device_array<std::byte>(std::span<const std::byte>(pages.span()));
+  }
+
+  device_array<std::byte> pages_;
+  device_array<float> q_, sinks_;
+  device_array<std::uint32_t> tables_;
+  device_array<paged_sequence> sequences_;
+  device_array<float> out_;
+  attention_args args_;
+};
+
+cuda::attention_plan plan_for(const attention_shape& shape,
+                              std::uint32_t sequences,
+                              std::uint32_t rows,
+                              std::uint32_t keys_max,
+                              std::uint32_t per_sequence) {
+  const auto plan = cuda::plan_attention(shape,
+                                         {.sequences_max = sequences,
+                                          .rows_max = rows,
+                                          .rows_per_sequence_max = per_sequence,
+                                          .keys_max = keys_max});
+  REQUIRE(plan);
+  return *plan;
+}
+
+std::vector<float> attend(const attention_bench& bench,
+                          std::span<const chunk> chunks,
+                          const std::vector<float>& sinks,
+                          std::uint32_t keys_max,
+                          std::uint32_t per_sequence) {
+  return bench.call(chunks, sinks, [&](const attention_args& args, std::uint32_t rows) {
+    const device_call call(bench, args, rows);
+    const auto plan = plan_for(bench.shape(),
+                               static_cast<std::uint32_t>(chunks.size()) + 1,
+                               rows + 2,
+                               keys_max,
+                               per_sequence);
+    const device_array<std::byte> workspace(plan.workspace_bytes);
+    REQUIRE(cuda::run_attention(plan, call.args(), {workspace.data(), workspace.size()}, nullptr));
+    const std::vector<float> out = call.out();
+    std::copy(out.begin(), out.end(), args.out);
+  });
+}
+
+attention_shape shape_of(int kind, std::uint32_t group, std::uint32_t page, std::uint32_t window) {
+  return {.q_heads = 2 * group,
+          .kv_heads = 2,
+          .head_dim_qk = kind == 0   ? 192u
+                         : kind == 1 ? 128u
+                         : kind == 2 ? 64u
+                                     : 80u,
+          .head_dim_vo = kind < 2    ? 128u
+                         : kind == 2 ? 64u
+                                     : 96u,
+          .page_size = page,
+          .window_tokens = window,
+          .kv = kind == 4 ? dtype::f32 : dtype::bf16};
+}
+
+}  // namespace
+
+TEST_CASE("cuda attention agrees with the reference") {
+  const int kind = GENERATE(0, 1, 2, 3, 4);  // The last two are for the generic unit.
+  const std::uint32_t group = GENERATE(8u, 16u);
+  const std::uint32_t window = GENERATE(0u, 128u, 512u, 1024u);
+  const std::uint32_t length = GENERATE(1u, 130u, 2500u);
+  const attention_shape shape = shape_of(kind, group, length > 1000 ? 64 : 16, window);
+  INFO(describe(shape, isa::scalar) << " length " << length);
+  random_stream random(length + window + group, 71);
+  const auto sinks = random_sinks(shape, random);
+  serial_executor serial;
+  const token_stream a = random_tokens(shape, length, random);
+  const token_stream b = random_tokens(shape, 9, random);
+  attention_bench bench(shape, pool_pages(shape), length);
+  const chunk whole[] = {{&a, bench.add_table(length), 0, length}, {&b, bench.add_table(9), 0, 9}};
+  bench.append(whole, serial);
+  for (const std::uint32_t rows : {1u, 4u, 8u, 33u}) {
+    if (rows > length) {
+      continue;
+    }
+    INFO("rows " << rows);
+    const chunk part[] = {{&a, 0, length - rows, rows}, {&b, 1, 0, 0}, {&b, 1, 8, 1}};
+    const auto expected = bench.expect(part, sinks, shape.kv == dtype::bf16);
+    const double bound = error_bound(shape, a, keys_seen(shape, length)) +
+                         error_bound(shape, b, keys_seen(shape, 9));
+    // Twice: a tensor core truncates where the bound assumes that sums are rounded.
+    CHECK(largest_difference(attend(bench, part, sinks, length + 9, rows), expected) <= 2 * bound);
+  }
+}
+
+TEST_CASE("cuda attention has the same bits for decoding, verifying, chunks, pages and rings") {
+  const int kind = GENERATE(0, 1, 2);
+  const std::uint32_t window = GENERATE(0u, 512u);
+  constexpr std::uint32_t length = 2048 + 3, rows = 8;  // On both sides of a split's border.
+  const attention_shape shape = shape_of(kind, 16, 16, window);
+  random_stream random(window, 72);
+  const auto sinks = random_sinks(shape, random);
+  serial_executor serial;
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, pool_pages(shape), 1);
+  const chunk all{&a, bench.add_table(length), 0, length}, last{&a, 0, length - rows, rows};
+  bench.append({&all, 1}, serial);
+  const auto expected = attend(bench, {&last, 1}, sinks, length, 100);
+  CHECK(same_bits(attend(bench, {&last, 1}, sinks, 9000, rows), expected));
+  std::vector<float> one_by_one;
+  for (std::uint32_t row = length - rows; row < length; ++row) {
+    const chunk c{&a, 0, row, 1};
+    const auto out = attend(bench, {&c, 1}, sinks, length, 1);
+    one_by_one.insert(one_by_one.end(), out.begin(), out.end());
+  }
+  CHECK(same_bits(one_by_one, expected));
+  attention_shape other_pages = shape;
+  other_pages.page_size = 48;
+  attention_bench paged(other_pages, pool_pages(other_pages), 2);
+  paged.add_table(length, window != 0 ? length : 0);
+  paged.append({&all, 1}, serial);
+  CHECK(same_bits(attend(paged, {&last, 1}, sinks, length, rows), expected));
+}
+
+TEST_CASE("a captured graph of cuda attention serves other lengths") {
+  const attention_shape shape = shape_of(0, 16, 64, 0);
+  random_stream random(5, 73);
+  serial_executor serial;
+  const token_stream a = random_tokens(shape, 1500, random);
+  attention_bench bench(shape, pool_pages(shape), 3);
+  const chunk all{&a, bench.add_table(1500), 0, 1500};
+  bench.append({&all, 1}, serial);
+  const chunk first[] = {{&a, 0, 1499, 1}, {&a, 0, 30, 1}};
+  const chunk second[] = {{&a, 0, 63, 1}, {&a, 0, 1023, 1}};
+  bench.call(first, {}, [&](const attention_args& args, std::uint32_t rows) {
+    device_call call(bench, args, rows);
+    const auto plan = plan_for(shape, 2, 2, 1500, 1);
+    const device_array<std::byte> workspace(plan.workspace_bytes);
+    captured graph([&](cudaStream_t stream) {
+      REQUIRE(cuda::run_attention(plan, call.args(), {workspace.data(), workspace.size()}, stream));
+    });
+    for (const chunk* chunks : {first, second, first}) {
+      const std::span<const chunk> parts(chunks, 2);
+      const auto replayed = bench.call(parts, {}, [&](const attention_args& now, std::uint32_t) {
+        call.set(bench, now);
+        graph.launch();
+        const std::vector<float> out = call.out();
+        std::copy(out.begin(), out.end(), now.out);
+      });
+      CHECK(same_bits(replayed, attend(bench, parts, {}, 1500, 1)));
+    }
+  });
+}
+
+TEST_CASE("cuda attention with rows in bf16 gives the same outputs, rounded") {
+  const int kind = GENERATE(0, 3);
+  const attention_shape shape = shape_of(kind, 8, 64, 0);
+  constexpr std::uint32_t length = 1030;  // A row with one split and one whose two are merged.
+  random_stream random(1, 74);
+  serial_executor serial;
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, pool_pages(shape), 4);
+  const chunk all{&a, bench.add_table(length), 0, length};
+  bench.append({&all, 1}, serial);
+  const chunk part[] = {{&a, 0, length - 1, 1}, {&a, 0, 20, 1}};
+  auto expected = attend(bench, part, {}, length, 1);
+  std::transform(expected.begin(), expected.end(), expected.begin(), round_to_bf16);
+  const auto got = bench.call(part, {}, [&](const attention_args& args, std::uint32_t rows) {
+    const device_call call(bench, args, rows);
+    std::vector<bf16> q(rows * args.q_stride);
+    std::transform(args.q, args.q + q.size(), q.begin(), to_bf16);
+    const auto device_q = to_device(q);
+    const device_array<bf16> out(std::size_t{rows} * shape.q_heads * shape.head_dim_vo);
+    const auto plan = plan_for(shape, 2, rows, length, 1);
+    const device_array<std::byte> workspace(plan.workspace_bytes);
+    REQUIRE(cuda::run_attention(plan,
+                                basic_attention_args<bf16>{.out = out.data(),
+                                                           .q = device_q.data(),
+                                                           .q_stride = args.q_stride,
+                                                           .kv = call.args().kv,
+                                                           .sequences = call.args().sequences,
+                                                           .sinks = nullptr,
+                                                           .scale = args.scale},
+                                {workspace.data(), workspace.size()},
+                                nullptr));
+    const std::vector<bf16> rounded = out.to_host();
+    std::transform(rounded.begin(), rounded.end(), args.out, [](bf16 x) { return to_float(x); });
+  });
+  CHECK(same_bits(got, expected));
+}

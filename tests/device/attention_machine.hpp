@@ -1,0 +1,351 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The attention kernels' programs on the host: the machine that kernels/cuda/detail/
+/// attention_program.cuh and attention_generic_agent.cuh ask for, as loops over the threads. wgmma
+/// is modelled from the tables of the PTX ISA (register fragments, matrix descriptor), written here
+/// a second time and not with the functions of mma_fragment.cuh.
+#pragma once
+
+#include <oriel/kernels/attention.hpp>
+
+#include <cuda/detail/attention_generic_agent.cuh>
+#include <cuda/detail/attention_program.cuh>
+#include <cuda/detail/attention_units.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <array>
+#include <barrier>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace oriel::test {
+
+/// A model of wgmma.m64nNk16 with bf16 operands, f32 accumulators.
+namespace wgmma {
+
+inline float bf16_at(const std::byte* p) {
+  std::uint16_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return to_float(static_cast<bf16>(bits));
+}
+
+/// `rows` x 16 elements that a descriptor without swizzle denotes, K-major. Bits 0-13 are the
+/// address, 16-29 the offset between core matrices along K, 32-45 along M or N, each in 16 bytes.
+inline std::vector<float> operand(const std::byte* shared, std::uint64_t desc, std::uint32_t rows) {
+  REQUIRE((desc & ~0x0000'3FFF'3FFF'3FFFull) ==
+          0);  // No base offset, no swizzle, nothing reserved.
+  const std::size_t start = (desc & 0x3FFF) << 4, leading = (desc >> 16 & 0x3FFF) << 4,
+                    stride = (desc >> 32 & 0x3FFF) << 4;
+  std::vector<float> x(rows * 16);
+  for (std::uint32_t row = 0; row < rows; ++row) {
+    for (std::uint32_t k = 0; k < 16; ++k) {
+      const std::size_t core = start + row / 8 * stride + k / 8 * leading;
+      x[row * 16 + k] = bf16_at(shared + core + row % 8 * 16 + k % 8 * 2);
+    }
+  }
+  return x;
+}
+
+/// A 64 x 16 from the registers a(thread, 0..3) of 128 threads.
+template <class F>
+std::vector<float> operand_in_registers(F&& a) {
+  std::vector<float> x(64 * 16);
+  for (std::uint32_t thread = 0; thread < 128; ++thread) {
+    const std::uint32_t group = thread % 32 >> 2, in_group = thread % 4;
+    for (std::uint32_t i = 0; i < 8; ++i) {  // a0 to a7, two to a register, low half first.
+      const std::uint32_t row = thread / 32 * 16 + group + ((i >> 1) & 1) * 8;
+      const std::uint32_t column = in_group * 2 + (i & 1) + (i >> 2) * 8;
+      const std::uint32_t bits = a(thread, i / 2) >> (i % 2 * 16) & 0xFFFF;
+      x[row * 16 + column] = to_float(static_cast<bf16>(bits));
+    }
+  }
+  return x;
+}
+
+/// d(thread, register) (+)= a * b^T. `n`: rows of b.
+template <class F>
+void multiply(const std::vector<float>& a,
+              const std::vector<float>& b,
+              std::uint32_t n,
+              bool accumulate,
+              F&& d) {
+  for (std::uint32_t thread = 0; thread < 128; ++thread) {
+    for (std::uint32_t r = 0; r < n / 2; ++r) {
+      const std::uint32_t row = thread / 32 * 16 + (thread % 32 >> 2) + (r >> 1 & 1) * 8;
+      const std::uint32_t column = (r >> 2) * 8 + thread % 4 * 2 + (r & 1);
+      const float* x = a.data() + row * 16;
+      const float* y = b.data() + column * 16;
+      float sum = accumulate ? d(thread, r) : 0.0f;
+      for (std::uint32_t k = 0; k < 16; ++k) {
+        sum += x[k] * y[k];
+      }
+      d(thread, r) = sum;
+    }
+  }
+}
+
+}  // namespace wgmma
+
+/// A thread block: its shared memory (one stage; the ring of stages is the device's own) and the
+/// meetings of its warpgroups. A stage is poisoned before a tile is copied into it.
+template <class Dims>
+class host_block {
+ public:
+  host_block(const detail::attention_call& call, const detail::attention_work& work)
+      : call_(call),
+        work_(work),
+        shared_(base + call.warpgroups * Dims::query_bytes + Dims::stage_bytes),
+        next_tile_(work.first_tile()),
+        meeting_(call.warpgroups) {
+    std::memset(shared_.data(), 0xFF, shared_.size());
+    CHECK(shared_.size() < 1u << 18);  // A descriptor's address has 18 bits.
+  }
+
+  [[nodiscard]] std::byte* at(std::uint32_t address) { return shared_.data() + address; }
+  [[nodiscard]] static std::uint32_t queries(std::uint32_t warpgroup) {
+    return base + warpgroup * Dims::query_bytes;
+  }
+  [[nodiscard]] std::uint32_t k_stage() const { return queries(call_.warpgroups); }
+  [[nodiscard]] std::uint32_t v_stage() const { return k_stage() + Dims::k_bytes; }
+
+  void meet() { meeting_.arrive_and_wait(); }
+  /// What the producer warp does for the next tile.
+  void produce() {
+    std::memset(at(k_stage()), 0xFF, Dims::stage_bytes);
+    k_bytes_ = v_bytes_ = 0;
+    for (std::uint32_t lane = 0; lane < detail::warp_threads; ++lane) {
+      const auto piece = detail::piece_of(call_, work_, next_tile_, lane);
+      detail::copy_piece<Dims>(call_, work_, next_tile_, piece, *this);
+    }
+    const auto keys = detail::copied_keys(work_, next_tile_);  // What the barriers were told.
+    announced_ &= k_bytes_ == (keys.hi - keys.lo) * 2 * Dims::qk;
+    announced_ &= v_bytes_ == (keys.hi - keys.lo) * 2 * Dims::vo;
+    ++next_tile_;
+  }
+  void copy_k(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
+    copy(k_stage() + to, from, bytes);
+    k_bytes_ += bytes;
+  }
+  void copy_v(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
+    copy(v_stage() + to, from, bytes);
+    v_bytes_ += bytes;
+  }
+  /// Bulk copies were aligned, and as long as the barriers were told.
+  [[nodiscard]] bool copies_are_right() const { return announced_; }
+
+ private:
+  static constexpr std::uint32_t base = 1024;  // So that address 0 is nothing's.
+
+  void copy(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
+    announced_ &=
+        to % 16 == 0 && bytes % 16 == 0 && reinterpret_cast<std::uintptr_t>(from) % 16 == 0;
+    std::memcpy(at(to), from, bytes);
+  }
+
+  const detail::attention_call& call_;
+  const detail::attention_work& work_;
+  std::vector<std::byte> shared_;
+  std::uint32_t next_tile_;
+  std::barrier<> meeting_;
+  std::uint32_t k_bytes_ = 0, v_bytes_ = 0;
+  bool announced_ = true;
+};
+
+/// A consumer warpgroup.
+template <class Dims>
+class host_consumer {
+ public:
+  using thread_state = detail::attention_thread<Dims>;
+
+  host_consumer(host_block<Dims>& block, std::uint32_t warpgroup)
+      : block_(block), warpgroup_(warpgroup), threads_(detail::warpgroup_threads) {
+    std::memset(static_cast<void*>(threads_.data()), 0xFF, threads_.size() * sizeof(thread_state));
+  }
+
+  template <class F>
+  void each(F&& f) {
+    for (std::uint32_t thread = 0; thread < threads_.size(); ++thread) {
+      f(thread, threads_[thread]);
+    }
+  }
+  [[nodiscard]] std::uint32_t queries_address() const { return block_.queries(warpgroup_); }
+  [[nodiscard]] std::byte* queries() { return block_.at(queries_address()); }
+  [[nodiscard]] std::byte* values() { return block_.at(block_.v_stage()); }
+  void meet() {}  // Of the threads of one warpgroup: `each` is a meeting.
+  void publish() {}
+  void publish_to_all() { block_.meet(); }
+  [[nodiscard]] std::uint32_t wait_k() {
+    block_.meet();  // All have released the tile before.
+    if (warpgroup_ == 0) {
+      block_.produce();
+    }
+    block_.meet();
+    return block_.k_stage();
+  }
+  [[nodiscard]] std::uint32_t wait_v() const { return block_.v_stage(); }
+  void release() {}
+  void begin_multiply() {}
+  void end_multiply() {}
+  void add_scores(std::uint64_t q, std::uint64_t k, bool accumulate) {
+    wgmma::multiply(
+        wgmma::operand(block_.at(0), q, 64),
+        wgmma::operand(block_.at(0), k, detail::tile_keys),
+        detail::tile_keys,
+        accumulate,
+        [&](std::uint32_t t, std::uint32_t r) -> float& { return threads_[t].score[r]; });
+  }
+  void add_values(std::uint32_t step, std::uint64_t v) {
+    const auto weight = [&](std::uint32_t t, std::uint32_t j) {
+      return threads_[t].weight[step * 4 + j];
+    };
+    wgmma::multiply(wgmma::operand_in_registers(weight),
+                    wgmma::operand(block_.at(0), v, Dims::vo),
+                    Dims::vo,
+                    true,
+                    [&](std::uint32_t t, std::uint32_t r) -> float& { return threads_[t].out[r]; });
+  }
+  using pair_member = float (thread_state::*)[2];
+  void quad_max(pair_member m) {
+    exchange(m, [](float a, float b) { return std::fmax(a, b); });
+  }
+  void quad_sum(pair_member m) {
+    exchange(m, [](float a, float b) { return a + b; });
+  }
+
+ private:
+  template <class F>
+  void exchange(pair_member m, F&& f) {
+    for (std::uint32_t step = 1; step < 4; step *= 2) {
+      auto before = threads_;
+      each([&](std::uint32_t thread, thread_state& t) {
+        for (int half = 0; half < 2; ++half) {
+          (t.*m)[half] = f((before[thread].*m)[half], (before[thread ^ step].*m)[half]);
+        }
+      });
+    }
+  }
+
+  host_block<Dims>& block_;
+  std::uint32_t warpgroup_;
+  std::vector<thread_state> threads_;
+};
+
+/// A warp of the generic kernel.
+class host_warp {
+ public:
+  template <class F>
+  void each(F&& f) {
+    for (std::uint32_t lane = 0; lane < detail::warp_threads; ++lane) {
+      f(lane, lanes_[lane]);
+    }
+  }
+  using member = float detail::generic_lane::*;
+  void all_max(member m) {
+    exchange(m, [](float a, float b) { return std::fmax(a, b); });
+  }
+  void all_sum(member m) {
+    exchange(m, [](float a, float b) { return a + b; });
+  }
+  [[nodiscard]] float of_lane(member m, std::uint32_t lane) const { return lanes_[lane].*m; }
+
+ private:
+  template <class F>
+  void exchange(member m, F&& f) {
+    for (std::uint32_t step = 1; step < detail::warp_threads; step *= 2) {
+      const auto before = std::to_array(lanes_);
+      each([&](std::uint32_t lane, detail::generic_lane& l) {
+        l.*m = f(before[lane].*m, before[lane ^ step].*m);
+      });
+    }
+  }
+  detail::generic_lane lanes_[detail::warp_threads];
+};
+
+template <class Dims>
+void attend_item_on_host(const detail::attention_call& call, const detail::attention_work& work) {
+  host_block<Dims> block(call, work);
+  const auto consume = [&](std::uint32_t warpgroup) {
+    host_consumer<Dims> consumer(block, warpgroup);
+    detail::attend_item<Dims>(call, work, warpgroup, consumer);
+  };
+  std::vector<std::jthread> others;
+  for (std::uint32_t warpgroup = 1; warpgroup < call.warpgroups; ++warpgroup) {
+    others.emplace_back([&, warpgroup] { consume(warpgroup); });
+  }
+  consume(0);
+  others.clear();
+  REQUIRE(block.copies_are_right());
+}
+
+/// Items and rows before each sequence, as the kernel's tables have them.
+struct item_tables {
+  explicit item_tables(const detail::attention_call& call) : items{0}, rows{0} {
+    for (const paged_sequence& s : call.args.sequences) {
+      items.push_back(items.back() + detail::items_of(call, s));
+      rows.push_back(rows.back() + s.rows);
+    }
+  }
+  std::vector<std::uint32_t> items, rows;
+};
+
+template <class Dims>
+void attend_on_host(const cuda::attention_plan& plan, const detail::attention_call& call) {
+  const item_tables tables(call);
+  if (plan.splits_max != 0) {
+    *call.partials.rows = tables.rows.back();
+  }
+  for (std::uint32_t block = plan.blocks; block-- > 0;) {  // An order no device would take.
+    detail::for_each_item(
+        call,
+        tables.items.data(),
+        tables.rows.data(),
+        block,
+        plan.blocks,
+        [&](const detail::attention_work& work) { attend_item_on_host<Dims>(call, work); });
+  }
+  for (std::uint32_t row = 0; plan.splits_max != 0 && row < plan.limits.rows_max; ++row) {
+    for (std::uint32_t head = 0; head < plan.shape.q_heads; ++head) {
+      for (std::uint32_t dim = 0; dim < plan.shape.head_dim_vo; ++dim) {
+        detail::merge_element(call, row, head, dim);
+      }
+    }
+  }
+}
+
+template <dtype Kv>
+void attend_generic_on_host(const detail::attention_call& call) {
+  for (std::uint64_t index = 0;; ++index) {
+    host_warp warp;
+    if (!detail::attend_generic<Kv>(call, index, warp)) {
+      return;
+    }
+  }
+}
+
+/// What cuda::run_attention enqueues, on the host. The workspace begins poisoned.
+template <class T>
+void run_attention_on_host(const cuda::attention_plan& plan, const basic_attention_args<T>& args) {
+  std::vector<std::byte> memory(plan.workspace_bytes + 256);
+  std::memset(memory.data(), 0xFF, memory.size());
+  void* workspace = memory.data();
+  std::size_t room = memory.size();
+  REQUIRE(std::align(256, plan.workspace_bytes, workspace, room) != nullptr);
+  const auto call = detail::make_attention_call(plan, args, static_cast<std::byte*>(workspace));
+  if (plan.unit == cuda::attention_unit::generic) {
+    plan.shape.kv == dtype::bf16 ? attend_generic_on_host<dtype::bf16>(call)
+                                 : attend_generic_on_host<dtype::f32>(call);
+  } else if (plan.shape.head_dim_qk == 192) {
+    attend_on_host<detail::attention_dims<192, 128>>(plan, call);
+  } else if (plan.shape.head_dim_qk == 128) {
+    attend_on_host<detail::attention_dims<128, 128>>(plan, call);
+  } else {
+    attend_on_host<detail::attention_dims<64, 64>>(plan, call);
+  }
+}
+
+}  // namespace oriel::test

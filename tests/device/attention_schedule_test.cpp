@@ -1,0 +1,290 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// Plans, the items that thread blocks find, and the ring of stages; nothing is multiplied here.
+#include <oriel/core/random.hpp>
+
+#include <device/attention_machine.hpp>
+
+#include <deque>
+
+using namespace oriel;        // NOLINT: a test
+using namespace oriel::test;  // NOLINT
+
+namespace {
+
+constexpr attention_shape full{16, 2, 192, 128, 64, 0, dtype::bf16};
+constexpr cuda::attention_limits decode{
+    .sequences_max = 256, .rows_max = 256, .rows_per_sequence_max = 1, .keys_max = 131072};
+
+/// Counts, for each row and KV head, the keys that items show it, and for each thread block the
+/// tiles that it works on.
+struct coverage {
+  std::vector<std::uint64_t> keys_of_row;  ///< [rows, kv_heads]
+  std::vector<std::uint64_t> tiles_of_block;
+};
+
+coverage cover(const detail::attention_call& call, std::uint32_t blocks) {
+  const item_tables tables(call);
+  const std::uint32_t heads = call.shape.kv_heads;
+  coverage c{std::vector<std::uint64_t>(std::size_t{tables.rows.back()} * heads),
+             std::vector<std::uint64_t>(blocks)};
+  for (std::uint32_t block = 0; block < blocks; ++block) {
+    const auto count = [&](const detail::attention_work& work) {
+      REQUIRE(work.kv_head < heads);
+      REQUIRE(work.tokens <= call.tokens_per_tile * call.warpgroups);
+      c.tiles_of_block[block] += work.last_tile() - work.first_tile();
+      for (std::uint32_t token = 0; token < work.tokens; ++token) {
+        const std::uint32_t position = work.position + token;
+        const std::uint32_t first = std::max(
+            work.key_begin, detail::first_key(call.shape.window_tokens, *work.sequence, position));
+        const std::uint32_t end = std::min(work.key_end, position + 1);
+        c.keys_of_row.at(std::size_t{work.batch_row + token} * heads + work.kv_head) +=
+            end > first ? end - first : 0;
+      }
+    };
+    detail::for_each_item(call, tables.items.data(), tables.rows.data(), block, blocks, count);
+  }
+  return c;
+}
+
+detail::attention_call call_for(const attention_shape& shape,
+                                const cuda::attention_limits& limits,
+                                std::span<const paged_sequence> sequences) {
+  attention_args args{};
+  args.sequences = sequences;
+  return detail::make_attention_call(*cuda::plan_attention(shape, limits), args, nullptr);
+}
+
+}  // namespace
+
+TEST_CASE("items show each row each of its keys once, whatever the lengths") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 60)));
+  random_stream random(seed, 61);
+  attention_shape shape = full;
+  const std::uint32_t group = 1 + random.next_below(16);
+  shape.q_heads = 2 * group;
+  shape.window_tokens = random.next_below(2) ? 0 : 1 + random.next_below(1100);
+  const std::uint32_t rows_most = random.next_below(2) ? 8 : 300;
+  std::vector<paged_sequence> sequences;
+  std::uint32_t rows = 0;
+  for (std::uint32_t i = 0; i < 1 + random.next_below(40); ++i) {
+    paged_sequence s{};
+    s.rows = random.next_below(rows_most + 1);
+    // Lengths skewed 1 to 1,000, and borders of tiles and splits.
+    s.first_position = random.next_below(3) == 0 ? random.next_below(60000) : random.next_below(60);
+    s.first_position =
+        random.next_below(4) == 0 ? s.first_position / 1024 * 1024 : s.first_position;
+    s.first_key = random.next_below(3) == 0 ? random.next_below(s.first_position + 1) : 0;
+    rows += s.rows;
+    sequences.push_back(s);
+  }
+  const auto call = call_for(shape,
+                             {.sequences_max = 64,
+                              .rows_max = 20000,
+                              .rows_per_sequence_max = rows_most,
+                              .keys_max = 70000},
+                             sequences);
+  CHECK((call.splits_max != 0) == (shape.window_tokens == 0 && rows_most == 8));
+  const coverage c = cover(call, 1 + random.next_below(140));
+  std::uint32_t row = 0;
+  for (const paged_sequence& s : sequences) {
+    for (std::uint32_t r = 0; r < s.rows; ++r, ++row) {
+      const std::uint32_t position = s.first_position + r;
+      const std::uint32_t first = detail::first_key(shape.window_tokens, s, position);
+      INFO("seed " << seed << " row " << row << " position " << position);
+      REQUIRE(c.keys_of_row[row * 2] == position + 1 - first);
+      REQUIRE(c.keys_of_row[row * 2 + 1] == position + 1 - first);
+    }
+  }
+}
+
+TEST_CASE("skewed lengths: no thread block has two splits more than its share") {
+  std::vector<paged_sequence> sequences(64);
+  for (std::uint32_t i = 0; i < sequences.size(); ++i) {
+    sequences[i].first_position = i % 16 == 0 ? 99999 : 99;
+    sequences[i].rows = 1;
+  }
+  const coverage c = cover(call_for(full, decode, sequences), 132);
+  std::uint64_t all = 0, most = 0;
+  for (const std::uint64_t tiles : c.tiles_of_block) {
+    all += tiles;
+    most = std::max(most, tiles);
+  }
+  CHECK(most <= all / 132 + 1 + 2 * detail::split_keys / detail::tile_keys);
+}
+
+TEST_CASE("a window's first key counts the query itself") {
+  const paged_sequence s{};
+  CHECK(detail::first_key(0, s, 500) == 0);
+  CHECK(detail::first_key(1, s, 500) == 500);
+  CHECK(detail::first_key(128, s, 127) == 0);
+  CHECK(detail::first_key(128, s, 128) == 1);
+}
+
+TEST_CASE("pieces of a tile are its keys, page by page") {
+  const std::uint32_t page_size = GENERATE(16u, 32u, 48u, 64u, 80u, 128u);
+  std::vector<std::uint32_t> table(64);
+  for (std::uint32_t i = 0; i < table.size(); ++i) {
+    table[i] = 1000 + i;
+  }
+  attention_shape shape = full;
+  shape.page_size = page_size;
+  const paged_sequence sequence{table.data(), 0, 700, 3};
+  const auto call = call_for(shape, decode, {&sequence, 1});
+  detail::attention_work work{};
+  work.sequence = &sequence;
+  for (work.key_begin = 0; work.key_begin < 200; work.key_begin += 7) {
+    for (work.key_end = work.key_begin + 1; work.key_end < 300; work.key_end += 13) {
+      std::uint32_t next = work.key_begin / 16 * 16;
+      for (std::uint32_t tile = work.first_tile(); tile < work.last_tile(); ++tile) {
+        for (std::uint32_t lane = 0; lane < 32; ++lane) {
+          const auto piece = detail::piece_of(call, work, tile, lane);
+          if (piece.keys != 0) {
+            REQUIRE(piece.key == next);
+            REQUIRE(piece.page == 1000 + piece.key / page_size);
+            REQUIRE(piece.key % page_size + piece.keys <= page_size);
+            REQUIRE(piece.key / 64 == tile);
+            REQUIRE((piece.key + piece.keys - 1) / 64 == tile);
+            next += piece.keys;
+          }
+        }
+      }
+      REQUIRE(next == (work.key_end + 15) / 16 * 16);
+    }
+  }
+}
+
+namespace {
+
+/// An mbarrier: a phase ends when all arrivals are there and no bytes are missing.
+struct barrier_model {
+  explicit barrier_model(std::uint32_t arrivals) : all(arrivals), pending(arrivals) {}
+  void arrive(std::int64_t expected_bytes = 0) {
+    REQUIRE(pending != 0);
+    --pending;
+    missing += expected_bytes;
+    settle();
+  }
+  void complete(std::int64_t bytes) {
+    missing -= bytes;
+    settle();
+  }
+  void settle() {
+    if (pending == 0 && missing == 0) {
+      pending = all;
+      ++phase;
+    }
+  }
+  /// Parities tell apart the phase under way and the one before.
+  [[nodiscard]] bool has_passed(std::uint32_t parity) const { return (phase & 1) != parity; }
+
+  std::uint32_t all, pending;
+  std::int64_t missing = 0;
+  std::uint64_t phase = 0;
+};
+
+}  // namespace
+
+TEST_CASE("the ring of stages: no tile is lost, read early or overwritten, in any interleaving") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 20)));
+  random_stream random(seed, 62);
+  constexpr std::uint32_t stages = 4, tiles = 200, warps = 8;
+  std::vector<barrier_model> full_k(stages, barrier_model(1)), free(stages, barrier_model(warps));
+  std::vector<std::uint32_t> holds(stages, ~0u);  // which tile
+  struct copy {
+    std::uint32_t stage, tile;
+  };
+  std::deque<copy> under_way;
+  detail::stage_ring<stages> producer;
+  std::vector<detail::stage_ring<stages>> consumer(warps);
+  std::uint32_t produced = 0;
+  std::vector<std::uint32_t> consumed(warps);
+  std::uint32_t idle = 0;
+  while (*std::min_element(consumed.begin(), consumed.end()) < tiles) {
+    REQUIRE(++idle < 10000);  // Nobody can move: a deadlock.
+    const std::uint32_t who = random.next_below(warps + 2);
+    if (who == warps && produced < tiles && free[producer.stage].has_passed(producer.parity ^ 1)) {
+      full_k[producer.stage].arrive(64);
+      under_way.push_back({producer.stage, produced++});
+      producer.advance();
+      idle = 0;
+    } else if (who == warps + 1 && !under_way.empty()) {
+      holds[under_way.front().stage] = under_way.front().tile;
+      full_k[under_way.front().stage].complete(64);
+      under_way.pop_front();
+      idle = 0;
+    } else if (who < warps && consumed[who] < tiles) {
+      auto& ring = consumer[who];
+      if (full_k[ring.stage].has_passed(ring.parity)) {
+        REQUIRE(holds[ring.stage] == consumed[who]);
+        free[ring.stage].arrive();
+        ++consumed[who];
+        ring.advance();
+        idle = 0;
+      }
+    }
+  }
+}
+
+TEST_CASE("plan_attention chooses unit, warpgroups and splits") {
+  const auto plan = *cuda::plan_attention(full, decode);
+  CHECK(plan.unit == cuda::attention_unit::tensor_core);
+  CHECK(plan.warpgroups == 1);
+  CHECK(plan.splits_max == 128);
+  CHECK(plan.blocks == 132);
+  CHECK(plan.shared_bytes <= 227 * 1024);
+  CHECK(plan.workspace_bytes >= std::size_t{256} * 16 * 128 * (128 + 2) * 4);
+
+  cuda::attention_limits limits = decode;
+  limits.rows_max = 100000;  // Of 256 sequences of one row.
+  CHECK(cuda::plan_attention(full, limits)->limits.rows_max == 256);
+  limits.rows_per_sequence_max = 8;  // 8 rows x 8 heads: one tile of 64.
+  CHECK(cuda::plan_attention(full, limits)->warpgroups == 1);
+  limits.rows_per_sequence_max = 9;  // Not verification any more: rows keep their splits.
+  CHECK(cuda::plan_attention(full, limits)->warpgroups == 2);
+  CHECK(cuda::plan_attention(full, limits)->splits_max == 0);
+  CHECK(cuda::plan_attention(full, limits)->workspace_bytes == 0);
+  limits.sequences_max = 1024;
+  CHECK(cuda::plan_attention(full, limits)->shared_bytes <= 227 * 1024);
+
+  attention_shape shape = full;
+  shape.window_tokens = 128;
+  CHECK(cuda::plan_attention(shape, decode)->splits_max == 0);
+  shape = full;
+  shape.head_dim_vo = 192;
+  CHECK(cuda::plan_attention(shape, decode)->unit == cuda::attention_unit::generic);
+  shape = full;
+  shape.kv = dtype::f32;
+  CHECK(cuda::plan_attention(shape, decode)->unit == cuda::attention_unit::generic);
+}
+
+TEST_CASE("plan_attention refuses what no kernel does") {
+  const auto refused = [](attention_shape shape, cuda::attention_limits limits) {
+    const auto plan = cuda::plan_attention(shape, limits);
+    return !plan && plan.error().code == errc::unsupported_shape;
+  };
+  attention_shape shape = full;
+  shape.q_heads = 17;
+  CHECK(refused(shape, decode));
+  shape.q_heads = 34;
+  CHECK(refused(shape, decode));
+  shape = full;
+  shape.head_dim_qk = 257;
+  CHECK(refused(shape, decode));
+  shape.head_dim_qk = 0;
+  CHECK(refused(shape, decode));
+  shape = full;
+  shape.page_size = 24;
+  CHECK(refused(shape, decode));
+  shape = full;
+  shape.kv = dtype::e4m3;
+  CHECK(refused(shape, decode));
+  cuda::attention_limits limits = decode;
+  limits.sequences_max = 1025;
+  CHECK(refused(full, limits));
+  limits.sequences_max = 0;
+  CHECK(refused(full, limits));
+  limits = decode;
+  limits.keys_max = 0;
+  CHECK(refused(full, limits));
+}

@@ -51,11 +51,6 @@ node_store::node_store(const store_sizes& sizes, std::span<const std::uint32_t> 
   chain_ = lazy_array<chain_hash>(sizes.keeps_hash_chain ? sizes.full_pages : 0);
 }
 
-chain_hash node_store::hash_of(page_place page) const noexcept {
-  ORIEL_EXPECTS(sizes_.keeps_hash_chain);
-  return chain_[nodes_[page.node].full[page.at]];
-}
-
 chain_hash node_store::hash_before(page_place page) const noexcept {
   ORIEL_EXPECTS(sizes_.keeps_hash_chain);
   const tree_node& n = nodes_[page.node];
@@ -477,10 +472,10 @@ std::uint32_t node_store::append(std::uint32_t id,
   return id;
 }
 
-bool node_store::drop_last_page(std::uint32_t id) noexcept {
+bool node_store::drop_last_pages(std::uint32_t id, std::uint32_t pages) noexcept {
   tree_node& n = nodes_[id];
-  ORIEL_EXPECTS(n.pages > 0 && n.first_child == null_node);
-  --n.pages;
+  ORIEL_EXPECTS(pages > 0 && n.pages >= pages && n.first_child == null_node);
+  n.pages -= pages;
   if (n.pages != 0) {
     if (sizes_.keeps_hash_chain) {
       n.end_hash = chain_[n.full[n.pages - 1]];

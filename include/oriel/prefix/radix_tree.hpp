@@ -364,7 +364,7 @@ class radix_tree {
                       publish_outcome& outcome) noexcept;
 
   bool drop_window(std::uint32_t kind, std::uint32_t full) noexcept;
-  evicted_pages drop_last_page(std::uint32_t node) noexcept;
+  evicted_pages drop_last_pages(std::uint32_t node, std::uint32_t pages) noexcept;
   [[nodiscard]] bool is_free_leaf(std::uint32_t node) const noexcept {
     return (store_.node(node).locks == 0 || ORIEL_MUTANT(locked_pages_are_evicted)) &&
            store_.node(node).first_child == detail::null_node;
@@ -376,8 +376,20 @@ class radix_tree {
             std::uint32_t pool,
             detail::page_place page,
             bool is_drop = false) noexcept;
+  void tell_stored(std::uint32_t root,
+                   std::uint32_t first_page,
+                   std::span<const page_handle> full,
+                   std::span<const token_id> tokens,
+                   page_handle before,
+                   chain_hash parent) noexcept;
+  void tell_removed(std::uint32_t node,
+                    std::uint32_t first,
+                    std::span<const page_handle> full) noexcept;
   [[nodiscard]] page_handle full_before(detail::page_place page) const noexcept;
-  bool give_back(std::uint32_t pool, page_handle page) noexcept;
+  std::uint32_t give_back(std::uint32_t pool, std::span<const page_handle> pages) noexcept;
+  bool give_back(std::uint32_t pool, page_handle page) noexcept {
+    return give_back(pool, std::span<const page_handle>(&page, 1)) != 0;
+  }
   void give_back(publication& fresh) noexcept;
 
   Pool* pools_;  // [1 + kinds]

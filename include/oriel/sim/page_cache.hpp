@@ -41,10 +41,21 @@ struct page_id_event {
   std::uint64_t space = 0;     ///< of its namespace's digest
 };
 
+/// Full pages of one path, one behind the other, that came or went in one go.
+struct page_id_stretch {
+  cache_event_kind kind = cache_event_kind::stored;  ///< or removed
+  std::uint32_t position = 0;                        ///< of the one nearest to the root
+  std::uint32_t parent = 0;                          ///< id of the page before that
+  std::uint64_t space = 0;
+  /// Stored ones front to back, removed ones back to front.
+  std::span<const std::uint32_t> ids = {};
+};
+
 /// Who hears of a page_cache. It must not call back.
 class page_listener {
  public:
   virtual void on_page(const page_id_event& event) noexcept = 0;
+  virtual void on_stretch(const page_id_stretch& stretch) noexcept = 0;
 
  protected:
   ~page_listener() = default;
@@ -57,6 +68,7 @@ struct page_id_events {
   page_listener* to = nullptr;
   page_cache* cache = nullptr;
   inline void operator()(const cache_event& event) const noexcept;
+  inline void take_stretch(const cache_event_stretch& stretch) const noexcept;
 };
 
 struct page_cache_options {
@@ -97,6 +109,7 @@ class page_cache {
               page_id_events{{}, this},
               [&](std::uint32_t runs) { return hit_density_order(runs, options_.seed); }),
         ids_(options_.full_pages),
+        said_(std::max(options_.full_pages, detail::node_pages_max)),
         missing_(pools_.all.size()),
         windows_(options_.windows.size()),
         spans_(options_.windows.size()) {}
@@ -227,6 +240,7 @@ class page_cache {
   tree_type tree_;
   std::uint64_t epoch_ = 1;
   std::vector<std::uint32_t> ids_;      // [full pages]
+  std::vector<std::uint32_t> said_;     // [full pages], scratch of a stretch
   std::vector<std::uint32_t> missing_;  // [pools]
   std::vector<page_handle> full_;
   std::vector<std::vector<page_handle>> windows_;  // [kinds]
@@ -240,16 +254,36 @@ void page_id_events::operator()(const cache_event& event) const noexcept {
     }
     return;
   }
-  std::vector<std::uint32_t>& ids = cache->ids_;
-  const std::uint32_t id = to_index(event.tokens[0]);
-  ids[to_index(event.full.id)] = id;
   if (to != nullptr) {
     to->on_page({.kind = event.kind,
                  .pool = event.pool,
                  .position = event.page,
-                 .id = id,
-                 .parent = event.parent_full ? ids[to_index(event.parent_full.id)] : 0,
+                 .id = to_index(event.tokens[0]),
+                 .parent = event.parent_full ? cache->ids_[to_index(event.parent_full.id)] : 0,
                  .space = event.space.low});
+  }
+}
+
+void page_id_events::take_stretch(const cache_event_stretch& stretch) const noexcept {
+  std::vector<std::uint32_t>& ids = cache->ids_;
+  const std::size_t pages = stretch.full.size();
+  std::uint32_t* const said = cache->said_.data();
+  if (stretch.kind == cache_event_kind::stored) {
+    const std::size_t page_size = stretch.tokens.size() / pages;
+    for (std::size_t i = 0; i < pages; ++i) {
+      said[i] = ids[to_index(stretch.full[i].id)] = to_index(stretch.tokens[i * page_size]);
+    }
+  } else {
+    for (std::size_t i = 0; i < pages; ++i) {
+      said[i] = ids[to_index(stretch.full[i].id)];
+    }
+  }
+  if (to != nullptr) {
+    to->on_stretch({.kind = stretch.kind,
+                    .position = stretch.page,
+                    .parent = stretch.parent_full ? ids[to_index(stretch.parent_full.id)] : 0,
+                    .space = stretch.space.low,
+                    .ids = {said, pages}});
   }
 }
 

@@ -58,6 +58,9 @@ class worker_listener {
   /// Of one request: all its rows of a step were decoded (decode_in_steps).
   virtual void on_decoded(std::uint32_t user, double now_s) = 0;
   virtual void on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_event& event) = 0;
+  virtual void on_cache(std::uint32_t worker,
+                        std::uint8_t tier,
+                        const page_id_stretch& stretch) = 0;
 
  protected:
   ~worker_listener() = default;

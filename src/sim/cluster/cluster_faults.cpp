@@ -57,16 +57,6 @@ void cluster_run::start_router(std::uint32_t r) {
   }
 }
 
-chain_hash cluster_run::link(std::uint32_t id, std::uint32_t clone) const noexcept {
-  if (id == last_.id && clone == last_.clone) {
-    return last_.link;
-  }
-  if (id == last_parent_.id && clone == last_parent_.clone) {
-    return last_parent_.link;
-  }
-  return link_of(id, clone);
-}
-
 /// The simulator's own books, and then what routers are told: with links of the workload.
 void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_event& event) {
   cache_event told{.kind = event.kind, .tier = tier, .pool = event.pool, .page = event.position};
@@ -75,14 +65,32 @@ void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_i
     if (event.pool == 0) {
       holders_.add(clone, event.id, event.kind == cache_event_kind::stored ? 1 : -1);
     }
-    told.hash = link(event.id, clone);
-    told.parent = event.position == 0 ? chain_hash{} : link(event.parent, clone);
-    last_ = {event.id, clone, told.hash};
-    last_parent_ = {event.position == 0 ? ~0u : event.parent, clone, told.parent};
+    told.hash = link_of(event.id, clone);
+    told.parent = event.position == 0 ? chain_hash{} : link_of(event.parent, clone);
   }
   if (!nodes_[worker].is_down) {
     nodes_[worker].batch->take(told, [&](const worker_event& e) { send(worker, e); });
   }
+}
+
+void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_stretch& pages) {
+  const std::uint32_t clone = holders_.clone_of(pages.space);
+  const bool is_stored = pages.kind == cache_event_kind::stored;
+  holders_.add(clone, pages.ids, is_stored ? 1 : -1);
+  if (nodes_[worker].is_down) {
+    return;
+  }
+  told_.resize(std::max(told_.size(), pages.ids.size()));
+  const auto links = std::span(told_).first(pages.ids.size());
+  links_of_pages(pages.ids, clone, links);
+  nodes_[worker].batch->take_pages(
+      {.kind = pages.kind,
+       .tier = tier,
+       .page = pages.position,
+       .parent = pages.position == 0 ? chain_hash{} : link_of(pages.parent, clone)},
+      links,
+      !is_stored,
+      [&](const worker_event& e) { send(worker, e); });
 }
 
 void cluster_run::flush(std::uint32_t worker) {

@@ -102,6 +102,7 @@ class cluster_run final : private worker_listener {
   void on_prefilled(std::uint32_t user, const prefill_record& record, double now_s) override;
   void on_decoded(std::uint32_t user, double now_s) override;
   void on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_event& event) override;
+  void on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_stretch& stretch) override;
   void take_record(live& l, const prefill_record& record);
 
   // cluster_faults.cpp: what routers hear, and what breaks.
@@ -140,17 +141,10 @@ class cluster_run final : private worker_listener {
   bool is_store_away_ = false;
   double end_s_ = 0.0;
   std::uint64_t lost_drawn_ = 0;
-  // The links of the last event: the next one mostly has one of them.
-  struct known_link {
-    std::uint32_t id = ~0u, clone = ~0u;
-    chain_hash link;
-  };
-  known_link last_, last_parent_;
-  [[nodiscard]] chain_hash link(std::uint32_t id, std::uint32_t clone) const noexcept;
   std::vector<std::uint32_t> bucket_of_worker_;
   length_buckets one_bucket_{std::vector<std::uint32_t>{}};
 
-  std::vector<chain_hash> links_;  // scratch
+  std::vector<chain_hash> links_, told_;  // scratch
   std::vector<route_action> actions_;
   std::vector<std::uint32_t> lost_;
   run_outcome out_;

@@ -31,9 +31,14 @@ class page_holders_count {
     }
     return last_clone_;
   }
+  void add(std::uint32_t clone, std::span<const std::uint32_t> pages, int change) noexcept {
+    std::uint16_t* const counts = counts_.data() + std::size_t{clone} * pages_;
+    for (const std::uint32_t page : pages) {
+      counts[page] = static_cast<std::uint16_t>(counts[page] + change);
+    }
+  }
   void add(std::uint32_t clone, std::uint32_t page, int change) noexcept {
-    std::uint16_t& count = counts_[std::size_t{clone} * pages_ + page];
-    count = static_cast<std::uint16_t>(count + change);
+    add(clone, std::span(&page, 1), change);
   }
   [[nodiscard]] bool has(std::uint32_t clone, std::uint32_t page) const noexcept {
     return counts_[std::size_t{clone} * pages_ + page] != 0;

@@ -19,6 +19,9 @@ class node_worker::tier_listener final : public page_listener {
   void on_page(const page_id_event& event) noexcept override {
     to_.on_cache(worker_, tier_, event);
   }
+  void on_stretch(const page_id_stretch& stretch) noexcept override {
+    to_.on_cache(worker_, tier_, stretch);
+  }
 
  private:
   worker_listener& to_;

@@ -129,7 +129,13 @@ class node_store {
     return {homes_[full] / node_pages_max, homes_[full] % node_pages_max};
   }
   /// Chain hash of a page, and of the page or root before it. @pre sizes().keeps_hash_chain
-  [[nodiscard]] chain_hash hash_of(page_place page) const noexcept;
+  [[nodiscard]] chain_hash hash_of(page_place page) const noexcept {
+    return hash_of(nodes_[page.node].full[page.at]);
+  }
+  [[nodiscard]] chain_hash hash_of(std::uint32_t full) const noexcept {
+    ORIEL_EXPECTS(sizes_.keeps_hash_chain);
+    return chain_[full];
+  }
   [[nodiscard]] chain_hash hash_before(page_place page) const noexcept;
 
   // Namespaces.
@@ -199,9 +205,9 @@ class node_store {
                        bool may_extend,
                        run_id run) noexcept;
 
-  /// Takes the last page off a leaf. A node without pages is freed. Returns whether it was.
-  /// @pre no children, no window page below the page
-  bool drop_last_page(std::uint32_t id) noexcept;
+  /// Takes the last pages off a leaf. A node without pages is freed. Returns whether it was.
+  /// @pre no children, so many pages, no window page below one of them
+  bool drop_last_pages(std::uint32_t id, std::uint32_t pages) noexcept;
 
   /// Nodes in use, roots included.
   [[nodiscard]] std::uint32_t nodes_used() const noexcept {

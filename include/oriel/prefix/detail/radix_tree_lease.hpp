@@ -361,9 +361,7 @@ ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::drop_unlocked(std::uint32_t node) noexcept {
   while (!store_.is_root(node) && is_free_leaf(node)) {
     const std::uint32_t parent = store_.parent_of(node);
-    for (std::uint32_t pages = store_.node(node).pages; pages != 0; --pages) {
-      drop_last_page(node);
-    }
+    drop_last_pages(node, store_.node(node).pages);
     node = parent;
   }
 }

@@ -302,6 +302,9 @@ publish_outcome ORIEL_TREE::commit(lease& held,
         locks == (node == held.node_ ? 1u : 0u) || ORIEL_MUTANT(node_grows_under_a_lease);
     const bool was_locked = locks != 0;
     const std::uint32_t above = node, before = store_.node(node).pages;
+    const page_handle last =
+        before == 0 ? page_handle{} : store_.full_page(store_.node(node).full[before - 1]);
+    const chain_hash last_hash = store_.node(node).end_hash;
     const std::uint32_t first = found.pages - fresh.first_page_;
     node = store_.append(node,
                          tokens.subspan(std::size_t{found.pages} * page),
@@ -319,9 +322,12 @@ publish_outcome ORIEL_TREE::commit(lease& held,
     run(held.run_).tail = node;
     outcome.full_pages = added;
     if constexpr (Events::enabled) {
-      for (std::uint32_t i = found.pages; i < end; ++i) {
-        tell(cache_event_kind::stored, 0, store_.locate(node, i));
-      }
+      tell_stored(store_.node(node).root,
+                  found.pages,
+                  std::span(std::as_const(fresh.full_)).subspan(first),
+                  tokens.subspan(std::size_t{found.pages} * page),
+                  last,
+                  last_hash);
     }
   }
   lock(node);

@@ -224,6 +224,15 @@ class radix_tree {
     return probe(space, tokens, chain);
   }
 
+  /// The same, from the end of what a lease holds. O(nodes + tokens compared + window pages looked
+  /// at) beyond it.
+  /// @pre held; the tokens begin with those that it holds
+  [[nodiscard]] prefix_match match_beyond(const lease& held,
+                                          std::span<const token_id> tokens) const noexcept {
+    const detail::shared_guard guard(mutex_);
+    return probe_from({held.node_, held.pages_}, tokens, {});
+  }
+
   /// Locks what `extent` asks of a match, before anything is allocated. If the tree changed since,
   /// or hashes were believed, it matches again and compares tokens; the lease says what it got,
   /// never more than asked. Refreshes recency. O(nodes), or O(match).
@@ -316,6 +325,9 @@ class radix_tree {
   [[nodiscard]] prefix_match probe(const cache_namespace& space,
                                    std::span<const token_id> tokens,
                                    std::span<const chain_hash> chain) const noexcept;
+  [[nodiscard]] prefix_match probe_from(detail::walk_end from,
+                                        std::span<const token_id> tokens,
+                                        std::span<const chain_hash> chain) const noexcept;
 
   [[nodiscard]] std::uint32_t tenant_of(std::uint32_t node) const noexcept {
     return store_.node(store_.node(node).root).tenant;

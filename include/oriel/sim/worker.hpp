@@ -138,8 +138,9 @@ class node_worker {
     worker_job of;
     service_facts facts;
     prefix_match found, on_host;
-    std::uint64_t epoch = 0;  // of the device cache when `found` was
-    std::uint64_t order = 0;  // of arrival here
+    std::uint64_t epoch = 0;                    // of the device cache when `found` was
+    std::array<std::uint32_t, 2> changes = {};  // in its name space, on device and host, the same
+    std::uint64_t order = 0;                    // of arrival here
     wait_guard::place place = 0;
     prefill_record record;
     page_cache::lease device, host;
@@ -169,6 +170,7 @@ class node_worker {
   class tier_listener;
 
   void look(job& j);
+  [[nodiscard]] bool has_changed(job& j) const noexcept;
   void refresh(job& j);
   [[nodiscard]] double estimate_s(const job& j, std::uint32_t from_tokens) const noexcept;
   [[nodiscard]] std::uint32_t window_span() const noexcept;

@@ -192,9 +192,20 @@ void node_worker::choose_candidates(bool is_demanding) {
 }
 
 void node_worker::refresh(job& j) {
-  if (j.epoch != device_->epoch()) {
+  if (j.epoch == device_->epoch()) {
+    return;
+  }
+  if (has_changed(j)) {
     look(j);
   }
+  j.epoch = device_->epoch();
+}
+
+/// Has anything that it could hit come or gone? Asked once: it counts as seen.
+bool node_worker::has_changed(job& j) const noexcept {
+  const std::array<std::uint32_t, 2> now = {device_->changes(*j.of.space),
+                                            host_ ? host_->changes(*j.of.space) : 0};
+  return std::exchange(j.changes, now) != now;
 }
 
 /// A sequence that runs is computing a part of its prefix that is not there yet. The wait ends when

@@ -30,6 +30,7 @@ void node_worker::look(job& j) {
   const auto prompt = j.of.pages.first(j.of.reusable + 1);
   j.found = device_->match(*j.of.space, prompt);
   j.epoch = device_->epoch();
+  (void)has_changed(j);
   j.safe_pages = j.found.window_safe_tokens;
   std::uint32_t safe = j.safe_pages;
   j.on_host = {};
@@ -52,9 +53,7 @@ void node_worker::admit(std::uint32_t index, double now_s) {
   promised_ += pages_of(j);
   const std::uint32_t page = model_.page_tokens;
   const auto prompt = j.of.pages.first(j.of.reusable + 1);
-  if (j.epoch != device_->epoch()) {
-    look(j);
-  }
+  refresh(j);
   const std::uint32_t device_full = std::min(j.found.full_tokens, j.of.reusable);
   const std::uint32_t on_device = j.found.window_safe_tokens;
   if (on_device < j.of.reusable && (host_ || model_.shared != nullptr)) {
@@ -193,9 +192,10 @@ void node_worker::bring(job& j, const fetch_plan& way, double now_s) {
   j.fetch_from_s = from_s;
   ++counters_.fetches;
   j.record.fetched_tokens += (came - std::min(came, way.full.first)) * page;
+  j.found = device_->match_beyond(lease, prompt);
   device_->release(lease, {}, us(now_s));
-  j.found = device_->match(*j.of.space, prompt);
   j.epoch = device_->epoch();
+  (void)has_changed(j);
   j.safe_pages = j.found.window_safe_tokens;
 }
 
@@ -235,9 +235,13 @@ void node_worker::skip_ahead(job& j, double now_s) {
       j.heal_s > 0.0) {
     return;
   }
-  const auto prompt = j.of.pages.first(j.of.reusable + 1);
-  const prefix_match m = device_->match(*j.of.space, prompt);
   j.epoch = device_->epoch();
+  if (!has_changed(j)) {
+    return;
+  }
+  const auto prompt = j.of.pages.first(j.of.reusable + 1);
+  const prefix_match m =
+      j.device ? device_->match_beyond(j.device, prompt) : device_->match(*j.of.space, prompt);
   if (m.window_safe_tokens * page <= j.computed) {
     return;
   }

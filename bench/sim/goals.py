@@ -25,10 +25,7 @@ FILES = {"agentic": "agentic/sessions.jsonl.zst", "conversation": "conversation/
 CLONES = {"agentic": 10, "conversation": 20}
 
 
-def student_t(degrees):
-    table = [12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
-             2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860]
-    return table[degrees - 1] if degrees <= len(table) else 1.96 + 2.4 / degrees
+STUDENT_T = {}  # by the number of seeds, as the answers tell it
 
 
 def mean_of(values):
@@ -37,7 +34,7 @@ def mean_of(values):
     mean = sum(values) / n
     if n < 2:
         return mean, None
-    return mean, student_t(n - 1) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return mean, STUDENT_T[n] * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
 
 class Figure:
@@ -82,7 +79,9 @@ class Goals:
             part = path.with_suffix(".part")
             part.write_text(json.dumps({"command": shown, "answer": json.loads(done.stdout)}))
             part.rename(path)
-        return json.loads(path.read_text())["answer"]
+        answer = json.loads(path.read_text())["answer"]
+        STUDENT_T[answer["summary"][0]["seeds"]] = answer["student_t"]
+        return answer
 
     def tell(self, what, figure, holds, limit):
         word = "holds" if holds else "missed"

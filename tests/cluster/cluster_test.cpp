@@ -181,5 +181,29 @@ TEST_CASE("decode in steps: prompts and answers share them, and all end") {
   }
 }
 
+TEST_CASE("an answer is as long with decode in steps as without") {
+  for (const std::uint32_t output_tokens : {1u, 2u, 4u, 40u, 400u}) {
+    INFO("output " << output_tokens);
+    const workload work = chats({.sessions = 1, .turns = 1, .output_tokens = output_tokens});
+    const workload_view view(work, {.hours = 1.0, .seed = 2});
+    REQUIRE(view.start_s(0) > view.measure_begin_s());
+    cluster_options o = small_fleet(1);
+    double took_s[2], token_s = 0.0;
+    for (const bool in_steps : {false, true}) {
+      o.decode_in_steps = in_steps;
+      const run_outcome run = run_cluster(view, o);
+      const auto found = std::ranges::find(run.requests, 0u, &request_outcome::request);
+      REQUIRE(found != run.requests.end());
+      const request_outcome& r = *found;
+      took_s[in_steps] = r.completed_s - r.first_token_s;
+      token_s = o.node.cost.decode_step_s(1.0, r.input_tokens + output_tokens);
+    }
+    const double tokens = output_tokens - 1.0;  // The first comes with the prompt.
+    const double steps = tokens / o.node.cost.accepted.tokens_per_step();
+    CHECK(took_s[0] == Approx(steps * token_s).margin(1e-9));
+    CHECK(took_s[1] == Approx(std::ceil(steps) * token_s).margin(1e-9));
+  }
+}
+
 }  // namespace
 }  // namespace oriel::sim

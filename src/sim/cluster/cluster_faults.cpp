@@ -115,7 +115,7 @@ void cluster_run::send(std::uint32_t worker, const worker_event& event) {
     if (s.event_delay_s == 0.0) {
       deliver(r, event);
     } else {
-      loop_.after(s.event_delay_s, {happens::delivery, letters_.keep(r, event), 0});
+      loop_.after(s.event_delay_s, {happens::delivery, letters_.keep({r, event}), 0});
     }
   }
 }
@@ -240,9 +240,7 @@ void cluster_run::report_loads() {
       if (s.report_delay_s == 0.0) {
         routers_[r].router->report(load, loop_.now_s());
       } else {
-        late_loads_.push_back({load, r});
-        loop_.after(s.report_delay_s,
-                    {happens::told_load, static_cast<std::uint32_t>(late_loads_.size() - 1), 0});
+        loop_.after(s.report_delay_s, {happens::told_load, late_loads_.keep({load, r}), 0});
       }
     }
   }
@@ -256,9 +254,8 @@ void cluster_run::gossip(std::uint32_t from, worker_id worker, double seconds) {
     if (options_.stale.gossip_delay_s == 0.0) {
       routers_[r].router->note_placed(worker, seconds, loop_.now_s());
     } else {
-      late_gossip_.push_back({worker, seconds, loop_.now_s(), r});
       loop_.after(options_.stale.gossip_delay_s,
-                  {happens::gossip, static_cast<std::uint32_t>(late_gossip_.size() - 1), 0});
+                  {happens::gossip, late_gossip_.keep({worker, seconds, loop_.now_s(), r}), 0});
     }
   }
 }

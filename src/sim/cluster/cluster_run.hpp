@@ -32,8 +32,8 @@ class cluster_run final : private worker_listener {
     decode_end,  // of live request a
     report,      // of all workers' load
     delivery,    // of letter a
-    told_load,   // a report, late
-    gossip,      // a decision, late
+    told_load,   // of parcel a: a report, late
+    gossip,      // of parcel a: a decision, late
     tick,        // of all routers
     cancel,      // of live request a, if it is still number b
     outage,      // changes: kind a, number b
@@ -135,9 +135,9 @@ class cluster_run final : private worker_listener {
   std::vector<std::uint32_t> free_live_;
   std::uint64_t last_id_ = 0, in_flight_ = 0;
   page_holders_count holders_;
-  letter_box letters_;
-  std::vector<late_load> late_loads_;
-  std::vector<late_gossip> late_gossip_;
+  parcels<letter> letters_;
+  parcels<late_load> late_loads_;
+  parcels<late_gossip> late_gossip_;
   bool is_store_away_ = false;
   double end_s_ = 0.0;
   std::uint64_t lost_drawn_ = 0;

@@ -139,7 +139,7 @@ class node_worker {
     service_facts facts;
     prefix_match found, on_host;
     std::uint64_t epoch = 0;                    // of the device cache when `found` was
-    std::array<std::uint32_t, 2> changes = {};  // in its name space, on device and host, the same
+    std::array<std::uint32_t, 3> changes = {};  // in its name space, on each tier, the same
     std::uint64_t order = 0;                    // of arrival here
     wait_guard::place place = 0;
     prefill_record record;

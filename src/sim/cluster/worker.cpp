@@ -203,8 +203,8 @@ void node_worker::refresh(job& j) {
 
 /// Has anything that it could hit come or gone? Asked once: it counts as seen.
 bool node_worker::has_changed(job& j) const noexcept {
-  const std::array<std::uint32_t, 2> now = {device_->changes(*j.of.space),
-                                            host_ ? host_->changes(*j.of.space) : 0};
+  const auto of = [&](const page_cache* tier) { return tier ? tier->changes(*j.of.space) : 0; };
+  const std::array now = {of(device_.get()), of(host_.get()), of(model_.shared)};
   return std::exchange(j.changes, now) != now;
 }
 

@@ -139,6 +139,42 @@ TEST_CASE("of two equal prompts at once the second waits for the first, chunk by
   }
 }
 
+TEST_CASE("what left the nodes comes back from the store that all share") {
+  const workload work = chats({.sessions = 60, .turns = 8});
+  const workload_view view(work, {.clones = 2, .hours = 0.1, .seed = 4});
+  cluster_options o = small_fleet(3);
+  o.tiers.device_tokens = o.tiers.host_tokens = 150'000;
+  o.worker_outages = {{.who = 1, .from_s = 150.0, .until_s = 160.0}};
+  const run_outcome without = run_cluster(view, o);
+  o.tiers.shared_tokens = 20'000'000;
+  const run_outcome with = run_cluster(view, o);
+  check_books(without);
+  check_books(with);
+  const auto from_store = [](const request_outcome& r) -> std::uint64_t { return r.hit_tokens[2]; };
+  CHECK(share_of_input(without, from_store) == 0.0);
+  CHECK(share_of_input(with, from_store) > 0.1);
+  CHECK(hit_rate(with) > hit_rate(without) + 0.05);
+}
+
+TEST_CASE("a prompt that is preempted hits once: hits and misses are its input") {
+  std::uint64_t preempted = 0;
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
+    INFO("seed " << seed);
+    const workload work = chats({.sessions = 30, .turns = 6, .first_tokens = 60'000, .seed = seed});
+    const workload_view view(work, {.clones = 3, .hours = 0.02, .seed = seed});
+    cluster_options o = small_fleet(2);
+    o.tiers.device_tokens = 300'000;
+    o.guard = guard_options{.least_wait_s = 0.0, .factor = 1.0};
+    const run_outcome run = run_cluster(view, o);
+    check_books(run);
+    preempted += run.counters.preemptions;
+    for (const request_outcome& r : run.requests) {
+      CHECK(r.hit_tokens[0] + r.hit_tokens[1] + r.local_miss_tokens == r.input_tokens);
+    }
+  }
+  CHECK(preempted > 0);
+}
+
 TEST_CASE("ranks wait for each other in every layer; buckets keep lengths apart") {
   const workload work = chats({.sessions = 40, .turns = 5, .first_tokens = 40'000});
   const workload_view view(work, {.clones = 2, .hours = 0.1, .seed = 2});

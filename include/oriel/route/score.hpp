@@ -94,6 +94,9 @@ struct worker_load {
   double queue_s = 0.0;        ///< estimated seconds of prefill ahead
   std::uint32_t requests = 0;  ///< in prefill or decode
   double evict_token_s = 0.0;  ///< of load_report
+  // Of the last minutes (worker_table::memory_s):
+  double arrivals_per_s = 0.0;  ///< requests placed there
+  double usual_queue_s = 0.0;   ///< mean queue
 };
 
 /// Of the workers that may get the request.
@@ -177,9 +180,17 @@ class score_base {
 }
 }  // namespace detail
 
-/// Seconds until the first token, and seconds that the choice costs the others: those spent on what
-/// another worker has (charged duplicate_weight times more), and those of what the new pages push
-/// out. Without the first, whoever waits a moment moves, and the fleet computes everything twice.
+/// Seconds until the first token, and seconds that the choice costs later and others.
+///
+/// *Duplicates*: those spent on what another worker has (charged duplicate_weight times more), and
+/// of what the new pages push out. Without them whoever waits a moment moves, and the fleet
+/// computes everything twice.
+///
+/// *Crowds*: while a worker computes for S seconds, arrivals_per_s * S others come and wait S / 2
+/// each. Of a short request that is nothing. A long one goes where least comes, behind another long
+/// one if need be, and sessions settle where queues are short (later_s): so few workers get the
+/// long prompts, which nobody said, and the conversations of the others need not move out of their
+/// way.
 class predicted_seconds : public detail::score_base {
  public:
   struct options {
@@ -188,7 +199,9 @@ class predicted_seconds : public detail::score_base {
     /// room.
     double copy_weight = 0.3;
     double evict_weight = 1.0;
-    double near_share = 0.05;  ///< of the queue; closer ones take turns
+    double crowd_weight = 0.1;  ///< of seconds that others wait for it
+    double later_weight = 1.0;  ///< of the worker's usual queue
+    double near_share = 0.05;   ///< of the queue; closer ones take turns
   };
   predicted_seconds() = default;
   explicit predicted_seconds(const options& o) noexcept : options_(o) {}
@@ -214,7 +227,13 @@ class predicted_seconds : public detail::score_base {
                                 : 0.0);
     }
     t.evict_s = options_.evict_weight * load.evict_token_s * (prompt_tokens_ - here);
-    t.total = t.queue_s + t.prefill_s + t.fetch_s + t.heal_s + t.duplicate_s + t.evict_s;
+    if (!ORIEL_MUTANT(nobody_waits_for_long_prompts)) {
+      t.crowd_s = options_.crowd_weight * load.arrivals_per_s * 0.5 * work_s(t) * work_s(t);
+    }
+    if (!ORIEL_MUTANT(sessions_settle_anywhere)) {
+      t.later_s = options_.later_weight * load.usual_queue_s;
+    }
+    t.total = t.queue_s + work_s(t) + t.duplicate_s + t.evict_s + t.crowd_s + t.later_s;
     return t;
   }
   [[nodiscard]] double near_total(const score_terms& best) const noexcept {

@@ -91,6 +91,8 @@ struct worker_model {
   [[nodiscard]] page_cache_options cache_of(std::uint64_t tokens) const;
 };
 
+class tier_listener;
+
 class node_worker {
  public:
   node_worker(std::uint32_t index, const worker_model& model, worker_listener& listener);
@@ -143,7 +145,7 @@ class node_worker {
     std::uint64_t order = 0;                    // of arrival here
     wait_guard::place place = 0;
     prefill_record record;
-    page_cache::lease device, host;
+    page_cache::lease device, host, shared;
     std::uint32_t computed = 0;      // tokens
     std::uint32_t first_window = 0;  // pages of windows that it has had, or made whole
     std::uint32_t published = 0;     // pages
@@ -157,7 +159,8 @@ class node_worker {
     std::uint32_t idle_steps = 0;  // of its decode
     bool is_decoding = false;
     bool was_started = false, is_cancelled = false, is_held = false;
-    bool is_cut = false;  // the device had no room for all of it: the rest is not kept
+    bool is_repeat = false;  // it was preempted after it had started
+    bool is_cut = false;     // the device had no room for all of it: the rest is not kept
   };
   struct chunk {
     std::uint32_t job = 0, rows = 0, rank = 0;
@@ -167,8 +170,6 @@ class node_worker {
     std::uint64_t order;
     double seconds;
   };
-  class tier_listener;
-
   void look(job& j);
   [[nodiscard]] bool has_changed(job& j) const noexcept;
   void refresh(job& j);
@@ -195,6 +196,13 @@ class node_worker {
   [[nodiscard]] std::uint32_t sequences_max() const noexcept;
   [[nodiscard]] double stall_of(job& j, double step_s, double now_s);
   void publish(job& j, double now_s);
+  void write_through(page_cache* tier,
+                     page_cache::lease& held,
+                     const job& j,
+                     std::uint32_t first_window,
+                     std::uint32_t end,
+                     double now_s);
+  void release(job& j, const lease_end& end, double now_s) noexcept;
   void finish(std::uint32_t index, double now_s);
   void forget(std::uint32_t index) noexcept;
   void see_waiting();

@@ -16,12 +16,14 @@ void cluster_run::start_router(std::uint32_t r) {
   router_options made;
   made.index = {.page_size = base_.page_tokens,
                 .windows = model_.fetch.windows,
-                .workers = options_.workers,
+                .workers = static_cast<std::uint32_t>(nodes_.size()),
                 .capacity_pages = 1u << 20,
                 .held_events = 4096,
                 .held_links = 1u << 20};
-  const std::uint64_t pages = (options_.tiers.device_tokens + options_.tiers.host_tokens) /
-                              base_.page_tokens * options_.workers;
+  const tier_sizes& tiers = options_.tiers;
+  const std::uint64_t tokens =
+      (tiers.device_tokens + tiers.host_tokens) * options_.workers + tiers.shared_tokens;
+  const std::uint64_t pages = tokens / base_.page_tokens;
   made.index.capacity_pages =
       static_cast<std::uint32_t>(std::clamp<std::uint64_t>(pages, 1u << 16, (1u << 24) - 2));
   made.work = {.page_tokens = base_.page_tokens,
@@ -30,6 +32,11 @@ void cluster_run::start_router(std::uint32_t r) {
                .request_s = cost.step_s};
   made.work.fetch_token_s[1] = token_bytes / options_.tiers.host.bytes_per_s;
   made.work.fetch_begin_s[1] = options_.tiers.host.latency_s;
+  if (shared_) {
+    made.shared = worker_id{options_.workers};
+    made.work.fetch_token_s[store_tier] = token_bytes / tiers.shared.bytes_per_s;
+    made.work.fetch_begin_s[store_tier] = tiers.shared.latency_s;
+  }
   if (options_.may_heal) {
     const heal_bounds deep{.full_length = 4096 * base_.page_tokens,
                            .prompt_tokens = 4096 * base_.page_tokens + 1,
@@ -46,7 +53,7 @@ void cluster_run::start_router(std::uint32_t r) {
   seat& s = routers_[r];
   s.router = make_router(options_.router, made);
   ++s.life;
-  s.is_replaying.assign(options_.workers, false);
+  s.is_replaying.assign(nodes_.size(), false);
   s.router->set_degraded(is_store_away_);
   for (std::uint32_t w = 0; w < options_.workers; ++w) {
     const bool has_buckets = options_.buckets && options_.buckets->size() > 1;
@@ -62,7 +69,7 @@ void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_i
   cache_event told{.kind = event.kind, .tier = tier, .pool = event.pool, .page = event.position};
   if (event.kind != cache_event_kind::cleared) {
     const std::uint32_t clone = holders_.clone_of(event.space);
-    if (event.pool == 0) {
+    if (event.pool == 0 && worker < options_.workers) {
       holders_.add(clone, event.id, event.kind == cache_event_kind::stored ? 1 : -1);
     }
     told.hash = link_of(event.id, clone);
@@ -95,6 +102,17 @@ void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_i
 
 void cluster_run::flush(std::uint32_t worker) {
   nodes_[worker].batch->flush([&](const worker_event& e) { send(worker, e); });
+  if (const std::uint32_t store = options_.workers; shared_ && worker != store) {
+    flush(store);
+  }
+}
+
+template <class Visit>
+void cluster_run::visit_pages(std::uint32_t worker, Visit&& visit) const {
+  if (worker < options_.workers) {
+    return nodes_[worker].worker->visit_pages(visit);
+  }
+  shared_->visit_pages([&](const page_id_event& page) { visit(store_tier, page); });
 }
 
 void cluster_run::send(std::uint32_t worker, const worker_event& event) {
@@ -173,7 +191,7 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
     chain_hash link, parent;
   };
   std::vector<page> pages;
-  n.worker->visit_pages([&](std::uint8_t tier, const page_id_event& p) {
+  visit_pages(worker, [&](std::uint8_t tier, const page_id_event& p) {
     const std::uint32_t clone = holders_.clone_of(p.space);
     pages.push_back({tier, p.pool, p.position, link_of(p.id, clone), link_of(p.parent, clone)});
   });
@@ -228,7 +246,7 @@ void cluster_run::report_loads() {
     return;
   }
   const staleness& s = options_.stale;
-  for (std::uint32_t w = 0; w < nodes_.size(); ++w) {
+  for (std::uint32_t w = 0; w < options_.workers; ++w) {
     if (nodes_[w].is_down) {
       continue;
     }

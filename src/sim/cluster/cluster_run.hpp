@@ -6,6 +6,7 @@
 
 #include "fleet_mirror.hpp"
 #include "fleet_router.hpp"
+#include "worker_parts.hpp"
 
 #include <oriel/sim/event_loop.hpp>
 #include <oriel/sim/worker.hpp>
@@ -20,9 +21,15 @@ namespace oriel::sim {
 /// How often routers are asked what they want done.
 inline constexpr double tick_s = 0.25;
 
+/// Of the store that all share, as routers know it.
+inline constexpr std::uint8_t store_tier = page_tiers - 1;
+
 class cluster_run final : private worker_listener {
  public:
   cluster_run(const workload_view& view, const cluster_options& options, progress_report progress);
+  ~cluster_run();
+  cluster_run(const cluster_run&) = delete;
+  cluster_run& operator=(const cluster_run&) = delete;
   run_outcome run();
 
  private:
@@ -56,8 +63,8 @@ class cluster_run final : private worker_listener {
     bool was_started = false;
     event_loop<occasion>::handle decode_end = {};
   };
-  struct node {
-    std::unique_ptr<node_worker> worker;
+  struct node {                           // a worker, or the store that all share
+    std::unique_ptr<node_worker> worker;  // of a worker
     std::unique_ptr<event_batch> batch;
     event_log said;  // lately, where events are lost
     std::uint64_t life = 1;
@@ -68,7 +75,7 @@ class cluster_run final : private worker_listener {
   struct seat {  // of a router
     std::unique_ptr<fleet_router> router;
     std::uint64_t life = 0;
-    std::vector<bool> is_replaying;  // [workers]
+    std::vector<bool> is_replaying;  // [nodes]
   };
   struct late_load {
     load_report load;
@@ -108,6 +115,8 @@ class cluster_run final : private worker_listener {
   // cluster_faults.cpp: what routers hear, and what breaks.
   void start_router(std::uint32_t router);
   void flush(std::uint32_t worker);
+  template <class Visit>
+  void visit_pages(std::uint32_t worker, Visit&& visit) const;
   void send(std::uint32_t worker, const worker_event& event);
   void deliver(std::uint32_t router, const worker_event& event);
   void see_gaps(std::uint32_t router, std::uint32_t worker);
@@ -124,12 +133,13 @@ class cluster_run final : private worker_listener {
   const cluster_options& options_;
   progress_report progress_;
   worker_model model_;
+  std::unique_ptr<tier_listener> on_shared_;
   std::unique_ptr<page_cache> shared_;
   event_loop<occasion> loop_;
   std::vector<token_id> pages_;            // of the workload, and one more
   std::vector<cache_namespace> spaces_;    // [clones * name spaces]
   std::vector<std::uint32_t> waits_left_;  // [clones * requests]
-  std::vector<node> nodes_;
+  std::vector<node> nodes_;                // the workers, and behind them the store
   std::vector<seat> routers_;
   std::vector<live> live_;
   std::vector<std::uint32_t> free_live_;

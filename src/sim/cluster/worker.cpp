@@ -384,10 +384,7 @@ void node_worker::forget(std::uint32_t index) noexcept {
   if (ORIEL_MUTANT(sim_cancelled_keeps_its_lease) && j.computed < j.of.input_tokens && j.device) {
     new page_cache::lease(std::move(j.device));
   }
-  device_->release(j.device, end, us(now_s_));
-  if (host_) {
-    host_->release(j.host, end, us(now_s_));
-  }
+  release(j, end, now_s_);
   j.state = job_state::free;
   free_jobs_.push_back(index);
 }

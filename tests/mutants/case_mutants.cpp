@@ -247,6 +247,9 @@ constexpr mutant all_mutants[] = {
      .kin = "what would be fetched is predicted as computed",
      .killer = "what a shared store has is everybody's, at the price of a fetch, and it is never "
                "chosen"},
+    {.name = "windows_elsewhere_are_no_home",
+     .kin = "sessions move, with a store or heals, as soon as windows are evicted",
+     .killer = "who has the pages but not their windows is a conversation's home all the same"},
     {.name = "explains_what_did_not_decide",
      .kin = "terms of another score than the one that decided",
      .killer = "degraded, sessions go by hash, and are counted; well again, by prefix"},

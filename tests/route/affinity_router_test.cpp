@@ -186,6 +186,28 @@ TEST_CASE(
   CHECK(w.place(p) == 0);
 }
 
+TEST_CASE("who has the pages but not their windows is a conversation's home all the same") {
+  router_options o = plain_options(3);
+  o.work.fetch_token_s[3] = o.work.fetch_token_s[1] = 1e-6;
+  const prompt p(100, 1);
+  const auto duplicate_s = [&](const router_options& options) {
+    router_world w(options);
+    w.router.drain(worker_id{2}, w.now_s);
+    w.store(2, p, 100, 3);
+    w.store(0, p, 100, 1, false);
+    std::vector<route_candidate> rows;
+    w.router.explain(w.request(p.longer(1, 1)), w.now_s, rows);
+    return std::pair(rows[0].terms.duplicate_s, rows[1].terms.duplicate_s);
+  };
+  o.shared = worker_id{2};  // The windows come from the store,
+  CHECK(duplicate_s(o).first == 0.0);
+  CHECK(duplicate_s(o).second > 3.0 * 6.0);
+  o.shared = no_worker;  // or are healed.
+  o.work.heal_s = 0.1;
+  CHECK(duplicate_s(o).first == 0.0);
+  CHECK(duplicate_s(o).second > 5.0 * 6.0);
+}
+
 TEST_CASE(
     "a session moves when waiting costs more than computing twice, not when it costs as much") {
   const prompt p(100, 1);  // 6.4 s to compute

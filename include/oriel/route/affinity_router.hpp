@@ -240,7 +240,7 @@ class affinity_router {
       view_.requests_max = std::max(view_.requests_max, load.requests);
       view_.requests_sum += load.requests;
       longest_pages_ = std::max(longest_pages_, row(w).safe_pages[page_tiers - 1]);
-      view_.local_pages = std::max(view_.local_pages, row(w).safe_pages[1]);
+      view_.local_pages = std::max(view_.local_pages, local_pages_of(options_.work, row(w)));
       view_.match_pages = std::max(view_.match_pages, row(w).full_pages[1]);
     }
     view_.eligible = static_cast<std::uint32_t>(candidates_.size());

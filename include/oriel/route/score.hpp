@@ -88,6 +88,16 @@ struct prefix_work {
   return best;
 }
 
+/// Pages that a worker has on its device or in host memory and can resume behind: with windows that
+/// are there or further away, or healed. O(1).
+[[nodiscard]] inline std::uint32_t local_pages_of(const work_model& model,
+                                                  const worker_prefix& row) noexcept {
+  const double page = model.page_tokens;
+  const std::uint32_t full = row.full_pages[1];
+  const std::uint32_t safe = std::min(full, row.safe_pages[page_tiers - 1]);
+  return full > safe && model.heal_s < model.compute_s(page * safe, page * full) ? full : safe;
+}
+
 /// What is known of a worker's load, from this router's decisions, reports, and what other routers
 /// said.
 struct worker_load {
@@ -107,7 +117,7 @@ struct fleet_view {
   double queue_max_s = 0.0, queue_sum_s = 0.0;
   std::uint32_t requests_min = 0, requests_max = 0;
   std::uint64_t requests_sum = 0;
-  std::uint32_t local_pages = 0;  ///< the longest safe prefix on a device or in host memory
+  std::uint32_t local_pages = 0;  ///< the most of local_pages_of
   std::uint32_t match_pages = 0;  ///< the longest plain overlap there
 };
 
@@ -194,10 +204,10 @@ class score_base {
 class predicted_seconds : public detail::score_base {
  public:
   struct options {
-    double duplicate_weight = 4.0;  ///< of seconds computed though another worker has them
+    double duplicate_weight = 2.0;  ///< of seconds computed though another worker has them
     /// Of the seconds it would take to compute what becomes a second copy, fetched or computed:
     /// room.
-    double copy_weight = 0.3;
+    double copy_weight = 3.0;
     double evict_weight = 1.0;
     double crowd_weight = 0.1;  ///< of seconds that others wait for it
     double later_weight = 1.0;  ///< of the worker's usual queue
@@ -218,11 +228,13 @@ class predicted_seconds : public detail::score_base {
                                   const worker_load& load) const noexcept {
     const work_model& model = *fleet_.model;
     score_terms t = shown(row, load);
-    const double here =
-        std::min<double>(model.page_tokens * double{1} * row.safe_pages[1], prompt_tokens_);
+    const std::uint32_t pages = ORIEL_MUTANT(windows_elsewhere_are_no_home)
+                                    ? row.safe_pages[1]
+                                    : local_pages_of(model, row);
+    const double here = std::min<double>(model.page_tokens * double{1} * pages, prompt_tokens_);
     if (!ORIEL_MUTANT(duplicates_are_free)) {
       t.duplicate_s =
-          options_.duplicate_weight * std::max(0.0, t.prefill_s + t.heal_s - least_s_) +
+          options_.duplicate_weight * std::max(0.0, t.prefill_s - least_s_) +
           (here < local_tokens_ ? options_.copy_weight * model.compute_s(here, local_tokens_)
                                 : 0.0);
     }

@@ -255,8 +255,8 @@ void node_worker::skip_ahead(job& j, double now_s) {
   }
   device_->release(j.device, {}, us(now_s));
   j.device = std::move(further);
-  if (!j.is_repeat || ORIEL_MUTANT(sim_repeats_hit_again)) {
-    j.record.hit_tokens[0] += tokens - j.computed;
+  j.record.hit_tokens[0] += tokens - j.computed;
+  if (!ORIEL_MUTANT(sim_skipped_is_missed_too)) {
     j.record.local_miss_tokens -= std::min(j.record.local_miss_tokens, tokens - j.computed);
   }
   j.computed = tokens;
@@ -273,7 +273,6 @@ void node_worker::preempt(std::uint32_t index, double now_s) {
   std::erase(running_, index);
   promised_ -= pages_of(j);
   j.state = job_state::queued;
-  j.is_repeat = j.was_started;
   release(j, {}, now_s);
   j.heal_s = j.fetch_from_s = 0.0;
   j.computed = 0;

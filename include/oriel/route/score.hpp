@@ -92,10 +92,13 @@ struct prefix_work {
 /// are there or further away, or healed. O(1).
 [[nodiscard]] inline std::uint32_t local_pages_of(const work_model& model,
                                                   const worker_prefix& row) noexcept {
-  const double page = model.page_tokens;
   const std::uint32_t full = row.full_pages[1];
   const std::uint32_t safe = std::min(full, row.safe_pages[page_tiers - 1]);
-  return full > safe && model.heal_s < model.compute_s(page * safe, page * full) ? full : safe;
+  if (full == safe) {
+    return full;
+  }
+  const double page = model.page_tokens;
+  return model.heal_s < model.compute_s(page * safe, page * full) ? full : safe;
 }
 
 /// What is known of a worker's load, from this router's decisions, reports, and what other routers
@@ -204,10 +207,10 @@ class score_base {
 class predicted_seconds : public detail::score_base {
  public:
   struct options {
-    double duplicate_weight = 2.0;  ///< of seconds computed though another worker has them
+    double duplicate_weight = 4.0;  ///< of seconds computed though another worker has them
     /// Of the seconds it would take to compute what becomes a second copy, fetched or computed:
     /// room.
-    double copy_weight = 3.0;
+    double copy_weight = 1.0;
     double evict_weight = 1.0;
     double crowd_weight = 0.1;  ///< of seconds that others wait for it
     double later_weight = 1.0;  ///< of the worker's usual queue

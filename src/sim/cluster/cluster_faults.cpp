@@ -83,7 +83,9 @@ void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_i
 void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_stretch& pages) {
   const std::uint32_t clone = holders_.clone_of(pages.space);
   const bool is_stored = pages.kind == cache_event_kind::stored;
-  holders_.add(clone, pages.ids, is_stored ? 1 : -1);
+  if (worker < options_.workers) {
+    holders_.add(clone, pages.ids, is_stored ? 1 : -1);
+  }
   if (nodes_[worker].is_down) {
     return;
   }

@@ -4,11 +4,15 @@
 """The goals of routing and scheduling on real traces, from runs of `oriel replay --workers 8`.
 
     bench/sim/goals.py --oriel build/cpu/examples/oriel --traces ../shared/traces [--out build/goals]
-                       [--seeds 5] [--goal affinity ...] [--list] [--dry-run]
+                       [--seeds 5] [--first-seed 6] [--clones 4] [--goal affinity ...] [--list] [--dry-run]
 
 Prints each goal with its figure, the 95 % interval over the seeds, and whether it holds. The answer of each run is kept in
 the folder --out under its command line, and not computed again: stop at any time, and go on later. Erase the folder after a
 change of the simulator.
+
+A load is a number of hours, looked for once with the first seed: K clones over H hours. Fewer clones over fewer hours are as
+many sessions at once, and a shorter run; but sessions last half an hour and longer, so a short one sees fewer of their late turns. The weights of
+predicted_seconds were chosen on seeds 1 to 5, so the figures are of others.
 """
 
 import argparse
@@ -25,10 +29,7 @@ FILES = {"agentic": "agentic/sessions.jsonl.zst", "conversation": "conversation/
 CLONES = {"agentic": 10, "conversation": 20}
 
 
-def student_t(degrees):
-    table = [12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
-             2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860]
-    return table[degrees - 1] if degrees <= len(table) else 1.96 + 2.4 / degrees
+STUDENT_T = {}  # by the number of seeds, as the answers tell it
 
 
 def mean_of(values):
@@ -37,7 +38,7 @@ def mean_of(values):
     mean = sum(values) / n
     if n < 2:
         return mean, None
-    return mean, student_t(n - 1) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return mean, STUDENT_T[n] * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
 
 class Figure:
@@ -65,10 +66,19 @@ class Goals:
         self.rows = []
         options.out.mkdir(parents=True, exist_ok=True)
 
+    def tiers(self):
+        return [(name, tiers) for name, tiers in TIERS.items() if self.options.l3 in ("both", name.split()[0])]
+
+    def hours(self, trace, load, *arguments):
+        """For how many hours session_hash with fcfs is so busy, by runs with one seed."""
+        at_most = min(load, 0.9)
+        found = self.ask(trace, "--load", at_most, "--router", "session_hash", "--order", "fcfs", *arguments, seeds=1)
+        return ("--hours", f"{found['hours'] * at_most / load:.4f}")
+
     def ask(self, trace, *arguments, seeds=None):
         """The answer of `oriel replay`, kept under its command line."""
-        command = [str(self.options.traces / FILES[trace]), "--workers", "8", "--clones", str(CLONES[trace]),
-                   "--seeds", str(seeds or self.options.seeds), *map(str, arguments)]
+        command = [str(self.options.traces / FILES[trace]), "--workers", "8", "--clones", str(self.options.clones or CLONES[trace]),
+                   "--seeds", str(seeds or self.options.seeds), "-s", str(self.options.first_seed), *map(str, arguments)]
         name = f"{trace}_{hashlib.sha256(shlex.join(command).encode()).hexdigest()[:12]}.json"
         path = self.options.out / name
         shown = shlex.join(["oriel", "replay", *command, "--json"])
@@ -82,7 +92,9 @@ class Goals:
             part = path.with_suffix(".part")
             part.write_text(json.dumps({"command": shown, "answer": json.loads(done.stdout)}))
             part.rename(path)
-        return json.loads(path.read_text())["answer"]
+        answer = json.loads(path.read_text())["answer"]
+        STUDENT_T[answer["summary"][0]["seeds"]] = answer["student_t"]
+        return answer
 
     def tell(self, what, figure, holds, limit):
         word = "holds" if holds else "missed"
@@ -107,10 +119,10 @@ def p99(run):
 
 
 def affinity(goals):
-    for tiers_name, tiers in TIERS.items():
+    for tiers_name, tiers in goals.tiers():
         for order in ("fcfs", "least_seconds"):
-            answer = goals.ask("agentic", "--load", 0.6, "--tiers", tiers, "--order", order, "--compare",
-                               "session_hash,plain_hash,threshold_gate,predicted_seconds,match_minus_load,least_load,round_robin")
+            answer = goals.ask("agentic", *goals.hours("agentic", 0.6, "--tiers", tiers), "--tiers", tiers, "--order", order,
+                               "--compare", "session_hash,plain_hash,threshold_gate,predicted_seconds")
             ratio = lambda get, against: Figure(of(answer, "predicted_seconds", order, get), of(answer, against, order, get))
             where = f"affinity, agentic, load 0.6, {order}, {tiers_name}:"
             for key, against, most in (("local_miss_tokens", "threshold_gate", 0.5), ("local_miss_tokens", "session_hash", 1.1),
@@ -125,7 +137,7 @@ def affinity(goals):
 
 def throughput(goals):
     """The most input tokens/s with a TTFT p90 of 10 s, by the hours over which the same sessions start."""
-    for tiers_name, tiers in TIERS.items():
+    for tiers_name, tiers in goals.tiers():
         best = {}
         for policy in ("predicted_seconds+least_seconds", "session_hash+fcfs", "threshold_gate+fcfs"):
             router, order = policy.split("+")
@@ -156,9 +168,9 @@ def throughput(goals):
 def orders(goals):
     """What least_seconds with the guard does to whom, beside fcfs. Judged with the same router, session_hash."""
     for trace in ("agentic", "conversation"):
-        for tiers_name, tiers in TIERS.items():
+        for tiers_name, tiers in goals.tiers():
             for load in (0.7, 0.8, 0.9):
-                answer = goals.ask(trace, "--load", load, "--tiers", tiers, "--lengths", "64k", "--compare",
+                answer = goals.ask(trace, *goals.hours(trace, load, "--tiers", tiers), "--tiers", tiers, "--lengths", "64k", "--compare",
                                    "session_hash+fcfs,session_hash+least_seconds,predicted_seconds+fcfs,predicted_seconds+least_seconds")
                 for router in ("session_hash", "predicted_seconds"):
                     where = f"orders, {trace}, load {load}, {router}, {tiers_name}: TTFT p90"
@@ -182,11 +194,12 @@ def guard(goals):
                      for order in ("fcfs", "longest_prefix", "least_tokens", "least_seconds"))
     for trace in ("agentic", "conversation"):
         for load in (0.9, 1.5):
-            answer = goals.ask(trace, "--load", load, "--open", "--compare", every)
+            answer = goals.ask(trace, *goals.hours(trace, load), "--open", "--compare", every)
             least = min(r["guard_slack_ms"] for r in answer["runs"])
             goals.tell(f"guard, {trace}, open loop at {load}: least slack of {len(answer['runs'])} runs, ms", f"{least:,.1f}",
                        least >= 0, ">= 0")
-        answer = goals.ask(trace, "--load", 1.5, "--open", "--ahead-max", 60, "--compare", "session_hash+least_seconds,predicted_seconds")
+        answer = goals.ask(trace, *goals.hours(trace, 1.5), "--open", "--ahead-max", 60,
+                           "--compare", "session_hash+least_seconds,predicted_seconds")
         least = min(r["guard_slack_ms"] for r in answer["runs"])
         longest = max(r["max_wait_ms"] for r in answer["runs"]) / 1e3
         goals.tell(f"guard, {trace}, open loop at 1.5, admission up to 60 s ahead: least slack, ms", f"{least:,.1f}", least >= 0, ">= 0")
@@ -197,9 +210,9 @@ def guard(goals):
 
 def faults(goals):
     """1 % events lost, 4 routers 100 ms stale, one restart of the store, one router killed."""
-    question = ("--load", 0.6, "--router", "predicted_seconds", "--order", "least_seconds")
+    question = (*goals.hours("agentic", 0.6), "--router", "predicted_seconds", "--order", "least_seconds")
     sound = goals.ask("agentic", *question)
-    hurt = goals.ask("agentic", "--hours", f"{sound['hours']:.6f}", *question[2:], "--routers", 4, "--event-loss", 0.01, "--event-delay", 0.1,
+    hurt = goals.ask("agentic", *question, "--routers", 4, "--event-loss", 0.01, "--event-delay", 0.1,
                      "--outage", "store@0.4+30", "--outage", "router1@0.6")
     each = lambda answer, get: [get(r) for r in answer["runs"]]
     lost = Figure([100 * (a - b) for a, b in zip(each(sound, lambda r: r["token_hit_rate"]), each(hurt, lambda r: r["token_hit_rate"]))])
@@ -229,6 +242,9 @@ def main():
     parser.add_argument("--traces", type=pathlib.Path, default=pathlib.Path("../shared/traces"))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/goals"), help="folder of answers")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=6)
+    parser.add_argument("--clones", type=int, default=0, help="each session so many times [10; conversation 20]")
+    parser.add_argument("--l3", choices=("with", "without", "both"), default="both", help="the store that all nodes share [both]")
     parser.add_argument("--goal", action="append", choices=GOALS, help="this one; may be repeated [all]")
     parser.add_argument("--list", action="store_true", help="name the goals")
     parser.add_argument("--dry-run", action="store_true", help="take the answers that are there, run nothing")

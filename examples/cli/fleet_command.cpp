@@ -189,6 +189,7 @@ class fleet_runs {
         span_(span),
         buckets_(buckets),
         policies_(policies_of(options.fleet)),
+        ideal_hits_(replay::ideal_hit_tokens(workload)),
         figures_(policies_.size() * options.fleet.seeds),
         shares_(figures_.size()) {}
 
@@ -247,7 +248,7 @@ class fleet_runs {
     outcome.wall_s =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
     shares_[i] = 1.0f;
-    figures_[i] = replay::figures_of(outcome, buckets_);
+    figures_[i] = replay::figures_of(outcome, buckets_, ideal_hits_);
   }
 
   void show_progress() {
@@ -269,6 +270,7 @@ class fleet_runs {
   const fleet_span& span_;
   const length_buckets& buckets_;
   std::vector<fleet_policy> policies_;
+  std::vector<std::uint32_t> ideal_hits_;
   std::vector<replay::run_figures> figures_;
   std::vector<std::atomic<float>> shares_;
   std::atomic<std::size_t> next_ = 0, done_ = 0;

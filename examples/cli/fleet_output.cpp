@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -109,8 +110,8 @@ void print_comparison(const fleet_report& report) {
                              "ttft_p90_ms",
                              "ttft_p99_ms",
                              "max_wait_ms",
-                             "gpu_seconds",
-                             "local_miss_tokens",
+                             "gpu_seconds_per_mtoken",
+                             "local_miss_tokens_per_mtoken",
                              "tokens_per_second"};
   text_table table;
   std::vector<std::string> heading{"Means over seeds"};
@@ -140,18 +141,17 @@ template <class Ttft>
 void add_ttft(text_table& table, const fleet_report& report, const std::string& title, Ttft ttft) {
   table.add({title});
   for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
-    const auto mean = [&](auto replay::ttft_figures::*figure) {
-      return replay::seed_mean(report, policy, [&](const run_figures& r) {
-        return static_cast<double>(ttft(r).*figure);
-      });
-    };
-    const double requests = mean(&replay::ttft_figures::requests);
+    const std::optional<double> requests =
+        replay::seed_mean(report, policy, [&](const run_figures& r) {
+          return static_cast<double>(ttft(r).requests);
+        });
     std::vector<std::string> row{"  " + policy_name(report.policies[policy]),
-                                 fmt::format("{:.0f}", requests)};
+                                 fmt::format("{:.0f}", *requests)};
     for (const auto figure : {&replay::ttft_figures::p50_ms,
                               &replay::ttft_figures::p90_ms,
                               &replay::ttft_figures::p99_ms}) {
-      row.push_back(requests == 0 ? "-" : replay::duration_text(mean(figure)));
+      row.push_back(replay::duration_text(replay::seed_mean(
+          report, policy, [&](const run_figures& r) { return replay::time_of(ttft(r), figure); })));
     }
     table.add(std::move(row));
   }
@@ -182,15 +182,12 @@ void print_hits(const fleet_report& report) {
   heading.emplace_back("computed");
   table.add(std::move(heading));
   for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
-    const auto add_share = [&](std::vector<std::string>& row, auto share) {
-      row.push_back(
-          replay::quantity_text(figure_unit::share, replay::seed_mean(report, policy, share)));
-    };
     std::vector<std::string> row{"  " + policy_name(report.policies[policy])};
-    for (std::size_t tier = 0; tier < replay::hit_tiers; ++tier) {
-      add_share(row, [&](const run_figures& r) { return r.hit_share(tier); });
+    for (std::size_t tier = 0; tier <= replay::hit_tiers; ++tier) {
+      const std::optional<double> share = replay::seed_mean(
+          report, policy, [&](const run_figures& r) { return replay::source_share(r, tier); });
+      row.push_back(share ? replay::quantity_text(figure_unit::share, *share) : replay::no_figure);
     }
-    add_share(row, [](const run_figures& r) { return 1 - r.token_hit_rate(); });
     table.add(std::move(row));
   }
   print_out("\n");
@@ -199,13 +196,18 @@ void print_hits(const fleet_report& report) {
 
 // -- JSON ----------------------------------------------------------------------------------------
 
+json or_null(const std::optional<double>& figure) {
+  return figure ? json(*figure) : json(nullptr);
+}
+
 json ttft_json(const replay::ttft_figures& t) {
+  const auto time = [&](double replay::ttft_figures::*ms) { return or_null(time_of(t, ms)); };
   return {{"requests", t.requests},
-          {"mean", t.mean_ms},
-          {"p50", t.p50_ms},
-          {"p90", t.p90_ms},
-          {"p99", t.p99_ms},
-          {"max", t.max_ms}};
+          {"mean", time(&replay::ttft_figures::mean_ms)},
+          {"p50", time(&replay::ttft_figures::p50_ms)},
+          {"p90", time(&replay::ttft_figures::p90_ms)},
+          {"p99", time(&replay::ttft_figures::p99_ms)},
+          {"max", time(&replay::ttft_figures::max_ms)}};
 }
 
 json hits_json(const run_figures& r) {
@@ -245,34 +247,38 @@ json run_json(const fleet_report& report, const run_figures& r) {
           {"order", r.order},
           {"seed", r.seed},
           {"requests", r.completed},
-          {"token_hit_rate", r.token_hit_rate()},
+          {"token_hit_rate", r.input_tokens == 0 ? json(nullptr) : json(r.token_hit_rate())},
           {"hits", hits_json(r)},
           {"ttft_ms", ttft_json(r.ttft)},
           {"ttft_ms_by_bucket", std::move(by_bucket)},
           {"ttft_ms_cold", ttft_json(r.cold)},
           {"ttft_ms_hot", ttft_json(r.hot)},
           {"gpu_seconds", r.gpu_seconds},
+          {"gpu_seconds_per_mtoken", or_null(r.per_million_tokens(r.gpu_seconds))},
           {"gpu_most_over_mean", r.gpu_most_over_mean},
           {"ten_minutes_most_over_mean", r.ten_minutes_most_over_mean},
           {"offered_load", r.offered_load},
           {"utilisation", r.utilisation},
           {"input_tokens", r.input_tokens},
           {"local_miss_tokens", r.local_miss_tokens},
+          {"local_miss_tokens_per_mtoken",
+           or_null(r.per_million_tokens(static_cast<double>(r.local_miss_tokens)))},
           {"fetched_tokens", r.fetched_tokens},
           {"healed_tokens", r.healed_tokens},
           {"duplicated_tokens", r.duplicated_tokens},
           {"rejected", r.rejected},
-          {"max_wait_ms", r.max_wait_ms},
-          {"guard_slack_ms", r.guard_slack_ms ? json(*r.guard_slack_ms) : json(nullptr)},
+          {"max_wait_ms", r.completed == 0 ? json(nullptr) : json(r.max_wait_ms)},
+          {"guard_slack_ms", or_null(r.guard_slack_ms)},
           {"tokens_per_second", r.tokens_per_second},
           {"simulated_requests_per_second", r.simulated_requests_per_s},
           {"whole_run", counters_json(r.counters)}};
 }
 
-json interval_json(const replay::sample_mean& m) {
-  json object{{"mean", m.mean}};
-  object["low"] = m.half_width ? json(m.low()) : json(nullptr);
-  object["high"] = m.half_width ? json(m.high()) : json(nullptr);
+json interval_json(const std::optional<replay::sample_mean>& m) {
+  const bool has_interval = m && m->half_width;
+  json object{{"mean", m ? json(m->mean) : json(nullptr)}};
+  object["low"] = has_interval ? json(m->low()) : json(nullptr);
+  object["high"] = has_interval ? json(m->high()) : json(nullptr);
   return object;
 }
 
@@ -346,6 +352,8 @@ void print_fleet_json(const fleet_report& report, const fleet_question& question
               {"hours", question.hours},
               {"clones", question.clones},
               {"page_tokens", question.page_tokens}};
+  object["student_t"] =
+      report.seeds < 2 ? json(nullptr) : json(replay::student_t(report.seeds - 1));
   json calibrations = json::array(), runs = json::array(), summary = json::array();
   for (const sim::calibration& one : report.calibrations) {
     calibrations.push_back(calibration_json(one));

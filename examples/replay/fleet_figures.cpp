@@ -22,8 +22,8 @@ double percentile(const std::vector<double>& values, double share) {
 
 using sim::request_end_kind;
 
-bool is_cold(const request_outcome& r) {
-  return std::uint64_t{r.cached_tokens()} * 2 < r.input_tokens;
+bool is_cold(const request_outcome& r, std::span<const std::uint32_t> ideal_hits) {
+  return std::uint64_t{ideal_hits[r.request]} * 2 < r.input_tokens;
 }
 
 double ttft_ms(const request_outcome& r) {
@@ -65,14 +65,17 @@ void count_tokens(run_figures& f, const request_outcome& r) {
   f.duplicated_tokens += r.duplicated_tokens;
 }
 
-void add_ttft(run_figures& f, const sim::run_outcome& run, const length_buckets& buckets) {
+void add_ttft(run_figures& f,
+              const sim::run_outcome& run,
+              const length_buckets& buckets,
+              std::span<const std::uint32_t> ideal_hits) {
   std::vector<double> all, cold, hot;
   std::vector<std::vector<double>> by_bucket(buckets.size());
   for (const request_outcome& r : run.requests) {
     if (was_served(r)) {
       all.push_back(ttft_ms(r));
       by_bucket[buckets.of(r.input_tokens)].push_back(ttft_ms(r));
-      (is_cold(r) ? cold : hot).push_back(ttft_ms(r));
+      (is_cold(r, ideal_hits) ? cold : hot).push_back(ttft_ms(r));
     }
   }
   const double sum = std::accumulate(all.begin(), all.end(), 0.0);
@@ -207,8 +210,14 @@ double run_figures::hit_share(std::size_t tier) const noexcept {
              : static_cast<double>(hit_tokens[tier]) / static_cast<double>(input_tokens);
 }
 
+std::optional<double> run_figures::per_million_tokens(double figure) const noexcept {
+  return input_tokens == 0 ? std::nullopt
+                           : std::optional(figure / (1e-6 * static_cast<double>(input_tokens)));
+}
+
 run_figures figures_of(const sim::run_outcome& run,
                        const length_buckets& buckets,
+                       std::span<const std::uint32_t> ideal_hits,
                        std::size_t points_max) {
   run_figures f{.router = run.router, .order = run.order, .seed = run.seed};
   for (const request_outcome& r : run.requests) {
@@ -217,7 +226,7 @@ run_figures figures_of(const sim::run_outcome& run,
       count_tokens(f, r);
     }
   }
-  add_ttft(f, run, buckets);
+  add_ttft(f, run, buckets, ideal_hits);
   add_waits(f, run);
   add_load(f, run, points_max);
   add_fleet(f, run);

@@ -19,7 +19,7 @@
 namespace oriel::replay {
 
 /// Time to first token of some requests. A percentile is the time of one of them: the least that so
-/// many of them do not exceed. All 0 without requests.
+/// many of them do not exceed. Without requests there are no times: 0 means nothing.
 struct ttft_figures {
   std::size_t requests = 0;
   double mean_ms = 0, p50_ms = 0, p90_ms = 0, p99_ms = 0, max_ms = 0;
@@ -53,8 +53,9 @@ struct run_figures {
   std::uint64_t input_tokens = 0;
   std::array<std::uint64_t, hit_tiers> hit_tokens = {};  ///< [tier]
   std::uint64_t local_miss_tokens = 0, fetched_tokens = 0, healed_tokens = 0, duplicated_tokens = 0;
-  ttft_figures ttft = {}, cold = {},
-               hot = {};  ///< cold: less than half of the input was cached anywhere
+  /// Cold: a cache without end would have had less than half of the input. The trace says so, the
+  /// same requests with every policy.
+  ttft_figures ttft = {}, cold = {}, hot = {};
   std::vector<ttft_figures> ttft_by_bucket = {};
   double cold_share_of_ttft = 0;              ///< of the sum of all times to first token
   double tokens_per_second = 0;               ///< of inputs, over the measured time
@@ -77,11 +78,17 @@ struct run_figures {
   [[nodiscard]] double token_hit_rate() const noexcept;
   /// Of the input, that a tier had.
   [[nodiscard]] double hit_share(std::size_t tier) const noexcept;
+  /// A figure over millions of input tokens that were served: policies that complete different
+  /// amounts of work compare by it. Nothing was served: none.
+  [[nodiscard]] std::optional<double> per_million_tokens(double figure) const noexcept;
 };
 
-/// O(requests log requests). @param points_max  of the load over time; bins are averaged to fit
+/// O(requests log requests).
+/// @param ideal_hits  [requests of the workload] tokens, as from ideal_hit_tokens
+/// @param points_max  of the load over time; bins are averaged to fit
 [[nodiscard]] run_figures figures_of(const sim::run_outcome& run,
                                      const length_buckets& buckets,
+                                     std::span<const std::uint32_t> ideal_hits,
                                      std::size_t points_max = 120);
 
 }  // namespace oriel::replay

@@ -49,27 +49,28 @@ void add_figure(std::string& page,
   page += "</div>\n</section>\n";
 }
 
+/// A row for each figure, a column for each policy: as wide as there are policies.
 void add_comparison_table(std::string& page, const fleet_report& report) {
-  page += "<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr><th>Policy</th>";
-  for (const fleet_metric& metric : fleet_metrics()) {
-    add(page, "<th>{}</th>", metric.label);
+  page += "<div class=\"scroll\" tabindex=\"0\">\n<table>\n<thead><tr><th></th>";
+  for (const policy_summary& policy : report.policies) {
+    add(page,
+        "<th>{}<small>{}{}</small></th>",
+        escaped(policy.router),
+        escaped(policy.order),
+        &policy == &report.policies.front() && report.policies.size() > 1 ? ", the reference" : "");
   }
   page += "</tr></thead>\n<tbody>\n";
-  for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
-    const policy_summary& row = report.policies[policy];
-    add(page,
-        "<tr><th>{}<small>{}{}</small></th>",
-        escaped(row.router),
-        escaped(row.order),
-        policy == 0 ? ", the reference" : "");
-    for (std::size_t i = 0; i < row.metrics.size(); ++i) {
-      const fleet_metric& metric = fleet_metrics()[i];
-      add(page, "<td>{}", mean_text(metric.in, row.metrics[i].mean));
-      if (policy != 0 && row.metrics[i].ratio) {
+  for (std::size_t i = 0; i < fleet_metrics().size(); ++i) {
+    const fleet_metric& metric = fleet_metrics()[i];
+    add(page, "<tr><th>{}</th>", metric.label);
+    for (const policy_summary& policy : report.policies) {
+      const metric_summary& figure = policy.metrics[i];
+      add(page, "<td>{}", mean_text(metric.in, figure.mean));
+      if (&policy != &report.policies.front() && figure.ratio) {
         add(page,
             "<small class=\"{}\">{}</small>",
-            verdict(*row.metrics[i].ratio, metric.more_is_better),
-            ratio_text(row.metrics[i].ratio));
+            verdict(*figure.ratio, metric.more_is_better),
+            ratio_text(figure.ratio));
       }
       page += "</td>";
     }

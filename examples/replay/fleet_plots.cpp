@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -78,13 +79,33 @@ double row_y(std::size_t row) {
   return title_height + static_cast<double>(row) * row_height + 25;
 }
 
+/// A line at each tick. Labels where they do not run into others: 1 first, then powers of ten, then
+/// the rest.
 template <class Label>
 void draw_axis(svg& drawing, const log_axis& axis, std::size_t rows, Label label) {
+  constexpr double character = 6.3, space = 6;  // of the axis' font
   const double bottom = title_height + static_cast<double>(rows) * row_height + 4;
-  for (const double tick : ticks_of(axis)) {
+  std::vector<double> ticks = ticks_of(axis);
+  const auto rank = [](double tick) {
+    const double digit = tick / std::pow(10, std::floor(std::log10(tick) + 1e-9));
+    return std::abs(tick - 1) < 1e-9 ? 0 : std::abs(digit - 1) < 1e-6 ? 1 : 2;
+  };
+  std::ranges::stable_sort(ticks, {}, rank);
+  std::vector<std::pair<double, double>> taken;
+  for (const double tick : ticks) {
     const double x = axis.at(tick);
     drawing.line(x, title_height, x, bottom, "grid");
-    drawing.text(x, bottom + 14, "axis", label(tick), x < 20 ? "start" : "middle");
+    const std::string text = label(tick);
+    const double wide = character * static_cast<double>(text.size());
+    const bool is_first = x < 20;
+    const double from = is_first ? x : x - wide / 2, to = from + wide;
+    const bool is_free = std::ranges::all_of(taken, [&](const auto& other) {
+      return to + space < other.first || other.second + space < from;
+    });
+    if (is_free) {
+      taken.emplace_back(from, to);
+      drawing.text(x, bottom + 14, "axis", text, is_first ? "start" : "middle");
+    }
   }
 }
 
@@ -102,7 +123,8 @@ std::vector<std::string> names_of(const fleet_report& report) {
 
 /// Percentiles of one class of requests with one policy, means over the seeds.
 struct ttft_row {
-  double requests = 0, p50_ms = 0, p90_ms = 0, p99_ms = 0;
+  bool has_requests = false;
+  double p50_ms = 0, p90_ms = 0, p99_ms = 0;
 };
 
 template <class Of>
@@ -110,15 +132,14 @@ std::vector<ttft_row> ttft_rows(const fleet_report& report, Of of) {
   std::vector<ttft_row> rows;
   for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
     const auto mean = [&](double ttft_figures::*figure) {
-      return seed_mean(report, policy, [&](const run_figures& r) { return of(r).*figure; });
+      return seed_mean(
+          report, policy, [&](const run_figures& r) { return time_of(of(r), figure); });
     };
-    rows.push_back({.requests = seed_mean(
-                        report,
-                        policy,
-                        [&](const run_figures& r) { return static_cast<double>(of(r).requests); }),
-                    .p50_ms = mean(&ttft_figures::p50_ms),
-                    .p90_ms = mean(&ttft_figures::p90_ms),
-                    .p99_ms = mean(&ttft_figures::p99_ms)});
+    const std::optional<double> p50_ms = mean(&ttft_figures::p50_ms);
+    rows.push_back({.has_requests = p50_ms.has_value(),
+                    .p50_ms = p50_ms.value_or(0),
+                    .p90_ms = mean(&ttft_figures::p90_ms).value_or(0),
+                    .p99_ms = mean(&ttft_figures::p99_ms).value_or(0)});
   }
   return rows;
 }
@@ -135,7 +156,7 @@ std::string ttft_panel(const std::string& title,
     const ttft_row& row = rows[i];
     const double y = row_y(i);
     drawing.text(0, y - 10, "name", names[i]);
-    if (row.requests == 0) {
+    if (!row.has_requests) {
       drawing.text(width, y + 4, "axis", "no requests", "end");
       continue;
     }
@@ -209,7 +230,9 @@ std::string comparison_panel(const fleet_report& report, std::size_t metric, con
           width,
           y + 4,
           "value",
-          fmt::format("{} = 1×", quantity_text(about.in, policy.metrics[metric].mean.mean)),
+          policy.metrics[metric].mean
+              ? fmt::format("{} = 1×", quantity_text(about.in, policy.metrics[metric].mean->mean))
+              : no_figure,
           "end");
       continue;
     }
@@ -236,22 +259,48 @@ std::string comparison_panel(const fleet_report& report, std::size_t metric, con
 struct hit_part {
   const char* name;
   const char* css;
-  double share = 0;
 };
+constexpr std::array<hit_part, hit_tiers + 1> hit_parts{{{"device", "device"},
+                                                         {"host", "host"},
+                                                         {"L3", "l3"},
+                                                         {"remote", "remote"},
+                                                         {"computed", "computed"}}};
 
-std::array<hit_part, hit_tiers + 1> hit_parts(const fleet_report& report, std::size_t policy) {
-  std::array<hit_part, hit_tiers + 1> parts{{{"device", "device"},
-                                             {"host", "host"},
-                                             {"L3", "l3"},
-                                             {"remote", "remote"},
-                                             {"computed", "computed"}}};
-  for (std::size_t tier = 0; tier < hit_tiers; ++tier) {
-    parts[tier].share =
-        seed_mean(report, policy, [&](const run_figures& r) { return r.hit_share(tier); });
+void draw_hits(svg& drawing, const fleet_report& report, std::size_t policy, double y) {
+  const std::string name = policy_name(report.policies[policy]);
+  drawing.text(0, y, "name", name);
+  const auto share_of = [&](std::size_t part) {
+    return seed_mean(report, policy, [&](const run_figures& r) { return source_share(r, part); });
+  };
+  const std::optional<double> computed = share_of(hit_tiers);
+  if (!computed) {
+    drawing.text(width, y, "axis", "no requests", "end");
+    return;
   }
-  parts[hit_tiers].share =
-      seed_mean(report, policy, [](const run_figures& r) { return 1 - r.token_hit_rate(); });
-  return parts;
+  drawing.text(width,
+               y,
+               "value",
+               fmt::format("{} hit", quantity_text(fleet_metric::unit::share, 1 - *computed)),
+               "end");
+  double x = 0;
+  for (std::size_t part = 0; part < hit_parts.size(); ++part) {
+    const double share = share_of(part).value_or(0), wide = share * width;
+    if (wide < 0.05) {
+      continue;
+    }
+    const std::string said = quantity_text(fleet_metric::unit::share, share);
+    drawing.rect(x,
+                 y + 6,
+                 wide,
+                 20,
+                 fmt::format("tier {}", hit_parts[part].css),
+                 fmt::format("{}: {} {}", name, hit_parts[part].name, said));
+    if (wide > 48) {
+      drawing.text(
+          x + wide / 2, y + 20, fmt::format("on {}-ink", hit_parts[part].css), said, "middle");
+    }
+    x += wide;
+  }
 }
 
 std::string hits_panel(const fleet_report& report) {
@@ -260,34 +309,7 @@ std::string hits_panel(const fleet_report& report) {
               static_cast<double>(report.policies.size()) * row + 2,
               "Input tokens by where they came from");
   for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
-    const double y = static_cast<double>(policy) * row + 14;
-    const std::string name = policy_name(report.policies[policy]);
-    drawing.text(0, y, "name", name);
-    const auto parts = hit_parts(report, policy);
-    drawing.text(
-        width,
-        y,
-        "value",
-        fmt::format("{} hit", quantity_text(fleet_metric::unit::share, 1 - parts.back().share)),
-        "end");
-    double x = 0;
-    for (const hit_part& part : parts) {
-      const double wide = part.share * width;
-      if (wide < 0.05) {
-        continue;
-      }
-      const std::string said = quantity_text(fleet_metric::unit::share, part.share);
-      drawing.rect(x,
-                   y + 6,
-                   wide,
-                   20,
-                   fmt::format("tier {}", part.css),
-                   fmt::format("{}: {} {}", name, part.name, said));
-      if (wide > 48) {
-        drawing.text(x + wide / 2, y + 20, fmt::format("on {}-ink", part.css), said, "middle");
-      }
-      x += wide;
-    }
+    draw_hits(drawing, report, policy, static_cast<double>(policy) * row + 14);
   }
   return std::move(drawing).finish();
 }
@@ -383,8 +405,8 @@ figure_panels comparison_plot(const fleet_report& report) {
   constexpr std::array shown{"ttft_p50_ms",
                              "ttft_p90_ms",
                              "ttft_p99_ms",
-                             "gpu_seconds",
-                             "local_miss_tokens",
+                             "gpu_seconds_per_mtoken",
+                             "local_miss_tokens_per_mtoken",
                              "tokens_per_second"};
   std::vector<double> all{0.9, 1.1};
   for (const char* const key : shown) {

@@ -14,8 +14,15 @@ namespace {
 
 using unit = fleet_metric::unit;
 
+using figure = std::optional<double>;
+
 double of_tokens(std::uint64_t tokens) {
   return static_cast<double>(tokens);
+}
+
+/// Of requests that were served: none were, none is.
+figure of_served(const run_figures& r, double value) {
+  return r.completed == 0 ? std::nullopt : figure(value);
 }
 
 constexpr std::array metrics{
@@ -23,73 +30,90 @@ constexpr std::array metrics{
                  "Token hit rate",
                  unit::share,
                  true,
-                 [](const run_figures& r) { return r.token_hit_rate(); }},
+                 [](const run_figures& r) { return of_served(r, r.token_hit_rate()); }},
     fleet_metric{"ttft_mean_ms",
                  "TTFT mean",
                  unit::milliseconds,
                  false,
-                 [](const run_figures& r) { return r.ttft.mean_ms; }},
+                 [](const run_figures& r) { return of_served(r, r.ttft.mean_ms); }},
     fleet_metric{"ttft_p50_ms",
                  "TTFT p50",
                  unit::milliseconds,
                  false,
-                 [](const run_figures& r) { return r.ttft.p50_ms; }},
+                 [](const run_figures& r) { return of_served(r, r.ttft.p50_ms); }},
     fleet_metric{"ttft_p90_ms",
                  "TTFT p90",
                  unit::milliseconds,
                  false,
-                 [](const run_figures& r) { return r.ttft.p90_ms; }},
+                 [](const run_figures& r) { return of_served(r, r.ttft.p90_ms); }},
     fleet_metric{"ttft_p99_ms",
                  "TTFT p99",
                  unit::milliseconds,
                  false,
-                 [](const run_figures& r) { return r.ttft.p99_ms; }},
+                 [](const run_figures& r) { return of_served(r, r.ttft.p99_ms); }},
     fleet_metric{"max_wait_ms",
                  "Longest wait",
                  unit::milliseconds,
                  false,
-                 [](const run_figures& r) { return r.max_wait_ms; }},
+                 [](const run_figures& r) { return of_served(r, r.max_wait_ms); }},
     fleet_metric{"gpu_seconds",
                  "GPU time",
                  unit::seconds,
                  false,
-                 [](const run_figures& r) { return r.gpu_seconds; }},
+                 [](const run_figures& r) { return figure(r.gpu_seconds); }},
+    fleet_metric{"gpu_seconds_per_mtoken",
+                 "GPU time per M tokens",
+                 unit::seconds,
+                 false,
+                 [](const run_figures& r) { return r.per_million_tokens(r.gpu_seconds); }},
     fleet_metric{"local_miss_tokens",
                  "Local misses",
                  unit::tokens,
                  false,
-                 [](const run_figures& r) { return of_tokens(r.local_miss_tokens); }},
+                 [](const run_figures& r) { return figure(of_tokens(r.local_miss_tokens)); }},
+    fleet_metric{
+        "local_miss_tokens_per_mtoken",
+        "Local misses per M tokens",
+        unit::tokens,
+        false,
+        [](const run_figures& r) { return r.per_million_tokens(of_tokens(r.local_miss_tokens)); }},
     fleet_metric{"duplicated_tokens",
                  "Duplicated",
                  unit::tokens,
                  false,
-                 [](const run_figures& r) { return of_tokens(r.duplicated_tokens); }},
+                 [](const run_figures& r) { return figure(of_tokens(r.duplicated_tokens)); }},
     fleet_metric{"fetched_tokens",
                  "Fetched",
                  unit::tokens,
                  false,
-                 [](const run_figures& r) { return of_tokens(r.fetched_tokens); }},
+                 [](const run_figures& r) { return figure(of_tokens(r.fetched_tokens)); }},
     fleet_metric{"tokens_per_second",
                  "Input rate",
                  unit::tokens_per_second,
                  true,
-                 [](const run_figures& r) { return r.tokens_per_second; }},
+                 [](const run_figures& r) { return figure(r.tokens_per_second); }},
     fleet_metric{"utilisation",
                  "Utilisation",
                  unit::share,
                  false,
-                 [](const run_figures& r) { return r.utilisation; }},
+                 [](const run_figures& r) { return figure(r.utilisation); }},
     fleet_metric{"rejected",
                  "Rejected",
                  unit::count,
                  false,
-                 [](const run_figures& r) { return static_cast<double>(r.rejected); }},
+                 [](const run_figures& r) { return figure(static_cast<double>(r.rejected)); }},
 };
 
-std::vector<double> values_of(std::span<const run_figures> runs, const fleet_metric& metric) {
+/// Of each run; nothing, if a run has none: a mean of the others would be of other seeds.
+std::optional<std::vector<double>> values_of(std::span<const run_figures> runs,
+                                             const fleet_metric& metric) {
   std::vector<double> values;
   for (const run_figures& run : runs) {
-    values.push_back(metric.of(run));
+    const figure value = metric.of(run);
+    if (!value) {
+      return std::nullopt;
+    }
+    values.push_back(*value);
   }
   return values;
 }
@@ -124,11 +148,16 @@ void summarise(fleet_report& report) {
     }
     policy_summary made{.router = runs[0].router, .order = runs[0].order};
     for (const fleet_metric& metric : metrics) {
-      const std::vector<double> values = values_of(runs, metric);
-      const std::vector<double> references = values_of(first, metric);
-      made.metrics.push_back({.mean = mean_of(values),
-                              .difference = paired_difference(values, references),
-                              .ratio = paired_ratio(values, references)});
+      const auto values = values_of(runs, metric), references = values_of(first, metric);
+      metric_summary summary;
+      if (values) {
+        summary.mean = mean_of(*values);
+      }
+      if (values && references) {
+        summary.difference = paired_difference(*values, *references);
+        summary.ratio = paired_ratio(*values, *references);
+      }
+      made.metrics.push_back(summary);
     }
     report.policies.push_back(std::move(made));
   }

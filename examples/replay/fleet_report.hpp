@@ -25,7 +25,7 @@ struct fleet_metric {
   enum class unit : std::uint8_t { share, milliseconds, seconds, tokens, tokens_per_second, count };
   unit in;
   bool more_is_better;
-  double (*of)(const run_figures&);
+  std::optional<double> (*of)(const run_figures&);  ///< none: nothing that it could be of
 };
 
 /// All of them, in the order in which they are told.
@@ -35,9 +35,9 @@ struct fleet_metric {
 
 /// A figure over all seeds, and against the first policy with the same seeds.
 struct metric_summary {
-  sample_mean mean;
-  sample_mean difference;             ///< of the first policy itself 0
-  std::optional<sample_ratio> ratio;  ///< none where one of the two is 0
+  std::optional<sample_mean> mean;        ///< none where a run has none
+  std::optional<sample_mean> difference;  ///< of the first policy itself 0; none where one has none
+  std::optional<sample_ratio> ratio;      ///< none where one of the two is 0, or there is none
 };
 
 struct policy_summary {

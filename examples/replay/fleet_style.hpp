@@ -74,7 +74,7 @@ tbody th{font-weight:600}
 td small,th small{display:block;color:var(--soft);font-weight:400;font-size:.78rem}
 td .better,td small.better{color:var(--blue)}
 td .worse,td small.worse{color:var(--orange)}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:24px 40px;align-items:start}
+.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,560px),1fr));gap:24px 40px;align-items:start}
 footer{margin-top:56px;color:var(--soft);font-size:.86rem}
 @media(max-width:600px){main{padding:24px 16px 48px}h1{font-size:1.45rem}.lede{font-size:1rem}section{margin-top:36px}th,td{padding:8px 10px}.facts{grid-template-columns:1fr 1fr;gap:10px 16px}}
 @media print{section{break-inside:avoid}}

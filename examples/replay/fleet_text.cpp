@@ -49,23 +49,25 @@ int decimals_of(double value) {
   return size >= 100 || size == 0 ? 0 : size >= 10 ? 1 : 2;
 }
 
-/// Where one figure of the policies is least and most.
+/// Where one figure of the policies is least and most, of those that have it.
 struct extremes {
   std::size_t least = 0, most = 0;
   double least_value = std::numeric_limits<double>::max(), most_value = -1;
+
+  [[nodiscard]] bool is_none() const noexcept { return most_value < least_value; }
 };
 
 template <class Of>
 extremes extremes_of(const fleet_report& report, Of of) {
   extremes found;
   for (std::size_t policy = 0; policy < report.policies.size(); ++policy) {
-    const double value = seed_mean(report, policy, of);
-    if (value < found.least_value) {
-      found.least_value = value;
+    const std::optional<double> value = seed_mean(report, policy, of);
+    if (value && *value < found.least_value) {
+      found.least_value = *value;
       found.least = policy;
     }
-    if (value > found.most_value) {
-      found.most_value = value;
+    if (value && *value > found.most_value) {
+      found.most_value = *value;
       found.most = policy;
     }
   }
@@ -78,6 +80,11 @@ std::string percent(double share) {
 
 const metric_summary& metric_of(const policy_summary& policy, std::string_view key) {
   return policy.metrics[metric_index(key)];
+}
+
+std::string mean_duration(const policy_summary& policy, std::string_view key) {
+  const std::optional<sample_mean>& mean = metric_of(policy, key).mean;
+  return duration_text(mean ? std::optional(mean->mean) : std::nullopt);
 }
 
 std::string over_seeds(const fleet_report& report) {
@@ -105,19 +112,22 @@ std::string quantity_text(unit in, double value) {
   return fmt::format("{:.{}f}{}", value * s.factor, decimals_of(value * s.factor), s.suffix);
 }
 
-std::string mean_text(unit in, const sample_mean& value) {
-  if (!value.half_width || (value.mean == 0 && *value.half_width == 0)) {
-    return quantity_text(in, value.mean);
+std::string mean_text(unit in, const std::optional<sample_mean>& mean) {
+  if (!mean) {
+    return no_figure;
   }
-  const scale s = scale_of(in, value.mean);
-  const double mean = value.mean * s.factor, half = *value.half_width * s.factor;
-  const int decimals = std::max(decimals_of(mean), half < 1 ? decimals_of(half) : 0);
-  return fmt::format("{:.{}f} ± {:.{}f}{}", mean, decimals, half, decimals, s.suffix);
+  if (!mean->half_width || (mean->mean == 0 && *mean->half_width == 0)) {
+    return quantity_text(in, mean->mean);
+  }
+  const scale s = scale_of(in, mean->mean);
+  const double middle = mean->mean * s.factor, half = *mean->half_width * s.factor;
+  const int decimals = std::max(decimals_of(middle), half < 1 ? decimals_of(half) : 0);
+  return fmt::format("{:.{}f} ± {:.{}f}{}", middle, decimals, half, decimals, s.suffix);
 }
 
 std::string ratio_text(const std::optional<sample_ratio>& ratio) {
   if (!ratio) {
-    return "-";
+    return no_figure;
   }
   const int decimals = ratio->mean < 0.1 ? 3 : ratio->mean < 10 ? 2 : 0;
   const std::string mean = fmt::format("{:.{}f}×", ratio->mean, decimals);
@@ -134,8 +144,8 @@ std::string_view verdict(const sample_ratio& ratio, bool more_is_better) noexcep
                                                                    : "worse";
 }
 
-std::string duration_text(double ms) {
-  return quantity_text(unit::milliseconds, ms);
+std::string duration_text(std::optional<double> ms) {
+  return ms ? quantity_text(unit::milliseconds, *ms) : no_figure;
 }
 
 std::string comparison_sentence(const fleet_report& report) {
@@ -143,12 +153,16 @@ std::string comparison_sentence(const fleet_report& report) {
   if (report.policies.size() == 1) {
     return fmt::format("{}: TTFT p50 {}, p90 {}, p99 {}; {}.",
                        policy_name(first),
-                       duration_text(metric_of(first, "ttft_p50_ms").mean.mean),
-                       duration_text(metric_of(first, "ttft_p90_ms").mean.mean),
-                       duration_text(metric_of(first, "ttft_p99_ms").mean.mean),
+                       mean_duration(first, "ttft_p50_ms"),
+                       mean_duration(first, "ttft_p90_ms"),
+                       mean_duration(first, "ttft_p99_ms"),
                        over_seeds(report));
   }
-  const extremes p99 = extremes_of(report, [](const run_figures& r) { return r.ttft.p99_ms; });
+  const extremes p99 = extremes_of(
+      report, [](const run_figures& r) { return time_of(r.ttft, &ttft_figures::p99_ms); });
+  if (p99.is_none()) {
+    return fmt::format("No policy completed a request; {}.", over_seeds(report));
+  }
   const policy_summary& best = report.policies[p99.least];
   if (p99.least == 0) {
     return fmt::format(
@@ -159,20 +173,24 @@ std::string comparison_sentence(const fleet_report& report) {
         over_seeds(report));
   }
   return fmt::format(
-      "{} has the lowest TTFT p99: {}, {} that of the reference, {}, for {} its GPU time. Ratios "
+      "{} has the lowest TTFT p99: {}, {} that of the reference, {}, for {} its GPU time per "
+      "token. "
+      "Ratios "
       "compare seed by seed; {}.",
       policy_name(best),
       duration_text(p99.least_value),
       ratio_text(metric_of(best, "ttft_p99_ms").ratio),
       policy_name(first),
-      ratio_text(metric_of(best, "gpu_seconds").ratio),
+      ratio_text(metric_of(best, "gpu_seconds_per_mtoken").ratio),
       over_seeds(report));
 }
 
 std::string bucket_sentence(const fleet_report& report) {
   std::string text;
   for (std::size_t bucket = 0; bucket < report.buckets.size(); ++bucket) {
-    const auto p90 = [&](const run_figures& r) { return r.ttft_by_bucket[bucket].p90_ms; };
+    const auto p90 = [&](const run_figures& r) {
+      return time_of(r.ttft_by_bucket[bucket], &ttft_figures::p90_ms);
+    };
     const auto some = [&](const run_figures& r) {
       return static_cast<double>(r.ttft_by_bucket[bucket].requests);
     };
@@ -194,18 +212,24 @@ std::string bucket_sentence(const fleet_report& report) {
 
 std::string cold_sentence(const fleet_report& report) {
   const auto share = [](const run_figures& r) {
-    return r.completed == 0
-               ? 0
-               : static_cast<double>(r.cold.requests) / static_cast<double>(r.completed);
+    return r.completed == 0 ? std::nullopt
+                            : std::optional(static_cast<double>(r.cold.requests) /
+                                            static_cast<double>(r.completed));
   };
-  const auto of_ttft = [](const run_figures& r) { return r.cold_share_of_ttft; };
+  const auto of_ttft = [](const run_figures& r) {
+    return r.completed == 0 ? std::nullopt : std::optional(r.cold_share_of_ttft);
+  };
+  if (extremes_of(report, share).is_none()) {
+    return "No request was completed.";
+  }
   const extremes count = extremes_of(report, share), waits = extremes_of(report, of_ttft);
   const std::string who =
       count.least == count.most || percent(count.least_value) == percent(count.most_value)
           ? percent(count.least_value)
           : fmt::format("{} to {}", percent(count.least_value), percent(count.most_value));
   std::string text = fmt::format(
-      "Cold requests, of which less than half was cached anywhere, are {} of all and wait for ",
+      "Cold requests, of which a cache without end would have less than half, are {} of all and "
+      "wait for ",
       who);
   text += waits.least == waits.most ? fmt::format("{} of all TTFT.", percent(waits.least_value))
                                     : fmt::format("{} ({}) to {} ({}) of all TTFT.",
@@ -217,8 +241,12 @@ std::string cold_sentence(const fleet_report& report) {
 }
 
 std::string hits_sentence(const fleet_report& report) {
-  const extremes hits =
-      extremes_of(report, [](const run_figures& r) { return r.token_hit_rate(); });
+  const extremes hits = extremes_of(report, [](const run_figures& r) {
+    return r.input_tokens == 0 ? std::nullopt : std::optional(r.token_hit_rate());
+  });
+  if (hits.is_none()) {
+    return "No request was completed.";
+  }
   return percent(hits.least_value) == percent(hits.most_value)
              ? fmt::format("{} of the input tokens were cached somewhere.",
                            percent(hits.least_value))

@@ -13,14 +13,17 @@
 
 namespace oriel::replay {
 
+/// Where there is no figure.
+inline constexpr const char* no_figure = "-";
+
 /// "8.21 s", "412 ms", "94.6 %", "12.3 M", "148 K/s".
 [[nodiscard]] std::string quantity_text(fleet_metric::unit in, double value);
-/// The same with the interval in the same unit: "8.21 ± 0.34 s".
-[[nodiscard]] std::string mean_text(fleet_metric::unit in, const sample_mean& value);
+/// The same with the interval in the same unit: "8.21 ± 0.34 s"; "-" where there is none.
+[[nodiscard]] std::string mean_text(fleet_metric::unit in, const std::optional<sample_mean>& value);
 /// "0.412× (0.38-0.44)"; "-" where there is none.
 [[nodiscard]] std::string ratio_text(const std::optional<sample_ratio>& ratio);
-/// "412 ms", "8.21 s", "12.3 min".
-[[nodiscard]] std::string duration_text(double ms);
+/// "412 ms", "8.21 s", "12.3 min"; "-" where there is none.
+[[nodiscard]] std::string duration_text(std::optional<double> ms);
 /// Two or three digits, never an exponent: "0.041", "8.2", "312".
 [[nodiscard]] std::string short_number(double value);
 
@@ -36,14 +39,33 @@ namespace oriel::replay {
 [[nodiscard]] std::string wait_sentence(const fleet_report& report);
 [[nodiscard]] std::string calibration_sentence(const fleet_report& report);
 
-/// Mean over the seeds of a policy. @param of  of one run
+/// Mean over those seeds of a policy that have the figure; none: no seed has.
+/// @param of  of one run, a number or an optional one
 template <class Of>
-[[nodiscard]] double seed_mean(const fleet_report& report, std::size_t policy, Of of) {
-  double sum = 0;
+[[nodiscard]] std::optional<double> seed_mean(const fleet_report& report,
+                                              std::size_t policy,
+                                              Of of) {
+  double sum = 0, runs = 0;
   for (const run_figures& run : report.runs_of(policy)) {
-    sum += of(run);
+    if (const std::optional<double> value = of(run); value) {
+      sum += *value;
+      runs += 1;
+    }
   }
-  return sum / static_cast<double>(report.seeds);
+  return runs == 0 ? std::nullopt : std::optional(sum / runs);
+}
+
+/// A time to first token of some requests; none without requests.
+[[nodiscard]] inline std::optional<double> time_of(const ttft_figures& of,
+                                                   double ttft_figures::*ms) noexcept {
+  return of.requests == 0 ? std::nullopt : std::optional(of.*ms);
+}
+/// Of the input, what a tier had, or with hit_tiers what was computed; none without input.
+[[nodiscard]] inline std::optional<double> source_share(const run_figures& r,
+                                                        std::size_t tier) noexcept {
+  return r.input_tokens == 0
+             ? std::nullopt
+             : std::optional(tier == hit_tiers ? 1 - r.token_hit_rate() : r.hit_share(tier));
 }
 
 }  // namespace oriel::replay

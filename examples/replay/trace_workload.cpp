@@ -5,7 +5,9 @@
 #include <replay/trace_workload.hpp>
 
 #include <algorithm>
+#include <numeric>
 #include <span>
+#include <tuple>
 #include <vector>
 
 namespace oriel::replay {
@@ -115,6 +117,31 @@ sim::workload workload_of(const trace& requests) {
     add_sessions(requests, to);
   }
   return to.finish();
+}
+
+std::vector<std::uint32_t> ideal_hit_tokens(const sim::workload& work) {
+  std::vector<std::uint32_t> order(work.requests.size());
+  std::iota(order.begin(), order.end(), 0u);
+  const auto when = [&](std::uint32_t request) {
+    const sim::workload_request& r = work.requests[request];
+    return std::tuple(r.name_space, work.sessions[r.session].start_s + r.arrival_s, request);
+  };
+  std::ranges::sort(order, {}, when);
+  std::vector<std::uint32_t> hits(work.requests.size());
+  std::vector<std::uint32_t> seen_in(work.distinct_pages);  // name space + 1, the last one
+  for (const std::uint32_t request : order) {
+    const sim::workload_request& r = work.requests[request];
+    const auto pages = work.pages_of(r);
+    std::uint32_t known = 0;
+    while (known < work.reusable_pages(r) && seen_in[pages[known]] == r.name_space + 1) {
+      ++known;
+    }
+    hits[request] = known * work.page_tokens;
+    for (const std::uint32_t page : pages.subspan(known)) {
+      seen_in[page] = r.name_space + 1;
+    }
+  }
+  return hits;
 }
 
 }  // namespace oriel::replay

@@ -9,6 +9,7 @@
 #include <replay/trace.hpp>
 
 #include <cstdint>
+#include <vector>
 
 namespace oriel::replay {
 
@@ -21,5 +22,10 @@ namespace oriel::replay {
 /// O(pages). Memory: some 60 bytes a distinct page, and 20 a page where requests part.
 /// @throws std::bad_alloc
 [[nodiscard]] sim::workload workload_of(const trace& requests);
+
+/// [requests] tokens of each input that a cache without end would have: of its whole pages those
+/// that requests before it in the trace had, or were answered, up to the first that is new. What
+/// any policy's caches have plays no part. O(pages + requests log requests). @throws std::bad_alloc
+[[nodiscard]] std::vector<std::uint32_t> ideal_hit_tokens(const sim::workload& work);
 
 }  // namespace oriel::replay

@@ -51,11 +51,6 @@ node_store::node_store(const store_sizes& sizes, std::span<const std::uint32_t> 
   chain_ = lazy_array<chain_hash>(sizes.keeps_hash_chain ? sizes.full_pages : 0);
 }
 
-chain_hash node_store::hash_of(page_place page) const noexcept {
-  ORIEL_EXPECTS(sizes_.keeps_hash_chain);
-  return chain_[nodes_[page.node].full[page.at]];
-}
-
 chain_hash node_store::hash_before(page_place page) const noexcept {
   ORIEL_EXPECTS(sizes_.keeps_hash_chain);
   const tree_node& n = nodes_[page.node];
@@ -151,7 +146,7 @@ std::uint32_t node_store::same_pages(const tree_node& n,
   const std::uint32_t end = std::min(n.pages, at + most);
   std::uint32_t first = at;
   while (first < end) {
-    std::uint32_t last = first + 1;
+    std::uint32_t last = std::max(first + 1, std::min(end, n.in_row));
     while (last < end && n.full[last] == n.full[last - 1] + 1) {
       ++last;
     }
@@ -207,8 +202,8 @@ walk_end node_store::walk(walk_end from,
         break;
       }
       const token_id* next = tokens.data() + std::size_t{end.pages} * page;
-      if (chain.empty() && nodes_[first].next_sibling == null_node) {
-        end.node = first;  // There is nothing to find: its tokens are compared below.
+      if (nodes_[first].next_sibling == null_node) {
+        end.node = first;  // There is nothing to find: its pages are compared below.
         at = 0;
       } else {
         const std::uint32_t child = chain.empty()
@@ -289,7 +284,7 @@ std::uint32_t node_store::new_node() noexcept {
   n.end_hash = {};
   parents_[id] = n.first_child = n.next_sibling = n.previous_sibling = n.root = null_node;
   n.run = to_index(null_run);
-  n.locks = n.begin = n.pages = 0;
+  n.locks = n.begin = n.pages = n.in_row = 0;
   for (std::uint32_t kind = 0; kind < sizes_.window_kinds; ++kind) {
     mask(id, kind) = 0;
   }
@@ -320,6 +315,8 @@ void node_store::put_pages(std::uint32_t id,
     ORIEL_EXPECTS(first < sizes_.full_pages && count <= sizes_.full_pages - first);
     const std::uint32_t home = id * node_pages_max + n.pages;
     token_id* const to = tokens_.data() + first * page_tokens;
+    const bool goes_on = n.pages == 0 || first == n.full[n.pages - 1] + 1;
+    n.in_row += n.in_row == n.pages && goes_on ? static_cast<std::uint32_t>(count) : 0;
     if (count == 1) {  // A pool that was used for long: not worth loops.
       n.full[n.pages] = first;
       homes_[first] = home;
@@ -364,6 +361,33 @@ void node_store::unlink_child(std::uint32_t child) noexcept {
   }
 }
 
+/// It is linked, as the first child, and has its key.
+void node_store::file_child(std::uint32_t child) noexcept {
+  const std::uint32_t next = nodes_[child].next_sibling;
+  if (next == null_node) {
+    return;
+  }
+  if (nodes_[next].next_sibling == null_node) {
+    table_insert(next);  // It was alone until now.
+  }
+  table_insert(child);
+}
+
+/// It is still linked.
+void node_store::unfile_child(std::uint32_t child) noexcept {
+  const std::uint32_t next = nodes_[child].next_sibling;
+  const std::uint32_t previous = nodes_[child].previous_sibling;
+  if (!has_siblings(child)) {
+    return;
+  }
+  table_erase(child);
+  if (previous == null_node && nodes_[next].next_sibling == null_node) {
+    table_erase(next);  // It is alone from now on.
+  } else if (next == null_node && nodes_[previous].previous_sibling == null_node) {
+    table_erase(previous);
+  }
+}
+
 void node_store::table_insert(std::uint32_t id) noexcept {
   std::size_t slot = slot_of(parents_[id], nodes_[id].key);
   while (table_[slot] != 0) {
@@ -401,7 +425,10 @@ std::uint32_t node_store::split(std::uint32_t id, std::uint32_t at) noexcept {
   ORIEL_EXPECTS(0 < at && at < nodes_[id].pages);
   const std::uint32_t upper_id = new_node();
   ORIEL_EXPECTS(upper_id != null_node);  // A node per page is there, and none has fewer.
-  table_erase(id);
+  const bool is_filed = has_siblings(id);
+  if (is_filed) {
+    table_erase(id);
+  }
   tree_node& lower = nodes_[id];
   tree_node& upper = nodes_[upper_id];
   unlink_child(id);
@@ -414,6 +441,7 @@ std::uint32_t node_store::split(std::uint32_t id, std::uint32_t at) noexcept {
   upper.locks = lower.locks != 0 && !ORIEL_MUTANT(split_loses_the_lock) ? 1 : 0;
   lower.begin += at;
   lower.pages -= at;
+  upper.in_row = std::min(at, lower.in_row);
   for (std::uint32_t i = 0; i < at; ++i) {
     upper.full[i] = lower.full[i];
     homes_[upper.full[i]] = upper_id * node_pages_max + i;
@@ -421,6 +449,11 @@ std::uint32_t node_store::split(std::uint32_t id, std::uint32_t at) noexcept {
   for (std::uint32_t i = 0; i < lower.pages; ++i) {
     lower.full[i] = lower.full[at + i];
     homes_[lower.full[i]] = id * node_pages_max + i;
+  }
+  lower.in_row = 1;
+  while (lower.in_row < lower.pages &&
+         lower.full[lower.in_row] == lower.full[lower.in_row - 1] + 1) {
+    ++lower.in_row;
   }
   for (std::uint32_t kind = 0; kind < sizes_.window_kinds; ++kind) {
     mask(upper_id, kind) =
@@ -431,10 +464,11 @@ std::uint32_t node_store::split(std::uint32_t id, std::uint32_t at) noexcept {
     upper.end_hash =
         ORIEL_MUTANT(split_loses_the_parent_hash) ? lower.end_hash : chain_[upper.full[at - 1]];
   }
-  table_insert(upper_id);
+  if (is_filed) {
+    table_insert(upper_id);
+  }
   link_child(upper_id, id);
   lower.key = key_of(upper_id, tokens(lower.full[0]));
-  table_insert(id);
   return upper_id;
 }
 
@@ -459,7 +493,7 @@ std::uint32_t node_store::append(std::uint32_t id,
       nodes_[id].run = to_index(run);
       nodes_[id].key =
           chain.empty() ? key_of(parent, tokens.subspan(done * page, page)) : chain[done].low;
-      table_insert(id);
+      file_child(id);
       may_extend = true;
     }
     tree_node& n = nodes_[id];
@@ -477,17 +511,18 @@ std::uint32_t node_store::append(std::uint32_t id,
   return id;
 }
 
-bool node_store::drop_last_page(std::uint32_t id) noexcept {
+bool node_store::drop_last_pages(std::uint32_t id, std::uint32_t pages) noexcept {
   tree_node& n = nodes_[id];
-  ORIEL_EXPECTS(n.pages > 0 && n.first_child == null_node);
-  --n.pages;
+  ORIEL_EXPECTS(pages > 0 && n.pages >= pages && n.first_child == null_node);
+  n.pages -= pages;
+  n.in_row = std::min(n.in_row, n.pages);
   if (n.pages != 0) {
     if (sizes_.keeps_hash_chain) {
       n.end_hash = chain_[n.full[n.pages - 1]];
     }
     return false;
   }
-  table_erase(id);
+  unfile_child(id);
   unlink_child(id);
   free_node(id);
   return true;

@@ -102,6 +102,16 @@ strand_id page_strands::find(chain_hash link, std::uint32_t position) const noex
   });
 }
 
+/// The same. One event is mostly about the strand of the one before: another tier, the next pages.
+strand_id page_strands::find_near(chain_hash link, std::uint32_t position) noexcept {
+  if (has_page(last_, link, position)) {
+    return last_;
+  }
+  const strand_id found = find(link, position);
+  last_ = found == no_strand ? last_ : found;
+  return found;
+}
+
 strand_id page_strands::new_strand(std::uint32_t position, std::size_t links) {
   if (free_.empty()) {
     ORIEL_EXPECTS(strands_.size() < no_strand);
@@ -151,16 +161,18 @@ std::uint32_t page_strands::store(const worker_place& to,
                                   chain_hash parent,
                                   std::span<const chain_hash> links) {
   constexpr std::uint32_t first_links = 8;  // fetched while the page before is looked for
-  table_.prefetch(link_table::hash(parent, first_page - 1));
-  for (std::uint32_t i = 0; i < std::min<std::size_t>(links.size(), first_links); ++i) {
-    table_.prefetch(link_table::hash(links[i], first_page + i));
+  if (!links.empty() && !has_page(last_, links[0], first_page)) {
+    table_.prefetch(link_table::hash(parent, first_page - 1));
+    for (std::uint32_t i = 0; i < std::min<std::size_t>(links.size(), first_links); ++i) {
+      table_.prefetch(link_table::hash(links[i], first_page + i));
+    }
   }
   strand_id before = no_strand;  // has the page before; no_strand: not known yet, or there is none
   std::uint32_t refused = 0;
   for (std::size_t done = 0; done < links.size();) {
     const std::uint32_t position = first_page + static_cast<std::uint32_t>(done);
     const auto rest = links.subspan(done);
-    strand_id id = find(rest[0], position);
+    strand_id id = find_near(rest[0], position);
     std::uint32_t pages = 0;
     if (id != no_strand) {
       pages = common(strands_[id], position, rest);
@@ -170,7 +182,7 @@ std::uint32_t page_strands::store(const worker_place& to,
       continue;
     } else {
       if (done == 0 && position > 0) {
-        before = find(parent, position - 1);
+        before = find_near(parent, position - 1);
       }
       const bool is_tip = before != no_strand && strands_[before].end() == position;
       if (before != no_strand && !is_tip) {
@@ -192,7 +204,7 @@ void page_strands::remove(const worker_place& from,
                           std::span<const chain_hash> links) {
   for (std::size_t done = 0; done < links.size();) {
     const std::uint32_t position = first_page + static_cast<std::uint32_t>(done);
-    const strand_id id = find(links[done], position);
+    const strand_id id = find_near(links[done], position);
     if (id == no_strand) {
       ++done;
       continue;

@@ -21,6 +21,7 @@ worker_table::worker_table(std::uint32_t workers, const health_options& options)
 void worker_table::join(worker_id worker, const worker_profile& profile, double now_s) {
   entry& w = at(worker);
   const entry old = std::move(w);
+  faded_s_ = first_join_s_ == never_s ? now_s : faded_s_;
   first_join_s_ = std::min(first_join_s_, now_s);
   w = {.profile = profile, .is_member = true, .heard_s = now_s};
   if (now_s > first_join_s_ + options_.slow_start_s) {
@@ -72,8 +73,27 @@ void worker_table::add_since(entry& w, double seconds, double at_s) {
   w.since.push_back({at_s, seconds});
 }
 
+// It waits behind what is there: so much is added to the integral of the queue.
+void worker_table::remember(worker_id worker, double seconds, double now_s) noexcept {
+  entry& w = at(worker);
+  w.arrivals_per_s += 1.0 / memory_s;
+  w.usual_queue_s += seconds * (queue_s(worker, now_s) + 0.5 * seconds) / memory_s;
+}
+
+void worker_table::fade(double now_s) noexcept {
+  const double kept = std::exp(std::min(0.0, faded_s_ - now_s) / memory_s);
+  faded_s_ = now_s;
+  for (entry& w : workers_) {
+    w.arrivals_per_s *= kept;
+    w.usual_queue_s *= kept;
+  }
+}
+
 void worker_table::note_placed(worker_id worker, double seconds, double at_s) {
   entry& w = at(worker);
+  if (w.is_member) {
+    remember(worker, seconds, at_s);
+  }
   if (!w.is_member || (w.told_sequence != 0 && at_s <= w.told_s)) {
     return;  // The report has it.
   }
@@ -83,6 +103,7 @@ void worker_table::note_placed(worker_id worker, double seconds, double at_s) {
 
 void worker_table::place(worker_id worker, worker_id decode, double estimate_s, double now_s) {
   entry& w = at(worker);
+  remember(worker, estimate_s, now_s);
   ++w.waiting;
   if (!ORIEL_MUTANT(load_counts_when_work_starts)) {
     w.waiting_s += estimate_s;
@@ -145,6 +166,7 @@ void worker_table::excuse_silence(double now_s) noexcept {
 }
 
 void worker_table::tick(double now_s, std::vector<worker_id>& ejected) {
+  fade(now_s);
   for (std::uint32_t i = 0; i < workers_.size(); ++i) {
     entry& w = workers_[i];
     if (!w.is_member) {

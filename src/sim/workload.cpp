@@ -47,6 +47,16 @@ chain_hash link_of(std::uint32_t page, std::uint32_t clone) noexcept {
   return salted(hash_of(page), salt_of(clone));
 }
 
+void links_of_pages(std::span<const std::uint32_t> pages,
+                    std::uint32_t clone,
+                    std::span<chain_hash> out) noexcept {
+  ORIEL_EXPECTS(out.size() == pages.size());
+  const chain_hash salt = salt_of(clone);
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    out[i] = salted(hash_of(pages[i]), salt);
+  }
+}
+
 void salt_links(std::span<const chain_hash> links,
                 std::uint32_t clone,
                 std::span<chain_hash> out) noexcept {

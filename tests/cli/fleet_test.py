@@ -12,7 +12,9 @@ import os
 import pathlib
 import pty
 import random
+import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -106,6 +108,8 @@ class Fleet(unittest.TestCase):
             self.assertEqual(sum(b["requests"] for b in r["ttft_ms_by_bucket"].values()), r["requests"])
             self.assertEqual(r["ttft_ms_cold"]["requests"] + r["ttft_ms_hot"]["requests"], r["requests"])
             self.assertAlmostEqual(sum(r["hits"].values()) / r["input_tokens"], r["token_hit_rate"])
+            self.assertAlmostEqual(r["gpu_seconds_per_mtoken"], 1e6 * r["gpu_seconds"] / r["input_tokens"])
+            self.assertAlmostEqual(r["local_miss_tokens_per_mtoken"], 1e6 * r["local_miss_tokens"] / r["input_tokens"])
             self.assertGreaterEqual(r["guard_slack_ms"], 0)
         self.assertEqual(len(answer["summary"]), 3)
         first, second = answer["summary"][:2]
@@ -113,6 +117,38 @@ class Fleet(unittest.TestCase):
         p99 = [r["ttft_ms"]["p99"] for r in answer["runs"]]
         self.assertAlmostEqual(second["ttft_p99_ms"]["difference"]["mean"], (p99[2] + p99[3] - p99[0] - p99[1]) / 2)
         self.assertTrue(any(p["held_out"] for p in answer["calibration"][0]["points"]))
+
+    def test_who_completes_nothing_has_no_times(self):
+        question = (self.trace, "--workers", 1, "--router", "least_load", "--seeds", 2, "--hours", 0.2, "--outage", "worker0@0")
+        answer = run_json(*question)
+        for r in answer["runs"]:
+            self.assertEqual(r["requests"], 0)
+            for key in ("token_hit_rate", "max_wait_ms", "gpu_seconds_per_mtoken", "local_miss_tokens_per_mtoken"):
+                self.assertIsNone(r[key])
+            for times in (r["ttft_ms"], r["ttft_ms_cold"], r["ttft_ms_hot"], *r["ttft_ms_by_bucket"].values()):
+                self.assertEqual(times, {"requests": 0, "mean": None, "p50": None, "p90": None, "p99": None, "max": None})
+        self.assertEqual(answer["summary"][0]["ttft_p99_ms"], {"mean": None, "low": None, "high": None,
+                                                               "difference": {"mean": None, "low": None, "high": None}, "ratio": None})
+        table = run(*question).stdout.decode()
+        row = next(line for line in table.splitlines() if line.startswith("least_load + least_seconds"))
+        self.assertEqual(row.split()[3:8], ["-"] * 5)
+        self.assertEqual(table.count("no times"), 0)
+
+    def test_cold_and_hot_are_the_same_requests_with_every_policy(self):
+        runs = run_json(self.trace, "--workers", 3, "--compare", "round_robin+fcfs,predicted_seconds", "--seeds", 1, "--hours", 0.2,
+                        "--open")["runs"]
+        self.assertNotEqual(runs[0]["token_hit_rate"], runs[1]["token_hit_rate"])
+        for key in ("ttft_ms_cold", "ttft_ms_hot"):
+            self.assertGreater(runs[0][key]["requests"], 0)
+            self.assertEqual(runs[0][key]["requests"], runs[1][key]["requests"])
+
+    def test_intervals_are_students(self):
+        answer = run_json(self.trace, "--workers", 2, "--router", "least_load", "--seeds", 3, "--hours", 0.1)
+        p99 = [r["ttft_ms"]["p99"] for r in answer["runs"]]
+        told = answer["summary"][0]["ttft_p99_ms"]
+        half = answer["student_t"] * statistics.stdev(p99) / 3 ** 0.5
+        self.assertAlmostEqual(told["high"] - told["mean"], half)
+        self.assertIsNone(run_json(self.trace, "--workers", 2, "--seeds", 1, "--hours", 0.1)["student_t"])
 
     def test_the_same_question_has_the_same_answer_on_any_number_of_threads(self):
         question = (self.trace, "--workers", 2, "--compare", "predicted_seconds,round_robin", "--seeds", 3, "--hours", 0.1)
@@ -189,24 +225,45 @@ class Fleet(unittest.TestCase):
             self.assertGreater(picture.stat().st_size, 10_000, done.stderr)
             self.assertNotIn(b"CONSOLE", done.stderr)
 
-    @unittest.skipUnless(CHROMIUM, "no chromium here")
-    def test_nothing_is_wider_than_a_phone(self):
-        page = self.page()
-        # A script of the test's own, in a copy: it writes what it measures into the title.
+    def measured(self, script, width):
+        """What a script, run in a copy of the page of that width, puts into `said`."""
         copy = self.folder / "measured.html"
-        copy.write_text(page.read_text().replace("</body>", """<script>
-          const wide = [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > 390.5);
-          document.title = document.documentElement.scrollWidth + wide.map(e => ' ' + e.tagName + ' ' + e.textContent.trim().slice(0, 30)).join();
-        </script></body>"""))
+        copy.write_text(self.page().read_text().replace("</body>", f"<script>let said;\n{script}\ndocument.title = said;</script></body>"))
         # A window has a least width, a frame has not.
         frame = self.folder / "frame.html"
-        frame.write_text(f"""<iframe id=f src="{copy.as_uri()}" width=390 height=2000 style="border:0"></iframe>
+        frame.write_text(f"""<iframe id=f src="{copy.as_uri()}" width={width} height=2000 style="border:0"></iframe>
           <script>onload = () => document.title = f.contentDocument.title</script>""")
         done = subprocess.run(
             [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files",
              f"--user-data-dir={self.folder / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", frame.as_uri()],
             capture_output=True, timeout=120)
-        self.assertIn("<title>390</title>", done.stdout.decode())
+        return re.search("<title>(.*?)</title>", done.stdout.decode(), re.S).group(1)
+
+    @unittest.skipUnless(CHROMIUM, "no chromium here")
+    def test_nothing_is_wider_than_a_phone(self):
+        self.assertEqual("390", self.measured("""
+          const wide = [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > 390.5);
+          said = document.documentElement.scrollWidth + wide.map(e => ' ' + e.tagName + ' ' + e.textContent.trim().slice(0, 30)).join();
+          """, 390))
+
+    @unittest.skipUnless(CHROMIUM, "no chromium here")
+    def test_no_table_is_cut_at_1280(self):
+        self.assertEqual("none", self.measured("""
+          const cut = [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth);
+          said = cut.map(e => e.closest('section').id + ' ' + e.scrollWidth).join() || 'none';
+          """, 1280))
+
+    @unittest.skipUnless(CHROMIUM, "no chromium here")
+    def test_labels_of_an_axis_do_not_touch(self):
+        self.assertEqual("none", self.measured("""
+          const touching = [];
+          for (const drawing of document.querySelectorAll('.panels svg')) {
+            const labels = [...drawing.querySelectorAll('text.axis')].map(e => [e.getBoundingClientRect(), e.textContent]);
+            for (const [a, x] of labels) for (const [b, y] of labels)
+              if (x !== y && a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom) touching.push(x + ' ' + y);
+          }
+          said = touching.join() || 'none';
+          """, 1280))
 
 
 class Refusals(unittest.TestCase):

@@ -139,6 +139,57 @@ TEST_CASE("of two equal prompts at once the second waits for the first, chunk by
   }
 }
 
+TEST_CASE("what left the nodes comes back from the store that all share") {
+  const workload work = chats({.sessions = 60, .turns = 8});
+  const workload_view view(work, {.clones = 2, .hours = 0.1, .seed = 4});
+  cluster_options o = small_fleet(3);
+  o.tiers.device_tokens = o.tiers.host_tokens = 150'000;
+  o.worker_outages = {{.who = 1, .from_s = 150.0, .until_s = 160.0}};
+  const run_outcome without = run_cluster(view, o);
+  o.tiers.shared_tokens = 20'000'000;
+  const run_outcome with = run_cluster(view, o);
+  check_books(without);
+  check_books(with);
+  const auto from_store = [](const request_outcome& r) -> std::uint64_t { return r.hit_tokens[2]; };
+  CHECK(share_of_input(without, from_store) == 0.0);
+  CHECK(share_of_input(with, from_store) > 0.03);
+  CHECK(hit_rate(with) > hit_rate(without) + 0.05);
+}
+
+TEST_CASE("hits and misses are the input, of prompts that are preempted or skip ahead too") {
+  std::uint64_t preempted = 0;
+  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+    INFO("seed " << seed);
+    // Some begin alike, so that they publish for each other; others make them leave.
+    workload_builder b(64);
+    random_stream draw(seed, 77);
+    std::uint32_t next = 4000;
+    for (std::uint32_t i = 0; i < 40; ++i) {
+      const bool is_large = draw.next_below(3) == 0;
+      std::vector<std::uint32_t> names(is_large ? 0 : 500 + draw.next_below(300));
+      std::iota(names.begin(), names.end(), 0u);
+      const auto alike = static_cast<std::uint32_t>(names.size());
+      extend(names, 64 * (is_large ? 900 + draw.next_below(700) : alike + 20) + 1, next);
+      const auto tokens = static_cast<std::uint32_t>(64 * names.size() + 1);
+      b.begin_session(0, 0.0);
+      b.add({.input_tokens = tokens, .output_tokens = 10, .arrival_s = 0.0}, names, {});
+    }
+    const workload work = b.finish();
+    const workload_view view(work, {.clones = 1, .hours = 0.01, .seed = seed});
+    cluster_options o = small_fleet(1);
+    o.tiers.device_tokens = 150'000;
+    o.tiers.host_tokens = 0;
+    o.guard = guard_options{.least_wait_s = 2.0, .factor = 1.0};
+    const run_outcome run = run_cluster(view, o);
+    check_books(run);
+    preempted += run.counters.preemptions;
+    for (const request_outcome& r : run.requests) {
+      CHECK(r.hit_tokens[0] + r.local_miss_tokens == r.input_tokens);
+    }
+  }
+  CHECK(preempted > 0);
+}
+
 TEST_CASE("ranks wait for each other in every layer; buckets keep lengths apart") {
   const workload work = chats({.sessions = 40, .turns = 5, .first_tokens = 40'000});
   const workload_view view(work, {.clones = 2, .hours = 0.1, .seed = 2});
@@ -178,6 +229,30 @@ TEST_CASE("decode in steps: prompts and answers share them, and all end") {
     const double least_s = (r.output_tokens - 1.0) / o.node.cost.accepted.tokens_per_step() *
                            o.node.cost.decode_step_s(1.0, r.input_tokens);
     CHECK(r.completed_s - r.first_token_s > 0.99 * least_s);
+  }
+}
+
+TEST_CASE("an answer is as long with decode in steps as without") {
+  for (const std::uint32_t output_tokens : {1u, 2u, 4u, 40u, 400u}) {
+    INFO("output " << output_tokens);
+    const workload work = chats({.sessions = 1, .turns = 1, .output_tokens = output_tokens});
+    const workload_view view(work, {.hours = 1.0, .seed = 2});
+    REQUIRE(view.start_s(0) > view.measure_begin_s());
+    cluster_options o = small_fleet(1);
+    double took_s[2], token_s = 0.0;
+    for (const bool in_steps : {false, true}) {
+      o.decode_in_steps = in_steps;
+      const run_outcome run = run_cluster(view, o);
+      const auto found = std::ranges::find(run.requests, 0u, &request_outcome::request);
+      REQUIRE(found != run.requests.end());
+      const request_outcome& r = *found;
+      took_s[in_steps] = r.completed_s - r.first_token_s;
+      token_s = o.node.cost.decode_step_s(1.0, r.input_tokens + output_tokens);
+    }
+    const double tokens = output_tokens - 1.0;  // The first comes with the prompt.
+    const double steps = tokens / o.node.cost.accepted.tokens_per_step();
+    CHECK(took_s[0] == Approx(steps * token_s).margin(1e-9));
+    CHECK(took_s[1] == Approx(std::ceil(steps) * token_s).margin(1e-9));
   }
 }
 

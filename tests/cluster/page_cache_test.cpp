@@ -42,6 +42,7 @@ TEST_CASE("a tree of page ids hits what a tree of tokens hits") {
   constexpr std::uint32_t size = 64, window = 128;
   const cache_namespace spaces[2] = {cache_namespace({.tenant_salt = "a"}),
                                      cache_namespace({.tenant_salt = "b"})};
+  std::uint64_t unseen = 0, lost_windows = 0;
   for (std::uint64_t seed = 1; seed <= 5; ++seed) {
     INFO("seed " << seed);
     page_cache of_ids({.full_pages = 400,
@@ -75,9 +76,21 @@ TEST_CASE("a tree of page ids hits what a tree of tokens hits") {
       ids.resize(std::min<std::size_t>(ids.size(), 60));
       paths[space].push_back(ids);
       const std::uint64_t now_us = i * 1'000'000;
+      // A look-up that may be left out because nothing changed must have changed nothing.
+      const auto probe = tokens_of(
+          paths[1 - space].empty() ? ids : paths[1 - space][i % paths[1 - space].size()], 1);
+      const prefix_match before = of_ids.match(spaces[1 - space], probe);
+      const std::uint32_t changes = of_ids.changes(spaces[1 - space]);
       const auto a = serve(of_ids, spaces[space], tokens_of(ids, 1), 1, now_us);
       const auto b = serve(of_tokens, spaces[space], tokens_of(ids, size), size, now_us);
       REQUIRE(a == b);
+      const prefix_match after = of_ids.match(spaces[1 - space], probe);
+      const bool is_same = before.full_tokens == after.full_tokens &&
+                           before.window_safe_tokens == after.window_safe_tokens;
+      REQUIRE((is_same || of_ids.changes(spaces[1 - space]) != changes));
+      unseen += of_ids.changes(spaces[1 - space]) == changes;
+      lost_windows += before.full_tokens == after.full_tokens &&
+                      before.window_safe_tokens > after.window_safe_tokens;
       hits += a.first != 0;
       misses += a.first != a.second;
     }
@@ -87,6 +100,8 @@ TEST_CASE("a tree of page ids hits what a tree of tokens hits") {
           of_tokens.tree().counters().evicted_full_pages);
     CHECK(of_ids.tree().audit() == nullptr);
   }
+  CHECK(unseen > 0);
+  CHECK((lost_windows > 0 || scaled(1'000) < 1'000));
 }
 
 TEST_CASE("a window in pages needs the pages that its tokens lie in") {

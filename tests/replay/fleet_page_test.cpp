@@ -9,8 +9,12 @@
 #include <replay/grouped.hpp>
 #include <replay/svg.hpp>
 
+#include <algorithm>
 #include <cstddef>
+#include <regex>
+#include <span>
 #include <string>
+#include <vector>
 
 using namespace oriel;
 using namespace oriel::replay;
@@ -43,13 +47,16 @@ sim::run_outcome some_run(const char* router, std::uint64_t seed, double slownes
   return run;
 }
 
+const std::vector<std::uint32_t> ideal_hits(1);  // All are request 0, which is cold.
+
 fleet_report some_report(std::size_t seeds) {
   fleet_report report{
       .trace = "<traces> & more", .facts = {{"Workers", "2 & \"two\""}}, .seeds = seeds};
   for (const auto& [router, slowness] :
        {std::pair{"session_hash", 3.0}, {"predicted_seconds", 1.0}}) {
     for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
-      report.runs.push_back(figures_of(some_run(router, seed, slowness), report.buckets));
+      report.runs.push_back(
+          figures_of(some_run(router, seed, slowness), report.buckets, ideal_hits));
     }
   }
   report.calibrations = {sim::calibrate_mimo_pro(), sim::calibrate_mimo_pro({.step_s = 0})};
@@ -104,12 +111,57 @@ TEST_CASE("a run without requests has a page too") {
   sim::run_outcome nothing;
   nothing.router = "least_load";
   nothing.order = "fcfs";
-  report.runs.push_back(figures_of(nothing, report.buckets));
+  report.runs.push_back(figures_of(nothing, report.buckets, ideal_hits));
   summarise(report);
   const std::string page = fleet_page(report);
   CHECK(page.find("no requests") != std::string::npos);
   CHECK(page.find("nan") == std::string::npos);
   CHECK(page.find("nothing bounds them") != std::string::npos);
+  CHECK(page.find("<tr><th>TTFT p99</th><td>-</td></tr>") != std::string::npos);
+  CHECK(page.find("<tr><th>Token hit rate</th><td>-</td></tr>") != std::string::npos);
+  CHECK(page.find("No policy completed a request") == std::string::npos);  // There is but one.
+  CHECK(comparison_sentence(report).find("p99 -;") != std::string::npos);
+  CHECK(hits_sentence(report) == "No request was completed.");
+}
+
+TEST_CASE("who completes nothing is not the quickest") {
+  fleet_report report = some_report(2);
+  for (run_figures& run : std::span(report.runs).last(2)) {
+    run = {.router = run.router, .order = run.order, .seed = run.seed};
+    run.ttft_by_bucket.resize(report.buckets.size());
+  }
+  summarise(report);
+  CHECK(comparison_sentence(report).find("No policy has a lower TTFT p99") == 0);
+  CHECK(fleet_page(report).find("nan") == std::string::npos);
+}
+
+TEST_CASE("labels of an axis do not run into each other, however wide it is") {
+  for (const double spread : {1.2, 5.0, 40.0, 3e3, 1e6, 1e12}) {
+    INFO("spread " << spread);
+    fleet_report report = some_report(2);
+    for (metric_summary& metric : report.policies[1].metrics) {
+      metric.ratio =
+          sample_ratio{.mean = 1, .low = 1 / spread, .high = spread, .has_interval = true};
+    }
+    const std::string panel = comparison_plot(report).panels.front();
+    const std::regex label(
+        R"re(<text x="([0-9.]+)" y="[0-9.]+" class="axis" text-anchor="middle">([^<]*×)</text>)re");
+    std::vector<std::pair<double, double>> places;
+    bool has_one = false;
+    for (std::sregex_iterator at(panel.begin(), panel.end(), label), end; at != end; ++at) {
+      const std::string text = (*at)[2];
+      const double x = std::stod((*at)[1]);
+      const double half = 3.0 * static_cast<double>(text.size() - 1);  // × has two bytes.
+      places.emplace_back(x - half, x + half);
+      has_one = has_one || text == "1×";
+    }
+    CHECK(has_one);
+    REQUIRE(places.size() >= 2);
+    std::ranges::sort(places);
+    for (std::size_t i = 1; i < places.size(); ++i) {
+      CHECK(places[i - 1].second + 2 < places[i].first);
+    }
+  }
 }
 
 TEST_CASE("every policy is named in every panel, and its marks tell their figures") {
@@ -144,9 +196,9 @@ TEST_CASE("figures have three digits, a unit, and an interval in that unit") {
   CHECK(quantity_text(unit::tokens, 12.34e6) == "12.3 M");
   CHECK(quantity_text(unit::tokens_per_second, 148'200) == "148 K/s");
   CHECK(quantity_text(unit::count, 17) == "17");
-  CHECK(mean_text(unit::milliseconds, {.mean = 8'214, .half_width = 340, .n = 5}) ==
+  CHECK(mean_text(unit::milliseconds, sample_mean{.mean = 8'214, .half_width = 340, .n = 5}) ==
         "8.21 ± 0.34 s");
-  CHECK(mean_text(unit::milliseconds, {.mean = 8'214, .n = 1}) == "8.21 s");
+  CHECK(mean_text(unit::milliseconds, sample_mean{.mean = 8'214, .n = 1}) == "8.21 s");
   CHECK(ratio_text(sample_ratio{.mean = 0.412, .low = 0.38, .high = 0.44, .has_interval = true}) ==
         "0.41× (0.38-0.44)");
   CHECK(ratio_text(std::nullopt) == "-");

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "real_trace.hpp"
 
+#include <oriel/sim/workload_builder.hpp>
+
 #include <catch2/catch.hpp>
 #include <replay/read_trace.hpp>
 #include <replay/reference_cache.hpp>
@@ -125,11 +127,31 @@ TEST_CASE("the workload of the agentic trace draws its LRU curve") {
   const point curve[] = {
       {0.5, 0.1624}, {1, 0.3569}, {2, 0.6609}, {4, 0.8781}, {8, 0.9449}, {16, 0.9578}};
   CHECK(std::abs(infinite_cache(inputs).rate() - 0.9612) <= 0.5e-4);
+  const std::vector<std::uint32_t> ideal = ideal_hit_tokens(w);
+  const double hits = std::accumulate(ideal.begin(), ideal.end(), 0.0);
+  CHECK(std::abs(hits / 3'158'464'052.0 - 0.9644) <=
+        1e-4);  // Answers too, which the curve has not.
   for (const point& p : curve) {
     CAPTURE(p.million_tokens);
     const auto pages = static_cast<std::uint32_t>(p.million_tokens * 1e6 / 64);
     CHECK(std::abs(lru_cache(inputs, pages).rate() - p.rate) <= 0.5e-4);
   }
+}
+
+TEST_CASE("a cache without end has what came before in the trace, and only in its name space") {
+  sim::workload_builder b(64);
+  const std::vector<std::uint32_t> path{1, 2, 3, 4, 5}, fork{1, 2, 9, 10};
+  b.begin_session(0, 100.0);
+  b.add({.input_tokens = 256, .output_tokens = 64, .arrival_s = 0}, path, {});
+  b.add({.input_tokens = 257, .output_tokens = 1, .arrival_s = 5}, fork, {});
+  b.begin_session(0, 50.0);  // Before the other.
+  b.add({.input_tokens = 200, .output_tokens = 1, .arrival_s = 1}, fork, {});
+  b.begin_session(1, 200.0);
+  b.add({.input_tokens = 257, .output_tokens = 1, .arrival_s = 0}, path, {});
+  const sim::workload w = b.finish();
+  // Of the first two pages that the session before it had; of three, since the last token is
+  // computed; of nothing, being the first; of nothing, alone in its name space.
+  CHECK(ideal_hit_tokens(w) == std::vector<std::uint32_t>{128, 192, 0, 0});
 }
 
 TEST_CASE("the workload of the conversation trace is the trace without partial pages") {

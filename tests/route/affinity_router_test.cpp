@@ -167,6 +167,48 @@ TEST_CASE("pages of lower tiers count as what it costs to fetch them, or not at 
 }
 
 TEST_CASE(
+    "what a shared store has is everybody's, at the price of a fetch, and it is never chosen") {
+  router_options o = plain_options(3);
+  o.work.fetch_token_s[3] = 1e-4;
+  o.shared = worker_id{2};
+  router_world w(o);
+  w.router.drain(worker_id{2}, w.now_s);  // As good as never having joined.
+  const prompt p(100, 1);
+  w.store(2, p, 100, 3);
+  w.store(0, p, 60);
+  std::vector<route_candidate> rows;
+  w.router.explain(w.request(p), w.now_s, rows);
+  CHECK(rows[0].terms.fetch_s == Approx(40 * 64 * 1e-4));
+  CHECK(rows[1].terms.fetch_s == Approx(100 * 64 * 1e-4));
+  CHECK(rows[0].terms.prefill_s == Approx(0.001));
+  CHECK(rows[1].terms.prefill_s == Approx(0.001));
+  CHECK(!rows[2].is_eligible);
+  CHECK(w.place(p) == 0);
+}
+
+TEST_CASE("who has the pages but not their windows is a conversation's home all the same") {
+  router_options o = plain_options(3);
+  o.work.fetch_token_s[3] = o.work.fetch_token_s[1] = 1e-6;
+  const prompt p(100, 1);
+  const auto duplicate_s = [&](const router_options& options) {
+    router_world w(options);
+    w.router.drain(worker_id{2}, w.now_s);
+    w.store(2, p, 100, 3);
+    w.store(0, p, 100, 1, false);
+    std::vector<route_candidate> rows;
+    w.router.explain(w.request(p.longer(1, 1)), w.now_s, rows);
+    return std::pair(rows[0].terms.duplicate_s, rows[1].terms.duplicate_s);
+  };
+  o.shared = worker_id{2};  // The windows come from the store,
+  CHECK(duplicate_s(o).first == 0.0);
+  CHECK(duplicate_s(o).second > 6.0);
+  o.shared = no_worker;  // or are healed.
+  o.work.heal_s = 0.1;
+  CHECK(duplicate_s(o).first == 0.0);
+  CHECK(duplicate_s(o).second > 5.0 * 6.0);
+}
+
+TEST_CASE(
     "a session moves when waiting costs more than computing twice, not when it costs as much") {
   const prompt p(100, 1);  // 6.4 s to compute
   const auto decide = [&](double queue_s, double weight) {
@@ -191,6 +233,58 @@ TEST_CASE("what new pages push out makes a full worker dearer") {
     w.report(1, 0.0);
     w.now_s += 2.0;
   }
+}
+
+/// Places a request and sees it served at once.
+template <class World>
+std::uint32_t serve(World& w, const prompt& p, std::uint64_t session = 0) {
+  const route_answer a = w.ask(p, session);
+  const std::uint64_t id = w.next_id - 1;
+  w.router.started(id, a.attempt, w.now_s);
+  w.router.prefilled(id, a.attempt, 0.0, w.now_s);
+  w.router.finished(id, a.attempt, w.now_s);
+  return to_index(a.decision.worker);
+}
+
+TEST_CASE("a long prompt goes where least comes, behind another one if need be") {
+  router_world w(plain_options(2));
+  const prompt busy(10, 1);
+  w.store(0, busy, 10);
+  for (std::uint32_t i = 0; i < 200; ++i) {  // One each second, of conversations at worker 0.
+    w.now_s += 1.0;
+    CHECK(serve(w, busy.longer(1, 10 + i)) == 0);
+    w.tick();
+    w.report(0, 0.0);
+    w.report(1, 30.0);
+  }
+  CHECK(w.place(prompt(2, 2)) == 0);             // 0.1 s: nobody waits long for that.
+  CHECK(w.place(prompt(100'000 / 64, 3)) == 1);  // 100 s: a hundred would, half of it each.
+  CHECK(w.place(busy.longer(1, 4)) == 0);
+}
+
+TEST_CASE("sessions settle where queues are usually short, and in time they forget") {
+  router_world w(plain_options(3));
+  w.report(0, 5.0);
+  w.report(2, 5.0);
+  CHECK(serve(w, prompt(100'000 / 64, 1)) == 1);  // It was busy for 100 s.
+  const auto count = [&](std::uint64_t seed) {
+    std::vector<std::uint32_t> placed(3);
+    for (std::uint64_t i = 0; i < 30; ++i) {
+      for (std::uint32_t worker = 0; worker < 3; ++worker) {
+        w.report(worker, 0.0);
+      }
+      ++placed[serve(w, prompt(10, seed + i))];
+    }
+    return placed;
+  };
+  w.now_s += 200.0;
+  w.tick();
+  CHECK(count(100)[1] == 0);
+  for (std::uint32_t i = 0; i < 10; ++i) {
+    w.now_s += 300.0;
+    w.tick();
+  }
+  CHECK(count(200)[1] > 5);
 }
 
 TEST_CASE("session hash: sessions stay, spread, and when a worker goes only its own move") {
@@ -315,6 +409,11 @@ TEST_CASE("degraded, sessions go by hash, and are counted; well again, by prefix
   const std::uint32_t by_hash = w.place(p, 5);
   CHECK(w.place(p, 5) == by_hash);
   CHECK(w.router.choices().degraded == 2);
+  std::vector<route_candidate> rows;  // The terms are of what decides.
+  w.router.explain(w.request(p, 5), w.now_s, rows);
+  const auto total = [](const route_candidate& r) { return r.terms.total; };
+  CHECK(std::ranges::min_element(rows, {}, total)->worker == worker_id{by_hash});
+  CHECK(w.ask(p, 5).decision.terms.total == rows[by_hash].terms.total);
   w.router.set_degraded(false);
   CHECK(w.place(p, 6) == 6);
 }

@@ -39,13 +39,28 @@ struct cache_event {
   page_handle parent_full = {};  ///< the full page before it; null for page 0
 };
 
+/// Full pages of one path, one behind the other, that came or went in one go.
+struct cache_event_stretch {
+  std::uint64_t sequence = 0;                        ///< of the first; each page has one
+  cache_event_kind kind = cache_event_kind::stored;  ///< or removed
+  std::uint32_t page = 0;  ///< logical page of the one nearest to the root
+  chain_hash space = {};   ///< digest of the namespace
+  /// As single events would name them: stored ones front to back, removed ones back to front.
+  std::span<const page_handle> full = {};
+  page_handle parent_full = {};  ///< the full page before logical page `page`; null: there is none
+  /// [full.size() * page_size], of stored ones; of removed ones none. Valid during the call.
+  std::span<const token_id> tokens = {};
+};
+
 /// Takes events, in the thread that changes the cache; it must not call back. If `enabled` is false
 /// none are made and no hashes are needed. A sink that takes references may have
 /// `bool lets_go_soon(pool, page) noexcept`: asked when the cache let go of a page that others
 /// hold, it says whether that is the sink alone, for a while; then an eviction counts the page as
 /// freed. Who stands between the cache and such a sink hands that question on too. A sink that goes
 /// by tokens and handles alone may have `static constexpr bool needs_hashes = false`: then events
-/// have none, and the cache need not keep any.
+/// have none, and the cache need not keep any. A sink without `lets_go_soon` may have
+/// `void take_stretch(const cache_event_stretch&) noexcept`: then full pages that are published or
+/// evicted come so, and not page by page; what else there is to tell still does.
 // clang-format off
 template <class S>
 concept event_sink = requires(S& s, const cache_event& event) {
@@ -63,6 +78,19 @@ inline constexpr bool needs_hashes_v = [] {
     return true;
   }
 }();
+
+/// Is a sink asked about pages that others hold?
+template <class S>
+inline constexpr bool has_leaving_pages_v = requires(S& s) {
+  s.lets_go_soon(std::uint32_t{}, page_handle{});
+};
+
+/// Does a sink take full pages in stretches?
+template <class S>
+inline constexpr bool takes_stretches_v =
+    !has_leaving_pages_v<S> && requires(S & s, const cache_event_stretch& stretch) {
+  s.take_stretch(stretch);
+};
 
 /// Nobody listens.
 struct no_events {

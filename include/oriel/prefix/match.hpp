@@ -58,7 +58,8 @@ struct borrowed_pages {
   std::vector<std::vector<page_handle>> windows;
 };
 
-/// Window pages of one kind: logical pages [first_page, first_page + pages.size()).
+/// Window pages of one kind: logical pages [first_page, first_page + pages.size()). A null handle
+/// offers nothing.
 struct window_page_span {
   std::uint32_t first_page = 0;
   std::span<const page_handle> pages = {};
@@ -74,6 +75,8 @@ struct publish_source {
   /// Keep the windows at the end. False for a publish in the middle of a prompt, whose path goes on
   /// in a moment: it hangs only what the retention policy keeps, and so pushes nothing out.
   bool keeps_tail = true;
+  /// The caller's references go over to the cache: it releases none of these pages itself.
+  bool is_gift = false;
 };
 
 struct publish_outcome {

@@ -224,6 +224,15 @@ class radix_tree {
     return probe(space, tokens, chain);
   }
 
+  /// The same, from the end of what a lease holds. O(nodes + tokens compared + window pages looked
+  /// at) beyond it.
+  /// @pre held; the tokens begin with those that it holds
+  [[nodiscard]] prefix_match match_beyond(const lease& held,
+                                          std::span<const token_id> tokens) const noexcept {
+    const detail::shared_guard guard(mutex_);
+    return probe_from({held.node_, held.pages_}, tokens, {});
+  }
+
   /// Locks what `extent` asks of a match, before anything is allocated. If the tree changed since,
   /// or hashes were believed, it matches again and compares tokens; the lease says what it got,
   /// never more than asked. Refreshes recency. O(nodes), or O(match).
@@ -316,6 +325,9 @@ class radix_tree {
   [[nodiscard]] prefix_match probe(const cache_namespace& space,
                                    std::span<const token_id> tokens,
                                    std::span<const chain_hash> chain) const noexcept;
+  [[nodiscard]] prefix_match probe_from(detail::walk_end from,
+                                        std::span<const token_id> tokens,
+                                        std::span<const chain_hash> chain) const noexcept;
 
   [[nodiscard]] std::uint32_t tenant_of(std::uint32_t node) const noexcept {
     return store_.node(store_.node(node).root).tenant;
@@ -364,7 +376,7 @@ class radix_tree {
                       publish_outcome& outcome) noexcept;
 
   bool drop_window(std::uint32_t kind, std::uint32_t full) noexcept;
-  evicted_pages drop_last_page(std::uint32_t node) noexcept;
+  evicted_pages drop_last_pages(std::uint32_t node, std::uint32_t pages) noexcept;
   [[nodiscard]] bool is_free_leaf(std::uint32_t node) const noexcept {
     return (store_.node(node).locks == 0 || ORIEL_MUTANT(locked_pages_are_evicted)) &&
            store_.node(node).first_child == detail::null_node;
@@ -376,8 +388,20 @@ class radix_tree {
             std::uint32_t pool,
             detail::page_place page,
             bool is_drop = false) noexcept;
+  void tell_stored(std::uint32_t root,
+                   std::uint32_t first_page,
+                   std::span<const page_handle> full,
+                   std::span<const token_id> tokens,
+                   page_handle before,
+                   chain_hash parent) noexcept;
+  void tell_removed(std::uint32_t node,
+                    std::uint32_t first,
+                    std::span<const page_handle> full) noexcept;
   [[nodiscard]] page_handle full_before(detail::page_place page) const noexcept;
-  bool give_back(std::uint32_t pool, page_handle page) noexcept;
+  std::uint32_t give_back(std::uint32_t pool, std::span<const page_handle> pages) noexcept;
+  bool give_back(std::uint32_t pool, page_handle page) noexcept {
+    return give_back(pool, std::span<const page_handle>(&page, 1)) != 0;
+  }
   void give_back(publication& fresh) noexcept;
 
   Pool* pools_;  // [1 + kinds]

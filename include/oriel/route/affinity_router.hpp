@@ -27,6 +27,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,10 @@ struct router_options {
   health_options health = {};
   life_options life = {};
   std::uint64_t router = 0;  ///< its number: where its turns begin
+  /// The number in the index of a store that all workers share. It tells of its pages as workers do
+  /// of theirs, as of tier 3, and never joins: everybody has them at that tier's price. no_worker:
+  /// there is none.
+  worker_id shared = no_worker;
   /// Sessions of which a placement is remembered, and for how long, until events tell of it.
   std::uint32_t expected_slots = 4096;
   double expect_s = 60.0;
@@ -92,22 +97,18 @@ class affinity_router {
     return answer;
   }
 
-  /// All workers' terms, in the order of their numbers, as route() would see them now. Degraded or
-  /// not, they are the score's. O(workers); allocates only when `out` grows.
+  /// All workers' terms, in the order of their numbers, as route() would see them now: degraded,
+  /// they are session_hash's. O(workers); allocates only when `out` grows.
   void explain(const route_request& request, double now_s, std::vector<route_candidate>& out) {
     look(request, now_s);
     const std::size_t first = out.size();
     for (std::uint32_t w = 0; w < table_.workers(); ++w) {
       out.push_back({.worker = worker_id{w}, .prefix = row(w)});
     }
-    if (!candidates_.empty()) {
-      score_.begin(request, view_);
-    }
-    for (const candidate& c : candidates_) {
-      route_candidate& r = out[first + c.worker];
-      r.is_eligible = true;
-      r.terms = score_.terms(worker_id{c.worker}, r.prefix, c.load);
-    }
+    const auto candidates = std::span(out).subspan(first);
+    is_degraded_ && !ORIEL_MUTANT(explains_what_did_not_decide)
+        ? show_terms(by_session_, request, candidates)
+        : show_terms(score_, request, candidates);
   }
 
   event_outcome apply(const worker_event& event) { return index_.apply(event); }
@@ -189,11 +190,14 @@ class affinity_router {
   // Fills answer_, expected rows, candidates_ and view_.
   void look(const route_request& request, double now_s) {
     index_.look_up(request.links, answer_);
-    const auto rows = answer_.rows();
+    rows_ = answer_.rows();
+    if (options_.shared != no_worker && !ORIEL_MUTANT(shared_store_is_not_seen)) {
+      add_shared();
+    }
     const auto expected = expected_.find(key_of(request), request.links, now_s);
     expected_worker_ = to_index(expected.worker);
     if (expected.worker != no_worker) {
-      expected_row_ = rows[expected_worker_];
+      expected_row_ = rows_[expected_worker_];
       for (std::size_t t = 0; t < page_tiers; ++t) {
         expected_row_.full_pages[t] = std::max(expected_row_.full_pages[t], expected.pages);
         expected_row_.safe_pages[t] = std::max(expected_row_.safe_pages[t], expected.pages);
@@ -203,6 +207,17 @@ class affinity_router {
     if (candidates_.empty()) {  // All have too much: the book refuses, for the least of them.
       gather(request, now_s, std::numeric_limits<double>::infinity());
     }
+  }
+  // What the store and a worker have together is not known: the larger is a lower bound.
+  void add_shared() {
+    constexpr std::size_t remote = page_tiers - 1;
+    const worker_prefix store = rows_[to_index(options_.shared)];
+    all_rows_.assign(rows_.begin(), rows_.end());
+    for (worker_prefix& r : all_rows_) {
+      r.full_pages[remote] = std::max(r.full_pages[remote], store.full_pages[remote]);
+      r.safe_pages[remote] = std::max(r.safe_pages[remote], store.safe_pages[remote]);
+    }
+    rows_ = all_rows_;
   }
   void gather(const route_request& request, double now_s, double ahead_max_s) {
     candidates_.clear();
@@ -225,15 +240,26 @@ class affinity_router {
       view_.requests_max = std::max(view_.requests_max, load.requests);
       view_.requests_sum += load.requests;
       longest_pages_ = std::max(longest_pages_, row(w).safe_pages[page_tiers - 1]);
-      view_.local_pages = std::max(view_.local_pages, row(w).safe_pages[1]);
+      view_.local_pages = std::max(view_.local_pages, local_pages_of(options_.work, row(w)));
       view_.match_pages = std::max(view_.match_pages, row(w).full_pages[1]);
     }
     view_.eligible = static_cast<std::uint32_t>(candidates_.size());
   }
   [[nodiscard]] const worker_prefix& row(std::uint32_t w) const noexcept {
-    return w == expected_worker_ ? expected_row_ : answer_.rows()[w];
+    return w == expected_worker_ ? expected_row_ : rows_[w];
   }
 
+  template <class S>
+  void show_terms(S& score, const route_request& request, std::span<route_candidate> out) {
+    if (!candidates_.empty()) {
+      score.begin(request, view_);
+    }
+    for (const candidate& c : candidates_) {
+      route_candidate& r = out[c.worker];
+      r.is_eligible = true;
+      r.terms = score.terms(worker_id{c.worker}, r.prefix, c.load);
+    }
+  }
   template <class S>
   route_decision choose(S& score, const route_request& request, double now_s) {
     score.begin(request, view_);
@@ -341,6 +367,8 @@ class affinity_router {
   choice_counters choices_;
   // Of the request that is looked at.
   prefix_answer answer_;
+  std::span<const worker_prefix> rows_;  // [workers] of answer_, or all_rows_
+  std::vector<worker_prefix> all_rows_;  // with the shared store's
   std::uint32_t expected_worker_ = 0;
   worker_prefix expected_row_;
   std::vector<candidate> candidates_;

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace oriel {
@@ -58,6 +59,44 @@ class event_batch {
     }
     links_.push_back(event.hash);
     last_ = event.hash;
+  }
+
+  /// Adds pages that lie one behind the other, as `take` would one after the other.
+  /// O(pages). @pre links.size() > 0
+  /// @param first   names the page nearest to the root; its hash does not matter, its parent does
+  /// @param links   of the pages, as they come: front to back, or with `goes_down` back to front
+  template <class Send>
+  void take_pages(const cache_event& first,
+                  std::span<const chain_hash> links,
+                  bool goes_down,
+                  Send&& send) {
+    cache_event event = first;
+    for (std::size_t i = 0; i < links.size();) {
+      const std::size_t above = goes_down ? links.size() - 1 - i : i;  // pages before it
+      event.page = first.page + static_cast<std::uint32_t>(above);
+      event.hash = links[i];
+      event.parent = above == 0 ? first.parent : links[goes_down ? i + 1 : i - 1];
+      take(event, send);
+      ++i;
+      if (links_.size() > 1 && goes_down_ != goes_down) {
+        continue;
+      }
+      // The page is where what waits grows: the next ones go on there, as many as an event may
+      // have.
+      const std::size_t more = std::min(links.size() - i, pages_max_ - links_.size());
+      if (more == 0) {
+        continue;
+      }
+      const auto rest = links.subspan(i, more);
+      links_.insert(links_.end(), rest.begin(), rest.end());
+      i += more;
+      last_ = links_.back();
+      goes_down_ = goes_down;
+      if (goes_down) {
+        batch_.first_page -= static_cast<std::uint32_t>(more);
+        batch_.parent = i == links.size() ? first.parent : links[i];
+      }
+    }
   }
 
   /// Sends what waits.

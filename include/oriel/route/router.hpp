@@ -79,6 +79,8 @@ struct score_terms {
   double heal_s = 0.0;       ///< of windows that are gone
   double duplicate_s = 0.0;  ///< of what another worker has, charged for the second copy
   double evict_s = 0.0;      ///< of what the new pages push out
+  double crowd_s = 0.0;      ///< that others will wait, who come there meanwhile
+  double later_s = 0.0;      ///< that its session will wait there later
   double match = 0.0;        ///< share of the prompt, in [0, 1]
 };
 

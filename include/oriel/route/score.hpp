@@ -88,12 +88,28 @@ struct prefix_work {
   return best;
 }
 
+/// Pages that a worker has on its device or in host memory and can resume behind: with windows that
+/// are there or further away, or healed. O(1).
+[[nodiscard]] inline std::uint32_t local_pages_of(const work_model& model,
+                                                  const worker_prefix& row) noexcept {
+  const std::uint32_t full = row.full_pages[1];
+  const std::uint32_t safe = std::min(full, row.safe_pages[page_tiers - 1]);
+  if (full == safe) {
+    return full;
+  }
+  const double page = model.page_tokens;
+  return model.heal_s < model.compute_s(page * safe, page * full) ? full : safe;
+}
+
 /// What is known of a worker's load, from this router's decisions, reports, and what other routers
 /// said.
 struct worker_load {
   double queue_s = 0.0;        ///< estimated seconds of prefill ahead
   std::uint32_t requests = 0;  ///< in prefill or decode
   double evict_token_s = 0.0;  ///< of load_report
+  // Of the last minutes (worker_table::memory_s):
+  double arrivals_per_s = 0.0;  ///< requests placed there
+  double usual_queue_s = 0.0;   ///< mean queue
 };
 
 /// Of the workers that may get the request.
@@ -104,7 +120,7 @@ struct fleet_view {
   double queue_max_s = 0.0, queue_sum_s = 0.0;
   std::uint32_t requests_min = 0, requests_max = 0;
   std::uint64_t requests_sum = 0;
-  std::uint32_t local_pages = 0;  ///< the longest safe prefix on a device or in host memory
+  std::uint32_t local_pages = 0;  ///< the most of local_pages_of
   std::uint32_t match_pages = 0;  ///< the longest plain overlap there
 };
 
@@ -177,18 +193,28 @@ class score_base {
 }
 }  // namespace detail
 
-/// Seconds until the first token, and seconds that the choice costs the others: those spent on what
-/// another worker has (charged duplicate_weight times more), and those of what the new pages push
-/// out. Without the first, whoever waits a moment moves, and the fleet computes everything twice.
+/// Seconds until the first token, and seconds that the choice costs later and others.
+///
+/// *Duplicates*: those spent on what another worker has (charged duplicate_weight times more), and
+/// of what the new pages push out. Without them whoever waits a moment moves, and the fleet
+/// computes everything twice.
+///
+/// *Crowds*: while a worker computes for S seconds, arrivals_per_s * S others come and wait S / 2
+/// each. Of a short request that is nothing. A long one goes where least comes, behind another long
+/// one if need be, and sessions settle where queues are short (later_s): so few workers get the
+/// long prompts, which nobody said, and the conversations of the others need not move out of their
+/// way.
 class predicted_seconds : public detail::score_base {
  public:
   struct options {
     double duplicate_weight = 4.0;  ///< of seconds computed though another worker has them
     /// Of the seconds it would take to compute what becomes a second copy, fetched or computed:
     /// room.
-    double copy_weight = 0.3;
+    double copy_weight = 1.0;
     double evict_weight = 1.0;
-    double near_share = 0.05;  ///< of the queue; closer ones take turns
+    double crowd_weight = 0.1;  ///< of seconds that others wait for it
+    double later_weight = 1.0;  ///< of the worker's usual queue
+    double near_share = 0.05;   ///< of the queue; closer ones take turns
   };
   predicted_seconds() = default;
   explicit predicted_seconds(const options& o) noexcept : options_(o) {}
@@ -205,16 +231,24 @@ class predicted_seconds : public detail::score_base {
                                   const worker_load& load) const noexcept {
     const work_model& model = *fleet_.model;
     score_terms t = shown(row, load);
-    const double here =
-        std::min<double>(model.page_tokens * double{1} * row.safe_pages[1], prompt_tokens_);
+    const std::uint32_t pages = ORIEL_MUTANT(windows_elsewhere_are_no_home)
+                                    ? row.safe_pages[1]
+                                    : local_pages_of(model, row);
+    const double here = std::min<double>(model.page_tokens * double{1} * pages, prompt_tokens_);
     if (!ORIEL_MUTANT(duplicates_are_free)) {
       t.duplicate_s =
-          options_.duplicate_weight * std::max(0.0, t.prefill_s + t.heal_s - least_s_) +
+          options_.duplicate_weight * std::max(0.0, t.prefill_s - least_s_) +
           (here < local_tokens_ ? options_.copy_weight * model.compute_s(here, local_tokens_)
                                 : 0.0);
     }
     t.evict_s = options_.evict_weight * load.evict_token_s * (prompt_tokens_ - here);
-    t.total = t.queue_s + t.prefill_s + t.fetch_s + t.heal_s + t.duplicate_s + t.evict_s;
+    if (!ORIEL_MUTANT(nobody_waits_for_long_prompts)) {
+      t.crowd_s = options_.crowd_weight * load.arrivals_per_s * 0.5 * work_s(t) * work_s(t);
+    }
+    if (!ORIEL_MUTANT(sessions_settle_anywhere)) {
+      t.later_s = options_.later_weight * load.usual_queue_s;
+    }
+    t.total = t.queue_s + work_s(t) + t.duplicate_s + t.evict_s + t.crowd_s + t.later_s;
     return t;
   }
   [[nodiscard]] double near_total(const score_terms& best) const noexcept {

@@ -8,6 +8,10 @@
 /// they say of their decisions. So
 ///
 ///     queue = max(own work not done, what the last report said + what was placed since - time)
+///
+/// What it was like lately is remembered too, of all routers' decisions, for minutes: how many
+/// requests came, and the mean queue. S seconds placed behind q are S * (q + S / 2) of its
+/// integral.
 #pragma once
 
 #include <oriel/core/mutation.hpp>
@@ -33,10 +37,13 @@ struct health_options {
   double slow_start_share = 0.1;  ///< in (0, 1]
 };
 
-/// *Thread safety* none. *Memory* about 200 bytes a worker, and 16 for each decision that reports
+/// *Thread safety* none. *Memory* about 220 bytes a worker, and 16 for each decision that reports
 /// do not cover yet.
 class worker_table {
  public:
+  /// Arrivals and queues of so long ago count 1 / e; they fade in tick().
+  static constexpr double memory_s = 300.0;
+
   /// @pre workers > 0, options as documented
   worker_table(std::uint32_t workers, const health_options& options);
 
@@ -95,7 +102,9 @@ class worker_table {
     worker_load load{
         .queue_s = queue_s(worker, now_s),
         .requests = std::max(w.waiting + w.running + w.decodes, w.told_queued + w.told_decoding),
-        .evict_token_s = w.evict_token_s};
+        .evict_token_s = w.evict_token_s,
+        .arrivals_per_s = w.arrivals_per_s,
+        .usual_queue_s = w.usual_queue_s};
     if (const double since_s = now_s - w.back_s;
         since_s < options_.slow_start_s && !ORIEL_MUTANT(no_slow_start)) {
       const double least = options_.slow_start_share;
@@ -133,6 +142,7 @@ class worker_table {
     double free_at_s = 0.0;        // when all that was reported and placed since should be done
     double back_s = -std::numeric_limits<double>::infinity();  // slow start from here
     double evict_token_s = 0.0;                                // of the last report
+    double arrivals_per_s = 0.0, usual_queue_s = 0.0;          // lately
 
     std::uint64_t told_sequence = 0, told_decode_tokens = 0;  // of the last report
     double told_s = 0.0;                                      // when it was true
@@ -148,11 +158,14 @@ class worker_table {
     return workers_[to_index(worker)];
   }
   void add_since(entry& w, double seconds, double at_s);
+  void remember(worker_id worker, double seconds, double now_s) noexcept;
+  void fade(double now_s) noexcept;
   void eject(entry& w, double until_s) noexcept;
 
   health_options options_;
   std::vector<entry> workers_;
   double first_join_s_ = std::numeric_limits<double>::infinity();
+  double faded_s_ = 0.0;  // until then
   std::uint32_t next_decode_ = 0;
   std::uint64_t ejections_ = 0;
 };

@@ -16,6 +16,7 @@
 #include <oriel/prefix/sequence_prefix.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -41,10 +42,21 @@ struct page_id_event {
   std::uint64_t space = 0;     ///< of its namespace's digest
 };
 
+/// Full pages of one path, one behind the other, that came or went in one go.
+struct page_id_stretch {
+  cache_event_kind kind = cache_event_kind::stored;  ///< or removed
+  std::uint32_t position = 0;                        ///< of the one nearest to the root
+  std::uint32_t parent = 0;                          ///< id of the page before that
+  std::uint64_t space = 0;
+  /// Stored ones front to back, removed ones back to front.
+  std::span<const std::uint32_t> ids = {};
+};
+
 /// Who hears of a page_cache. It must not call back.
 class page_listener {
  public:
   virtual void on_page(const page_id_event& event) noexcept = 0;
+  virtual void on_stretch(const page_id_stretch& stretch) noexcept = 0;
 
  protected:
   ~page_listener() = default;
@@ -57,6 +69,7 @@ struct page_id_events {
   page_listener* to = nullptr;
   page_cache* cache = nullptr;
   inline void operator()(const cache_event& event) const noexcept;
+  inline void take_stretch(const cache_event_stretch& stretch) const noexcept;
 };
 
 struct page_cache_options {
@@ -126,10 +139,19 @@ class page_cache {
   }
   /// Changes whenever a match may answer differently.
   [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
+  /// Changes whenever a match in this name space may, and now and then besides.
+  [[nodiscard]] std::uint32_t changes(const cache_namespace& space) const noexcept {
+    return changes_[space.digest().low % std::size(changes_)];
+  }
 
   [[nodiscard]] prefix_match match(const cache_namespace& space,
                                    std::span<const token_id> tokens) const noexcept {
     return tree_.match(space, tokens);
+  }
+  /// The same, of tokens that begin with those that a lease holds.
+  [[nodiscard]] prefix_match match_beyond(const lease& held,
+                                          std::span<const token_id> tokens) const noexcept {
+    return tree_.match_beyond(held, tokens);
   }
   [[nodiscard]] lease pin(const cache_namespace& space,
                           std::span<const token_id> tokens,
@@ -173,16 +195,19 @@ class page_cache {
         make_room(tree_, pools_, std::span<const std::uint32_t>(missing_), now_us);
     ORIEL_EXPECTS(has_room);
     take(0, full_, missing_[0]);
+    const std::uint32_t known =
+        tree_.match_beyond(held, tokens.first(std::size_t{end} * options_.page_size)).full_tokens /
+        options_.page_size;
     for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
-      take(kind + 1, windows_[kind], missing_[kind + 1]);
-      spans_[kind].pages = windows_[kind];
+      offer(kind, known, end, keeps_tail);
     }
-    auto fresh = tree_.reserve(
-        {.first_page = first, .full = full_, .windows = spans_, .keeps_tail = keeps_tail});
+    auto fresh = tree_.reserve({.first_page = first,
+                                .full = full_,
+                                .windows = spans_,
+                                .keeps_tail = keeps_tail,
+                                .is_gift = true});
     tree_.commit(held, fresh, tokens.first(std::size_t{end} * options_.page_size), now_us);
-    pools_.all[0].release(full_);
     for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
-      pools_.all[kind + 1].release(windows_[kind]);
       const std::uint32_t kept = tree_.window_pages(kind);
       if (kept > options_.window_pages[kind]) {
         tree_.evict_window(kind, kept - options_.window_pages[kind]);
@@ -216,18 +241,42 @@ class page_cache {
 
   void take(std::uint32_t pool, std::vector<page_handle>& out, std::uint32_t pages) {
     out.resize(pages);
+    take(pool, out);
+  }
+  void take(std::uint32_t pool, std::span<page_handle> out) {
     const bool taken = pools_.all[pool].try_allocate(out);
     ORIEL_EXPECTS(taken);
   }
+  /// Of the window pages from spans_[kind].first_page to `end`, takes those that the tree may want:
+  /// the last ones, and those of paths that are there, which may fork there. Behind `known` nothing
+  /// is there yet, so nothing forks.
+  void offer(std::uint32_t kind, std::uint32_t known, std::uint32_t end, bool keeps_tail) {
+    const std::uint32_t from = spans_[kind].first_page;
+    const std::uint32_t size = options_.page_size;
+    const std::uint32_t needed = (options_.windows[kind] - 1 + size - 1) / size;
+    const std::uint32_t span = keeps_tail ? options_.slack_pages + needed : 0;
+    const std::uint32_t tail = std::max(from, end - std::min(end, span));
+    const std::uint32_t there = std::clamp(known, from, tail);
+    std::vector<page_handle>& pages = windows_[kind];
+    pages.assign(end - from, {});
+    take(kind + 1, std::span(pages).first(there - from));
+    take(kind + 1, std::span(pages).subspan(tail - from));
+    spans_[kind].pages = pages;
+  }
 
   friend page_id_events;
+  [[nodiscard]] std::uint32_t& changes_of(std::uint64_t space) noexcept {
+    return changes_[space % std::size(changes_)];
+  }
 
   page_cache_options options_;
   node_pools pools_;
   tree_type tree_;
   std::uint64_t epoch_ = 1;
-  std::vector<std::uint32_t> ids_;      // [full pages]
-  std::vector<std::uint32_t> missing_;  // [pools]
+  std::array<std::uint32_t, 4096> changes_ = {};  // by a name space's digest
+  detail::lazy_array<std::uint32_t> ids_;         // [full pages]
+  std::vector<std::uint32_t> said_;               // scratch of a stretch
+  std::vector<std::uint32_t> missing_;            // [pools]
   std::vector<page_handle> full_;
   std::vector<std::vector<page_handle>> windows_;  // [kinds]
   std::vector<window_page_span> spans_;            // [kinds]
@@ -235,21 +284,47 @@ class page_cache {
 
 void page_id_events::operator()(const cache_event& event) const noexcept {
   if (event.kind == cache_event_kind::cleared) {
+    for (std::uint32_t& changes : cache->changes_) {
+      ++changes;
+    }
     if (to != nullptr) {
       to->on_page({.kind = event.kind});
     }
     return;
   }
-  std::vector<std::uint32_t>& ids = cache->ids_;
-  const std::uint32_t id = to_index(event.tokens[0]);
-  ids[to_index(event.full.id)] = id;
+  ++cache->changes_of(event.space.low);
   if (to != nullptr) {
     to->on_page({.kind = event.kind,
                  .pool = event.pool,
                  .position = event.page,
-                 .id = id,
-                 .parent = event.parent_full ? ids[to_index(event.parent_full.id)] : 0,
+                 .id = to_index(event.tokens[0]),
+                 .parent = event.parent_full ? cache->ids_[to_index(event.parent_full.id)] : 0,
                  .space = event.space.low});
+  }
+}
+
+void page_id_events::take_stretch(const cache_event_stretch& stretch) const noexcept {
+  detail::lazy_array<std::uint32_t>& ids = cache->ids_;
+  const std::size_t pages = stretch.full.size();
+  cache->said_.resize(std::max(cache->said_.size(), pages));
+  std::uint32_t* const said = cache->said_.data();
+  ++cache->changes_of(stretch.space.low);
+  if (stretch.kind == cache_event_kind::stored) {
+    const std::size_t page_size = stretch.tokens.size() / pages;
+    for (std::size_t i = 0; i < pages; ++i) {
+      said[i] = ids[to_index(stretch.full[i].id)] = to_index(stretch.tokens[i * page_size]);
+    }
+  } else {
+    for (std::size_t i = 0; i < pages; ++i) {
+      said[i] = ids[to_index(stretch.full[i].id)];
+    }
+  }
+  if (to != nullptr) {
+    to->on_stretch({.kind = stretch.kind,
+                    .position = stretch.page,
+                    .parent = stretch.parent_full ? ids[to_index(stretch.parent_full.id)] : 0,
+                    .space = stretch.space.low,
+                    .ids = {said, pages}});
   }
 }
 

@@ -58,6 +58,9 @@ class worker_listener {
   /// Of one request: all its rows of a step were decoded (decode_in_steps).
   virtual void on_decoded(std::uint32_t user, double now_s) = 0;
   virtual void on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_event& event) = 0;
+  virtual void on_cache(std::uint32_t worker,
+                        std::uint8_t tier,
+                        const page_id_stretch& stretch) = 0;
 
  protected:
   ~worker_listener() = default;
@@ -87,6 +90,8 @@ struct worker_model {
   /// Caches of so many tokens, their windows' pages by bytes.
   [[nodiscard]] page_cache_options cache_of(std::uint64_t tokens) const;
 };
+
+class tier_listener;
 
 class node_worker {
  public:
@@ -135,11 +140,12 @@ class node_worker {
     worker_job of;
     service_facts facts;
     prefix_match found, on_host;
-    std::uint64_t epoch = 0;  // of the device cache when `found` was
-    std::uint64_t order = 0;  // of arrival here
+    std::uint64_t epoch = 0;                    // of the device cache when `found` was
+    std::array<std::uint32_t, 3> changes = {};  // in its name space, on each tier, the same
+    std::uint64_t order = 0;                    // of arrival here
     wait_guard::place place = 0;
     prefill_record record;
-    page_cache::lease device, host;
+    page_cache::lease device, host, shared;
     std::uint32_t computed = 0;      // tokens
     std::uint32_t first_window = 0;  // pages of windows that it has had, or made whole
     std::uint32_t published = 0;     // pages
@@ -153,7 +159,7 @@ class node_worker {
     std::uint32_t idle_steps = 0;  // of its decode
     bool is_decoding = false;
     bool was_started = false, is_cancelled = false, is_held = false;
-    bool is_cut = false;  // the device had no room for all of it: the rest is not kept
+    bool is_cut = false;     // the device had no room for all of it: the rest is not kept
   };
   struct chunk {
     std::uint32_t job = 0, rows = 0, rank = 0;
@@ -163,9 +169,8 @@ class node_worker {
     std::uint64_t order;
     double seconds;
   };
-  class tier_listener;
-
   void look(job& j);
+  [[nodiscard]] bool has_changed(job& j) const noexcept;
   void refresh(job& j);
   [[nodiscard]] double estimate_s(const job& j, std::uint32_t from_tokens) const noexcept;
   [[nodiscard]] std::uint32_t window_span() const noexcept;
@@ -190,6 +195,13 @@ class node_worker {
   [[nodiscard]] std::uint32_t sequences_max() const noexcept;
   [[nodiscard]] double stall_of(job& j, double step_s, double now_s);
   void publish(job& j, double now_s);
+  void write_through(page_cache* tier,
+                     page_cache::lease& held,
+                     const job& j,
+                     std::uint32_t first_window,
+                     std::uint32_t end,
+                     double now_s);
+  void release(job& j, const lease_end& end, double now_s) noexcept;
   void finish(std::uint32_t index, double now_s);
   void forget(std::uint32_t index) noexcept;
   void see_waiting();

@@ -82,6 +82,10 @@ struct workload {
 /// The link of a page of a clone: for caches that tell what they store by page ids. What salt_links
 /// makes of workload::links. O(1), some multiplications.
 [[nodiscard]] chain_hash link_of(std::uint32_t page, std::uint32_t clone) noexcept;
+/// The same for many. O(pages). @pre out.size() == pages.size()
+void links_of_pages(std::span<const std::uint32_t> pages,
+                    std::uint32_t clone,
+                    std::span<chain_hash> out) noexcept;
 /// Makes clone 0's links those of another: an exclusive or with a number of the clone. O(links).
 /// @pre out.size() == links.size()
 void salt_links(std::span<const chain_hash> links,

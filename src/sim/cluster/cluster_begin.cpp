@@ -6,6 +6,7 @@
 #include <oriel/core/contract.hpp>
 
 #include <algorithm>
+#include <span>
 #include <string>
 
 namespace oriel::sim {
@@ -35,6 +36,12 @@ run_outcome cluster_run::run() {
   return std::move(out_);
 }
 
+cluster_run::~cluster_run() {
+  if (shared_) {
+    shared_->tell(nullptr);
+  }
+}
+
 void cluster_run::begin() {
   const length_buckets& buckets = options_.buckets ? *options_.buckets : one_bucket_;
   bucket_of_worker_.assign(options_.workers, 0);
@@ -58,6 +65,14 @@ void cluster_run::begin() {
     nodes_[w].worker =
         std::make_unique<node_worker>(w, model_, static_cast<worker_listener&>(*this));
     nodes_[w].batch = std::make_unique<event_batch>(worker_id{w}, nodes_[w].life);
+  }
+  if (shared_) {
+    const std::uint32_t store = options_.workers;
+    node& n = nodes_.emplace_back();
+    n.batch = std::make_unique<event_batch>(worker_id{store}, n.life);
+    on_shared_ =
+        std::make_unique<tier_listener>(static_cast<worker_listener&>(*this), store, store_tier);
+    shared_->tell(on_shared_.get());
   }
   routers_.resize(options_.routers);
   for (std::uint32_t r = 0; r < options_.routers; ++r) {
@@ -108,7 +123,7 @@ void cluster_run::add_busy(std::uint32_t worker, double from_s, double until_s) 
 
 void cluster_run::finish() {
   run_counters& c = out_.counters;
-  for (node& n : nodes_) {
+  for (node& n : std::span(nodes_).first(options_.workers)) {
     const worker_counters& w = n.worker->counters();
     c.heals += w.heals;
     c.twin_waits += w.twin_waits;
@@ -125,6 +140,7 @@ void cluster_run::finish() {
     out_.left_requests += n.worker->requests();
     out_.left_leases += n.worker->leases();
   }
+  out_.left_leases += shared_ ? shared_->tree().leases() : 0;
   for (std::uint32_t r = 0; r < routers_.size(); ++r) {
     turn(r);
     out_.left_requests += routers_[r].router ? routers_[r].router->in_flight() : 0;

@@ -16,12 +16,14 @@ void cluster_run::start_router(std::uint32_t r) {
   router_options made;
   made.index = {.page_size = base_.page_tokens,
                 .windows = model_.fetch.windows,
-                .workers = options_.workers,
+                .workers = static_cast<std::uint32_t>(nodes_.size()),
                 .capacity_pages = 1u << 20,
                 .held_events = 4096,
                 .held_links = 1u << 20};
-  const std::uint64_t pages = (options_.tiers.device_tokens + options_.tiers.host_tokens) /
-                              base_.page_tokens * options_.workers;
+  const tier_sizes& tiers = options_.tiers;
+  const std::uint64_t tokens =
+      (tiers.device_tokens + tiers.host_tokens) * options_.workers + tiers.shared_tokens;
+  const std::uint64_t pages = tokens / base_.page_tokens;
   made.index.capacity_pages =
       static_cast<std::uint32_t>(std::clamp<std::uint64_t>(pages, 1u << 16, (1u << 24) - 2));
   made.work = {.page_tokens = base_.page_tokens,
@@ -30,6 +32,11 @@ void cluster_run::start_router(std::uint32_t r) {
                .request_s = cost.step_s};
   made.work.fetch_token_s[1] = token_bytes / options_.tiers.host.bytes_per_s;
   made.work.fetch_begin_s[1] = options_.tiers.host.latency_s;
+  if (shared_) {
+    made.shared = worker_id{options_.workers};
+    made.work.fetch_token_s[store_tier] = token_bytes / tiers.shared.bytes_per_s;
+    made.work.fetch_begin_s[store_tier] = tiers.shared.latency_s;
+  }
   if (options_.may_heal) {
     const heal_bounds deep{.full_length = 4096 * base_.page_tokens,
                            .prompt_tokens = 4096 * base_.page_tokens + 1,
@@ -46,7 +53,7 @@ void cluster_run::start_router(std::uint32_t r) {
   seat& s = routers_[r];
   s.router = make_router(options_.router, made);
   ++s.life;
-  s.is_replaying.assign(options_.workers, false);
+  s.is_replaying.assign(nodes_.size(), false);
   s.router->set_degraded(is_store_away_);
   for (std::uint32_t w = 0; w < options_.workers; ++w) {
     const bool has_buckets = options_.buckets && options_.buckets->size() > 1;
@@ -57,36 +64,57 @@ void cluster_run::start_router(std::uint32_t r) {
   }
 }
 
-chain_hash cluster_run::link(std::uint32_t id, std::uint32_t clone) const noexcept {
-  if (id == last_.id && clone == last_.clone) {
-    return last_.link;
-  }
-  if (id == last_parent_.id && clone == last_parent_.clone) {
-    return last_parent_.link;
-  }
-  return link_of(id, clone);
-}
-
 /// The simulator's own books, and then what routers are told: with links of the workload.
 void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_event& event) {
   cache_event told{.kind = event.kind, .tier = tier, .pool = event.pool, .page = event.position};
   if (event.kind != cache_event_kind::cleared) {
     const std::uint32_t clone = holders_.clone_of(event.space);
-    if (event.pool == 0) {
+    if (event.pool == 0 && worker < options_.workers) {
       holders_.add(clone, event.id, event.kind == cache_event_kind::stored ? 1 : -1);
     }
-    told.hash = link(event.id, clone);
-    told.parent = event.position == 0 ? chain_hash{} : link(event.parent, clone);
-    last_ = {event.id, clone, told.hash};
-    last_parent_ = {event.position == 0 ? ~0u : event.parent, clone, told.parent};
+    told.hash = link_of(event.id, clone);
+    told.parent = event.position == 0 ? chain_hash{} : link_of(event.parent, clone);
   }
   if (!nodes_[worker].is_down) {
     nodes_[worker].batch->take(told, [&](const worker_event& e) { send(worker, e); });
   }
 }
 
+void cluster_run::on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_stretch& pages) {
+  const std::uint32_t clone = holders_.clone_of(pages.space);
+  const bool is_stored = pages.kind == cache_event_kind::stored;
+  if (worker < options_.workers) {
+    holders_.add(clone, pages.ids, is_stored ? 1 : -1);
+  }
+  if (nodes_[worker].is_down) {
+    return;
+  }
+  told_.resize(std::max(told_.size(), pages.ids.size()));
+  const auto links = std::span(told_).first(pages.ids.size());
+  links_of_pages(pages.ids, clone, links);
+  nodes_[worker].batch->take_pages(
+      {.kind = pages.kind,
+       .tier = tier,
+       .page = pages.position,
+       .parent = pages.position == 0 ? chain_hash{} : link_of(pages.parent, clone)},
+      links,
+      !is_stored,
+      [&](const worker_event& e) { send(worker, e); });
+}
+
 void cluster_run::flush(std::uint32_t worker) {
   nodes_[worker].batch->flush([&](const worker_event& e) { send(worker, e); });
+  if (const std::uint32_t store = options_.workers; shared_ && worker != store) {
+    flush(store);
+  }
+}
+
+template <class Visit>
+void cluster_run::visit_pages(std::uint32_t worker, Visit&& visit) const {
+  if (worker < options_.workers) {
+    return nodes_[worker].worker->visit_pages(visit);
+  }
+  shared_->visit_pages([&](const page_id_event& page) { visit(store_tier, page); });
 }
 
 void cluster_run::send(std::uint32_t worker, const worker_event& event) {
@@ -107,7 +135,7 @@ void cluster_run::send(std::uint32_t worker, const worker_event& event) {
     if (s.event_delay_s == 0.0) {
       deliver(r, event);
     } else {
-      loop_.after(s.event_delay_s, {happens::delivery, letters_.keep(r, event), 0});
+      loop_.after(s.event_delay_s, {happens::delivery, letters_.keep({r, event}), 0});
     }
   }
 }
@@ -165,7 +193,7 @@ void cluster_run::replay(std::uint32_t r, std::uint32_t worker) {
     chain_hash link, parent;
   };
   std::vector<page> pages;
-  n.worker->visit_pages([&](std::uint8_t tier, const page_id_event& p) {
+  visit_pages(worker, [&](std::uint8_t tier, const page_id_event& p) {
     const std::uint32_t clone = holders_.clone_of(p.space);
     pages.push_back({tier, p.pool, p.position, link_of(p.id, clone), link_of(p.parent, clone)});
   });
@@ -220,7 +248,7 @@ void cluster_run::report_loads() {
     return;
   }
   const staleness& s = options_.stale;
-  for (std::uint32_t w = 0; w < nodes_.size(); ++w) {
+  for (std::uint32_t w = 0; w < options_.workers; ++w) {
     if (nodes_[w].is_down) {
       continue;
     }
@@ -232,9 +260,7 @@ void cluster_run::report_loads() {
       if (s.report_delay_s == 0.0) {
         routers_[r].router->report(load, loop_.now_s());
       } else {
-        late_loads_.push_back({load, r});
-        loop_.after(s.report_delay_s,
-                    {happens::told_load, static_cast<std::uint32_t>(late_loads_.size() - 1), 0});
+        loop_.after(s.report_delay_s, {happens::told_load, late_loads_.keep({load, r}), 0});
       }
     }
   }
@@ -248,9 +274,8 @@ void cluster_run::gossip(std::uint32_t from, worker_id worker, double seconds) {
     if (options_.stale.gossip_delay_s == 0.0) {
       routers_[r].router->note_placed(worker, seconds, loop_.now_s());
     } else {
-      late_gossip_.push_back({worker, seconds, loop_.now_s(), r});
       loop_.after(options_.stale.gossip_delay_s,
-                  {happens::gossip, static_cast<std::uint32_t>(late_gossip_.size() - 1), 0});
+                  {happens::gossip, late_gossip_.keep({worker, seconds, loop_.now_s(), r}), 0});
     }
   }
 }

@@ -81,16 +81,19 @@ void cluster_run::handle(const occasion& e) {
       report_loads();
       loop_.after(options_.stale.report_every_s, {happens::report});
       return;
-    case happens::delivery:
-      return letters_.open(
-          e.a, [&](std::uint32_t router, const worker_event& event) { deliver(router, event); });
-    case happens::told_load:
-      if (auto& r = routers_[late_loads_[e.a].router].router; r) {
-        r->report(late_loads_[e.a].load, loop_.now_s());
+    case happens::delivery: {
+      const letter l = letters_.take(e.a);
+      return deliver(l.router, l.opened());
+    }
+    case happens::told_load: {
+      const late_load l = late_loads_.take(e.a);
+      if (auto& r = routers_[l.router].router; r) {
+        r->report(l.load, loop_.now_s());
       }
       return;
+    }
     case happens::gossip: {
-      const late_gossip& g = late_gossip_[e.a];
+      const late_gossip g = late_gossip_.take(e.a);
       if (auto& r = routers_[g.router].router; r) {
         r->note_placed(g.worker, g.seconds, g.at_s);
       }
@@ -314,8 +317,9 @@ void cluster_run::on_prefilled(std::uint32_t user, const prefill_record& record,
   }
   if (!options_.decode_in_steps) {
     const std::uint32_t resident = l.out.input_tokens + l.out.output_tokens;
-    const double seconds =
-        nodes_[l.worker].worker->begin_decode(user, l.out.output_tokens, resident);
+    // The first token came with the prompt.
+    const std::uint32_t left = l.out.output_tokens - std::min(l.out.output_tokens, 1u);
+    const double seconds = nodes_[l.worker].worker->begin_decode(user, left, resident);
     l.decode_end = loop_.after(seconds, {happens::decode_end, user});
   }
 }

@@ -6,6 +6,7 @@
 
 #include "fleet_mirror.hpp"
 #include "fleet_router.hpp"
+#include "worker_parts.hpp"
 
 #include <oriel/sim/event_loop.hpp>
 #include <oriel/sim/worker.hpp>
@@ -20,9 +21,15 @@ namespace oriel::sim {
 /// How often routers are asked what they want done.
 inline constexpr double tick_s = 0.25;
 
+/// Of the store that all share, as routers know it.
+inline constexpr std::uint8_t store_tier = page_tiers - 1;
+
 class cluster_run final : private worker_listener {
  public:
   cluster_run(const workload_view& view, const cluster_options& options, progress_report progress);
+  ~cluster_run();
+  cluster_run(const cluster_run&) = delete;
+  cluster_run& operator=(const cluster_run&) = delete;
   run_outcome run();
 
  private:
@@ -32,8 +39,8 @@ class cluster_run final : private worker_listener {
     decode_end,  // of live request a
     report,      // of all workers' load
     delivery,    // of letter a
-    told_load,   // a report, late
-    gossip,      // a decision, late
+    told_load,   // of parcel a: a report, late
+    gossip,      // of parcel a: a decision, late
     tick,        // of all routers
     cancel,      // of live request a, if it is still number b
     outage,      // changes: kind a, number b
@@ -56,8 +63,8 @@ class cluster_run final : private worker_listener {
     bool was_started = false;
     event_loop<occasion>::handle decode_end = {};
   };
-  struct node {
-    std::unique_ptr<node_worker> worker;
+  struct node {                           // a worker, or the store that all share
+    std::unique_ptr<node_worker> worker;  // of a worker
     std::unique_ptr<event_batch> batch;
     event_log said;  // lately, where events are lost
     std::uint64_t life = 1;
@@ -68,7 +75,7 @@ class cluster_run final : private worker_listener {
   struct seat {  // of a router
     std::unique_ptr<fleet_router> router;
     std::uint64_t life = 0;
-    std::vector<bool> is_replaying;  // [workers]
+    std::vector<bool> is_replaying;  // [nodes]
   };
   struct late_load {
     load_report load;
@@ -102,11 +109,14 @@ class cluster_run final : private worker_listener {
   void on_prefilled(std::uint32_t user, const prefill_record& record, double now_s) override;
   void on_decoded(std::uint32_t user, double now_s) override;
   void on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_event& event) override;
+  void on_cache(std::uint32_t worker, std::uint8_t tier, const page_id_stretch& stretch) override;
   void take_record(live& l, const prefill_record& record);
 
   // cluster_faults.cpp: what routers hear, and what breaks.
   void start_router(std::uint32_t router);
   void flush(std::uint32_t worker);
+  template <class Visit>
+  void visit_pages(std::uint32_t worker, Visit&& visit) const;
   void send(std::uint32_t worker, const worker_event& event);
   void deliver(std::uint32_t router, const worker_event& event);
   void see_gaps(std::uint32_t router, std::uint32_t worker);
@@ -123,34 +133,28 @@ class cluster_run final : private worker_listener {
   const cluster_options& options_;
   progress_report progress_;
   worker_model model_;
+  std::unique_ptr<tier_listener> on_shared_;
   std::unique_ptr<page_cache> shared_;
   event_loop<occasion> loop_;
   std::vector<token_id> pages_;            // of the workload, and one more
   std::vector<cache_namespace> spaces_;    // [clones * name spaces]
   std::vector<std::uint32_t> waits_left_;  // [clones * requests]
-  std::vector<node> nodes_;
+  std::vector<node> nodes_;                // the workers, and behind them the store
   std::vector<seat> routers_;
   std::vector<live> live_;
   std::vector<std::uint32_t> free_live_;
   std::uint64_t last_id_ = 0, in_flight_ = 0;
   page_holders_count holders_;
-  letter_box letters_;
-  std::vector<late_load> late_loads_;
-  std::vector<late_gossip> late_gossip_;
+  parcels<letter> letters_;
+  parcels<late_load> late_loads_;
+  parcels<late_gossip> late_gossip_;
   bool is_store_away_ = false;
   double end_s_ = 0.0;
   std::uint64_t lost_drawn_ = 0;
-  // The links of the last event: the next one mostly has one of them.
-  struct known_link {
-    std::uint32_t id = ~0u, clone = ~0u;
-    chain_hash link;
-  };
-  known_link last_, last_parent_;
-  [[nodiscard]] chain_hash link(std::uint32_t id, std::uint32_t clone) const noexcept;
   std::vector<std::uint32_t> bucket_of_worker_;
   length_buckets one_bucket_{std::vector<std::uint32_t>{}};
 
-  std::vector<chain_hash> links_;  // scratch
+  std::vector<chain_hash> links_, told_;  // scratch
   std::vector<route_action> actions_;
   std::vector<std::uint32_t> lost_;
   run_outcome out_;

@@ -11,6 +11,7 @@
 #include <deque>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace oriel::sim {
@@ -31,9 +32,14 @@ class page_holders_count {
     }
     return last_clone_;
   }
+  void add(std::uint32_t clone, std::span<const std::uint32_t> pages, int change) noexcept {
+    std::uint16_t* const counts = counts_.data() + std::size_t{clone} * pages_;
+    for (const std::uint32_t page : pages) {
+      counts[page] = static_cast<std::uint16_t>(counts[page] + change);
+    }
+  }
   void add(std::uint32_t clone, std::uint32_t page, int change) noexcept {
-    std::uint16_t& count = counts_[std::size_t{clone} * pages_ + page];
-    count = static_cast<std::uint16_t>(count + change);
+    add(clone, std::span(&page, 1), change);
   }
   [[nodiscard]] bool has(std::uint32_t clone, std::uint32_t page) const noexcept {
     return counts_[std::size_t{clone} * pages_ + page] != 0;
@@ -82,42 +88,48 @@ class event_log {
   std::deque<letter> said_;  // sequence numbers follow each other
 };
 
-/// Worker events on their way to routers.
-class letter_box {
+/// Things under way, each by a number until it is taken. *Memory* as many as were under way at
+/// once.
+template <class T>
+class parcels {
  public:
-  /// Keeps a copy; its number until it is taken. O(links).
-  std::uint32_t keep(std::uint32_t router, const worker_event& event) {
+  std::uint32_t keep(T thing) {
     if (free_.empty()) {
-      letters_.emplace_back();
-      free_.push_back(static_cast<std::uint32_t>(letters_.size() - 1));
+      things_.emplace_back();
+      free_.push_back(static_cast<std::uint32_t>(things_.size() - 1));
     }
     const std::uint32_t number = free_.back();
     free_.pop_back();
-    letter& l = letters_[number];
-    l.router = router;
-    l.event = event;
-    l.links.assign(event.links.begin(), event.links.end());
-    l.event.links = l.links;
+    things_[number] = std::move(thing);
     return number;
   }
-  /// take(router, event), and it is forgotten.
-  template <class Take>
-  void open(std::uint32_t number, Take&& take) {
-    const letter l = std::move(letters_[number]);  // Whoever takes it may send another.
+  [[nodiscard]] T take(std::uint32_t number) {
     free_.push_back(number);
-    worker_event event = l.event;
-    event.links = l.links;
-    take(l.router, event);
+    return std::move(things_[number]);
   }
+  /// That there is room for: under way, and places that are free again.
+  [[nodiscard]] std::size_t places() const noexcept { return things_.size(); }
 
  private:
-  struct letter {
-    std::uint32_t router = 0;
-    worker_event event;
-    std::vector<chain_hash> links;
-  };
-  std::vector<letter> letters_;
+  std::vector<T> things_;
   std::vector<std::uint32_t> free_;
+};
+
+/// A worker event on its way to a router.
+struct letter {
+  std::uint32_t router = 0;
+  worker_event event;
+  std::vector<chain_hash> links;
+
+  letter() = default;
+  letter(std::uint32_t to, const worker_event& of)
+      : router(to), event(of), links(of.links.begin(), of.links.end()) {}
+  /// With its own links.
+  [[nodiscard]] worker_event opened() const {
+    worker_event whole = event;
+    whole.links = links;
+    return whole;
+  }
 };
 
 }  // namespace oriel::sim

@@ -192,9 +192,20 @@ void node_worker::choose_candidates(bool is_demanding) {
 }
 
 void node_worker::refresh(job& j) {
-  if (j.epoch != device_->epoch()) {
+  if (j.epoch == device_->epoch()) {
+    return;
+  }
+  if (has_changed(j)) {
     look(j);
   }
+  j.epoch = device_->epoch();
+}
+
+/// Has anything that it could hit come or gone? Asked once: it counts as seen.
+bool node_worker::has_changed(job& j) const noexcept {
+  const auto of = [&](const page_cache* tier) { return tier ? tier->changes(*j.of.space) : 0; };
+  const std::array now = {of(device_.get()), of(host_.get()), of(model_.shared)};
+  return std::exchange(j.changes, now) != now;
 }
 
 /// A sequence that runs is computing a part of its prefix that is not there yet. The wait ends when
@@ -373,10 +384,7 @@ void node_worker::forget(std::uint32_t index) noexcept {
   if (ORIEL_MUTANT(sim_cancelled_keeps_its_lease) && j.computed < j.of.input_tokens && j.device) {
     new page_cache::lease(std::move(j.device));
   }
-  device_->release(j.device, end, us(now_s_));
-  if (host_) {
-    host_->release(j.host, end, us(now_s_));
-  }
+  release(j, end, now_s_);
   j.state = job_state::free;
   free_jobs_.push_back(index);
 }

@@ -12,12 +12,15 @@ namespace oriel::sim {
 inline constexpr wait_guard::place no_place = ~wait_guard::place{0};
 
 /// Hears of one tier.
-class node_worker::tier_listener final : public page_listener {
+class tier_listener final : public page_listener {
  public:
   tier_listener(worker_listener& to, std::uint32_t worker, std::uint8_t tier) noexcept
       : to_(to), worker_(worker), tier_(tier) {}
   void on_page(const page_id_event& event) noexcept override {
     to_.on_cache(worker_, tier_, event);
+  }
+  void on_stretch(const page_id_stretch& stretch) noexcept override {
+    to_.on_cache(worker_, tier_, stretch);
   }
 
  private:

@@ -30,12 +30,16 @@ void node_worker::look(job& j) {
   const auto prompt = j.of.pages.first(j.of.reusable + 1);
   j.found = device_->match(*j.of.space, prompt);
   j.epoch = device_->epoch();
+  (void)has_changed(j);
   j.safe_pages = j.found.window_safe_tokens;
   std::uint32_t safe = j.safe_pages;
   j.on_host = {};
   if (host_ && safe < j.of.reusable) {
     j.on_host = host_->match(*j.of.space, prompt);
     safe = std::max(safe, j.on_host.window_safe_tokens);
+  }
+  if (model_.shared != nullptr && safe < j.of.reusable) {
+    safe = std::max(safe, model_.shared->match(*j.of.space, prompt).window_safe_tokens);
   }
   const std::uint32_t tokens = safe * model_.page_tokens;
   j.facts.cached_tokens = tokens;
@@ -52,9 +56,7 @@ void node_worker::admit(std::uint32_t index, double now_s) {
   promised_ += pages_of(j);
   const std::uint32_t page = model_.page_tokens;
   const auto prompt = j.of.pages.first(j.of.reusable + 1);
-  if (j.epoch != device_->epoch()) {
-    look(j);
-  }
+  refresh(j);
   const std::uint32_t device_full = std::min(j.found.full_tokens, j.of.reusable);
   const std::uint32_t on_device = j.found.window_safe_tokens;
   if (on_device < j.of.reusable && (host_ || model_.shared != nullptr)) {
@@ -193,9 +195,10 @@ void node_worker::bring(job& j, const fetch_plan& way, double now_s) {
   j.fetch_from_s = from_s;
   ++counters_.fetches;
   j.record.fetched_tokens += (came - std::min(came, way.full.first)) * page;
+  j.found = device_->match_beyond(lease, prompt);
   device_->release(lease, {}, us(now_s));
-  j.found = device_->match(*j.of.space, prompt);
   j.epoch = device_->epoch();
+  (void)has_changed(j);
   j.safe_pages = j.found.window_safe_tokens;
 }
 
@@ -235,9 +238,13 @@ void node_worker::skip_ahead(job& j, double now_s) {
       j.heal_s > 0.0) {
     return;
   }
-  const auto prompt = j.of.pages.first(j.of.reusable + 1);
-  const prefix_match m = device_->match(*j.of.space, prompt);
   j.epoch = device_->epoch();
+  if (!has_changed(j)) {
+    return;
+  }
+  const auto prompt = j.of.pages.first(j.of.reusable + 1);
+  const prefix_match m =
+      j.device ? device_->match_beyond(j.device, prompt) : device_->match(*j.of.space, prompt);
   if (m.window_safe_tokens * page <= j.computed) {
     return;
   }
@@ -249,7 +256,9 @@ void node_worker::skip_ahead(job& j, double now_s) {
   device_->release(j.device, {}, us(now_s));
   j.device = std::move(further);
   j.record.hit_tokens[0] += tokens - j.computed;
-  j.record.local_miss_tokens -= std::min(j.record.local_miss_tokens, tokens - j.computed);
+  if (!ORIEL_MUTANT(sim_skipped_is_missed_too)) {
+    j.record.local_miss_tokens -= std::min(j.record.local_miss_tokens, tokens - j.computed);
+  }
   j.computed = tokens;
   j.published = tokens / page;
   j.first_window = j.published - std::min(j.published, window_span());
@@ -264,10 +273,7 @@ void node_worker::preempt(std::uint32_t index, double now_s) {
   std::erase(running_, index);
   promised_ -= pages_of(j);
   j.state = job_state::queued;
-  device_->release(j.device, {}, us(now_s));
-  if (host_) {
-    host_->release(j.host, {}, us(now_s));
-  }
+  release(j, {}, now_s);
   j.heal_s = j.fetch_from_s = 0.0;
   j.computed = 0;
   const auto before = [&](std::uint32_t other) { return jobs_[other].order < j.order; };
@@ -285,13 +291,6 @@ void node_worker::publish(job& j, double now_s) {
   }
   const std::uint32_t end = is_whole ? all : std::min(all, j.computed / model_.page_tokens);
   const std::uint32_t first = j.device.full_tokens();
-  const bool needs_host = host_ != nullptr && (end > first || is_whole);
-  if (needs_host && !j.host) {
-    const auto path = j.of.pages.first(end + 1);
-    const prefix_match m = host_->match(*j.of.space, path);
-    j.host = host_->pin(
-        *j.of.space, path, m, {.full_tokens = m.heal_tokens, .window_tokens = 0}, us(now_s));
-  }
   // The windows of a running sequence reach back so far.
   const std::uint32_t span = window_span() + model_.fetch.healing.slack_pages;
   const std::uint32_t first_window =
@@ -301,9 +300,41 @@ void node_worker::publish(job& j, double now_s) {
     device_->tree().drop_windows(j.device);  // Else they keep room from the windows to come.
     j.published = end;
   }
-  if (needs_host) {
-    host_->publish(j.host, j.of.pages, first_window, end, is_whole, us(now_s));
-    host_->tree().drop_windows(j.host);
+  if (end > first || is_whole) {
+    write_through(host_.get(), j.host, j, first_window, end, now_s);
+    write_through(model_.shared, j.shared, j, first_window, end, now_s);
+  }
+}
+
+/// A tier below gets the same; what it has no room for it does not keep.
+void node_worker::write_through(page_cache* tier,
+                                page_cache::lease& held,
+                                const job& j,
+                                std::uint32_t first_window,
+                                std::uint32_t end,
+                                double now_s) {
+  if (tier == nullptr) {
+    return;
+  }
+  if (!held) {
+    const auto path = j.of.pages.first(end + 1);
+    const prefix_match m = tier->match(*j.of.space, path);
+    held = tier->pin(
+        *j.of.space, path, m, {.full_tokens = m.heal_tokens, .window_tokens = 0}, us(now_s));
+  }
+  const bool is_whole = j.computed == j.of.input_tokens;
+  tier->publish(held, j.of.pages, first_window, end, is_whole, us(now_s));
+  tier->tree().drop_windows(held);
+}
+
+/// It lets go of what it holds on all tiers.
+void node_worker::release(job& j, const lease_end& end, double now_s) noexcept {
+  device_->release(j.device, end, us(now_s));
+  if (host_) {
+    host_->release(j.host, end, us(now_s));
+  }
+  if (model_.shared != nullptr) {
+    model_.shared->release(j.shared, end, us(now_s));
   }
 }
 
@@ -324,10 +355,7 @@ void node_worker::finish(std::uint32_t index, double now_s) {
     return;
   }
   const lease_end end{.ended = request_end::unknown, .duration_us = us(now_s - j.facts.arrived_s)};
-  device_->release(j.device, end, us(now_s));
-  if (host_) {
-    host_->release(j.host, end, us(now_s));
-  }
+  release(j, end, now_s);
   forget(index);
   listener_.on_prefilled(user, record, now_s);
   if (options_.decode_in_steps) {

@@ -11,8 +11,8 @@
 ///     node: parent ----- up to 32 full page ids, one run of tokens ----- children
 ///           for each window kind: one bit per page, "its window page hangs below it"
 ///
-/// A child is found by (parent, key of its first page) in one table for the whole tree; the key
-/// finds, the tokens decide.
+/// A child with siblings is found by (parent, key of its first page) in one table for the whole
+/// tree; the key finds, the tokens decide. An only child is not in the table.
 #pragma once
 
 #include <oriel/core/contract.hpp>
@@ -51,6 +51,7 @@ struct alignas(64) tree_node {
     std::uint32_t full[node_pages_max];  // ids of full pages
     std::uint32_t tenant;                // of a root, which has no pages
   };
+  std::uint32_t in_row;  // so many of the first pages have consecutive ids
 
   [[nodiscard]] std::uint32_t end() const noexcept { return begin + pages; }
 };
@@ -129,7 +130,13 @@ class node_store {
     return {homes_[full] / node_pages_max, homes_[full] % node_pages_max};
   }
   /// Chain hash of a page, and of the page or root before it. @pre sizes().keeps_hash_chain
-  [[nodiscard]] chain_hash hash_of(page_place page) const noexcept;
+  [[nodiscard]] chain_hash hash_of(page_place page) const noexcept {
+    return hash_of(nodes_[page.node].full[page.at]);
+  }
+  [[nodiscard]] chain_hash hash_of(std::uint32_t full) const noexcept {
+    ORIEL_EXPECTS(sizes_.keeps_hash_chain);
+    return chain_[full];
+  }
   [[nodiscard]] chain_hash hash_before(page_place page) const noexcept;
 
   // Namespaces.
@@ -199,9 +206,9 @@ class node_store {
                        bool may_extend,
                        run_id run) noexcept;
 
-  /// Takes the last page off a leaf. A node without pages is freed. Returns whether it was.
-  /// @pre no children, no window page below the page
-  bool drop_last_page(std::uint32_t id) noexcept;
+  /// Takes the last pages off a leaf. A node without pages is freed. Returns whether it was.
+  /// @pre no children, so many pages, no window page below one of them
+  bool drop_last_pages(std::uint32_t id, std::uint32_t pages) noexcept;
 
   /// Nodes in use, roots included.
   [[nodiscard]] std::uint32_t nodes_used() const noexcept {
@@ -234,6 +241,11 @@ class node_store {
                  const token_id* tokens) noexcept;
   void link_child(std::uint32_t parent, std::uint32_t child) noexcept;
   void unlink_child(std::uint32_t child) noexcept;
+  void file_child(std::uint32_t child) noexcept;
+  void unfile_child(std::uint32_t child) noexcept;
+  [[nodiscard]] bool has_siblings(std::uint32_t child) const noexcept {
+    return nodes_[child].next_sibling != null_node || nodes_[child].previous_sibling != null_node;
+  }
   [[nodiscard]] std::size_t slot_of(std::uint32_t parent, std::uint64_t key) const noexcept;
   void table_insert(std::uint32_t id) noexcept;
   void table_erase(std::uint32_t id) noexcept;

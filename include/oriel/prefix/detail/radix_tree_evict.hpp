@@ -8,6 +8,10 @@
 #include <oriel/core/mutation.hpp>
 #include <oriel/prefix/radix_tree.hpp>
 
+#include <algorithm>
+#include <array>
+#include <bit>
+
 #define ORIEL_TREE_TEMPLATE             \
   template <page_allocator Pool,        \
             evict_order Order,          \
@@ -75,16 +79,25 @@ run_id ORIEL_TREE::next_victim(std::uint64_t now_us) noexcept {
 
 // --- Evict ---------------------------------------------------------------------------------------
 
-/// Whether the page became allocatable, or is about to: a listener that still copies it says so.
+/// How many pages became allocatable, or are about to: a listener that still copies them says so.
 ORIEL_TREE_TEMPLATE
-bool ORIEL_TREE::give_back(std::uint32_t pool, page_handle page) noexcept {
-  const std::uint32_t before = pools_[pool].available();
-  pools_[pool].release(std::span(&page, 1));
-  bool is_free = pools_[pool].available() != before || ORIEL_MUTANT(freed_counts_what_others_hold);
-  if constexpr (requires { events_.lets_go_soon(pool, page); }) {
-    is_free = is_free || events_.lets_go_soon(pool, page);
+std::uint32_t ORIEL_TREE::give_back(std::uint32_t pool,
+                                    std::span<const page_handle> pages) noexcept {
+  if constexpr (has_leaving_pages_v<Events>) {
+    std::uint32_t freed = 0;
+    for (const page_handle page : pages) {
+      const std::uint32_t before = pools_[pool].available();
+      pools_[pool].release(std::span(&page, 1));
+      freed += pools_[pool].available() != before || ORIEL_MUTANT(freed_counts_what_others_hold) ||
+               events_.lets_go_soon(pool, page);
+    }
+    return freed;
+  } else {
+    const std::uint32_t before = pools_[pool].available();
+    pools_[pool].release(pages);
+    return ORIEL_MUTANT(freed_counts_what_others_hold) ? static_cast<std::uint32_t>(pages.size())
+                                                       : pools_[pool].available() - before;
   }
-  return is_free;
 }
 
 ORIEL_TREE_TEMPLATE
@@ -95,36 +108,49 @@ bool ORIEL_TREE::drop_window(std::uint32_t kind, std::uint32_t full) noexcept {
   return give_back(kind + 1, windows_[kind].detach(full));
 }
 
-/// Frees the last page of a leaf, and the window pages below it.
+/// Frees the last pages of a leaf, the deepest first, and the window pages below them.
 ORIEL_TREE_TEMPLATE
-evicted_pages ORIEL_TREE::drop_last_page(std::uint32_t node) noexcept {
+evicted_pages ORIEL_TREE::drop_last_pages(std::uint32_t node, std::uint32_t pages) noexcept {
   evicted_pages freed;
   detail::tree_node& n = store_.node(node);
-  ORIEL_ASSERT(n.locks == 0 && n.first_child == detail::null_node);
-  const std::uint32_t at = n.pages - 1, full = n.full[at];
-  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
-    if ((store_.mask(node, kind) >> at & 1u) != 0 && !ORIEL_MUTANT(full_page_leaves_its_windows)) {
-      freed.window += drop_window(kind, full);
-      ++counters_.dropped_window_pages;
-    }
+  ORIEL_ASSERT(n.locks == 0 && n.first_child == detail::null_node && pages <= n.pages);
+  const std::uint32_t first = n.pages - pages;
+  std::array<page_handle, detail::node_pages_max> gone;
+  for (std::uint32_t i = 0; i < pages; ++i) {
+    gone[i] = store_.full_page(n.full[n.pages - 1 - i]);
   }
-  tell(cache_event_kind::removed, 0, {node, at});
-  --full_pages_;
-  --tenant_pages_[tenant_of(node)];
-  --evictable_full_;
+  std::uint32_t windows = 0;  // Bit i: a window page hangs below the page at i.
+  for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
+    windows |= ORIEL_MUTANT(full_page_leaves_its_windows) ? 0 : store_.mask(node, kind);
+  }
+  for (std::uint32_t end = n.pages; end > first;) {  // A page with windows, and those before it.
+    for (std::uint32_t kind = 0; kind < kinds() && (windows >> (end - 1) & 1u) != 0; ++kind) {
+      if ((store_.mask(node, kind) >> (end - 1) & 1u) != 0) {
+        freed.window += drop_window(kind, n.full[end - 1]);
+        ++counters_.dropped_window_pages;
+      }
+    }
+    const std::uint32_t others = windows & ((1u << (end - 1)) - 1);
+    const std::uint32_t begin = std::max(first, static_cast<std::uint32_t>(std::bit_width(others)));
+    tell_removed(node, begin, std::span(gone).subspan(n.pages - end, end - begin));
+    end = begin;
+  }
+  full_pages_ -= pages;
+  tenant_pages_[tenant_of(node)] -= pages;
+  evictable_full_ -= pages;
   const run_id id{n.run};
   const std::uint32_t parent = store_.parent_of(node);
-  const bool gone = store_.drop_last_page(node);
-  if (gone && run(id).tail == node) {
+  const bool is_gone = store_.drop_last_pages(node, pages);
+  if (is_gone && run(id).tail == node) {
     run(id).tail = parent;  // The chain's next node; if it is another's, no page is left.
   }
-  lose_pages(id, 1);
-  if (gone && store_.is_root(parent) && store_.node(parent).locks == 0 &&
+  lose_pages(id, pages);
+  if (is_gone && store_.is_root(parent) && store_.node(parent).locks == 0 &&
       store_.node(parent).first_child == detail::null_node) {
     closed_roots_ -= store_.is_closed(parent);
     store_.free_root(parent);
   }
-  freed.full = give_back(0, store_.full_page(full));
+  freed.full = give_back(0, std::span<const page_handle>(gone).first(pages));
   return freed;
 }
 
@@ -155,10 +181,12 @@ evicted_pages ORIEL_TREE::evict_full(std::uint32_t pages, std::uint64_t now_us) 
       node = run(id).tail;
       const std::uint32_t most = std::min(pages - freed.full, store_.node(node).pages);
       orders_[run(id).tenant].on_evict(id, most, now_us);
-      for (std::uint32_t i = 0; i < most; ++i) {
-        const evicted_pages one = drop_last_page(node);
-        freed.full += one.full;
-        freed.window += one.window;
+      // A listener that is asked about a page is asked before it hears of the next one.
+      const std::uint32_t at_once = has_leaving_pages_v<Events> ? 1 : most;
+      for (std::uint32_t done = 0; done < most; done += at_once) {
+        const evicted_pages gone = drop_last_pages(node, at_once);
+        freed.full += gone.full;
+        freed.window += gone.window;
       }
       counters_.evicted_full_pages += most;
     }
@@ -206,9 +234,7 @@ void ORIEL_TREE::forget(std::uint32_t root) noexcept {
   lock(root);  // It must outlast the walk.
   for_each_node_below(root, [&](std::uint32_t node) {
     if (is_free_leaf(node)) {
-      for (std::uint32_t pages = store_.node(node).pages; pages != 0; --pages) {
-        drop_last_page(node);
-      }
+      drop_last_pages(node, store_.node(node).pages);
     }
   });
   unlock(root);
@@ -289,6 +315,68 @@ void ORIEL_TREE::tell(cache_event_kind kind,
              .is_drop = is_drop,
              .full = store_.full_page(full),
              .parent_full = full_before(page)});
+  }
+}
+
+/// New pages of a path, the first behind `before`, whose hash is `parent`.
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::tell_stored(std::uint32_t root,
+                             std::uint32_t first_page,
+                             std::span<const page_handle> full,
+                             std::span<const token_id> tokens,
+                             page_handle before,
+                             chain_hash parent) noexcept {
+  if constexpr (takes_stretches_v<Events>) {
+    events_.take_stretch({.sequence = sequence_ + 1,
+                          .kind = cache_event_kind::stored,
+                          .page = first_page,
+                          .space = store_.node(root).end_hash,
+                          .full = full,
+                          .parent_full = before,
+                          .tokens = tokens});
+    sequence_ += full.size();
+  } else if constexpr (Events::enabled) {
+    for (std::uint32_t i = 0; i < full.size(); ++i) {
+      chain_hash hash;
+      if constexpr (needs_hashes_v<Events>) {
+        hash = store_.hash_of(to_index(full[i].id));
+      }
+      events_({.sequence = ++sequence_,
+               .kind = cache_event_kind::stored,
+               .page = first_page + i,
+               .space = store_.node(root).end_hash,
+               .hash = hash,
+               .parent = parent,
+               .tokens = tokens.subspan(std::size_t{i} * options_.page_size, options_.page_size),
+               .handle = full[i],
+               .full = full[i],
+               .parent_full = std::exchange(before, full[i])});
+      parent = hash;
+    }
+  }
+}
+
+/// Pages of a node from the index `first` on, the deepest first.
+ORIEL_TREE_TEMPLATE
+void ORIEL_TREE::tell_removed(std::uint32_t node,
+                              std::uint32_t first,
+                              std::span<const page_handle> full) noexcept {
+  if constexpr (takes_stretches_v<Events>) {
+    const detail::tree_node& n = store_.node(node);
+    if (closed_roots_ != 0 && store_.is_closed(n.root)) {
+      return;  // `drop` or `clear` has said so.
+    }
+    events_.take_stretch({.sequence = sequence_ + 1,
+                          .kind = cache_event_kind::removed,
+                          .page = n.begin + first,
+                          .space = store_.node(n.root).end_hash,
+                          .full = full,
+                          .parent_full = full_before({node, first})});
+    sequence_ += full.size();
+  } else {
+    for (auto at = first + static_cast<std::uint32_t>(full.size()); at-- > first;) {
+      tell(cache_event_kind::removed, 0, {node, at});
+    }
   }
 }
 

@@ -60,13 +60,17 @@ ORIEL_TREE_TEMPLATE
 prefix_match ORIEL_TREE::probe(const cache_namespace& space,
                                std::span<const token_id> tokens,
                                std::span<const chain_hash> chain) const noexcept {
-  ORIEL_EXPECTS(tokens.size() <= 0xFFFF'FFFFu);
   const std::uint32_t root = store_.find_root(space);
-  if (root == detail::null_node) {
-    return {};
-  }
+  return root == detail::null_node ? prefix_match{} : probe_from({root, 0}, tokens, chain);
+}
+
+ORIEL_TREE_TEMPLATE
+prefix_match ORIEL_TREE::probe_from(detail::walk_end from,
+                                    std::span<const token_id> tokens,
+                                    std::span<const chain_hash> chain) const noexcept {
+  ORIEL_EXPECTS(tokens.size() <= 0xFFFF'FFFFu);
   const std::uint32_t page = options_.page_size;
-  const detail::walk_end end = store_.walk({root, 0}, tokens, chain);
+  const detail::walk_end end = store_.walk(from, tokens, chain);
   const auto prompt = static_cast<std::uint32_t>(tokens.size());
   const std::uint32_t most =
       prompt == 0 || ORIEL_MUTANT(match_full_prompt) ? prompt / page : (prompt - 1) / page;
@@ -361,9 +365,7 @@ ORIEL_TREE_TEMPLATE
 void ORIEL_TREE::drop_unlocked(std::uint32_t node) noexcept {
   while (!store_.is_root(node) && is_free_leaf(node)) {
     const std::uint32_t parent = store_.parent_of(node);
-    for (std::uint32_t pages = store_.node(node).pages; pages != 0; --pages) {
-      drop_last_page(node);
-    }
+    drop_last_pages(node, store_.node(node).pages);
     node = parent;
   }
 }

@@ -183,6 +183,9 @@ std::uint32_t ORIEL_TREE::attach_windows(std::uint32_t node,
     std::uint32_t at_node = node;
     for (std::size_t i = part.pages.size(); i-- > 0;) {
       const std::uint32_t page = part.first_page + static_cast<std::uint32_t>(i);
+      if (!part.pages[i]) {
+        continue;
+      }
       if ((page >= end || !kept.contain(page)) && !ORIEL_MUTANT(publish_takes_every_window_page)) {
         give_back(kind + 1, part.pages[i]);
         continue;
@@ -223,12 +226,17 @@ typename ORIEL_TREE::publication ORIEL_TREE::reserve(const publish_source& sourc
     fresh.windows_[kind].pages.assign(offered.pages.begin(), offered.pages.end());
   }
   fresh.tree_ = this;  // From here on nothing throws.
+  if (source.is_gift) {
+    return fresh;
+  }
   for (const page_handle page : fresh.full_) {
     pools_[0].add_ref(page);
   }
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
     for (const page_handle page : fresh.windows_[kind].pages) {
-      pools_[kind + 1].add_ref(page);
+      if (page) {
+        pools_[kind + 1].add_ref(page);
+      }
     }
   }
   return fresh;
@@ -248,7 +256,11 @@ void ORIEL_TREE::give_back(publication& fresh) noexcept {
   fresh.tree_ = nullptr;
   pools_[0].release(fresh.full_);
   for (std::uint32_t kind = 0; kind < kinds(); ++kind) {
-    pools_[kind + 1].release(fresh.windows_[kind].pages);
+    for (const page_handle page : fresh.windows_[kind].pages) {
+      if (page) {
+        pools_[kind + 1].release(std::span(&page, 1));
+      }
+    }
   }
 }
 
@@ -302,6 +314,9 @@ publish_outcome ORIEL_TREE::commit(lease& held,
         locks == (node == held.node_ ? 1u : 0u) || ORIEL_MUTANT(node_grows_under_a_lease);
     const bool was_locked = locks != 0;
     const std::uint32_t above = node, before = store_.node(node).pages;
+    const page_handle last =
+        before == 0 ? page_handle{} : store_.full_page(store_.node(node).full[before - 1]);
+    const chain_hash last_hash = store_.node(node).end_hash;
     const std::uint32_t first = found.pages - fresh.first_page_;
     node = store_.append(node,
                          tokens.subspan(std::size_t{found.pages} * page),
@@ -319,9 +334,12 @@ publish_outcome ORIEL_TREE::commit(lease& held,
     run(held.run_).tail = node;
     outcome.full_pages = added;
     if constexpr (Events::enabled) {
-      for (std::uint32_t i = found.pages; i < end; ++i) {
-        tell(cache_event_kind::stored, 0, store_.locate(node, i));
-      }
+      tell_stored(store_.node(node).root,
+                  found.pages,
+                  std::span(std::as_const(fresh.full_)).subspan(first),
+                  tokens.subspan(std::size_t{found.pages} * page),
+                  last,
+                  last_hash);
     }
   }
   lock(node);

@@ -113,6 +113,13 @@ class page_strands {
 
   // page_strands.cpp: strands and the table
   [[nodiscard]] strand_id find(chain_hash link, std::uint32_t position) const noexcept;
+  [[nodiscard]] bool has_page(strand_id id,
+                              chain_hash link,
+                              std::uint32_t position) const noexcept {
+    return id < strands_.size() && strands_[id].begin <= position &&
+           position < strands_[id].end() && strands_[id].link(position) == link;
+  }
+  [[nodiscard]] strand_id find_near(chain_hash link, std::uint32_t position) noexcept;
   [[nodiscard]] strand_id new_strand(std::uint32_t position, std::size_t links);
   std::uint32_t append(strand_id id, std::span<const chain_hash> links);
   void forget_unused(strand_id id, page_stretch pages);
@@ -148,6 +155,7 @@ class page_strands {
   std::vector<page_strand> strands_;
   std::vector<strand_id> free_;
   std::vector<std::vector<strand_id>> strands_of_;  // [workers]
+  strand_id last_ = 0;                              // of the last event
   std::vector<page_stretch> changed_;               // scratch
 };
 

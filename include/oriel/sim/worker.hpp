@@ -159,7 +159,7 @@ class node_worker {
     std::uint32_t idle_steps = 0;  // of its decode
     bool is_decoding = false;
     bool was_started = false, is_cancelled = false, is_held = false;
-    bool is_cut = false;     // the device had no room for all of it: the rest is not kept
+    bool is_cut = false;  // the device had no room for all of it: the rest is not kept
   };
   struct chunk {
     std::uint32_t job = 0, rows = 0, rank = 0;

@@ -10,7 +10,8 @@
 #include <support/arrays.hpp>
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
+#include <cstdint>
 #include <vector>
 
 namespace oriel::test {
@@ -61,7 +62,8 @@ std::vector<float> exact_floats(std::size_t count, random_stream& random, float 
 }
 
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return std::ranges::equal(
+      a, b, {}, std::bit_cast<std::uint32_t, float>, std::bit_cast<std::uint32_t, float>);
 }
 
 }  // namespace oriel::test

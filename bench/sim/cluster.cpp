@@ -5,6 +5,8 @@
 //
 //     bench.sim.cluster TRACE [name=value ...]
 //         clones=20 hours=2 seed=1 router=0 order=3 host=30e6 shared=0 open=0 workers=8 guard=1
+//         decode=0 (each request's decode on its own) or 1 (decode rows in the same steps as
+//         prompts)
 #include <oriel/sim/cluster.hpp>
 
 #include <replay/read_trace.hpp>
@@ -60,7 +62,8 @@ int main(int argc, char** argv) {
                                       {"heal", 1},
                                       {"clock", 1},
                                       {"windows", 0.015},
-                                      {"ahead", 0}};
+                                      {"ahead", 0},
+                                      {"decode", 0}};
   for (int i = 2; i < argc; ++i) {
     const std::string pair = argv[i];
     const std::size_t at = pair.find('=');
@@ -90,6 +93,7 @@ int main(int argc, char** argv) {
   options.stale.report_delay_s = given["delay"];
   options.stale.gossip_delay_s = given["delay"];
   options.stale.event_loss = given["loss"];
+  options.decode_in_steps = given["decode"] != 0.0;
   if (given["ahead"] > 0.0) {
     options.ahead_max_s = given["ahead"];
   }

@@ -7,7 +7,6 @@
 //
 //     bench.spec.speed [rounds] [tokens of a round] [accepted drafts: 0 (auto) to 3]...
 #include <oriel/core/executor.hpp>
-#include <oriel/kv/dual_pool.hpp>
 #include <oriel/model/presets.hpp>
 
 #include <engine/engine.hpp>
@@ -192,9 +191,9 @@ class stepper {
 
   const model_geometry& model_;
   serial_executor executor_;
-  dual_pool<> pools_;
+  engine::host_pools pools_;
   engine::model_runner runner_;
-  dual_pool<>::sequence_type sequence_;
+  engine::host_pools::sequence_type sequence_;
   std::vector<token_id> tokens_;
 };
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <oriel/core/random.hpp>
+#include <oriel/kv/memory.hpp>
 #include <oriel/tier/directory_disk.hpp>
 #include <oriel/tier/segment_store.hpp>
 
@@ -128,7 +129,7 @@ class store_load {
   explicit store_load(const load_shape& shape)
       : shape_(shape),
         pattern_(aligned(shape.page_bytes)),
-        memory_(aligned(shape.page_bytes * shape.depth)),
+        memory_(pages_memory(shape.page_bytes * shape.depth)),
         tokens_(64),
         identity_{digest_of(1), digest_of(2), 0, tokens_},
         slices_(shape.depth),
@@ -140,7 +141,7 @@ class store_load {
       std::memcpy(pattern_.get() + at, &word, 4);
     }
     for (std::uint32_t i = 0; i < shape.depth; ++i) {
-      slices_[i] = {memory_.get() + i * shape.page_bytes, shape.page_bytes};
+      slices_[i] = {memory_.base() + i * shape.page_bytes, shape.page_bytes};
       std::memcpy(slices_[i].data(), pattern_.get(), shape.page_bytes);
     }
     auto disk = directory_disk::open({.directory = shape.folder,
@@ -241,6 +242,14 @@ class store_load {
     return aligned_memory(static_cast<std::byte*>(std::aligned_alloc(4096, bytes)));
   }
 
+  static huge_page_memory pages_memory(std::size_t bytes) {
+    auto memory = huge_page_memory::reserve(bytes);
+    if (!memory) {
+      give_up("memory of the pages", memory.error().detail);
+    }
+    return *std::move(memory);
+  }
+
   /// Begins items with `begin(i)`, i a free part of the memory, until it says no or the time is
   /// over, and waits for all of them.
   template <class Begin>
@@ -331,7 +340,8 @@ class store_load {
   }
 
   load_shape shape_;
-  aligned_memory pattern_, memory_;
+  aligned_memory pattern_;
+  huge_page_memory memory_;  // as an engine's pools and host tier
   std::vector<token_id> tokens_;
   page_identity identity_;
   std::vector<std::span<std::byte>> slices_;

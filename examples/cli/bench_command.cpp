@@ -6,11 +6,11 @@
 
 #include <oriel/core/random.hpp>
 #include <oriel/core/thread_pool.hpp>
-#include <oriel/kv/dual_pool.hpp>
 #include <oriel/model/cost.hpp>
 #include <oriel/model/presets.hpp>
 
 #include <engine/engine.hpp>
+#include <engine/engine_pools.hpp>
 #include <engine/error.hpp>
 #include <engine/machine_peaks.hpp>
 #include <engine/model_runner.hpp>
@@ -128,7 +128,9 @@ class bench_model {
   }
 
  private:
-  static dual_pool<> make_pools(const model_geometry& model, dtype kv, const bench_options& o) {
+  static engine::host_pools make_pools(const model_geometry& model,
+                                       dtype kv,
+                                       const bench_options& o) {
     const auto plan = pool_plan::make(kv_shapes_of(model.layers, kv),
                                       {.page_size = 16, .step_tokens = o.chunk_tokens});
     if (!plan) {
@@ -139,7 +141,7 @@ class bench_model {
       sizes.pages.push_back(
           std::max(1u, plan->pages_for(pool_id{pool}, o.prompt_tokens + o.new_tokens)));
     }
-    auto pools = dual_pool<>::make(*plan, sizes);
+    auto pools = engine::host_pools::make(*plan, sizes);
     if (!pools) {
       throw engine::error(fmt::format("no memory for the KV pools: {}", pools.error().detail));
     }
@@ -154,7 +156,7 @@ class bench_model {
     return homes;
   }
 
-  void step(dual_pool<>::sequence_type& sequence, std::uint32_t rows) {
+  void step(engine::host_pools::sequence_type& sequence, std::uint32_t rows) {
     if (!sequence.reserve(rows)) {
       throw engine::error("the bench's own pools are too small");
     }
@@ -172,7 +174,7 @@ class bench_model {
 
   const bench_options& options_;
   std::vector<token_id> tokens_;
-  dual_pool<> pools_;
+  engine::host_pools pools_;
   engine::model_runner runner_;
 };
 

@@ -44,7 +44,7 @@ pool_sizes sizes_of(const pool_plan& plan, const engine_options& o) {
 
 }  // namespace
 
-dual_pool<> make_pools(const model_geometry& model, const engine_options& o, dtype kv) {
+host_pools make_pools(const model_geometry& model, const engine_options& o, dtype kv) {
   const auto plan =
       pool_plan::make(kv_layers_of(model, o, kv),
                       {.page_size = o.page_tokens,
@@ -54,7 +54,7 @@ dual_pool<> make_pools(const model_geometry& model, const engine_options& o, dty
     throw error(fmt::format("the KV pools do not fit the model: {}", plan.error().detail));
   }
   const pool_sizes sizes = sizes_of(*plan, o);
-  auto pools = dual_pool<>::make(*plan, sizes);
+  auto pools = host_pools::make(*plan, sizes);
   if (!pools) {
     throw error(fmt::format("no memory for the KV pools ({} tokens): {}; lower -c",
                             std::uint64_t{sizes.pages[0]} * o.page_tokens,
@@ -76,7 +76,7 @@ std::vector<kv_layer_shape> kv_layers_of(const model_geometry& model,
   return shapes;
 }
 
-std::vector<pool_layer> layer_homes(const dual_pool<>& pools) {
+std::vector<pool_layer> layer_homes(const host_pools& pools) {
   std::vector<pool_layer> homes;
   for (std::uint32_t layer = 0; layer < pools.plan().layers(); ++layer) {
     homes.push_back(pools.layer(layer));

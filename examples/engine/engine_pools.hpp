@@ -5,6 +5,7 @@
 #pragma once
 
 #include <oriel/kv/dual_pool.hpp>
+#include <oriel/kv/memory.hpp>
 #include <oriel/model/geometry.hpp>
 
 #include <engine/engine_options.hpp>
@@ -12,6 +13,11 @@
 #include <vector>
 
 namespace oriel::engine {
+
+/// KV in huge pages of host memory. Not for the kernels' sake alone: a disk that reads straight
+/// into a page fills a few large pieces more than twice as fast as many small ones
+/// (docs/performance.md).
+using host_pools = dual_pool<huge_page_memory>;
 
 /// Pools in which a sequence that was admitted never lacks a page. A page that is neither held by a
 /// running sequence nor locked by its lease is free, or the cache gives it up when asked:
@@ -27,12 +33,12 @@ namespace oriel::engine {
 ///
 /// The room for the cache comes on top of that.
 /// @throws engine::error, std::bad_alloc
-[[nodiscard]] dual_pool<> make_pools(const model_geometry& model,
-                                     const engine_options& options,
-                                     dtype kv);
+[[nodiscard]] host_pools make_pools(const model_geometry& model,
+                                    const engine_options& options,
+                                    dtype kv);
 
 /// Where each layer of the model has its KV.
-[[nodiscard]] std::vector<pool_layer> layer_homes(const dual_pool<>& pools);
+[[nodiscard]] std::vector<pool_layer> layer_homes(const host_pools& pools);
 
 /// What each layer keeps: of the model, then of its MTP blocks if they draft, which are soft.
 [[nodiscard]] std::vector<kv_layer_shape> kv_layers_of(const model_geometry& model,

@@ -15,13 +15,13 @@
 
 #include <oriel/core/ids.hpp>
 #include <oriel/kv/block_table.hpp>
-#include <oriel/kv/dual_pool.hpp>
 #include <oriel/output/sampler.hpp>
 #include <oriel/output/token_history.hpp>
 #include <oriel/request/sampling_options.hpp>
 #include <oriel/spec/draft_chain.hpp>
 #include <oriel/spec/drafter.hpp>
 
+#include <engine/engine_pools.hpp>
 #include <engine/model_runner.hpp>
 
 #include <cstddef>
@@ -89,7 +89,7 @@ class mtp_blocks {
 /// past them. Borrows its sequence's KV, options and history.
 class mtp_drafter {
  public:
-  using sequence_type = dual_pool<>::sequence_type;
+  using sequence_type = host_pools::sequence_type;
 
   /// @param kv    of the sequence: its soft rows are what the blocks have, and follow the drafter
   /// @param used  the tokens told, where the options have penalties

@@ -7,7 +7,6 @@
 
 #include <oriel/kernels/gemm.hpp>
 #include <oriel/kernels/isa.hpp>
-#include <oriel/kv/dual_pool.hpp>
 #include <oriel/model/geometry.hpp>
 #include <oriel/prefix/cache_namespace.hpp>
 #include <oriel/prefix/heal.hpp>
@@ -18,6 +17,7 @@
 #include <oriel/tier/tiered_prefix.hpp>
 
 #include <engine/engine_options.hpp>
+#include <engine/engine_pools.hpp>
 
 #include <array>
 #include <cstdint>
@@ -45,7 +45,7 @@ struct tier_names {
 /// One thread owns it, with the pools, which outlive it.
 class prefix_reuse {
  public:
-  using pools_type = dual_pool<>;
+  using pools_type = host_pools;
   using sequence_type = pools_type::sequence_type;
   using tree_type =
       radix_tree<pools_type::pool_type, eviction_order, cache_retention, event_forwarder>;

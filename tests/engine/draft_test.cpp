@@ -84,7 +84,7 @@ class draft_reference {
   const model_geometry& model_;
   std::uint32_t context_;
   thread_pool threads_{1};
-  dual_pool<> pools_;
+  host_pools pools_;
   model_runner runner_;
 };
 

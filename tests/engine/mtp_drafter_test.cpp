@@ -3,8 +3,6 @@
 // mtp_drafter keeps the law of drafters, however its rows come and whoever runs beside it.
 #include "engine/with_blocks.hpp"
 
-#include <oriel/kv/dual_pool.hpp>
-
 #include <catch2/catch.hpp>
 #include <conformance/drafter_suite.hpp>
 #include <engine/engine_pools.hpp>
@@ -53,7 +51,7 @@ struct shared_model {
 
   library books;
   thread_pool threads{1};
-  dual_pool<> pools;
+  host_pools pools;
   model_runner runner;
   sampler choose;
   mtp_blocks blocks;

@@ -168,6 +168,7 @@ class engine_batch {
     const cudaError_t e =
         cudaMemcpyBatchAsync(to_, from_, bytes_, count_, &attributes, &first, 1, stream_);
     if (e != cudaSuccess) {
+      cudaGetLastError();  // Else the next launch takes it for its own.
       outcome_ = failure{errc::device_failure, static_cast<int>(e), "kv_copy: batch of copies"};
     }
     count_ = 0;

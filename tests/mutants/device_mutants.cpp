@@ -23,6 +23,9 @@ struct mutant {
 constexpr const char* copies =
     "the copy kernel writes the reference's bytes whatever order its copies come in";
 
+constexpr const char* streams =
+    "loads and stores beside a compute: nothing is read early or touched late";
+
 constexpr mutant all_mutants[] = {
     {"", "no mutant", "", true},
     // The pipe of the copy kernel.
@@ -31,6 +34,15 @@ constexpr mutant all_mutants[] = {
     {"stage_is_permuted_into_while_it_is_read", "the same, by threads", copies},
     {"permuted_stage_is_not_published", "bulk copies do not see what threads wrote", copies},
     {"block_leaves_before_its_stores", "its shared memory goes with it", copies},
+    // Streams and events.
+    {"copies_do_not_wait_for_their_fence", "a page is filled while others read it", streams},
+    {"event_stands_before_its_copy", "it is done before its copy is", streams},
+    {"compute_waits_for_the_copy_before", "a layer is read while it comes", streams},
+    {"one_wait_opens_all", "the same, from the second layer on", streams},
+    {"failed_copy_opens_its_layer", "what never comes is read", streams},
+    {"half_a_copy_is_not_waited_for", "a page is given away and then written to", streams},
+    {"load_is_done_with_its_first_copy", "the same", streams},
+    {"load_goes_while_it_is_waited_for", "its events serve another load", streams},
 };
 
 }  // namespace

@@ -2,12 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The copy kernel's program, its permutation and the engines' runs on the host. Every comparison is
 // of all bytes of the target pool: what lies between the parts is not touched.
+#include <oriel/device/paged_kv_view.cuh>
 #include <oriel/kernels/kv_copy.hpp>
 
 #include <cuda/detail/kv_copy_runs.hpp>
 
+#include <device/append_case.hpp>
 #include <device/copy_case.hpp>
 #include <device/copy_machine.hpp>
+
+#include <type_traits>
 
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
@@ -123,6 +127,49 @@ TEST_CASE("a tile of any width is permuted as the two orders are defined, and ba
   REQUIRE(is_permuted<to_host>(plan->v, false, v, host_v));
   REQUIRE(is_permuted<to_device>(plan->k, true, host_k, k));
   REQUIRE(is_permuted<to_device>(plan->v, false, host_v, v));
+}
+
+TEST_CASE("pages that the host wrote are a device's after one copy, and the host's after another") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 20)));
+  INFO("seed " << seed);
+  const append_case c(seed);
+  const aligned_bytes host(c.pool_bytes()), device(c.pool_bytes()), back(c.pool_bytes());
+  backward_executor backward;
+  host::run_kv_append(c.shape, c.args(host.data()), backward);
+  std::vector<kv_page_pair> pages;
+  for (std::uint32_t p = 0; p < append_case::pages; ++p) {
+    pages.push_back({p, p});
+  }
+  const auto copy =
+      [&](kv_order from, kv_order to, const aligned_bytes& a, const aligned_bytes& b) {
+        const auto plan =
+            cuda::plan_kv_copy({c.shape, from, to}, {.way = cuda::kv_copy_way::multiprocessors});
+        REQUIRE(plan);
+        const kv_copy_layer layer{c.view(a.data()), c.view(b.data())};
+        run_copy(*plan, {{&layer, 1}, pages}, seed);
+      };
+  copy(kv_order::host, kv_order::device, host, device);
+  for (const paged_sequence& part : c.parts) {  // What a kernel of the device finds there.
+    for (std::uint32_t r = 0; r < part.rows; ++r) {
+      const std::uint32_t position = part.first_position + r;
+      const std::uint32_t head = position % c.shape.kv_heads;
+      const auto same = [&](const auto& view) {
+        using element = std::remove_cvref_t<decltype(view.k(part, position, 0, 0))>;
+        const std::uint32_t dk = position % c.shape.head_dim_qk,
+                            dv = position % c.shape.head_dim_vo;
+        const kv_layer_view kv = c.view(host.data());
+        element k, v;
+        std::memcpy(&k, reference::k_element(c.shape, kv, part, position, head, dk), sizeof k);
+        std::memcpy(&v, reference::v_element(c.shape, kv, part, position, head, dv), sizeof v);
+        return view.k(part, position, head, dk) == k && view.v(part, position, head, dv) == v;
+      };
+      const kv_layer_view kv = c.view(device.data());
+      REQUIRE((c.shape.kv == dtype::bf16 ? same(paged_kv_view<dtype::bf16>(c.shape, kv))
+                                         : same(paged_kv_view<dtype::f32>(c.shape, kv))));
+    }
+  }
+  copy(kv_order::device, kv_order::host, device, back);
+  REQUIRE(same_bytes(back.span(), host.span()));
 }
 
 TEST_CASE("plan_kv_copy: pieces of whole tiles that fit a stage, and the way by size") {

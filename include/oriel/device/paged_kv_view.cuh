@@ -12,8 +12,9 @@
 ///     V   bf16 tile   [2 key groups][head_dim_vo][8 keys]
 ///
 /// The last 8 dims of K may be fewer: the remainder of head_dim_qk, padded to an even number by a
-/// zero. KV of a device and of the host are two arithmetics (docs/arithmetic.md), so pages move
-/// between tiers as bytes; what crosses from one to the other is permuted inside its tile.
+/// zero. Only a device has this order: pages that leave it are permuted into the host's on their
+/// way, and back when they return (kernels/kv_copy.hpp). KV of a device and of the host are two
+/// arithmetics all the same (docs/arithmetic.md).
 /// Units that include this need nvcc's --expt-relaxed-constexpr.
 #pragma once
 

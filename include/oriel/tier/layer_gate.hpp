@@ -20,7 +20,7 @@ namespace oriel {
 ///  - `false`: it is not there and does not come. Those bytes must not be read: the caller drops
 ///    what the step made of that sequence, and computes it without the pages that were to come.
 ///
-/// Models: `layer_loader`, `layer_loader_thread`, `layer_gate_ref`.
+/// Models: `layer_loader`, `layer_loader_thread`, `stream_layers::gate`, `layer_gate_ref`.
 // clang-format off
 template <class G>
 concept layer_gate = requires(G& gate, std::uint32_t layer) {

@@ -79,6 +79,32 @@ __device__ __forceinline__ void bulk_copy(std::uint32_t shared_to,
       : "memory");
 }
 
+/// One thread starts a copy shared -> global of `bytes`, of its next group of such copies.
+/// @pre as bulk_copy; what plain code wrote there is behind a fence_async_proxy
+__device__ __forceinline__ void bulk_store(void* to,
+                                           std::uint32_t shared_from,
+                                           std::uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(
+                   __cvta_generic_to_global(to)),
+               "r"(shared_from),
+               "r"(bytes)
+               : "memory");
+}
+/// Ends this thread's group of bulk_store.
+__device__ __forceinline__ void bulk_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/// Waits until of all but this thread's last N groups the shared memory has been read.
+template <std::uint32_t N>
+__device__ __forceinline__ void bulk_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
+}
+/// Waits until all of this thread's groups are written, and it sees them so. Shared memory must not
+/// go before they were read, so a block ends behind this.
+__device__ __forceinline__ void bulk_wait_written() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
 /// Orders this thread's plain reads and writes of shared memory before later ones of the
 /// asynchronous proxy: needed between a store and a wgmma that reads it (with a barrier between the
 /// fence and the wgmma where other threads stored).

@@ -1,0 +1,96 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/kernels/kv_copy.hpp>
+
+#include <cuda/captured.hpp>
+#include <cuda/device_array.hpp>
+#include <cuda/pinned_array.hpp>
+
+#include <device/copy_case.hpp>
+
+#include <algorithm>
+
+using namespace oriel;        // NOLINT: a test
+using namespace oriel::test;  // NOLINT
+
+namespace {
+
+void copy_and_compare(copy_case& c, const cuda::kv_copy_plan& plan) {
+  const auto expected = c.expected(c.page_count());
+  const pinned_array<std::byte> host_source(c.source), host_target(c.to.bytes);
+  const device_array<std::byte> source{std::span<const std::byte>(c.source)}, target(c.to.bytes);
+  const pinned_array<kv_page_pair> pages(c.pages);
+  const own_stream stream;
+  const auto copy = [&](std::byte* from, std::byte* to) {
+    const auto layers = c.layers_in(from, to);
+    REQUIRE(cuda::run_kv_copy(plan, {layers, pages.span()}, stream.stream));
+    stream.finish();
+  };
+  copy(host_source.data(), target.data());  // Host to device.
+  REQUIRE(target.to_host() == expected);
+  copy(source.data(), host_target.data());  // Device to host.
+  REQUIRE(std::ranges::equal(host_target.span(), expected));
+  const device_array<std::byte> other(c.to.bytes);
+  copy(source.data(), other.data());  // Device to device.
+  REQUIRE(other.to_host() == expected);
+}
+
+}  // namespace
+
+TEST_CASE("cuda kv_copy by multiprocessors: the reference's bytes, to and from the host") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 32)));
+  INFO("seed " << seed);
+  copy_case c(seed);
+  const auto plan = cuda::plan_kv_copy(
+      c.shape,
+      {.way = cuda::kv_copy_way::multiprocessors, .multiprocessors = 1 + c.random.next_below(8)});
+  REQUIRE(plan);
+  copy_and_compare(c, *plan);
+}
+
+TEST_CASE("cuda kv_copy by engines: the reference's bytes, to and from the host") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 16)));
+  INFO("seed " << seed);
+  copy_case c(seed);
+  c.shape.to = c.shape.from;
+  const auto plan = cuda::plan_kv_copy(c.shape, {.way = cuda::kv_copy_way::engine});
+  REQUIRE(plan);
+  copy_and_compare(c, *plan);
+}
+
+TEST_CASE("cuda kv_copy captured once serves other pages and counts") {
+  copy_case c(3);  // bf16, device to host: permuted.
+  const auto plan = cuda::plan_kv_copy(c.shape);
+  REQUIRE(plan);
+  REQUIRE(plan->permutes);
+  const device_array<std::byte> source{std::span<const std::byte>(c.source)};
+  const pinned_array<std::byte> target(c.to.bytes);
+  const pinned_array<kv_page_pair> pages(c.pages);
+  const pinned_array<std::uint32_t> count(std::size_t{1});
+  const auto layers = c.layers_in(source.data(), target.data());
+  captured copy([&](cudaStream_t stream) {
+    REQUIRE(cuda::run_kv_copy(*plan, {layers, pages.span(), count.data()}, stream));
+  });
+  for (std::uint32_t n = 0; n <= c.page_count(); ++n) {
+    std::memset(target.data(), 0xFF, c.to.bytes);
+    std::ranges::reverse(c.pages);
+    std::ranges::copy(c.pages, pages.data());
+    *count.data() = n;
+    copy.launch();
+    REQUIRE(std::ranges::equal(target.span(), c.expected(n)));
+  }
+}
+
+TEST_CASE("cuda kv_copy by engines says that it cannot be captured") {
+  copy_case c(1);
+  c.shape.to = c.shape.from;
+  const auto plan = cuda::plan_kv_copy(c.shape, {.way = cuda::kv_copy_way::engine});
+  REQUIRE(plan);
+  const device_array<std::byte> source{std::span<const std::byte>(c.source)}, target(c.to.bytes);
+  const auto layers = c.layers_in(source.data(), target.data());
+  captured nothing([&](cudaStream_t stream) {
+    const status done = cuda::run_kv_copy(*plan, {layers, c.pages}, stream);
+    REQUIRE_FALSE(done);
+    CHECK(done.error().code == errc::device_failure);
+  });
+}

@@ -1,0 +1,57 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// Tests of the tests, as in mutants.cpp: programs of device kernels with planted bugs, races above
+// all, and each must make its case fail on the host.
+//
+//     test.device_mutants          all of the list
+//     test.device_mutants NAME     one mutant, "" none
+#define CATCH_CONFIG_RUNNER
+#include "mutants/mutant_cases.hpp"
+#include "mutants/mutant_list.hpp"
+
+#include <span>
+
+namespace {
+
+struct mutant {
+  const char* name;
+  const char* kin;     ///< what goes wrong
+  const char* killer;  ///< the case that finds it
+  bool is_harmless = false;
+};
+
+constexpr const char* copies =
+    "the copy kernel writes the reference's bytes whatever order its copies come in";
+
+constexpr const char* streams =
+    "loads and stores beside a compute: nothing is read early or touched late";
+
+constexpr mutant all_mutants[] = {
+    {"", "no mutant", "", true},
+    // The pipe of the copy kernel.
+    {"stage_is_stored_before_it_is_full", "poison goes out", copies},
+    {"stage_is_loaded_while_it_is_read", "a piece goes where the one before should", copies},
+    {"stage_is_permuted_into_while_it_is_read", "the same, by threads", copies},
+    {"permuted_stage_is_not_published", "bulk copies do not see what threads wrote", copies},
+    {"block_leaves_before_its_stores", "its shared memory goes with it", copies},
+    // Streams and events.
+    {"copies_do_not_wait_for_their_fence", "a page is filled while others read it", streams},
+    {"event_stands_before_its_copy", "it is done before its copy is", streams},
+    {"compute_waits_for_the_copy_before", "a layer is read while it comes", streams},
+    {"one_wait_opens_all", "the same, from the second layer on", streams},
+    {"failed_copy_opens_its_layer", "what never comes is read", streams},
+    {"half_a_copy_is_not_waited_for", "a page is given away and then written to", streams},
+    {"load_is_done_with_its_first_copy", "the same", streams},
+    {"load_goes_while_it_is_waited_for", "its events serve another load", streams},
+};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  return mutants::run_all(
+      std::span<const mutant>(all_mutants), count, arguments, [&](const mutant& m) {
+        return mutants::is_as_it_should(m, [&](const mutant& on) {
+          return mutants::kill_by_cases(arguments[0], on.killer, 60);
+        });
+      });
+}

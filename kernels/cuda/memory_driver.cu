@@ -42,6 +42,10 @@ struct entry_point {
   }
 };
 
+CUdeviceptr device_address(std::byte* address) noexcept {
+  return reinterpret_cast<CUdeviceptr>(address);
+}
+
 CUmemAllocationProp memory_of(int device) noexcept {
   CUmemAllocationProp wanted{};
   wanted.type = CU_MEM_ALLOCATION_TYPE_PINNED;
@@ -56,26 +60,26 @@ int current_device(int& device) noexcept {
   return taken(cudaFree(nullptr));  // Makes the context that cuMem* want.
 }
 
-int allocate(std::uintptr_t& address, std::size_t bytes) noexcept {
+int allocate(std::byte*& address, std::size_t bytes) noexcept {
   void* at = nullptr;
   const int code = taken(cudaMalloc(&at, bytes));
-  address = reinterpret_cast<std::uintptr_t>(at);
+  address = static_cast<std::byte*>(at);
   return code;
 }
 
-int free_bytes(std::uintptr_t address) noexcept {
-  return taken(cudaFree(reinterpret_cast<void*>(address)));
+int free_bytes(std::byte* address) noexcept {
+  return taken(cudaFree(address));
 }
 
-int allocate_pinned(std::uintptr_t& address, std::size_t bytes) noexcept {
+int allocate_pinned(std::byte*& address, std::size_t bytes) noexcept {
   void* at = nullptr;
   const int code = taken(cudaHostAlloc(&at, bytes, cudaHostAllocPortable));
-  address = reinterpret_cast<std::uintptr_t>(at);
+  address = static_cast<std::byte*>(at);
   return code;
 }
 
-int free_pinned(std::uintptr_t address) noexcept {
-  return taken(cudaFreeHost(reinterpret_cast<void*>(address)));
+int free_pinned(std::byte* address) noexcept {
+  return taken(cudaFreeHost(address));
 }
 
 int granularity(std::size_t& bytes, int device) noexcept {
@@ -85,17 +89,17 @@ int granularity(std::size_t& bytes, int device) noexcept {
   return ask(&bytes, &wanted, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED);
 }
 
-int reserve(std::uintptr_t& address, std::size_t bytes) noexcept {
+int reserve(std::byte*& address, std::size_t bytes) noexcept {
   static const entry_point<PFN_cuMemAddressReserve_v10020> ask("cuMemAddressReserve");
   CUdeviceptr at = 0;
   const int code = ask(&at, bytes, std::size_t{0}, CUdeviceptr{0}, 0ull);
-  address = static_cast<std::uintptr_t>(at);
+  address = reinterpret_cast<std::byte*>(at);
   return code;
 }
 
-int unreserve(std::uintptr_t address, std::size_t bytes) noexcept {
+int unreserve(std::byte* address, std::size_t bytes) noexcept {
   static const entry_point<PFN_cuMemAddressFree_v10020> ask("cuMemAddressFree");
-  return ask(CUdeviceptr{address}, bytes);
+  return ask(device_address(address), bytes);
 }
 
 int create(std::uint64_t& handle, std::size_t bytes, int device) noexcept {
@@ -112,22 +116,22 @@ int release(std::uint64_t handle) noexcept {
   return ask(CUmemGenericAllocationHandle{handle});
 }
 
-int map(std::uintptr_t address, std::size_t bytes, std::uint64_t handle) noexcept {
+int map(std::byte* address, std::size_t bytes, std::uint64_t handle) noexcept {
   static const entry_point<PFN_cuMemMap_v10020> ask("cuMemMap");
   return ask(
-      CUdeviceptr{address}, bytes, std::size_t{0}, CUmemGenericAllocationHandle{handle}, 0ull);
+      device_address(address), bytes, std::size_t{0}, CUmemGenericAllocationHandle{handle}, 0ull);
 }
 
-int unmap(std::uintptr_t address, std::size_t bytes) noexcept {
+int unmap(std::byte* address, std::size_t bytes) noexcept {
   static const entry_point<PFN_cuMemUnmap_v10020> ask("cuMemUnmap");
-  return ask(CUdeviceptr{address}, bytes);
+  return ask(device_address(address), bytes);
 }
 
-int set_access(std::uintptr_t address, std::size_t bytes, int device) noexcept {
+int set_access(std::byte* address, std::size_t bytes, int device) noexcept {
   static const entry_point<PFN_cuMemSetAccess_v10020> ask("cuMemSetAccess");
   const CUmemAccessDesc access{.location = memory_of(device).location,
                                .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-  return ask(CUdeviceptr{address}, bytes, &access, std::size_t{1});
+  return ask(device_address(address), bytes, &access, std::size_t{1});
 }
 
 }  // namespace

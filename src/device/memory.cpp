@@ -42,7 +42,7 @@ result<driver_range> driver_range::take(const memory_driver& driver,
 
 status driver_range::take_bytes(std::size_t bytes) noexcept {
   const bool is_pinned = kind_ == driver_memory_kind::pinned;
-  std::uintptr_t address = 0;
+  std::byte* address = nullptr;
   const int code =
       is_pinned ? driver_->allocate_pinned(address, bytes) : driver_->allocate(address, bytes);
   if (code != 0) {
@@ -63,7 +63,7 @@ status driver_range::take_addresses(std::size_t bytes) noexcept {
     return refused(driver_out_of_memory, "more addresses than there are (cuMemAddressReserve)");
   }
   const std::size_t reserved = round_up(bytes, granule);
-  std::uintptr_t address = 0;
+  std::byte* address = nullptr;
   if (const int code = driver_->reserve(address, reserved); code != 0) {
     return refused(code, "device addresses (cuMemAddressReserve)");
   }
@@ -95,7 +95,7 @@ status driver_range::grow(std::size_t bytes) noexcept {
 }
 
 status driver_range::map_step(std::size_t offset, std::size_t bytes) noexcept {
-  const std::uintptr_t address = address_ + offset;
+  std::byte* const address = address_ + offset;
   std::uint64_t handle = 0;
   if (const int code = driver_->create(handle, bytes, device_); code != 0) {
     return refused(code, "memory for a growing range (cuMemCreate)");
@@ -128,7 +128,7 @@ bool driver_range::unmap_from(std::size_t offset) noexcept {
 }
 
 driver_range::~driver_range() {
-  if (address_ == 0) {
+  if (address_ == nullptr) {
     return;
   }
   switch (kind_) {

@@ -23,9 +23,9 @@ struct planted_driver {
   static constexpr int device = 3;
   static constexpr std::size_t bytes_max = std::size_t{1} << 40;
 
-  std::map<std::uintptr_t, std::size_t> reserved, mapped, allocated, pinned;
+  std::map<std::byte*, std::size_t> reserved, mapped, allocated, pinned;
   std::map<std::uint64_t, std::size_t> handles;  // not released
-  std::set<std::uintptr_t> accessible;
+  std::set<std::byte*> accessible;
   std::uint64_t next_handle = 1;
   int calls = 0;          // since `fail_at` was set
   int fail_at = -1;       // this call fails, counted from 0
@@ -69,16 +69,15 @@ struct planted_driver {
 
 inline const memory_driver& planted_driver::table() noexcept {
   using driver = planted_driver;
-  const auto take_bytes = [](std::map<std::uintptr_t, std::size_t>& books,
-                             std::uintptr_t& address,
-                             std::size_t bytes) {
-    if (bytes > driver::bytes_max) {
-      return driver_out_of_memory;
-    }
-    address = reinterpret_cast<std::uintptr_t>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
-    books[address] = bytes;
-    return 0;
-  };
+  const auto take_bytes =
+      [](std::map<std::byte*, std::size_t>& books, std::byte*& address, std::size_t bytes) {
+        if (bytes > driver::bytes_max) {
+          return driver_out_of_memory;
+        }
+        address = static_cast<std::byte*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
+        books[address] = bytes;
+        return 0;
+      };
   static const auto take = take_bytes;
   static const memory_driver calls{
       .current_device =
@@ -87,26 +86,26 @@ inline const memory_driver& planted_driver::table() noexcept {
             return driver::now().fails("current_device") ? driver::now().fail_with : 0;
           },
       .allocate =
-          [](std::uintptr_t& address, std::size_t bytes) noexcept {
+          [](std::byte*& address, std::size_t bytes) noexcept {
             return driver::now().fails("allocate") ? driver::now().fail_with
                                                    : take(driver::now().allocated, address, bytes);
           },
       .free =
-          [](std::uintptr_t address) noexcept {
+          [](std::byte* address) noexcept {
             REQUIRE(driver::now().allocated.erase(address) == 1);
-            std::free(reinterpret_cast<void*>(address));
+            std::free(address);
             return 0;
           },
       .allocate_pinned =
-          [](std::uintptr_t& address, std::size_t bytes) noexcept {
+          [](std::byte*& address, std::size_t bytes) noexcept {
             return driver::now().fails("allocate_pinned")
                        ? driver::now().fail_with
                        : take(driver::now().pinned, address, bytes);
           },
       .free_pinned =
-          [](std::uintptr_t address) noexcept {
+          [](std::byte* address) noexcept {
             REQUIRE(driver::now().pinned.erase(address) == 1);
-            std::free(reinterpret_cast<void*>(address));
+            std::free(address);
             return 0;
           },
       .granularity =
@@ -116,7 +115,7 @@ inline const memory_driver& planted_driver::table() noexcept {
             return driver::now().fails("granularity") ? driver::now().fail_with : 0;
           },
       .reserve =
-          [](std::uintptr_t& address, std::size_t bytes) noexcept {
+          [](std::byte*& address, std::size_t bytes) noexcept {
             REQUIRE(bytes % driver::granule == 0);
             if (driver::now().fails("reserve")) {
               return driver::now().fail_with;
@@ -127,18 +126,18 @@ inline const memory_driver& planted_driver::table() noexcept {
             void* const at = ::mmap(
                 nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             REQUIRE(at != MAP_FAILED);
-            address = reinterpret_cast<std::uintptr_t>(at);
+            address = static_cast<std::byte*>(at);
             driver::now().reserved[address] = bytes;
             return 0;
           },
       .unreserve =
-          [](std::uintptr_t address, std::size_t bytes) noexcept {
+          [](std::byte* address, std::size_t bytes) noexcept {
             driver& d = driver::now();
             REQUIRE(d.reserved.at(address) == bytes);
             const auto next = d.mapped.lower_bound(address);
             REQUIRE((next == d.mapped.end() || next->first >= address + bytes));
             d.reserved.erase(address);
-            ::munmap(reinterpret_cast<void*>(address), bytes);
+            ::munmap(address, bytes);
             return 0;
           },
       .create =
@@ -159,7 +158,7 @@ inline const memory_driver& planted_driver::table() noexcept {
             return d.fails("release") ? d.fail_with : 0;
           },
       .map =
-          [](std::uintptr_t address, std::size_t bytes, std::uint64_t handle) noexcept {
+          [](std::byte* address, std::size_t bytes, std::uint64_t handle) noexcept {
             driver& d = driver::now();
             REQUIRE(d.handles.at(handle) == bytes);
             auto range = d.reserved.upper_bound(address);
@@ -176,7 +175,7 @@ inline const memory_driver& planted_driver::table() noexcept {
             return 0;
           },
       .unmap =
-          [](std::uintptr_t address, std::size_t bytes) noexcept {
+          [](std::byte* address, std::size_t bytes) noexcept {
             driver& d = driver::now();
             REQUIRE(d.mapped.at(address) == bytes);
             if (d.fails("unmap")) {
@@ -184,18 +183,18 @@ inline const memory_driver& planted_driver::table() noexcept {
             }
             d.mapped.erase(address);
             d.accessible.erase(address);
-            ::mprotect(reinterpret_cast<void*>(address), bytes, PROT_NONE);
+            ::mprotect(address, bytes, PROT_NONE);
             return 0;
           },
       .set_access =
-          [](std::uintptr_t address, std::size_t bytes, int device) noexcept {
+          [](std::byte* address, std::size_t bytes, int device) noexcept {
             driver& d = driver::now();
             REQUIRE((d.mapped.at(address) == bytes && device == driver::device));
             if (d.fails("set_access")) {
               return d.fail_with;
             }
             d.accessible.insert(address);
-            ::mprotect(reinterpret_cast<void*>(address), bytes, PROT_READ | PROT_WRITE);
+            ::mprotect(address, bytes, PROT_READ | PROT_WRITE);
             return 0;
           }};
   return calls;

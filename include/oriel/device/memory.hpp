@@ -46,7 +46,7 @@ class driver_range {
   ~driver_range();
 
   /// First byte; null when size_bytes() is 0.
-  [[nodiscard]] std::byte* base() const noexcept { return reinterpret_cast<std::byte*>(address_); }
+  [[nodiscard]] std::byte* base() const noexcept { return address_; }
   [[nodiscard]] std::size_t size_bytes() const noexcept { return size_bytes_; }
   [[nodiscard]] std::size_t committed_bytes() const noexcept {
     return mapped_bytes_ < size_bytes_ ? mapped_bytes_ : size_bytes_;
@@ -69,7 +69,7 @@ class driver_range {
   void swap(driver_range& other) noexcept;
 
   const memory_driver* driver_ = nullptr;
-  std::uintptr_t address_ = 0;
+  std::byte* address_ = 0;
   std::size_t size_bytes_ = 0;      // as asked for
   std::size_t reserved_bytes_ = 0;  // of addresses: size_bytes_, in whole granules
   std::size_t mapped_bytes_ = 0;    // from the front

@@ -18,24 +18,24 @@ struct memory_driver {
   int (*current_device)(int& device) noexcept;
 
   // Memory that is there at once.
-  int (*allocate)(std::uintptr_t& address, std::size_t bytes) noexcept;  ///< cudaMalloc
-  int (*free)(std::uintptr_t address) noexcept;
-  int (*allocate_pinned)(std::uintptr_t& address, std::size_t bytes) noexcept;  ///< cudaHostAlloc
-  int (*free_pinned)(std::uintptr_t address) noexcept;
+  int (*allocate)(std::byte*& address, std::size_t bytes) noexcept;  ///< cudaMalloc
+  int (*free)(std::byte* address) noexcept;
+  int (*allocate_pinned)(std::byte*& address, std::size_t bytes) noexcept;  ///< cudaHostAlloc
+  int (*free_pinned)(std::byte* address) noexcept;
 
   // Virtual memory: addresses and what is behind them, apart (cuMem*).
   /// Sizes and addresses below are multiples of this.
   int (*granularity)(std::size_t& bytes, int device) noexcept;
-  int (*reserve)(std::uintptr_t& address, std::size_t bytes) noexcept;
-  int (*unreserve)(std::uintptr_t address, std::size_t bytes) noexcept;
+  int (*reserve)(std::byte*& address, std::size_t bytes) noexcept;
+  int (*unreserve)(std::byte* address, std::size_t bytes) noexcept;
   int (*create)(std::uint64_t& handle, std::size_t bytes, int device) noexcept;
   /// Gives up the handle. The memory goes with its last mapping.
   int (*release)(std::uint64_t handle) noexcept;
-  int (*map)(std::uintptr_t address, std::size_t bytes, std::uint64_t handle) noexcept;
+  int (*map)(std::byte* address, std::size_t bytes, std::uint64_t handle) noexcept;
   /// What one `map` mapped, no part of it and no more.
-  int (*unmap)(std::uintptr_t address, std::size_t bytes) noexcept;
+  int (*unmap)(std::byte* address, std::size_t bytes) noexcept;
   /// Lets the device read and write.
-  int (*set_access)(std::uintptr_t address, std::size_t bytes, int device) noexcept;
+  int (*set_access)(std::byte* address, std::size_t bytes, int device) noexcept;
 };
 
 /// The driver's code for "out of memory".

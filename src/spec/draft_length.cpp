@@ -11,15 +11,21 @@
 namespace oriel {
 namespace {
 
-/// A place never reached is taken for good, lightly: it will be tried, and a few failures tell.
+/// A place never reached is taken for good, lightly, but for no better than the one before it: it
+/// will be tried, and a few failures tell.
 constexpr double prior_acceptance = 0.6;
 constexpr double prior_trials = 1.0;
 /// A mean over about so many of the last steps.
 constexpr double samples_max = 16.0;
-/// How far from its estimate a measured step is believed, once there are a few.
+/// Of so many first steps of a length the fastest counts: what disturbs a step makes it slower.
+constexpr double young_samples = 2.0;
+/// How far from its estimate a measured step is believed.
 constexpr double outlier = 2.0;
 /// What is tried before anything is known: as much as so many steps allow.
 constexpr double first_steps = 100.0;
+/// Long quiet does not save up for a long storm, and one dear try does not end all tries: credit
+/// stays within so many plain steps.
+constexpr double credit_steps = 4.0;
 
 std::uint32_t row_of(std::uint32_t batch) noexcept {
   return static_cast<std::uint32_t>(std::bit_width(batch - 1));
@@ -50,7 +56,13 @@ void acceptance_curve::on_verified(std::uint32_t drafted, std::uint32_t accepted
 }
 
 double acceptance_curve::acceptance(std::uint32_t place) const noexcept {
-  return (hits_[place] + prior_acceptance * prior_trials) / (trials_[place] + prior_trials);
+  double estimate = prior_acceptance;
+  for (std::uint32_t i = 0; i <= place; ++i) {
+    const double prior = ORIEL_MUTANT(places_are_strangers) ? prior_acceptance
+                                                            : std::min(estimate, prior_acceptance);
+    estimate = (hits_[i] + prior * prior_trials) / (trials_[i] + prior_trials);
+  }
+  return estimate;
 }
 
 double acceptance_curve::expected_tokens(std::uint32_t drafts) const noexcept {
@@ -179,7 +191,11 @@ void adaptive_draft_length::try_another(std::span<const acceptance_curve* const>
   for (const acceptance_curve* curve : curves) {
     tokens += curve->expected_tokens(drafts);
   }
-  const double loss_s = seconds_at(row, drafts) - tokens / best_tokens_per_s_;
+  const double expected_loss_s = seconds_at(row, drafts) - tokens / best_tokens_per_s_;
+  // A length that seems to cost more than can be saved up is tried, too: rarely.
+  const double loss_s = ORIEL_MUTANT(dear_lengths_are_given_up)
+                            ? expected_loss_s
+                            : std::min(expected_loss_s, credit_steps * seconds_at(row, 0u));
   if (ORIEL_MUTANT(tries_are_free) || loss_s <= credit_s_) {
     std::fill(lengths.begin(), lengths.end(), drafts);
     is_trying_ = true;
@@ -196,6 +212,10 @@ void adaptive_draft_length::plan(std::span<const acceptance_curve* const> curves
   }
   const auto batch = static_cast<std::uint32_t>(curves.size());
   const cost_row& row = costs_[row_of(batch)];
+  if (row[0].samples < young_samples && !ORIEL_MUTANT(one_plain_step_is_enough)) {
+    std::fill(lengths.begin(), lengths.end(), 0u);  // All else is compared with plain steps.
+    return;
+  }
   list_next_drafts(curves);
   best_tokens_per_s_ = choose_best(batch, row, lengths);
   if (best_tokens_per_s_ > 0.0 && !ORIEL_MUTANT(nothing_is_tried_again)) {
@@ -203,10 +223,71 @@ void adaptive_draft_length::plan(std::span<const acceptance_curve* const> curves
   }
 }
 
-/// Moves a cell by its part of an error. A mean at first, then one of the last steps.
+/// What is believed of a step's seconds. Of the first of a length, no more than that each drafted
+/// row took as long as a plain step, and twice what the other lengths say. @pre m.batch > 0
+double adaptive_draft_length::believed_s(const cost_row& row,
+                                         const cost_cell& cell,
+                                         double drafts,
+                                         const step_measure& m) noexcept {
+  const double expected_s = seconds_at(row, drafts);
+  if (expected_s == 0.0 || (ORIEL_MUTANT(first_step_is_believed) && cell.samples == 0.0)) {
+    return m.seconds;
+  }
+  if (cell.samples == 0.0) {
+    const double rows_s = (1.0 + m.rows - m.batch) * seconds_at(row, 0u);
+    const bool knows_drafts =
+        std::any_of(row.begin() + 1, row.end(), [](const cost_cell& c) { return c.samples > 0.0; });
+    return std::min({m.seconds, rows_s, knows_drafts ? outlier * expected_s : rows_s});
+  }
+  return cell.samples < young_samples
+             ? std::min(m.seconds, expected_s)
+             : std::clamp(m.seconds, expected_s / outlier, expected_s * outlier);
+}
+
+/// Moves a cell by its part of an error. A mean, in the end of the last steps.
 void adaptive_draft_length::learn(cost_cell& cell, double error_s, double weight) noexcept {
+  const bool is_young = cell.samples < young_samples;
   cell.samples = std::min(cell.samples + weight, samples_max);
-  cell.seconds += error_s * weight / std::max(cell.samples, 1.0);
+  cell.seconds += error_s * weight / (is_young ? 1.0 : cell.samples);
+}
+
+/// More rows never take less time. Where two lengths say so, the one measured less is wrong.
+void adaptive_draft_length::keep_order(cost_row& row, std::uint32_t changed) noexcept {
+  for (std::uint32_t i = 0; i <= draft_tokens_max && !ORIEL_MUTANT(rows_may_cost_less); ++i) {
+    cost_cell& shorter = row[std::min(i, changed)];
+    cost_cell& longer = row[std::max(i, changed)];
+    if (row[i].samples > 0.0 && shorter.seconds > longer.seconds) {
+      const bool longer_is_wrong = longer.samples < shorter.samples;
+      (longer_is_wrong ? longer : shorter).seconds =
+          longer_is_wrong ? shorter.seconds : longer.seconds;
+    }
+  }
+}
+
+/// Takes a step's seconds into the cells of the lengths around its mean one. @returns what is
+/// believed of them
+double adaptive_draft_length::measure(cost_row& row,
+                                      double drafts,
+                                      const step_measure& m) noexcept {
+  const auto below = static_cast<std::uint32_t>(drafts);
+  const double part = drafts - below;
+  double least_s = m.seconds;
+  for (const std::uint32_t i : {below, below + 1}) {
+    const double weight = i == below ? 1.0 - part : part;
+    if (weight > 0.0) {
+      cost_cell& cell = row[i];
+      const double believed = believed_s(row, cell, drafts, m);
+      if (cell.samples == 0.0) {
+        cell = {.seconds = believed, .samples = weight};
+      } else {
+        learn(cell, believed - seconds_at(row, drafts), weight);
+      }
+      cell.measured_at = step_;
+      keep_order(row, i);
+      least_s = std::min(least_s, believed);
+    }
+  }
+  return least_s;
 }
 
 void adaptive_draft_length::on_step(const step_measure& m) noexcept {
@@ -218,34 +299,28 @@ void adaptive_draft_length::on_step(const step_measure& m) noexcept {
   }
   const double drafts = std::min(static_cast<double>(m.rows - m.batch) / m.batch,
                                  static_cast<double>(draft_tokens_max));
-  const auto below = static_cast<std::uint32_t>(drafts);
-  const double part = drafts - below;
-  for (const std::uint32_t i : {below, below + 1}) {
-    const double weight = i == below ? 1.0 - part : part;
-    if (weight > 0.0) {
-      cost_cell& cell = row[i];
-      if (cell.samples == 0.0) {
-        cell = {.seconds = m.seconds, .samples = weight, .measured_at = step_};
-        continue;
-      }
-      const double expected_s = seconds_at(row, drafts);
-      const double low = cell.samples > 4.0 ? expected_s / outlier : 0.0;
-      const double high = cell.samples > 4.0 ? expected_s * outlier : m.seconds;
-      learn(cell, std::clamp(m.seconds, low, std::max(low, high)) - expected_s, weight);
-      cell.measured_at = step_;
-    }
-  }
+  const double step_s = measure(row, drafts, m);
   credit_s_ += options_.probe_share * m.seconds;
   last_try_gained_ = false;
-  if (is_trying_) {
-    const double loss_s = m.seconds - m.tokens / best_tokens_per_s_;
+  // Where the drafter had nothing to draft, nothing was tried.
+  if (is_trying_ &&
+      (m.rows > m.batch || tried_drafts_ == 0 || ORIEL_MUTANT(empty_tries_are_charged))) {
+    const double loss_s = step_s - m.tokens / best_tokens_per_s_;
     credit_s_ -= loss_s;
     last_try_gained_ = loss_s < 0.0;
-    is_trying_ = false;
   }
-  // Long quiet does not save up for a long storm, and one stalled step does not end all tries.
-  const double bound_s = 4.0 * seconds_at(row, drafts);
+  is_trying_ = false;
+  const double bound_s = credit_steps * longest_plain_s();
   credit_s_ = std::clamp(credit_s_, -bound_s, bound_s);
+}
+
+/// Of all batches.
+double adaptive_draft_length::longest_plain_s() const noexcept {
+  double longest = 0.0;
+  for (const cost_row& row : costs_) {
+    longest = std::max(longest, seconds_at(row, 0u));
+  }
+  return longest;
 }
 
 }  // namespace oriel

@@ -97,7 +97,8 @@ struct adaptive_options {
 ///
 /// A length that was not used for long is tried now and then, so that it is found again when it
 /// pays. What tries may lose is a share of all seconds (`probe_share`); a try that gained is
-/// repeated at once.
+/// repeated at once, one for which nothing was drafted costs nothing. A stalled step is believed in
+/// part only, the first of a length above all.
 ///
 /// Deterministic: a function of the calls. *Thread safety* none. *Memory* fixed when made, and 12
 /// bytes for each draft of the largest batch.
@@ -135,7 +136,14 @@ class adaptive_draft_length {
 
   [[nodiscard]] static double seconds_at(const cost_row& row, std::uint32_t drafts) noexcept;
   [[nodiscard]] static double seconds_at(const cost_row& row, double drafts) noexcept;
+  [[nodiscard]] static double believed_s(const cost_row& row,
+                                         const cost_cell& cell,
+                                         double drafts,
+                                         const step_measure& m) noexcept;
   static void learn(cost_cell& cell, double error_s, double weight) noexcept;
+  static void keep_order(cost_row& row, std::uint32_t changed) noexcept;
+  [[nodiscard]] double measure(cost_row& row, double drafts, const step_measure& m) noexcept;
+  [[nodiscard]] double longest_plain_s() const noexcept;
 
   void list_next_drafts(std::span<const acceptance_curve* const> curves);
   double choose_best(std::uint32_t batch, const cost_row& row, std::span<std::uint32_t> lengths);

@@ -57,9 +57,12 @@ fi
 for unit in kernels/cuda/*.cu; do
   compile "$unit" "$(basename "$unit" .cu)"
 done
-# A .cu of a user's engine may include any public header.
-(cd include && find oriel \( -name '*.hpp' -o -name '*.cuh' \) | sort | sed 's/.*/#include <&>/') > "$work/headers.cu"
-compile "$work/headers.cu" "all public headers"
+# A .cu of a user's engine may include any public header. In four units: one would take as long as is allowed.
+for folders in a-o p-r s t-z; do
+  (cd include && find oriel \( -name '*.hpp' -o -name '*.cuh' \) | grep "^oriel/[$folders]" | sort \
+    | sed 's/.*/#include <&>/') > "$work/headers.cu"
+  compile "$work/headers.cu" "public headers $folders"
+done
 
 # The library and the tests link; without a device every test is reported as skipped.
 cmake --build --preset cuda --target test.cuda > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }

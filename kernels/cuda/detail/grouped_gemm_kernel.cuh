@@ -190,6 +190,7 @@ __global__ void __launch_bounds__(gemm_threads, 1)
     for_each_item(call, item_begin, blockIdx.x, gridDim.x, [&](const grouped_gemm_work& work) {
       produce_item<Type>(call, work, producer);
     });
+    ptx::copy_async_wait_all();  // A thread does not leave before its copies have arrived.
   } else {
     ptx::raise_registers<gemm_consumer_registers>();
     gemm_consumer<Type> consumer(shared);

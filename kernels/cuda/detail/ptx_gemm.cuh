@@ -45,6 +45,11 @@ __device__ __forceinline__ void mbarrier_arrive_after_copies(std::uint32_t share
                : "memory");
 }
 
+/// Waits for all copies that this thread has started.
+__device__ __forceinline__ void copy_async_wait_all() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 // ---- a matrix across a warp --------------------------------------------------------------------
 
 /// An 8 x 8 matrix of 16 bits: thread l has row l / 4, columns 2 (l % 4) and + 1, the first in the

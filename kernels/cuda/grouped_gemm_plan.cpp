@@ -56,12 +56,12 @@ std::uint64_t packed_rows(const grouped_gemm_shape& s) noexcept {
 std::uint32_t tile_rows_for(const grouped_gemm_shape& s,
                             const grouped_gemm_limits& limits,
                             std::uint64_t feature_tiles) noexcept {
+  const std::uint32_t most = s.weights == dtype::bf16 ? detail::gemm_tile<dtype::bf16>::rows
+                                                      : detail::gemm_tile<dtype::e4m3>::rows;
   const std::uint64_t busy = s.groups < limits.rows_max ? s.groups : limits.rows_max;
-  static_assert(detail::gemm_tile<dtype::bf16>::rows == 256);
-  static_assert(detail::gemm_tile<dtype::e4m3>::rows == 256);
   for (const std::uint32_t rows : {256u, 128u, 64u}) {
     const std::uint64_t cut = divide_up(limits.rows_max, rows);
-    if (feature_tiles * (cut < busy ? busy : cut) >= limits.multiprocessors) {
+    if (rows <= most && feature_tiles * (cut < busy ? busy : cut) >= limits.multiprocessors) {
       return rows;
     }
   }

@@ -27,7 +27,7 @@
 
 namespace oriel::detail {
 
-/// Sizes by the type of the operands. 128 accumulators a thread; e4m3: and 64 of a part.
+/// Sizes by the type of the operands. bf16: 128 accumulators a thread; e4m3: 64, and 64 of a part.
 template <dtype Type>
 struct gemm_tile;
 template <>
@@ -38,10 +38,8 @@ struct gemm_tile<dtype::bf16> {
 template <>
 struct gemm_tile<dtype::e4m3> {
   static constexpr bool is_scaled = true;
-  static constexpr std::uint32_t rows = 256, stages = 4;
+  static constexpr std::uint32_t rows = 128, stages = 6;
 };
-/// Rows whose parts a thread holds at a time.
-inline constexpr std::uint32_t gemm_part_rows = 128;
 
 /// Offsets into a stage, and its size.
 template <dtype Type>
@@ -61,11 +59,10 @@ struct gemm_stage {
 template <dtype Type>
 struct gemm_producer_thread {
   static constexpr std::uint32_t rows = gemm_tile<Type>::rows / gemm_run;
-  static constexpr std::uint32_t scales = gemm_tile<Type>::rows / warpgroup_threads;
-  std::uint32_t source[rows];          ///< where in x the rows begin that it copies a chunk of each
-                                       ///< of, in units of 16 bytes; no_row: no such row
-  std::uint32_t scale_source[scales];  ///< the rows of x whose scales it copies
-  std::uint32_t scale_row;             ///< of the grid: the row whose scale it copies
+  std::uint32_t source[rows];  ///< where in x the rows begin that it copies a chunk of each of, in
+                               ///< units of 16 bytes; no_row: no such row
+  std::uint32_t scale_source;  ///< the row of x whose scale it copies
+  std::uint32_t scale_row;     ///< of the grid: the row whose scale it copies
 };
 
 /// The row of a tile that thread `thread` copies as its i-th, and the chunk that it copies of each.
@@ -115,11 +112,9 @@ ORIEL_HOST_DEVICE_INLINE void find_rows(const grouped_gemm_call& call,
     t.source[i] = row == no_row ? no_row : row * units;
   }
   if constexpr (gemm_tile<Type>::is_scaled) {
+    static_assert(gemm_tile<Type>::rows == warpgroup_threads);
     static_assert(gemm_feature_tile == warpgroup_threads);
-    ORIEL_UNROLL
-    for (std::uint32_t i = 0; i < t.scales; ++i) {
-      t.scale_source[i] = source_row(call, work, i * warpgroup_threads + thread);
-    }
+    t.scale_source = source_row(call, work, thread);
     t.scale_row = grid_row(call, work.feature_tile * gemm_feature_tile + thread);
   }
 }
@@ -147,13 +142,10 @@ ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
   }
   if constexpr (gemm_tile<Type>::is_scaled) {
     const grouped_gemm_args<float>& args = call.args;
-    ORIEL_UNROLL
-    for (std::uint32_t i = 0; i < t.scales; ++i) {
-      if (t.scale_source[i] != no_row) {
-        machine.copy_scale(stage::x_scales + (i * warpgroup_threads + thread) * 4,
-                           args.x_scales + t.scale_source[i] * args.x_scale_row_stride +
-                               k_tile * args.x_scale_column_stride);
-      }
+    if (t.scale_source != no_row) {
+      machine.copy_scale(stage::x_scales + thread * 4,
+                         args.x_scales + t.scale_source * args.x_scale_row_stride +
+                             k_tile * args.x_scale_column_stride);
     }
     if (t.scale_row != no_row) {
       machine.copy_scale(stage::w_scales + thread * 4,
@@ -189,8 +181,8 @@ template <dtype Type>
 struct gemm_thread {
   static constexpr std::uint32_t size = gemm_tile<Type>::rows / 2;
   float sum[size];
-  float part[gemm_tile<Type>::is_scaled ? gemm_part_rows / 2 : 1];  ///< of 128 columns of e4m3
-  std::uint32_t pair[2];  ///< two bf16 each, on their way out
+  float part[gemm_tile<Type>::is_scaled ? size : 1];  ///< of 128 columns of e4m3
+  std::uint32_t pair[2];                              ///< two bf16 each, on their way out
 };
 
 /// The four instructions of a k tile. `to`: member that accumulates; `fresh`: from zero.
@@ -234,39 +226,31 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
   machine.release();
 }
 
-/// sum += part * scales, of `Columns` rows of x from `first` on. The scales lie in the stage.
+/// sum += part * scales. The scales lie in the stage.
 template <std::uint32_t Columns>
 ORIEL_HOST_DEVICE_INLINE void promote_part(std::uint32_t warpgroup,
                                            std::uint32_t thread,
-                                           std::uint32_t first,
                                            const std::byte* stage,
                                            gemm_thread<dtype::e4m3>& t) {
   using layout = gemm_stage<dtype::e4m3>;
-  const auto* const x_scales = reinterpret_cast<const float*>(stage + layout::x_scales) + first;
+  const auto* const x_scales = reinterpret_cast<const float*>(stage + layout::x_scales);
   const auto* const w_scales =
       reinterpret_cast<const float*>(stage + layout::w_scales) + warpgroup * mma_rows;
   const float w[2] = {w_scales[fragment_row(thread, 0)], w_scales[fragment_row(thread, 1)]};
   ORIEL_UNROLL
   for (std::uint32_t r = 0; r < Columns / 2; ++r) {
     const float scale = x_scales[fragment_column(thread, r)] * w[fragment_half(r)];
-    float& sum = t.sum[first / 2 + r];
-    sum = ::fmaf(t.part[r], scale, sum);
-#ifdef __CUDA_ARCH__
-    if (r % 8 == 7) {
-      asm volatile("" ::: "memory");  // Scales of all rows at once would take too many registers.
-    }
-#endif
+    t.sum[r] = ::fmaf(t.part[r], scale, t.sum[r]);
   }
 }
 
-/// e4m3: sums of 128 columns start at zero and are added up in f32, 128 rows at a time.
+/// e4m3: sums of 128 columns start at zero and are added up in f32.
 template <std::uint32_t Columns, class Machine>
 ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
                                             std::uint32_t warpgroup,
                                             Machine& machine,
                                             gemm_thread<dtype::e4m3>*) {
   using thread_state = gemm_thread<dtype::e4m3>;
-  constexpr std::uint32_t at_once = Columns < gemm_part_rows ? Columns : gemm_part_rows;
   machine.each([&](std::uint32_t, thread_state& t) {
     ORIEL_UNROLL
     for (std::uint32_t r = 0; r < Columns / 2; ++r) {
@@ -275,20 +259,17 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
   });
   for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile) {
     const std::uint32_t stage = machine.wait_stage();
-    ORIEL_UNROLL
-    for (std::uint32_t first = 0; first < Columns; first += at_once) {
-      machine.begin_multiply();
-      multiply_stage<at_once>(stage + warpgroup * mma_rows * gemm_k_tile_bytes,
-                              stage + gemm_stage<dtype::e4m3>::x + gemm_chunk_offset(first, 0),
-                              &thread_state::part,
-                              true,
-                              machine);
-      machine.commit_multiply();
-      machine.template wait_multiply<0>();
-      machine.each([&](std::uint32_t thread, thread_state& t) {
-        promote_part<at_once>(warpgroup, thread, first, machine.stage_bytes(), t);
-      });
-    }
+    machine.begin_multiply();
+    multiply_stage<Columns>(stage + warpgroup * mma_rows * gemm_k_tile_bytes,
+                            stage + gemm_stage<dtype::e4m3>::x,
+                            &thread_state::part,
+                            true,
+                            machine);
+    machine.commit_multiply();
+    machine.template wait_multiply<0>();
+    machine.each([&](std::uint32_t thread, thread_state& t) {
+      promote_part<Columns>(warpgroup, thread, machine.stage_bytes(), t);
+    });
     machine.release();
   }
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles the CUDA kernels for sm_90a, with no device needed: every unit of kernels/cuda, and one
-# unit that includes every public header. Fails on a register spill, on ptxas' warnings C75xx
+# Compiles the CUDA kernels for sm_90a, with no device needed: every unit of kernels/cuda, and units
+# that include every public header. Fails on a register spill, on ptxas' warnings C75xx
 # (setmaxnreg ignored, wgmma serialised) and on a unit that takes over 15 CPU seconds; that it fails
 # is tried with a planted spill. Without nvcc it says so and passes.
 set -euo pipefail

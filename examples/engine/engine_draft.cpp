@@ -18,8 +18,9 @@ void engine::begin_drafts(sequence& s) noexcept {
   if (mtp_blocks_in_use() != 0) {
     const auto lent = s.kv.soft_rows();
     const std::uint32_t window = pools_.plan().ring(*pools_.plan().soft_kind()).window_tokens;
-    metrics_.missing_mtp_rows.add(std::min(lent.end, window - 1) -
-                                  std::min(lent.end - lent.first, window - 1));
+    const std::uint32_t missing =
+        std::min(lent.end, window - 1) - std::min(lent.end - lent.first, window - 1);
+    metrics_.missing_mtp_rows.add(ORIEL_MUTANT(missing_rows_are_not_counted) ? 0 : missing);
   }
 }
 
@@ -59,9 +60,10 @@ verified engine::judge(const sequence& s, std::size_t row, std::span<sampled_tok
       s.drafts,
       place,
       [&](std::uint32_t i) {
+        const std::size_t used = row + (ORIEL_MUTANT(rejection_forgets_the_history) ? 0 : i);
         return sampler_.distribution(logits_.data() + (row + i) * model_.vocabulary,
                                      s.job.asked.sampling,
-                                     sampled_rows_[row + i].history);
+                                     sampled_rows_[used].history);
       },
       chosen);
 }
@@ -245,7 +247,9 @@ std::span<const float> engine::fresh_mtp_rows(std::size_t member) {
   const std::uint32_t end = s.kv.length(), first = made.first_position;
   std::span<const float> rows =
       made.values.first(std::size_t{end - std::min(end, first)} * model_.hidden);
-  if (!options_.speculation.mtp_in_prefill && end <= s.known_tokens && !rows.empty()) {
+  const bool skips_prompts =
+      !options_.speculation.mtp_in_prefill || ORIEL_MUTANT(prompts_skip_the_blocks);
+  if (skips_prompts && end <= s.known_tokens && !rows.empty()) {
     const bool is_done = decodes_next(s);  // The prompt's last row is what the first drafts follow.
     rows = rows.last(is_done ? model_.hidden : 0);
     mtp_of(s).begin_at(end - (is_done ? 1 : 0));

@@ -90,7 +90,7 @@ void mtp_drafter::begin_run() {
 
 step_rows mtp_drafter::rows_of(std::uint32_t block) const noexcept {
   return {.tokens = std::span(ids_).subspan(block, rows()),
-          .first_position = open_,
+          .first_position = open_ + (ORIEL_MUTANT(positions_move_with_the_block) ? block : 0),
           .tables = tables_,
           .logit_rows = block < wanted_ ? 1u : 0u,
           .hidden = hidden_.data(),

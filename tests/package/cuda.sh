@@ -17,6 +17,9 @@ cmake --preset cuda > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 
 flags=(-std=c++20 --expt-relaxed-constexpr -fmad=false -gencode "arch=compute_90a,code=sm_90a"
        -Iinclude -Ibuild/cuda/include -Ikernels -Xptxas=-v)
+if [ -e "$(dirname "$nvcc")/../include/cublasLt.h" ]; then
+  flags+=(-DORIEL_HAS_CUBLASLT)
+fi
 compile() {  # compile <unit> <name>: judges ptxas' report and the time; prints the most registers
   local log=$work/$2.log seconds registers
   local TIMEFORMAT='%U %S'

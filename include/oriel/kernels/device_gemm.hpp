@@ -1,0 +1,169 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Dense products on a device: out[m, n] = sum over k of x[m, k] * w[n, k], by cuBLASLt, with
+/// weights as a checkpoint has them. Experts, and e4m3 weights whose scales cuBLASLt does not
+/// take, are grouped_gemm.hpp's.
+///
+/// A plan is arithmetic. What needs a device (cuBLASLt's handle, and the algorithm that its
+/// heuristics choose for a shape, which is looked up once) is a `gemm_library`.
+///
+/// Order: no algorithm that cuts k and adds up parts is ever chosen (split-K), so a call with the
+/// same arguments gives the same bits on the same kind of device. With gemm_order::fixed the
+/// algorithm is also chosen once per matrix, for rows_max rows, and used for any number of them:
+/// every element is then computed by the same code, whatever its companions. NVIDIA promises the
+/// first and not the second; who needs a promise takes grouped_gemm.hpp with one group.
+#pragma once
+
+#include <oriel/kernels/gemm.hpp>
+#include <oriel/kernels/quantize.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+struct CUstream_st;  // cudaStream_t is a pointer to it; no CUDA header is needed to name one.
+
+namespace oriel {
+
+/// Arguments of one call; device memory throughout.
+/// @tparam X    float, or bf16: of x and of the weights
+/// @tparam Out  float, or where X is bf16 also bf16: the finished sum is rounded once
+template <class X, class Out>
+struct device_gemm_args {
+  Out* out;                   ///< [rows, n]
+  std::size_t out_stride;     ///< elements from one row of out to the next
+  const X* x;                 ///< [rows, k]
+  std::size_t x_stride;       ///< elements from one row of x to the next
+  const X* weights;           ///< [n, k], as it lies in a checkpoint
+  std::size_t weight_stride;  ///< elements from one row of the weights to the next
+  std::uint32_t rows;
+  bool accumulate = false;  ///< out += instead of out =; added in f32, before the rounding
+};
+
+/// Arguments of one product of e4m3 matrices; device memory throughout.
+/// @tparam Out  float or bf16
+template <class Out>
+struct block_scaled_gemm_args {
+  Out* out;                         ///< [rows, n]
+  std::size_t out_stride;           ///< elements from one row of out to the next
+  const e4m3* x;                    ///< [rows, k], as quantize_rows leaves them
+  std::size_t x_stride;             ///< elements from one row of x to the next
+  const float* x_scales;            ///< [ceil(k / 128), rows]: all rows of a group together
+  const e4m3* weights;              ///< [n, k]
+  std::size_t weight_stride;        ///< elements from one row of the weights to the next
+  const float* weight_scales;       ///< [ceil(n / 128), weight_scale_stride]
+  std::size_t weight_scale_stride;  ///< the plan's
+  std::uint32_t rows;               ///< a multiple of 4
+};
+
+namespace cuda {
+
+/// How an algorithm is chosen (see the top of the file).
+enum class gemm_order : std::uint8_t {
+  fastest,  ///< for the call's number of rows
+  fixed,    ///< for the plan's rows_max, and used for any number of rows
+};
+
+/// A decided product. Plain data.
+struct gemm_plan {
+  gemm_shape shape;  ///< its weights: the type of x and of the weights
+  dtype out;
+  std::uint32_t rows_max;
+  gemm_order order;
+  std::size_t workspace_bytes;  ///< products of one stream may share it
+};
+
+/// Pure host arithmetic; needs no device and no cuBLASLt.
+/// @param out  f32, or where shape.weights is bf16 also bf16
+/// @returns errc::unsupported_shape when n, k or rows_max is 0 or above 2^31 - 1, or for other
+/// types
+[[nodiscard]] result<gemm_plan> plan_gemm(const gemm_shape& shape,
+                                          dtype out,
+                                          std::uint32_t rows_max,
+                                          gemm_order order = gemm_order::fastest) noexcept;
+
+/// A decided product of block-scaled matrices. Plain data.
+struct block_scaled_gemm_plan {
+  std::uint32_t n, k;
+  dtype out;
+  std::uint32_t rows_max;
+  gemm_order order;
+  std::size_t weight_scale_stride;  ///< elements: ceil(k / 128), rounded up to a multiple of 4
+  std::size_t workspace_bytes;
+};
+
+/// What cuBLASLt multiplies on an sm_90: weights with one plain grid of scales. A fused matrix
+/// whose shards have grids of their own, and sizes that are refused here, are for grouped_gemm.hpp.
+/// @param shape  its weights: e4m3
+/// @param out  f32 or bf16
+/// @returns errc::unsupported_shape when n or k is no multiple of 16, or for other types
+[[nodiscard]] result<block_scaled_gemm_plan> plan_block_scaled_gemm(
+    const gemm_shape& shape,
+    dtype out,
+    std::uint32_t rows_max,
+    gemm_order order = gemm_order::fastest) noexcept;
+
+/// cuBLASLt on one device, and the algorithms found so far. One per device and thread.
+///
+/// Thread safety: none. Memory: the table of algorithms is taken by create(), about 100 KiB; a run
+/// takes none. When the table is full it is emptied.
+class gemm_library {
+ public:
+  /// For the current device.
+  /// @returns errc::unsupported_shape when built without cuBLASLt, errc::device_failure when it
+  /// does
+  ///     not start (`native`: cublasStatus_t), errc::out_of_memory
+  [[nodiscard]] static result<gemm_library> create() noexcept;
+  /// Is there a cuBLASLt in this build?
+  [[nodiscard]] static bool is_built() noexcept;
+
+  gemm_library(gemm_library&& other) noexcept;
+  gemm_library& operator=(gemm_library&& other) noexcept;
+  ~gemm_library();
+
+  struct state;
+  [[nodiscard]] state& get() const noexcept { return *state_; }
+
+ private:
+  explicit gemm_library(state* s) noexcept : state_(s) {}
+  state* state_;
+};
+
+/// Enqueues the product. The first call of a kind looks its algorithm up, on the host, a few tens
+/// of microseconds; it may happen during the capture of a graph. The number of rows is the host's:
+/// a graph is captured for so many, and what lies in rows nobody needs does no harm.
+/// @pre workspace: of the plan's size, device memory, 256-byte aligned; args.rows <= plan.rows_max
+/// @returns errc::unsupported_shape when cuBLASLt has no algorithm, errc::device_failure
+status run_gemm(const gemm_library& library,
+                const gemm_plan& plan,
+                const device_gemm_args<bf16, bf16>& args,
+                std::span<std::byte> workspace,
+                CUstream_st* stream) noexcept;
+status run_gemm(const gemm_library& library,
+                const gemm_plan& plan,
+                const device_gemm_args<bf16, float>& args,
+                std::span<std::byte> workspace,
+                CUstream_st* stream) noexcept;
+/// All in f32 (no TF32).
+status run_gemm(const gemm_library& library,
+                const gemm_plan& plan,
+                const device_gemm_args<float, float>& args,
+                std::span<std::byte> workspace,
+                CUstream_st* stream) noexcept;
+
+/// Enqueues the product of block-scaled matrices, as above.
+/// @pre args.rows is a multiple of 4; pointers and strides of x and the weights are multiples of 16
+status run_block_scaled_gemm(const gemm_library& library,
+                             const block_scaled_gemm_plan& plan,
+                             const block_scaled_gemm_args<bf16>& args,
+                             std::span<std::byte> workspace,
+                             CUstream_st* stream) noexcept;
+status run_block_scaled_gemm(const gemm_library& library,
+                             const block_scaled_gemm_plan& plan,
+                             const block_scaled_gemm_args<float>& args,
+                             std::span<std::byte> workspace,
+                             CUstream_st* stream) noexcept;
+
+}  // namespace cuda
+}  // namespace oriel

@@ -1,0 +1,160 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// Products by cuBLASLt against sums in double. Operands are small integers, so f32 sums are exact
+// in any order: outputs are compared bit by bit.
+#include <oriel/core/random.hpp>
+#include <oriel/kernels/device_gemm.hpp>
+
+#include <cuda/captured.hpp>
+#include <cuda/device_array.hpp>
+
+#include <algorithm>
+
+using namespace oriel;        // NOLINT: a test
+using namespace oriel::test;  // NOLINT
+
+namespace {
+
+std::vector<float> small_integers(random_stream& random, std::size_t n) {
+  std::vector<float> x(n);
+  for (float& v : x) {
+    v = static_cast<float>(random.next_below(9)) - 4.0f;
+  }
+  return x;
+}
+
+template <class T>
+T stored(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    return to_bf16(x);
+  } else {
+    return to_e4m3(x);
+  }
+}
+
+template <class T>
+std::vector<T> stored(const std::vector<float>& x) {
+  std::vector<T> y(x.size());
+  std::transform(x.begin(), x.end(), y.begin(), [](float v) { return stored<T>(v); });
+  return y;
+}
+
+cuda::gemm_library library_or_skip() {
+  auto library = cuda::gemm_library::create();
+  if (!library) {
+    INFO(library.error().detail);
+    REQUIRE(!cuda::gemm_library::is_built());
+  }
+  REQUIRE(library);
+  return std::move(*library);
+}
+
+template <class X, class Out>
+void check_product(const cuda::gemm_library& library, gemm_shape shape, dtype out_type) {
+  random_stream random(shape.n, shape.k);
+  constexpr std::uint32_t rows_max = 300;
+  const auto order = GENERATE(cuda::gemm_order::fastest, cuda::gemm_order::fixed);
+  const bool accumulate = GENERATE(false, true);
+  const std::uint32_t n = shape.n, k = shape.k;
+  const auto w = small_integers(random, std::size_t{n} * k),
+             x = small_integers(random, std::size_t{rows_max} * k),
+             before = small_integers(random, std::size_t{rows_max} * n);
+  const auto device_w = to_device(stored<X>(w)), device_x = to_device(stored<X>(x));
+  const auto plan = cuda::plan_gemm(shape, out_type, rows_max, order);
+  REQUIRE(plan);
+  const device_array<std::byte> workspace(plan->workspace_bytes);
+  for (const std::uint32_t rows : {1u, 7u, 64u, rows_max}) {
+    INFO("n " << n << " k " << k << " rows " << rows);
+    const auto device_out = to_device(stored<Out>(before));
+    captured graph([&](cudaStream_t stream) {
+      REQUIRE(cuda::run_gemm(library,
+                             *plan,
+                             device_gemm_args<X, Out>{.out = device_out.data(),
+                                                      .out_stride = n,
+                                                      .x = device_x.data(),
+                                                      .x_stride = k,
+                                                      .weights = device_w.data(),
+                                                      .weight_stride = k,
+                                                      .rows = rows,
+                                                      .accumulate = accumulate},
+                             {workspace.data(), workspace.size()},
+                             stream));
+    });
+    graph.launch();
+    const auto out = device_out.to_host();
+    for (std::uint32_t r = 0; r < rows_max; ++r) {
+      for (std::uint32_t c = 0; c < n; c += 1 + r % 7) {
+        double sum = accumulate || r >= rows ? before[r * n + c] : 0.0;
+        for (std::uint32_t i = 0; i < k && r < rows; ++i) {
+          sum += static_cast<double>(x[r * k + i]) * static_cast<double>(w[c * k + i]);
+        }
+        REQUIRE(out[r * n + c] == stored<Out>(static_cast<float>(sum)));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("cuda gemm: bf16 and f32, any number of rows, captured") {
+  const cuda::gemm_library library = library_or_skip();
+  SECTION("bf16 to bf16") {
+    check_product<bf16, bf16>(library, {264, 512, dtype::bf16}, dtype::bf16);
+  }
+  SECTION("bf16 to f32") {
+    check_product<bf16, float>(library, {384, 192, dtype::bf16}, dtype::f32);
+  }
+  SECTION("f32") {
+    check_product<float, float>(library, {384, 256, dtype::f32}, dtype::f32);
+  }
+}
+
+TEST_CASE("cuda gemm: block-scaled e4m3 with a plain grid") {
+  const cuda::gemm_library library = library_or_skip();
+  random_stream random(1, 2);
+  constexpr std::uint32_t n = 208, k = 640, rows = 36, groups = k / 128;
+  const auto plan = cuda::plan_block_scaled_gemm({n, k, dtype::e4m3}, dtype::f32, rows);
+  REQUIRE(plan);
+  const std::size_t stride = plan->weight_scale_stride;
+  const auto w = small_integers(random, n * k), x = small_integers(random, rows * k);
+  std::vector<float> w_scales(2 * stride), x_scales(groups * rows);
+  for (float& s : w_scales) {
+    s = random.next_below(2) ? 0.5f : 2.0f;
+  }
+  for (float& s : x_scales) {
+    s = random.next_below(2) ? 0.25f : 1.0f;
+  }
+  const auto device_w = to_device(stored<e4m3>(w)), device_x = to_device(stored<e4m3>(x));
+  const auto device_w_scales = to_device(w_scales), device_x_scales = to_device(x_scales);
+  const device_array<float> out(rows * n);
+  const device_array<std::byte> workspace(plan->workspace_bytes);
+  REQUIRE(cuda::run_block_scaled_gemm(
+      library,
+      *plan,
+      block_scaled_gemm_args<float>{.out = out.data(),
+                                    .out_stride = n,
+                                    .x = device_x.data(),
+                                    .x_stride = k,
+                                    .x_scales = device_x_scales.data(),
+                                    .weights = device_w.data(),
+                                    .weight_stride = k,
+                                    .weight_scales = device_w_scales.data(),
+                                    .weight_scale_stride = stride,
+                                    .rows = rows},
+      {workspace.data(), workspace.size()},
+      nullptr));
+  const auto found = out.to_host();
+  for (std::uint32_t r = 0; r < rows; ++r) {
+    for (std::uint32_t c = 0; c < n; ++c) {
+      double sum = 0.0;
+      for (std::uint32_t i = 0; i < k; ++i) {
+        sum += static_cast<double>(x[r * k + i]) * static_cast<double>(w[c * k + i]) *
+               static_cast<double>(w_scales[c / 128 * stride + i / 128]) *
+               static_cast<double>(x_scales[i / 128 * rows + r]);
+      }
+      REQUIRE(found[r * n + c] == static_cast<float>(sum));
+    }
+  }
+}

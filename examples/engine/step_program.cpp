@@ -159,7 +159,15 @@ class builder {
             const matrix_slice& out,
             bool accumulate,
             row_set rows) {
-    p_.operations.emplace_back(gemm_op{weight, n, k, x, out, accumulate, gemm_workspace_, rows});
+    const auto plan = planned(
+        cuda::plan_gemm({.n = n, .k = k, .weights = x.type},
+                        out.type,
+                        static_cast<std::uint32_t>(p_.rows_of[static_cast<std::size_t>(rows)]),
+                        cuda::gemm_order::fixed),
+        "a product");
+    program_buffer& workspace = p_.buffers[static_cast<std::size_t>(gemm_workspace_)];
+    workspace.size_bytes = std::max(workspace.size_bytes, plan.workspace_bytes);
+    p_.operations.emplace_back(gemm_op{weight, plan, x, out, accumulate, gemm_workspace_, rows});
   }
   void layer(std::uint32_t index, const pass& rows);
   void attention(std::uint32_t index, const pass& rows);
@@ -268,7 +276,8 @@ void builder::attention(std::uint32_t index, const pass& r) {
                                                  {.sequences_max = shape_.sequences,
                                                   .rows_max = r.count,
                                                   .rows_per_sequence_max = r.per_sequence,
-                                                  .keys_max = model_.context_tokens}),
+                                                  .keys_max = model_.context_tokens,
+                                                  .multiprocessors = model_.multiprocessors}),
                             "attention");
   const std::uint32_t heads_width = a.q_heads * a.head_dim_vo;
   const matrix_slice heads = matrix("heads", r.count, heads_width);
@@ -314,21 +323,17 @@ void builder::experts(std::uint32_t index, const pass& r, const matrix_slice& no
       cuda::plan_moe_permute({.experts = f.experts, .top_k = f.top_k, .tokens_max = r.count}),
       "the permutation of experts");
   const matrix_slice x = operand(normed, g_.hidden, r.count, r.rows);
-  p_.operations.emplace_back(experts_op{
-      .layer = index,
-      .permute = permute,
-      .x = x,
-      .ids = ids,
-      .weights = weights,
-      .out = r.x,
-      .permutation = add("permutation", permute.workspace_bytes),
-      .gathered = matrix("expert rows", pairs, g_.hidden, model_.compute),
-      .gate_up =
-          matrix("experts' gate, up", pairs, 2 * std::size_t{f.intermediate}, model_.compute),
-      .act = matrix("experts' activations", pairs, f.intermediate, model_.compute),
-      .y = matrix("experts' outputs", pairs, g_.hidden),
-      .workspace = gemm_workspace_,
-      .rows = r.rows});
+  p_.operations.emplace_back(
+      experts_op{.layer = index,
+                 .permute = permute,
+                 .x = x,
+                 .ids = ids,
+                 .weights = weights,
+                 .out = r.x,
+                 .permutation = add("permutation", permute.workspace_bytes),
+                 .act = matrix("experts' activations", pairs, f.intermediate, model_.compute),
+                 .y = matrix("experts' outputs", pairs, g_.hidden),
+                 .rows = r.rows});
 }
 
 void builder::layer(std::uint32_t index, const pass& r) {
@@ -525,12 +530,13 @@ void builder::make_decode() {
   p_.outputs.sampled = add("sampled", shape_.rows * sizeof(sampled_token), buffer_role::output);
   p_.outputs.verdicts =
       add("verdicts", shape_.sequences * sizeof(chain_verdict), buffer_role::output);
+  const bool keeps_hidden = model_.mtp_blocks != 0;
   matrix_slice hiddens = matrix("residual stream",
                                 carried + shape_.rows,
                                 g_.hidden,
                                 dtype::f32,
-                                shape_.drafts_next ? buffer_role::output : buffer_role::scratch);
-  p_.outputs.hidden = shape_.drafts_next ? hiddens.buffer : no_buffer;
+                                keeps_hidden ? buffer_role::output : buffer_role::scratch);
+  p_.outputs.hidden = keeps_hidden ? hiddens.buffer : no_buffer;
   hiddens.offset = carried * g_.hidden;
   main_pass(hiddens);
   const matrix_slice logits =
@@ -559,7 +565,7 @@ step_program builder::make() {
   p_.inputs.tokens = input<token_id>("tokens", shape_.rows);
   p_.inputs.positions = input<std::uint32_t>("positions", shape_.rows);
   p_.inputs.sequences = sequence_inputs("sequences");
-  gemm_workspace_ = add("workspace of products", gemm_workspace_bytes);
+  gemm_workspace_ = add("workspace of products", 0);
   switch (shape_.kind) {
     case program_kind::forward:
       make_forward();

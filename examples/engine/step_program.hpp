@@ -24,6 +24,7 @@
 
 #include <oriel/core/dtype.hpp>
 #include <oriel/kernels/attention.hpp>
+#include <oriel/kernels/device_gemm.hpp>
 #include <oriel/kernels/moe_permute.hpp>
 #include <oriel/kernels/rope.hpp>
 #include <oriel/kernels/sample.hpp>
@@ -46,9 +47,10 @@ struct program_model {
   dtype kv = dtype::bf16;
   std::uint32_t page_size = 16;
   std::uint32_t context_tokens = 0;
-  std::vector<std::uint32_t> pool_of;  ///< [layers]: whose tables a layer reads
-  std::uint32_t mtp_blocks = 0;        ///< in use
-  bool chains_hidden = false;          ///< blocks are told the output of the one before
+  std::uint32_t multiprocessors = 132;  ///< of the device
+  std::vector<std::uint32_t> pool_of = {};   ///< [layers]: whose tables a layer reads
+  std::uint32_t mtp_blocks = 0;         ///< in use
+  bool chains_hidden = false;           ///< blocks are told the output of the one before
 
   [[nodiscard]] std::uint32_t layers() const noexcept {
     return static_cast<std::uint32_t>(pool_of.size());
@@ -157,7 +159,7 @@ struct round_op {
 };
 struct gemm_op {
   weight_name weight;
-  std::uint32_t n, k;
+  cuda::gemm_plan plan;
   matrix_slice x, out;
   bool accumulate;
   buffer_id workspace;
@@ -200,11 +202,10 @@ struct experts_op {
   cuda::moe_permute_plan permute;
   matrix_slice x;  ///< [rows, hidden] of `compute`
   buffer_id ids, weights;
-  matrix_slice out;                     ///< [rows, hidden], f32
-  buffer_id permutation;                ///< the plan's workspace
-  matrix_slice gathered, gate_up, act;  ///< [rows * top_k, ...] of `compute`
-  matrix_slice y;                       ///< [rows * top_k, hidden], f32
-  buffer_id workspace;                  ///< of the grouped products
+  matrix_slice out;       ///< [rows, hidden], f32
+  buffer_id permutation;  ///< the plan's workspace
+  matrix_slice act;       ///< [rows * top_k, intermediate] of `compute`: behind SwiGLU
+  matrix_slice y;         ///< [rows * top_k, hidden], f32
   row_set rows;
 };
 struct gather_op {
@@ -320,16 +321,7 @@ void visit_buffers(const operation& op, Visit&& visit) {
     void operator()(const swiglu_op& o) const { touch(o.gate_up.buffer, o.out.buffer); }
     void operator()(const route_op& o) const { touch(o.logits.buffer, o.ids, o.weights); }
     void operator()(const experts_op& o) const {
-      touch(o.x.buffer,
-            o.ids,
-            o.weights,
-            o.out.buffer,
-            o.permutation,
-            o.gathered.buffer,
-            o.gate_up.buffer,
-            o.act.buffer,
-            o.y.buffer,
-            o.workspace);
+      touch(o.x.buffer, o.ids, o.weights, o.out.buffer, o.permutation, o.act.buffer, o.y.buffer);
     }
     void operator()(const gather_op& o) const { touch(o.x.buffer, o.index, o.out.buffer); }
     void operator()(const sample_op& o) const {

@@ -36,8 +36,8 @@ TEST_CASE("plan_block_scaled_gemm says how scales of weights lie") {
   CHECK(cuda::plan_block_scaled_gemm({16, 656, dtype::e4m3}, dtype::f32, 4)->weight_scale_stride ==
         8);
   const auto refused = [](gemm_shape shape, dtype out) {
-    const auto plan = cuda::plan_block_scaled_gemm(shape, out, 4);
-    return !plan && plan.error().code == errc::unsupported_shape;
+    const auto none = cuda::plan_block_scaled_gemm(shape, out, 4);
+    return !none && none.error().code == errc::unsupported_shape;
   };
   CHECK(refused({24, 128, dtype::e4m3}, dtype::bf16));
   CHECK(refused({16, 136, dtype::e4m3}, dtype::bf16));

@@ -185,24 +185,6 @@ class attention_producer {
   stage_ring<memory::stages> ring_;
 };
 
-/// table[0..n] becomes its exclusive prefix sum; table[n] the total. One warp.
-__device__ __forceinline__ void scan_in_place(std::uint32_t* table, std::uint32_t n) {
-  const std::uint32_t lane = threadIdx.x % warp_threads;
-  std::uint32_t before = 0;
-  for (std::uint32_t i = 0; i <= n; i += warp_threads) {
-    const std::uint32_t own = i + lane < n ? table[i + lane] : 0;
-    std::uint32_t sum = own;
-    for (std::uint32_t step = 1; step < warp_threads; step *= 2) {
-      const std::uint32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
-      sum += lane >= step ? other : 0;
-    }
-    if (i + lane <= n) {
-      table[i + lane] = before + sum - own;
-    }
-    before += __shfl_sync(0xFFFFFFFFu, sum, warp_threads - 1);
-  }
-}
-
 /// Threads of the producer: a warp copies. Beside two consumers it is a whole warpgroup, because
 /// only a warpgroup can hand its registers to others: 512 a thread of each of them, 2 x 232 + 40.
 template <std::uint32_t Warpgroups>

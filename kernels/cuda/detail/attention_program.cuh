@@ -13,23 +13,9 @@
 #pragma once
 
 #include "attention_rows.cuh"
+#include "stage_ring.cuh"
 
 namespace oriel::detail {
-
-/// A place in the ring of stages; `parity` changes each time round. Who waits for a stage to be
-/// full waits for `parity`; who waits for it to be free waits for the other one, which a barrier
-/// fresh from init counts as passed.
-template <std::uint32_t Stages>
-struct stage_ring {
-  std::uint32_t stage = 0;
-  std::uint32_t parity = 0;
-  ORIEL_HOST_DEVICE void advance() {
-    if (++stage == Stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
 
 /// Copies a lane's piece of a tile into the stage. `piece` by piece_of(..., lane).
 template <class Dims, class Machine>

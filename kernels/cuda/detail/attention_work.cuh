@@ -15,6 +15,8 @@
 /// neighbours read the same keys at the same time, and the longest begin first.
 #pragma once
 
+#include "items.cuh"
+
 #include <oriel/device/host_device.cuh>
 #include <oriel/kernels/attention.hpp>
 
@@ -122,22 +124,6 @@ struct attention_work {
   return work;
 }
 
-/// The sequence of item `item`: the last one whose items begin at or before it.
-/// @pre item_begin[n] > item
-[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t sequence_of_item(
-    const std::uint32_t* item_begin, std::uint32_t n, std::uint32_t item) {
-  std::uint32_t low = 0, high = n;  // item_begin[low] <= item < item_begin[high]
-  while (high - low > 1) {
-    const std::uint32_t middle = (low + high) / 2;
-    if (item_begin[middle] <= item) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 /// Calls f(work) for the items of thread block `block` of `blocks`, in order. `item_begin`,
 /// `row_begin`: [sequences + 1] items and rows before each sequence.
 template <class F>
@@ -149,7 +135,7 @@ ORIEL_HOST_DEVICE void for_each_item(const attention_call& call,
                                      F&& f) {
   const auto n = static_cast<std::uint32_t>(call.args.sequences.size());
   for (std::uint32_t item = block; item < item_begin[n]; item += blocks) {
-    const std::uint32_t s = sequence_of_item(item_begin, n, item);
+    const std::uint32_t s = owner_of_item(item_begin, n, item);
     const attention_work work =
         work_of(call, call.args.sequences.data()[s], row_begin[s], item - item_begin[s]);
     if (!work.is_empty()) {

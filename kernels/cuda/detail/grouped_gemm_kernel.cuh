@@ -1,0 +1,214 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The grouped product on a device: grouped_gemm_program.cuh run by a producer warpgroup and two
+/// consumer warpgroups, persistently over the items that the block finds in device memory.
+#pragma once
+
+#include "grouped_gemm_units.hpp"
+#include "launch.cuh"
+#include "ptx_gemm.cuh"
+
+namespace oriel::detail {
+
+/// Offsets into a block's shared memory.
+template <dtype Type>
+struct gemm_memory {
+  static constexpr std::uint32_t stages = gemm_tile<Type>::stages;
+  static constexpr std::uint32_t barriers = stages * gemm_stage<Type>::bytes;
+  static constexpr std::uint32_t table = barriers + 2 * stages * 8;
+
+  [[nodiscard]] static __device__ std::uint32_t stage(std::uint32_t i) {
+    return i * gemm_stage<Type>::bytes;
+  }
+  // Arrivals: of each producer thread when its copies have ended, and of the one that announces the
+  // piece of weights.
+  static constexpr std::uint32_t full_arrivals = warpgroup_threads + 1;
+  [[nodiscard]] static __device__ std::uint32_t full(std::uint32_t i) { return barriers + i * 8; }
+  // Arrivals: of each consumer warp.
+  static constexpr std::uint32_t free_arrivals = gemm_consumers * warpgroup_threads / warp_threads;
+  [[nodiscard]] static __device__ std::uint32_t free(std::uint32_t i) {
+    return barriers + (stages + i) * 8;
+  }
+};
+
+/// The machine of the producer warpgroup: this thread's part of it.
+template <dtype Type>
+class gemm_producer {
+ public:
+  using memory = gemm_memory<Type>;
+
+  __device__ __forceinline__ explicit gemm_producer(std::byte* shared)
+      : address_(ptx::shared_address(shared)) {}
+
+  template <class F>
+  __device__ __forceinline__ void each(F&& f) {
+    f(threadIdx.x % warpgroup_threads, thread_);
+  }
+  __device__ __forceinline__ void begin_stage() const {
+    ptx::mbarrier_wait(address_ + memory::free(ring_.stage), ring_.parity ^ 1);
+  }
+  __device__ __forceinline__ void copy_piece(const std::byte* from) const {
+    if (threadIdx.x % warpgroup_threads == 0) {
+      const std::uint32_t barrier = address_ + memory::full(ring_.stage);
+      ptx::mbarrier_arrive_expect(barrier, gemm_piece_bytes);
+      ptx::bulk_copy(address_ + memory::stage(ring_.stage), from, gemm_piece_bytes, barrier);
+    }
+  }
+  __device__ __forceinline__ void copy_chunk(std::uint32_t to,
+                                             const std::byte* from,
+                                             std::uint32_t bytes) const {
+    ptx::copy_async_16(address_ + memory::stage(ring_.stage) + to, from, bytes);
+  }
+  __device__ __forceinline__ void copy_scale(std::uint32_t to, const float* from) const {
+    ptx::copy_async_4(address_ + memory::stage(ring_.stage) + to, from);
+  }
+  __device__ __forceinline__ void end_stage() {
+    ptx::mbarrier_arrive_after_copies(address_ + memory::full(ring_.stage));
+    ring_.advance();
+  }
+
+ private:
+  std::uint32_t address_;
+  stage_ring<memory::stages> ring_;
+  gemm_producer_thread<Type> thread_;
+};
+
+/// The machine of a consumer warpgroup: this thread's part of it.
+template <dtype Type>
+class gemm_consumer {
+ public:
+  using memory = gemm_memory<Type>;
+  using thread_state = gemm_thread<Type>;
+
+  __device__ __forceinline__ explicit gemm_consumer(std::byte* shared)
+      : shared_(shared), address_(ptx::shared_address(shared)) {}
+
+  template <class F>
+  __device__ __forceinline__ void each(F&& f) {
+    f(threadIdx.x % warpgroup_threads, thread_);
+  }
+  /// The next stage, when it is full; what threads copied into it may be multiplied.
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t wait_stage() {
+    const std::uint32_t stage = memory::stage(ring_.stage);
+    ptx::mbarrier_wait(address_ + memory::full(ring_.stage), ring_.parity);
+    ptx::fence_async_proxy();
+    bytes_ = shared_ + stage;
+    ring_.advance();
+    return address_ + stage;
+  }
+  /// Of the stage waited for last.
+  [[nodiscard]] const __device__ __forceinline__ std::byte* stage_bytes() const { return bytes_; }
+  /// Gives the oldest stage back.
+  __device__ __forceinline__ void release() {
+    __syncwarp();  // Other threads may still be reading scales.
+    if (threadIdx.x % warp_threads == 0) {
+      ptx::mbarrier_arrive(address_ + memory::free(released_.stage));
+    }
+    released_.advance();
+  }
+
+  __device__ __forceinline__ void begin_multiply() {
+    __syncwarp();  // Barriers and stores of the last item let threads of a warp part.
+    pin_accumulators();
+    ptx::wgmma_fence();
+  }
+  __device__ __forceinline__ void commit_multiply() { ptx::wgmma_commit(); }
+  template <std::uint32_t Pending>
+  __device__ __forceinline__ void wait_multiply() {
+    ptx::wgmma_wait_for<Pending>();
+    pin_accumulators();
+  }
+  template <std::uint32_t Columns, std::uint32_t Size>
+  __device__ __forceinline__ void add(float (thread_state::*to)[Size],
+                                      std::uint64_t w,
+                                      std::uint64_t x,
+                                      bool accumulate) {
+    ptx::wgmma_in_shared<Type == dtype::bf16, Columns>(thread_.*to, w, x, accumulate ? 1 : 0);
+  }
+  __device__ __forceinline__ void transpose_pairs(std::uint32_t count) {
+    __syncwarp();
+    thread_.pair[0] = ptx::transpose_8x8(thread_.pair[0]);
+    if (count == 2) {
+      thread_.pair[1] = ptx::transpose_8x8(thread_.pair[1]);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void pin_accumulators() {
+    ORIEL_UNROLL
+    for (float& x : thread_.part) {
+      ptx::pin(x);
+    }
+    if constexpr (!gemm_tile<Type>::is_scaled) {
+      ORIEL_UNROLL
+      for (float& x : thread_.sum) {
+        ptx::pin(x);
+      }
+    }
+  }
+
+  std::byte* shared_;
+  std::uint32_t address_;
+  const std::byte* bytes_ = nullptr;
+  stage_ring<memory::stages> ring_, released_;
+  thread_state thread_;
+};
+
+/// Of the 512 for a thread of each of the three warpgroups.
+inline constexpr std::uint32_t gemm_consumer_registers = 200;
+inline constexpr std::uint32_t gemm_producer_registers = 104;
+
+template <dtype Type>
+__global__ void __launch_bounds__(gemm_threads, 1)
+    grouped_gemm_kernel(const __grid_constant__ grouped_gemm_call call) {
+  using memory = gemm_memory<Type>;
+  extern __shared__ __align__(128) std::byte shared[];
+  auto* const item_begin = reinterpret_cast<std::uint32_t*>(shared + memory::table);
+  if (threadIdx.x == 0) {
+    const std::uint32_t address = ptx::shared_address(shared);
+    for (std::uint32_t stage = 0; stage < memory::stages; ++stage) {
+      ptx::mbarrier_init(address + memory::full(stage), memory::full_arrivals);
+      ptx::mbarrier_init(address + memory::free(stage), memory::free_arrivals);
+    }
+    ptx::fence_mbarrier_init();
+  }
+  for (std::uint32_t group = threadIdx.x; group < call.shape.groups; group += gemm_threads) {
+    item_begin[group] = items_of(call, group);
+  }
+  __syncthreads();
+  if (threadIdx.x < warp_threads) {
+    scan_in_place(item_begin, call.shape.groups);
+  }
+  __syncthreads();
+
+  const std::uint32_t warpgroup = threadIdx.x / warpgroup_threads;
+  if (warpgroup == gemm_consumers) {
+    ptx::lower_registers<gemm_producer_registers>();
+    gemm_producer<Type> producer(shared);
+    for_each_item(call, item_begin, blockIdx.x, gridDim.x, [&](const grouped_gemm_work& work) {
+      produce_item<Type>(call, work, producer);
+    });
+  } else {
+    ptx::raise_registers<gemm_consumer_registers>();
+    gemm_consumer<Type> consumer(shared);
+    for_each_item(call, item_begin, blockIdx.x, gridDim.x, [&](const grouped_gemm_work& work) {
+      consume_item<Type>(call, work, warpgroup, consumer);
+    });
+  }
+}
+
+template <dtype Type>
+status launch_grouped_gemm(const cuda::grouped_gemm_plan& plan,
+                           const grouped_gemm_call& call,
+                           CUstream_st* stream) {
+  const auto kernel = grouped_gemm_kernel<Type>;
+  if (const status allowed = allow_shared(kernel, plan.shared_bytes, "grouped_gemm: shared memory");
+      !allowed) {
+    return allowed;
+  }
+  kernel<<<plan.blocks, gemm_threads, plan.shared_bytes, stream>>>(call);
+  return launched("grouped_gemm: launch");
+}
+
+}  // namespace oriel::detail

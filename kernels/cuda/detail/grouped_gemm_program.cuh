@@ -1,0 +1,385 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The grouped product's program: what the producer warpgroup and a consumer warpgroup do for one
+/// item, in which order. A `Machine` says how: on a device with barriers, copies and wgmma
+/// (grouped_gemm_kernel.cuh), in tests/device with loops over the threads and a model of wgmma.
+///
+///     stage      weights: a piece of 16 KiB; x: [rows / 8][8 chunks][8 rows][16 bytes]; for e4m3 a
+///                scale for each row of x and for each packed row of the weights
+///     producer   128 threads; for each k tile: wait for a free stage, start the copy of the piece
+///                (one thread) and of the rows' chunks (all), which arrive at the stage's barrier
+///     consumer   a warpgroup per 64 packed rows: D [64 features, rows] += w x^T
+///
+/// Features are wgmma's M and rows its N, so few rows cost few columns: 16, 64, 128 or 256 of them.
+/// Rows that do not exist are not copied; what lies in their place changes no other column.
+#pragma once
+
+#include "grouped_gemm_work.cuh"
+#include "scalar_math.cuh"
+#include "stage_ring.cuh"
+
+#ifdef __CUDACC__
+#include "ptx.cuh"
+#endif
+
+#include <math.h>
+
+namespace oriel::detail {
+
+/// Sizes by the type of the operands. bf16: 128 accumulators a thread; e4m3: 64, and 64 of a part.
+template <dtype Type>
+struct gemm_tile;
+template <>
+struct gemm_tile<dtype::bf16> {
+  static constexpr bool is_scaled = false;
+  static constexpr std::uint32_t rows = 256, stages = 4;
+};
+template <>
+struct gemm_tile<dtype::e4m3> {
+  static constexpr bool is_scaled = true;
+  static constexpr std::uint32_t rows = 128, stages = 6;
+};
+
+/// Offsets into a stage, and its size.
+template <dtype Type>
+struct gemm_stage {
+  static constexpr std::uint32_t rows = gemm_tile<Type>::rows;
+  static constexpr std::uint32_t x = gemm_piece_bytes;
+  static constexpr std::uint32_t x_scales = x + rows * gemm_k_tile_bytes;
+  static constexpr std::uint32_t w_scales = x_scales + (gemm_tile<Type>::is_scaled ? rows * 4 : 0);
+  static constexpr std::uint32_t bytes =
+      w_scales + (gemm_tile<Type>::is_scaled ? gemm_feature_tile * 4 : 0);
+  static_assert(bytes % core_bytes == 0);
+};
+
+// ---- The producer ------------------------------------------------------------------------------
+
+/// What a thread of the producer knows of an item.
+template <dtype Type>
+struct gemm_producer_thread {
+  static constexpr std::uint32_t rows = gemm_tile<Type>::rows / gemm_run;
+  std::uint32_t source[rows];  ///< rows of x that it copies a chunk of; no_row: none
+  std::uint32_t scale_source;  ///< the row of x whose scale it copies
+  std::uint32_t scale_row;     ///< of the grid: the row whose scale it copies
+};
+
+/// The row of a tile that thread `thread` copies as its i-th, and the chunk that it copies of each.
+/// A warp has 8 rows x 4 chunks at a time: it reads runs of 64 bytes, and each 8 of its threads
+/// fill one core matrix.
+[[nodiscard]] ORIEL_HOST_DEVICE constexpr std::uint32_t copied_row(std::uint32_t thread,
+                                                                   std::uint32_t i) {
+  return i * gemm_run + thread / 64 * core_side + thread % core_side;
+}
+[[nodiscard]] ORIEL_HOST_DEVICE constexpr std::uint32_t copied_chunk(std::uint32_t thread) {
+  return thread / warp_threads % 2 * 4 + thread % warp_threads / core_side;
+}
+
+/// Row `row` of an item as a row of x, or no_row.
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t source_row(const grouped_gemm_call& call,
+                                                                const grouped_gemm_work& work,
+                                                                std::uint32_t row) {
+  if (row >= work.rows) {
+    return no_row;
+  }
+  row += work.first_row;
+  return call.args.row_index != nullptr ? call.args.row_index[row] / call.args.row_divisor : row;
+}
+
+/// Row of the group's grid of scales for packed row `packed` of the group, or no_row.
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t grid_row(const grouped_gemm_call& call,
+                                                              std::uint32_t packed) {
+  const grouped_gemm_shape& shape = call.shape;
+  const std::uint32_t row = weight_row_of_packed(shape, packed);
+  if (row == no_row || call.args.weight_scale_rows != nullptr) {
+    return row == no_row ? no_row : call.args.weight_scale_rows[row];
+  }
+  return row < shape.n ? row / scale_block
+                       : shape.plain_grid_rows() / 2 + (row - shape.n) / scale_block;
+}
+
+template <dtype Type>
+ORIEL_HOST_DEVICE_INLINE void find_rows(const grouped_gemm_call& call,
+                                        const grouped_gemm_work& work,
+                                        std::uint32_t thread,
+                                        gemm_producer_thread<Type>& t) {
+  ORIEL_UNROLL
+  for (std::uint32_t i = 0; i < t.rows; ++i) {
+    t.source[i] = source_row(call, work, copied_row(thread, i));
+  }
+  if constexpr (gemm_tile<Type>::is_scaled) {
+    static_assert(gemm_tile<Type>::rows == warpgroup_threads);
+    static_assert(gemm_feature_tile == warpgroup_threads);
+    t.scale_source = source_row(call, work, thread);
+    t.scale_row = grid_row(call, work.feature_tile * gemm_feature_tile + thread);
+  }
+}
+
+/// A thread's chunks of k tile `k_tile`, and its scales.
+template <dtype Type, class Machine>
+ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
+                                        const grouped_gemm_work& work,
+                                        std::uint32_t k_tile,
+                                        std::uint32_t thread,
+                                        const gemm_producer_thread<Type>& t,
+                                        Machine& machine) {
+  using stage = gemm_stage<Type>;
+  const std::uint32_t row_bytes = call.shape.k * call.element_bytes(), chunk = copied_chunk(thread);
+  const std::uint32_t at = k_tile * gemm_k_tile_bytes + chunk * gemm_chunk_bytes;
+  const std::uint32_t left = at < row_bytes ? row_bytes - at : 0;
+  const std::uint32_t bytes = left < gemm_chunk_bytes ? left : gemm_chunk_bytes;
+  const auto* const x = static_cast<const std::byte*>(call.args.x) + (bytes != 0 ? at : 0);
+  const std::size_t stride = call.args.x_stride * call.element_bytes();
+  ORIEL_UNROLL
+  for (std::uint32_t i = 0; i < t.rows; ++i) {
+    if (t.source[i] != no_row) {
+      machine.copy_chunk(stage::x + gemm_chunk_offset(copied_row(thread, i), chunk),
+                         x + t.source[i] * stride,
+                         bytes);
+    }
+  }
+  if constexpr (gemm_tile<Type>::is_scaled) {
+    const grouped_gemm_args<float>& args = call.args;
+    if (t.scale_source != no_row) {
+      machine.copy_scale(stage::x_scales + thread * 4,
+                         args.x_scales + t.scale_source * args.x_scale_row_stride +
+                             k_tile * args.x_scale_column_stride);
+    }
+    if (t.scale_row != no_row) {
+      machine.copy_scale(stage::w_scales + thread * 4,
+                         args.weight_scales + work.group * args.weight_scale_group_stride +
+                             t.scale_row * args.weight_scale_stride + k_tile);
+    }
+  }
+}
+
+/// The producer, one item.
+template <dtype Type, class Machine>
+ORIEL_HOST_DEVICE_INLINE void produce_item(const grouped_gemm_call& call,
+                                           const grouped_gemm_work& work,
+                                           Machine& machine) {
+  using thread_state = gemm_producer_thread<Type>;
+  machine.each([&](std::uint32_t thread, thread_state& t) { find_rows(call, work, thread, t); });
+  const std::size_t tile = std::size_t{work.group} * call.feature_tiles + work.feature_tile;
+  const std::byte* piece = call.args.weights + tile * call.k_tiles * gemm_piece_bytes;
+  for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile, piece += gemm_piece_bytes) {
+    machine.begin_stage();
+    machine.copy_piece(piece);
+    machine.each([&](std::uint32_t thread, thread_state& t) {
+      copy_rows(call, work, k_tile, thread, t, machine);
+    });
+    machine.end_stage();
+  }
+}
+
+// ---- A consumer --------------------------------------------------------------------------------
+
+/// The registers of one thread of a consumer. Fragments as in mma_fragment.cuh.
+template <dtype Type>
+struct gemm_thread {
+  static constexpr std::uint32_t size = gemm_tile<Type>::rows / 2;
+  float sum[size];
+  float part[gemm_tile<Type>::is_scaled ? size : 1];  ///< of 128 columns of e4m3
+  std::uint32_t pair[2];                              ///< two bf16 each, on their way out
+};
+
+/// The four instructions of a k tile. `to`: member that accumulates; `fresh`: from zero.
+template <std::uint32_t Columns, class Machine, class Member>
+ORIEL_HOST_DEVICE_INLINE void multiply_stage(
+    std::uint32_t weights, std::uint32_t x, Member to, bool fresh, Machine& machine) {
+  constexpr std::uint32_t step_bytes = 2 * core_bytes;  // 32 bytes of k
+  ORIEL_UNROLL
+  for (std::uint32_t step = 0; step < gemm_row_chunks / 2; ++step) {
+    machine.template add<Columns>(
+        to,
+        operand_descriptor(weights + step * step_bytes, core_bytes, gemm_core_rows_bytes),
+        operand_descriptor(x + step * step_bytes, core_bytes, gemm_core_rows_bytes),
+        !(fresh && step == 0));
+  }
+}
+
+/// bf16: one accumulation over all of k. The products of a stage are under way while the next stage
+/// is waited for.
+template <std::uint32_t Columns, class Machine>
+ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
+                                            std::uint32_t warpgroup,
+                                            Machine& machine,
+                                            gemm_thread<dtype::bf16>*) {
+  using thread_state = gemm_thread<dtype::bf16>;
+  for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile) {
+    const std::uint32_t stage = machine.wait_stage();
+    machine.begin_multiply();
+    multiply_stage<Columns>(stage + warpgroup * mma_rows * gemm_k_tile_bytes,
+                            stage + gemm_stage<dtype::bf16>::x,
+                            &thread_state::sum,
+                            k_tile == 0,
+                            machine);
+    machine.commit_multiply();
+    if (k_tile != 0) {
+      machine.template wait_multiply<1>();
+      machine.release();
+    }
+  }
+  machine.template wait_multiply<0>();
+  machine.release();
+}
+
+/// sum += part * scales. The scales lie in the stage.
+template <std::uint32_t Columns>
+ORIEL_HOST_DEVICE_INLINE void promote_part(std::uint32_t warpgroup,
+                                           std::uint32_t thread,
+                                           const std::byte* stage,
+                                           gemm_thread<dtype::e4m3>& t) {
+  using layout = gemm_stage<dtype::e4m3>;
+  const auto* const x_scales = reinterpret_cast<const float*>(stage + layout::x_scales);
+  const auto* const w_scales =
+      reinterpret_cast<const float*>(stage + layout::w_scales) + warpgroup * mma_rows;
+  const float w[2] = {w_scales[fragment_row(thread, 0)], w_scales[fragment_row(thread, 1)]};
+  ORIEL_UNROLL
+  for (std::uint32_t r = 0; r < Columns / 2; ++r) {
+    const float scale = x_scales[fragment_column(thread, r)] * w[fragment_half(r)];
+    t.sum[r] = ::fmaf(t.part[r], scale, t.sum[r]);
+  }
+}
+
+/// e4m3: sums of 128 columns start at zero and are added up in f32.
+template <std::uint32_t Columns, class Machine>
+ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
+                                            std::uint32_t warpgroup,
+                                            Machine& machine,
+                                            gemm_thread<dtype::e4m3>*) {
+  using thread_state = gemm_thread<dtype::e4m3>;
+  machine.each([&](std::uint32_t, thread_state& t) {
+    ORIEL_UNROLL
+    for (std::uint32_t r = 0; r < Columns / 2; ++r) {
+      t.sum[r] = 0.0f;
+    }
+  });
+  for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile) {
+    const std::uint32_t stage = machine.wait_stage();
+    machine.begin_multiply();
+    multiply_stage<Columns>(stage + warpgroup * mma_rows * gemm_k_tile_bytes,
+                            stage + gemm_stage<dtype::e4m3>::x,
+                            &thread_state::part,
+                            true,
+                            machine);
+    machine.commit_multiply();
+    machine.template wait_multiply<0>();
+    machine.each([&](std::uint32_t thread, thread_state& t) {
+      promote_part<Columns>(warpgroup, thread, machine.stage_bytes(), t);
+    });
+    machine.release();
+  }
+}
+
+// ---- What leaves -------------------------------------------------------------------------------
+
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t gemm_pair(float low, float high) {
+#ifdef __CUDA_ARCH__
+  return ptx::pack_bf16(low, high);
+#else
+  return static_cast<std::uint32_t>(to_bf16(low)) | static_cast<std::uint32_t>(to_bf16(high)) << 16;
+#endif
+}
+
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE float gated(bool in_bf16, float gate, float up) {
+  const auto round = [&](float x) { return in_bf16 ? round_to_bf16(x) : x; };
+  const float g = round(gate);
+  return round(round(g / (1.0f + exp_unfused(-g))) * round(up));
+}
+
+/// f32: a thread's elements of 8 rows go where they belong, 8 threads to 32 bytes.
+ORIEL_HOST_DEVICE_INLINE void store_f32(const grouped_gemm_call& call,
+                                        const grouped_gemm_work& work,
+                                        std::uint32_t packed,
+                                        std::uint32_t row,
+                                        float x) {
+  const std::uint32_t feature = feature_of_packed(call.shape.swiglu, packed);
+  if (row < work.rows && feature < call.shape.n) {
+    call.args.out[(work.first_row + row) * call.args.out_stride + feature] = x;
+  }
+}
+
+/// bf16, after the transposition: `count` neighbours from `feature` on, two in each word.
+ORIEL_HOST_DEVICE_INLINE void store_bf16(const grouped_gemm_call& call,
+                                         const grouped_gemm_work& work,
+                                         std::uint32_t feature,
+                                         std::uint32_t count,
+                                         std::uint32_t row,
+                                         const std::uint32_t (&pair)[2]) {
+  if (row >= work.rows) {
+    return;
+  }
+  bf16* const to = call.out_bf16 + (work.first_row + row) * call.args.out_stride + feature;
+  const bool whole = feature + count <= call.shape.n;
+  if (whole && count == 4 && reinterpret_cast<std::uintptr_t>(to) % 8 == 0) {
+    *reinterpret_cast<std::uint64_t*>(to) = pair[0] | std::uint64_t{pair[1]} << 32;
+  } else if (whole && count == 2 && reinterpret_cast<std::uintptr_t>(to) % 4 == 0) {
+    *reinterpret_cast<std::uint32_t*>(to) = pair[0];
+  } else {
+    for (std::uint32_t i = 0; i < count && feature + i < call.shape.n; ++i) {
+      to[i] = static_cast<bf16>((i < 2 ? pair[0] : pair[1]) >> (i % 2 * 16) & 0xFFFFu);
+    }
+  }
+}
+
+/// 8 rows of x at a time: registers 4 b to 4 b + 3 are packed rows r and r + 8, rows 2 q and 2 q +
+/// 1 of block b. As bf16 each half is a matrix of 8 x 8 that the warp transposes.
+template <std::uint32_t Columns, class Thread, class Machine>
+ORIEL_HOST_DEVICE_INLINE void store_item(const grouped_gemm_call& call,
+                                         const grouped_gemm_work& work,
+                                         std::uint32_t warpgroup,
+                                         Machine& machine) {
+  const bool swiglu = call.shape.swiglu, in_bf16 = call.out_bf16 != nullptr;
+  const std::uint32_t tile = work.feature_tile * gemm_feature_tile + warpgroup * mma_rows;
+  ORIEL_UNROLL
+  for (std::uint32_t b = 0; b < Columns / 8; ++b) {
+    machine.each([&](std::uint32_t thread, Thread& t) {
+      float(&d)[Thread::size] = t.sum;
+      const std::uint32_t packed = tile + fragment_row(thread, 0), row = b * 8 + thread % 4 * 2;
+      if (swiglu) {
+        d[4 * b] = gated(in_bf16, d[4 * b], d[4 * b + 2]);
+        d[4 * b + 1] = gated(in_bf16, d[4 * b + 1], d[4 * b + 3]);
+      }
+      if (in_bf16) {
+        t.pair[0] = gemm_pair(d[4 * b], d[4 * b + 1]);
+        t.pair[1] = gemm_pair(d[4 * b + 2], d[4 * b + 3]);
+        return;
+      }
+      store_f32(call, work, packed, row, d[4 * b]);
+      store_f32(call, work, packed, row + 1, d[4 * b + 1]);
+      if (!swiglu) {
+        store_f32(call, work, packed + 8, row, d[4 * b + 2]);
+        store_f32(call, work, packed + 8, row + 1, d[4 * b + 3]);
+      }
+    });
+    if (in_bf16) {
+      machine.transpose_pairs(swiglu ? 1 : 2);
+      machine.each([&](std::uint32_t thread, Thread& t) {
+        const std::uint32_t run = (tile + thread / warp_threads * gemm_run) / gemm_run;
+        const std::uint32_t feature = swiglu ? run * 8 + thread % 4 * 2 : run * 16 + thread % 4 * 4;
+        store_bf16(call, work, feature, swiglu ? 2 : 4, b * 8 + thread % warp_threads / 4, t.pair);
+      });
+    }
+  }
+}
+
+/// One consumer warpgroup, one item: with as many columns as its rows need. Accumulators of
+/// different widths do not meet after the products: ptxas would have wgmma wait (C7515).
+template <dtype Type, std::uint32_t Columns = 16, class Machine>
+ORIEL_HOST_DEVICE_INLINE void consume_item(const grouped_gemm_call& call,
+                                           const grouped_gemm_work& work,
+                                           std::uint32_t warpgroup,
+                                           Machine& machine) {
+  using thread_state = gemm_thread<Type>;
+  if constexpr (Columns < gemm_tile<Type>::rows) {
+    if (work.rows > Columns) {
+      consume_item<Type, Columns == 16 ? 64 : Columns * 2>(call, work, warpgroup, machine);
+      return;
+    }
+  }
+  multiply_item<Columns>(call, warpgroup, machine, static_cast<thread_state*>(nullptr));
+  store_item<Columns, thread_state>(call, work, warpgroup, machine);
+}
+
+}  // namespace oriel::detail

@@ -1,0 +1,224 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The grouped product's program on the host: the machines that grouped_gemm_program.cuh asks for,
+/// as loops over the threads. wgmma and movmatrix are modelled from the tables of the PTX ISA,
+/// written here a second time and not with the functions of mma_fragment.cuh.
+#pragma once
+
+#include <cuda/detail/grouped_gemm_units.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <array>
+#include <cstring>
+#include <vector>
+
+namespace oriel::test {
+
+/// All stages of one item, one behind the other: the ring of stages is the device's own. A stage is
+/// poisoned before it is filled.
+template <dtype Type>
+class host_gemm_producer {
+ public:
+  using thread_state = detail::gemm_producer_thread<Type>;
+  static constexpr std::uint32_t stage_bytes = detail::gemm_stage<Type>::bytes;
+
+  host_gemm_producer() : threads_(detail::warpgroup_threads) {
+    std::memset(static_cast<void*>(threads_.data()), 0xAB, threads_.size() * sizeof(thread_state));
+  }
+  template <class F>
+  void each(F&& f) {
+    for (std::uint32_t thread = 0; thread < threads_.size(); ++thread) {
+      f(thread, threads_[thread]);
+    }
+  }
+  void begin_stage() {
+    stages.emplace_back(stage_bytes, std::byte{0xFF});  // NaNs of either type.
+    written_.assign(stage_bytes, false);
+  }
+  void copy_piece(const std::byte* from) {
+    REQUIRE(reinterpret_cast<std::uintptr_t>(from) % 16 == 0);
+    put(0, from, detail::gemm_piece_bytes);
+  }
+  void copy_chunk(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
+    if (to % 16 != 0 || bytes > 16 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
+      FAIL("a copy of 16 bytes that is not aligned");
+    }
+    std::array<std::byte, 16> chunk{};
+    if (bytes != 0) {
+      std::memcpy(chunk.data(), from, bytes);
+    }
+    put(to, chunk.data(), chunk.size());
+  }
+  void copy_scale(std::uint32_t to, const float* from) {
+    put(to, reinterpret_cast<const std::byte*>(from), sizeof *from);
+  }
+  void end_stage() {}
+
+  std::vector<std::vector<std::byte>> stages;
+
+ private:
+  /// Each byte of a stage once at most.
+  void put(std::uint32_t to, const std::byte* from, std::size_t bytes) {
+    for (std::size_t i = 0; i < bytes; ++i) {
+      if (written_.at(to + i)) {
+        FAIL("two copies to one place");
+      }
+      written_[to + i] = true;
+    }
+    std::memcpy(stages.back().data() + to, from, bytes);
+  }
+  std::vector<thread_state> threads_;
+  std::vector<bool> written_;
+};
+
+template <dtype Type>
+class host_gemm_consumer {
+ public:
+  using thread_state = detail::gemm_thread<Type>;
+
+  explicit host_gemm_consumer(const std::vector<std::vector<std::byte>>& stages)
+      : stages_(stages),
+        shared_(base + host_gemm_producer<Type>::stage_bytes),
+        threads_(detail::warpgroup_threads) {
+    std::memset(static_cast<void*>(threads_.data()), 0xFF, threads_.size() * sizeof(thread_state));
+    CHECK(shared_.size() < 1u << 18);  // A descriptor's address has 18 bits.
+  }
+
+  template <class F>
+  void each(F&& f) {
+    for (std::uint32_t thread = 0; thread < threads_.size(); ++thread) {
+      f(thread, threads_[thread]);
+    }
+  }
+  [[nodiscard]] std::uint32_t wait_stage() {
+    std::memcpy(shared_.data() + base, stages_.at(waited_).data(), stages_[waited_].size());
+    ++waited_;
+    return base;
+  }
+  [[nodiscard]] const std::byte* stage_bytes() const { return shared_.data() + base; }
+  void release() { ++released_; }
+  void begin_multiply() { open_ = true; }
+  void commit_multiply() {
+    REQUIRE(open_);
+    open_ = false;
+    ++under_way_;
+  }
+  template <std::uint32_t Pending>
+  void wait_multiply() {
+    under_way_ = std::min(under_way_, Pending);
+    CHECK(waited_ - released_ <= 2);
+  }
+  template <std::uint32_t Columns, std::uint32_t Size>
+  void add(float (thread_state::*to)[Size], std::uint64_t w, std::uint64_t x, bool accumulate) {
+    REQUIRE(open_);
+    const auto a = operand(w, 64), b = operand(x, Columns);
+    constexpr std::uint32_t depth = 32 / element_bytes;
+    for (std::uint32_t thread = 0; thread < 128; ++thread) {
+      for (std::uint32_t r = 0; r < Columns / 2; ++r) {
+        const std::uint32_t row = thread / 32 * 16 + (thread % 32 >> 2) + (r >> 1 & 1) * 8;
+        const std::uint32_t column = (r >> 2) * 8 + thread % 4 * 2 + (r & 1);
+        float& d = (threads_[thread].*to)[r];
+        float sum = accumulate ? d : 0.0f;
+        for (std::uint32_t k = 0; k < depth; ++k) {
+          sum += a[row * depth + k] * b[column * depth + k];
+        }
+        d = sum;
+      }
+    }
+  }
+  void transpose_pairs(std::uint32_t count) {
+    for (std::uint32_t i = 0; i < count; ++i) {
+      for (std::uint32_t warp = 0; warp < 4; ++warp) {
+        std::uint16_t matrix[8][8];
+        for (std::uint32_t lane = 0; lane < 32; ++lane) {
+          const std::uint32_t x = threads_[warp * 32 + lane].pair[i];
+          matrix[lane / 4][lane % 4 * 2] = static_cast<std::uint16_t>(x & 0xFFFF);
+          matrix[lane / 4][lane % 4 * 2 + 1] = static_cast<std::uint16_t>(x >> 16);
+        }
+        for (std::uint32_t lane = 0; lane < 32; ++lane) {
+          threads_[warp * 32 + lane].pair[i] =
+              matrix[lane % 4 * 2][lane / 4] |
+              static_cast<std::uint32_t>(matrix[lane % 4 * 2 + 1][lane / 4]) << 16;
+        }
+      }
+    }
+  }
+  /// Every stage was waited for and given back, and nothing is under way.
+  [[nodiscard]] bool is_done() const {
+    return waited_ == stages_.size() && released_ == waited_ && under_way_ == 0 && !open_;
+  }
+
+ private:
+  static constexpr std::uint32_t base = 1024;  // So that address 0 is nothing's.
+  static constexpr std::uint32_t element_bytes = Type == dtype::bf16 ? 2 : 1;
+
+  /// `rows` x 32 bytes that a descriptor without swizzle denotes, K-major.
+  [[nodiscard]] std::vector<float> operand(std::uint64_t desc, std::uint32_t rows) const {
+    REQUIRE((desc & ~0x0000'3FFF'3FFF'3FFFull) == 0);
+    const std::size_t start = (desc & 0x3FFF) << 4, leading = (desc >> 16 & 0x3FFF) << 4,
+                      stride = (desc >> 32 & 0x3FFF) << 4;
+    constexpr std::uint32_t depth = 32 / element_bytes, per_core = 16 / element_bytes;
+    std::vector<float> x(rows * depth);
+    for (std::uint32_t row = 0; row < rows; ++row) {
+      for (std::uint32_t k = 0; k < depth; ++k) {
+        const std::byte* const at = shared_.data() + start + row / 8 * stride +
+                                    k / per_core * leading + row % 8 * 16 +
+                                    k % per_core * element_bytes;
+        if constexpr (Type == dtype::bf16) {
+          std::uint16_t bits;
+          std::memcpy(&bits, at, sizeof bits);
+          x[row * depth + k] = to_float(static_cast<bf16>(bits));
+        } else {
+          x[row * depth + k] = to_float(static_cast<e4m3>(*at));
+        }
+      }
+    }
+    return x;
+  }
+
+  const std::vector<std::vector<std::byte>>& stages_;
+  std::vector<std::byte> shared_;
+  std::vector<thread_state> threads_;
+  std::size_t waited_ = 0, released_ = 0;
+  std::uint32_t under_way_ = 0;
+  bool open_ = false;
+};
+
+/// Items before each group, as the kernel's table has them.
+inline std::vector<std::uint32_t> items_before(const detail::grouped_gemm_call& call) {
+  std::vector<std::uint32_t> items{0};
+  for (std::uint32_t group = 0; group < call.shape.groups; ++group) {
+    items.push_back(items.back() + detail::items_of(call, group));
+  }
+  return items;
+}
+
+template <dtype Type>
+void multiply_on_host(const cuda::grouped_gemm_plan& plan, const detail::grouped_gemm_call& call) {
+  const auto items = items_before(call);
+  for (std::uint32_t block = plan.blocks; block-- > 0;) {  // An order no device would take.
+    detail::for_each_item(
+        call, items.data(), block, plan.blocks, [&](const detail::grouped_gemm_work& work) {
+          host_gemm_producer<Type> producer;
+          detail::produce_item<Type>(call, work, producer);
+          for (std::uint32_t warpgroup = 0; warpgroup < detail::gemm_consumers; ++warpgroup) {
+            host_gemm_consumer<Type> consumer(producer.stages);
+            detail::consume_item<Type>(call, work, warpgroup, consumer);
+            REQUIRE(consumer.is_done());
+          }
+        });
+  }
+}
+
+/// What cuda::run_grouped_gemm enqueues, on the host.
+template <class Out>
+void run_grouped_gemm_on_host(const cuda::grouped_gemm_plan& plan,
+                              const grouped_gemm_args<Out>& args) {
+  const auto call = detail::make_grouped_gemm_call(plan, args);
+  plan.shape.weights == dtype::bf16 ? multiply_on_host<dtype::bf16>(plan, call)
+                                    : multiply_on_host<dtype::e4m3>(plan, call);
+}
+
+}  // namespace oriel::test

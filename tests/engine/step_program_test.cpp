@@ -372,11 +372,11 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
     for (std::uint32_t i = 0; i < length; ++i) {
       r.prompt.push_back(token_id{random.next_below(8)});
     }
-    r.max_new_tokens = 1 + random.next_below(50);
+    r.max_new_tokens = 1 + random.next_below(60);
     r.sampling = {.temperature = random.next_below(2) == 0 ? 0.0f : 0.8f,
                   .top_k = random.next_below(2) * 5,
                   .seed = id};
-    if (random.next_below(5) == 0) {
+    if (seed == 1 && id % 4 == 3) {  // Such steps come in pieces.
       r.sampling.presence_penalty = 0.5f;
     }
     requests.push_back(std::move(r));
@@ -395,5 +395,6 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
   REQUIRE(found.tokens == expected.tokens);
   REQUIRE(found.drafts == expected.drafts);
   CHECK(found.missing_mtp_rows == expected.missing_mtp_rows);
-  CHECK(backend->graph_runs > 20);  // Most steps decode, in one piece.
+  CHECK(backend->graph_runs > 20);
+  CHECK((o.speculation.drafter != drafter_kind::mtp || backend->drafting_runs > 10));
 }

@@ -60,7 +60,6 @@ class host_backend final : public engine::step_backend {
       std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(range.first),
                   range.count,
                   tables_.begin() + static_cast<std::ptrdiff_t>(range.first));
-      sent_entries += range.count;
     }
   }
   const char* arithmetic() const noexcept override { return ""; }
@@ -83,9 +82,10 @@ class host_backend final : public engine::step_backend {
     }
     ++runs;
     graph_runs += repeats ? 1 : 0;
+    drafting_runs += program.shape.drafts_next ? 1 : 0;
   }
 
-  std::size_t runs = 0, graph_runs = 0, sent_entries = 0;
+  std::size_t runs = 0, graph_runs = 0, drafting_runs = 0;
 
  private:
   using slice = engine::matrix_slice;

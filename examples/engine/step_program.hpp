@@ -33,6 +33,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <tuple>
 #include <variant>
 #include <vector>
 
@@ -47,10 +48,10 @@ struct program_model {
   dtype kv = dtype::bf16;
   std::uint32_t page_size = 16;
   std::uint32_t context_tokens = 0;
-  std::uint32_t multiprocessors = 132;  ///< of the device
-  std::vector<std::uint32_t> pool_of = {};   ///< [layers]: whose tables a layer reads
-  std::uint32_t mtp_blocks = 0;         ///< in use
-  bool chains_hidden = false;           ///< blocks are told the output of the one before
+  std::uint32_t multiprocessors = 132;      ///< of the device
+  std::vector<std::uint32_t> pool_of = {};  ///< [layers]: whose tables a layer reads
+  std::uint32_t mtp_blocks = 0;             ///< in use
+  bool chains_hidden = false;               ///< blocks are told the output of the one before
 
   [[nodiscard]] std::uint32_t layers() const noexcept {
     return static_cast<std::uint32_t>(pool_of.size());
@@ -74,7 +75,14 @@ struct program_shape {
   std::uint32_t block = 0;       ///< of `draft`: which
   bool drafts_next = false;      ///< of `decode`: with the MTP blocks behind it
 
-  friend auto operator<=>(const program_shape&, const program_shape&) = default;
+  friend bool operator==(const program_shape&, const program_shape&) = default;
+  friend bool operator<(const program_shape& a, const program_shape& b) noexcept {
+    const auto key = [](const program_shape& s) {
+      return std::tuple(
+          s.kind, s.sequences, s.rows, s.logit_rows, s.drafts, s.block, s.drafts_next);
+    };
+    return key(a) < key(b);
+  }
 };
 
 /// What `shape` is served by: numbers of sequences are rounded up to 1, 2, 4, 8 and multiples of 8,

@@ -380,7 +380,8 @@ void cuda_backend::take_memory(const backend_needs& needs) {
       {"inputs", needs.input_bytes}, {"outputs", needs.output_bytes}, {"page tables", table_bytes}};
   device_.emplace(checked(preallocation<cuda::device_memory>::make(device), "memory of a step"));
   pinned_.emplace(checked(preallocation<cuda::pinned_memory>::make(pinned), "memory of a step"));
-  check(cudaMemset(device_->bytes(device_tables).data(), 0, table_bytes), "page tables");
+  check(cudaMemsetAsync(device_->bytes(device_tables).data(), 0, table_bytes, stream_),
+        "page tables");
 }
 
 std::span<std::byte> cuda_backend::inputs() noexcept {

@@ -156,14 +156,18 @@ cuda_weights::cuda_weights(const model_geometry& model,
   }
   memory_.emplace(std::move(*memory));
   std::vector<std::byte> staging;
-  for (std::size_t i = 0; i < all.size(); ++i) {
+  cudaError_t copied = cudaSuccess;
+  for (std::size_t i = 0; i < all.size() && copied == cudaSuccess; ++i) {
     const std::span<const std::byte> bytes = all[i].bytes(staging);
-    const cudaError_t copied =
+    copied =
         cudaMemcpy(memory_->bytes(i).data(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice);
-    if (copied != cudaSuccess) {
-      throw error(
-          fmt::format("the weights do not get to the device: {}", cudaGetErrorString(copied)));
-    }
+  }
+  if (copied == cudaSuccess) {
+    copied = cudaDeviceSynchronize();  // The last bytes may still be on their way.
+  }
+  if (copied != cudaSuccess) {
+    throw error(
+        fmt::format("the weights do not get to the device: {}", cudaGetErrorString(copied)));
   }
 }
 

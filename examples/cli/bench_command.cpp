@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `oriel bench`: speed of prefill (pp) and decode (tg), beside what the machine can do.
 #include "commands.hpp"
+#include "device.hpp"
 #include "support.hpp"
 
 #include <oriel/core/random.hpp>
@@ -23,6 +24,7 @@
 #include <cmath>
 #include <filesystem>
 #include <iterator>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -92,20 +94,12 @@ class bench_model {
   bench_model(const model_geometry& model,
               const engine::model_weights& weights,
               const bench_options& o,
+              const runner_maker& maker,
               thread_pool& threads)
       : options_(o),
         tokens_(random_tokens(model, o.prompt_tokens + o.new_tokens, o.seed)),
         pools_(make_pools(model, weights.compute, o)),
-        runner_(model,
-                weights,
-                homes(),
-                pools_.plan().options().page_size,
-                weights.compute,
-                {.rows_max = o.chunk_tokens,
-                 .logit_rows_max = 1,
-                 .sequences_max = 1,
-                 .context_tokens = o.prompt_tokens + o.new_tokens},
-                threads) {}
+        runner_(make_runner(model, weights, maker, threads)) {}
 
   [[nodiscard]] const bench_options& options() const noexcept { return options_; }
 
@@ -128,6 +122,27 @@ class bench_model {
   }
 
  private:
+  std::unique_ptr<engine::step_runner> make_runner(const model_geometry& model,
+                                                   const engine::model_weights& weights,
+                                                   const runner_maker& maker,
+                                                   thread_pool& threads) const {
+    const engine::runner_limits limits{
+        .rows_max = options_.chunk_tokens,
+        .logit_rows_max = 1,
+        .sequences_max = 1,
+        .context_tokens = options_.prompt_tokens + options_.new_tokens};
+    const std::uint32_t page_size = pools_.plan().options().page_size;
+    if (maker) {
+      return maker({.model = model,
+                    .pools = pools_,
+                    .page_size = page_size,
+                    .kv = weights.compute,
+                    .limits = limits});
+    }
+    return std::make_unique<engine::model_runner>(
+        model, weights, homes(), page_size, weights.compute, limits, threads);
+  }
+
   static engine::host_pools make_pools(const model_geometry& model,
                                        dtype kv,
                                        const bench_options& o) {
@@ -168,14 +183,18 @@ class bench_model {
                                  .first_position = sequence.length(),
                                  .tables = tables,
                                  .logit_rows = 1};
-    (void)runner_.forward({&step, 1});
+    const engine::decoding_rows decoding{.rows = step, .sampling = &greedy_};
+    if (rows != 1 || !runner_->decode({&decoding, 1}, false)) {
+      (void)runner_->forward({&step, 1});
+    }
     sequence.commit(rows);
   }
 
   const bench_options& options_;
   std::vector<token_id> tokens_;
+  sampling_options greedy_ = {.temperature = 0.0f};
   engine::host_pools pools_;
-  engine::model_runner runner_;
+  std::unique_ptr<engine::step_runner> runner_;
 };
 
 /// The two rows, with what one repetition of each moves and computes.
@@ -205,6 +224,20 @@ std::pair<bench_row, bench_row> make_rows(const model_geometry& model,
            .work = tg_bytes * decoded}};
 }
 
+/// Runs the repetitions on a device, whose limits are not taken.
+void measure(bench_model& model, bench_row& pp, bench_row& tg) {
+  (void)model.run();  // Warm: programs and graphs are made.
+  for (std::uint32_t r = 0; r < model.options().repetitions; ++r) {
+    const auto [prefill_seconds, decode_seconds] = model.run();
+    pp.seconds.push_back(prefill_seconds);
+    tg.seconds.push_back(decode_seconds);
+  }
+  for (bench_row* const row : {&pp, &tg}) {
+    row->limits.assign(row->seconds.size(), 1);
+    row->work = 0;
+  }
+}
+
 /// Runs the repetitions; the machine's limits are taken before and after each.
 void measure(
     bench_model& model, bench_row& pp, bench_row& tg, thread_pool& threads, dtype compute) {
@@ -232,12 +265,14 @@ void measure(
 std::vector<bench_row> measure_drafts(const model_geometry& model,
                                       const engine::model_weights& weights,
                                       const bench_options& o,
+                                      const runner_maker& maker,
                                       thread_pool& threads) {
   constexpr std::uint32_t range = 128, ranges = 2;
   engine::engine_options options{.chunk_tokens = o.chunk_tokens,
                                  .context_tokens = o.prompt_tokens + ranges * range};
   options.prefix_cache = false;
   options.speculation = speculation_of(o.spec, "auto", model);
+  options.make_runner = maker;
   const engine::tokenizer tokens = no_tokenizer();
   engine::engine engine{model, weights, tokens, options, threads};
   std::vector<bench_row> rows;
@@ -351,6 +386,9 @@ void print_markdown(const bench_context& of, std::span<const bench_row> rows) {
               row.bytes_per_token == 0 ? "" : fmt::format("{:.2f}", row.bytes_per_token / 1e6),
               row.work == 0 ? "" : fmt::format("{:.2f}", s.limit_fraction));
   }
+  if (rows[0].work == 0) {
+    return;  // A device: its limits were not taken.
+  }
   print_out(
       "\nLimits, measured around each repetition: {:.0f} GFLOP/s of multiply-adds on registers "
       "(pp), {:.1f} GB/s of reads (tg). Path: {}.\n",
@@ -378,13 +416,16 @@ std::string label_of(const std::filesystem::path& folder) {
   return label;
 }
 
-engine::model_weights draw_with_progress(const model_geometry& model, std::uint64_t seed) {
+engine::model_weights draw_with_progress(const model_geometry& model,
+                                         std::uint64_t seed,
+                                         engine::weight_form form) {
   const std::uint64_t parameters = count_parameters(model).total;
   expect_memory_for_weights(parameters * size_bytes(dtype::bf16), model.name);
   if (shows_progress()) {
     note("drawing {:.2f} G random weights", static_cast<double>(parameters) / 1e9);
   }
-  engine::model_weights weights = engine::random_weights(model, dtype::bf16, seed);
+  engine::model_weights weights = engine::random_weights(
+      model, dtype::bf16, seed, best_isa(), host::gemm_backend::automatic, form);
   if (shows_progress()) {
     note("\r\x1b[K");
   }
@@ -394,6 +435,7 @@ engine::model_weights draw_with_progress(const model_geometry& model, std::uint6
 }  // namespace
 
 int bench(const bench_options& o) {
+  const compute_device device(o.device);
   const bool is_random = !o.random_preset.empty();
   const std::filesystem::path folder = is_random ? "" : model_folder(o.model_dir);
   std::optional<engine::checkpoint> opened;
@@ -414,19 +456,26 @@ int bench(const bench_options& o) {
                     model.name,
                     model.context_tokens));
   }
-  const engine::model_weights weights =
-      is_random ? draw_with_progress(model, o.seed) : load_with_progress(*opened, o.spec == "mtp");
+  engine::model_weights weights = is_random
+                                      ? draw_with_progress(model, o.seed, device.form())
+                                      : load_with_progress(*opened, o.spec == "mtp", device.form());
+  const std::uint64_t weight_bytes = weights.bytes();
+  const runner_maker maker = device.take(model, weights);
   thread_pool threads{thread_count(o.threads)};
-  bench_model bench{model, weights, o, threads};
+  bench_model bench{model, weights, o, maker, threads};
   auto [pp, tg] = make_rows(model, weights.compute, o);
-  measure(bench, pp, tg, threads, weights.compute);
+  if (device.is_host()) {
+    measure(bench, pp, tg, threads, weights.compute);
+  } else {
+    measure(bench, pp, tg);
+  }
   const bench_context of{.model = is_random ? o.random_preset : label_of(folder),
                          .threads = threads.concurrency(),
-                         .weight_bytes = weights.bytes()};
+                         .weight_bytes = weight_bytes};
   const auto print = o.format == "md" ? print_markdown : o.format == "csv" ? print_csv : print_json;
   std::vector<bench_row> rows{pp, tg};
   if (o.spec != "off") {
-    std::ranges::move(measure_drafts(model, weights, o, threads), std::back_inserter(rows));
+    std::ranges::move(measure_drafts(model, weights, o, maker, threads), std::back_inserter(rows));
   }
   print(of, rows);
   return exit_ok;

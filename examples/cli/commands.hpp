@@ -69,6 +69,7 @@ struct run_options {
   std::string spec_accept = "match";  ///< --spec-accept: match, rejection
   tier_options tiers;                 ///< --host-cache-gib, --disk-cache, --remote
   std::optional<std::uint32_t> qkv_shards;
+  std::string device = "cpu";  ///< --device: cpu, cuda
 };
 
 /// Options of `oriel inspect`.
@@ -91,8 +92,9 @@ struct bench_options {
   std::uint32_t threads = 1;
   std::uint32_t chunk_tokens = 512;
   std::uint64_t seed = 1;
-  std::string format = "md";  ///< md, csv, json
-  std::string spec = "off";   ///< --spec: off, lookup, mtp
+  std::string format = "md";   ///< md, csv, json
+  std::string spec = "off";    ///< --spec: off, lookup, mtp
+  std::string device = "cpu";  ///< --device: cpu, cuda
 };
 
 inline constexpr double default_capacity_gib = 400;

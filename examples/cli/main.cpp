@@ -232,6 +232,12 @@ void check_run(const CLI::App& command, const run_options& o) {
   }
 }
 
+void add_device(CLI::App& command, std::string& device) {
+  command.add_option("--device", device, "where the model is computed: cpu, cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+}
+
 CLI::App* add_run(CLI::App& app, run_options& o) {
   CLI::App* command = app.add_subcommand("run", "generate text; with no arguments, the nano model");
   command->add_option("-m,--model", o.model_dir, "checkpoint folder (config.json, *.safetensors)")
@@ -246,6 +252,7 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
       ->transform(whole_number(2, u32_max));
   command->add_option("-t,--threads", o.threads, "threads [all cores]")
       ->transform(whole_number(0, threads_max));
+  add_device(*command, o.device);
   add_sampling(*command, o);
   add_penalties(*command, o);
   auto* json = command->add_flag("--json", o.json, "print one JSON object");
@@ -296,6 +303,7 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   command->add_option("-m,--model", o.model_dir, "checkpoint folder [nano]")
       ->check(some_text())
       ->excludes(random);
+  add_device(*command, o.device);
   command->add_option("-p,--prompt-tokens", o.prompt_tokens, "tokens to prefill")
       ->transform(whole_number(1, u32_max))
       ->capture_default_str();

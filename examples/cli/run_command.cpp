@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `oriel run`: prompts through the engine, one after another.
 #include "commands.hpp"
+#include "device.hpp"
 #include "support.hpp"
 
 #include <oriel/core/thread_pool.hpp>
@@ -580,6 +581,7 @@ finish_reason answer(engine::engine& engine,
 
 int run(const run_options& o) {
   // All that may be refused, before the weights are read.
+  const compute_device device(o.device);
   const std::filesystem::path folder = model_folder(o.model_dir);
   const engine::checkpoint checkpoint = open_model(folder, o.qkv_shards);
   const model_geometry& model = checkpoint.config.geometry;
@@ -593,10 +595,11 @@ int run(const run_options& o) {
         make_request(o, requests.size() + 1, std::move(p.tokens), checkpoint.config, context));
   }
 
-  const engine::model_weights weights = load_with_progress(checkpoint, o.spec == "mtp");
+  engine::model_weights weights = load_with_progress(checkpoint, o.spec == "mtp", device.form());
   thread_pool threads{thread_count(o.threads)};
   const auto stand_in = found ? std::nullopt : std::optional{no_tokenizer()};
-  const engine::engine_options options = engine_options_of(o, checkpoint, context);
+  engine::engine_options options = engine_options_of(o, checkpoint, context);
+  options.make_runner = device.take(model, weights);
   engine::engine engine{model,
                         weights,
                         found ? *found : *stand_in,

@@ -139,12 +139,15 @@ engine::tokenizer no_tokenizer() {
     "decoder": {"type": "ByteLevel"}})");
 }
 
-engine::model_weights load_with_progress(const engine::checkpoint& checkpoint, bool with_mtp) {
+engine::model_weights load_with_progress(const engine::checkpoint& checkpoint,
+                                         bool with_mtp,
+                                         engine::weight_form form) {
   const model_geometry& model = checkpoint.config.geometry;
   const dtype compute = engine::compute_type_of(checkpoint);
   expect_memory_for_weights(count_parameters(model).total * size_bytes(compute), model.name);
   engine::load_options options;
   options.with_mtp = with_mtp;
+  options.form = form;
   if (!shows_progress()) {
     return engine::load_weights(checkpoint, options);
   }

@@ -72,8 +72,10 @@ void expect_memory_for_weights(std::uint64_t bytes, const std::string& model);
 /// because a vocabulary must not be empty; nobody looks at the text it gives.
 [[nodiscard]] engine::tokenizer no_tokenizer();
 
-[[nodiscard]] engine::model_weights load_with_progress(const engine::checkpoint& checkpoint,
-                                                       bool with_mtp = false);
+[[nodiscard]] engine::model_weights load_with_progress(
+    const engine::checkpoint& checkpoint,
+    bool with_mtp = false,
+    engine::weight_form form = engine::weight_form::packed);
 
 /// Whether stderr is a terminal: progress is shown there only.
 [[nodiscard]] bool shows_progress() noexcept;

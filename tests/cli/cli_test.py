@@ -292,6 +292,16 @@ class Usage(unittest.TestCase):
         self.usage("replay", "a", "--evict", "newest", says="hit-density")
         self.usage("replay", "a", "--heal", "maybe", says="--heal")
 
+    def test_a_device_that_is_not_there_is_said_before_weights_are_read(self):
+        for command in ("run", "bench"):
+            done = run(command, "--device", "cuda", "-n", "1")
+            if done.returncode == 0:
+                continue  # There is one.
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertEqual(done.stdout, b"")
+            self.assertRegex(done.stderr, b"built without CUDA|no CUDA device")
+            self.assertEqual(run(command, "--device", "tpu").returncode, 2)
+
     def test_values_out_of_range_are_2(self):
         for command, option, values in (
                 ("run", "--new-tokens", ("0", "-1", "many", "1.5", "4294967296", "")),

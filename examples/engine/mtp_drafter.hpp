@@ -21,7 +21,7 @@
 #include <oriel/spec/draft_chain.hpp>
 #include <oriel/spec/drafter.hpp>
 
-#include <engine/engine_pools.hpp>
+#include <engine/host_pools.hpp>
 #include <engine/step_runner.hpp>
 
 #include <cstddef>

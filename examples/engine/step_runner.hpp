@@ -14,7 +14,7 @@
 #include <oriel/request/sampling_options.hpp>
 #include <oriel/tier/layer_gate.hpp>
 
-#include <engine/engine_pools.hpp>
+#include <engine/host_pools.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -64,7 +64,9 @@ for folders in a-o p-r s t-z; do
   compile "$work/headers.cu" "public headers $folders"
 done
 
-# The library and the tests link; without a device every test is reported as skipped.
-cmake --build --preset cuda --target test.cuda > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+# The library, the program and the tests link; without a device every test is reported as skipped, but
+# for what is said there.
+cmake --build --preset cuda --target test.cuda test.cuda_engine test.no_device oriel_cli > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 ctest --preset cuda --no-tests=error > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 grep -E 'tests passed|Skipped' "$work/log" || true
+./build/cuda/tests/test.no_device > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // How many of the nano model's MTP drafts are accepted on texts that are given as files: greedily,
-// cold, after a hit of the prefix cache, and where MTP blocks did not see the prompt, over the
-// first window of output tokens, its parts, and over all; and at temperature 1, by both ways to
-// judge drafts. acceptance.py gives it the held-out text.
+// cold, after a hit of the prefix cache, after one that comes from a disk tier, and where MTP
+// blocks did not see the prompt, over the first window of output tokens, its parts, and over all;
+// and with a temperature, by both ways to judge drafts. acceptance.py gives it the held-out text.
 //
 //     bench.spec.acceptance FILE...
 #include <oriel/core/thread_pool.hpp>
@@ -11,6 +11,7 @@
 
 #include <engine/checkpoint.hpp>
 #include <engine/engine.hpp>
+#include <engine/engine_tiers.hpp>
 #include <engine/file_bytes.hpp>
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weight_loader.hpp>
@@ -18,10 +19,13 @@
 #include <array>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -48,6 +52,18 @@ struct counts {
     if (const std::uint32_t part = before.decode_tokens / part_tokens; part < parts) {
       part_steps[part] += d.decode_steps - before.decode_steps;
       part_given[part] += d.decode_tokens - before.decode_tokens;
+    }
+  }
+  void add(const counts& other) {
+    steps += other.steps;
+    tokens += other.tokens;
+    for (std::size_t i = 0; i < draft_tokens_max; ++i) {
+      drafted[i] += other.drafted[i];
+      accepted[i] += other.accepted[i];
+    }
+    for (std::size_t part = 0; part < parts; ++part) {
+      part_steps[part] += other.part_steps[part];
+      part_given[part] += other.part_given[part];
     }
   }
   [[nodiscard]] double share(std::size_t place) const {
@@ -83,56 +99,130 @@ struct ways {
   bool in_prefill = true;
   bool after_hit = false;        ///< the prompt was served before
   bool heals = false;            ///< and its windows are gone, the blocks' too
+  bool from_disk = false;        ///< another engine served it, and left its pages in a folder
   std::uint32_t cut_tokens = 0;  ///< of each prompt's end
   float temperature = 0.0f;
   engine::accept_kind accept = engine::accept_kind::match;
   engine::mtp_chain chain = engine::mtp_chain::main_hidden;
 };
 
-counts measure(const nano& model,
-               const std::vector<std::vector<token_id>>& prompts,
-               std::uint32_t new_tokens,
-               ways how) {
+engine::engine_options options_of(const ways& how, const nano& model) {
   engine::engine_options options{.chunk_tokens = 128, .context_tokens = context};
   options.prefix_cache = how.after_hit;
+  options.model_digest = engine::checkpoint_digest(model.opened);
   options.speculation = {.drafter = engine::drafter_kind::mtp,
                          .drafts_max = drafts,
                          .accept = how.accept,
                          .chain = how.chain,
                          .mtp_in_prefill = how.in_prefill};
-  serial_executor executor;
-  engine::engine served{
-      model.opened.config.geometry, model.weights, model.tokens, options, executor};
-  counts all;
-  std::uint64_t id = 0;
-  for (const auto& prompt : prompts) {
-    for (int round = how.after_hit ? 0 : 1; round < 2; ++round) {
-      request r;
-      r.id = request_id{++id};
-      r.prompt = prompt;
-      r.prompt.resize(prompt.size() - how.cut_tokens);
-      r.max_new_tokens = new_tokens;
-      r.sampling.temperature = how.temperature;
-      r.sampling.seed = id;
-      if (!served.submit(std::move(r))) {
-        throw std::runtime_error("a request was refused");
-      }
-      engine::draft_counts last;
-      while (!served.idle()) {
-        for (const engine::event& happened : served.step()) {
-          if (round == 1) {
-            all.add(happened.drafts, last);
-          }
-          last = happened.drafts;
-        }
-      }
-      if (round == 0 && how.heals) {
-        auto& tree = served.cache()->tree();
-        for (std::uint32_t kind = 0; kind < tree.options().windows.size(); ++kind) {
-          tree.evict_window(kind, tree.evictable_window_pages(kind));
-        }
+  options.tier_moves.fetch_us_min = options.tier_moves.fetch_us_max = 10'000'000;  // All arrive.
+  return options;
+}
+
+/// An engine that serves one request after another.
+class server {
+ public:
+  /// @param folder  of a disk tier; empty: none
+  server(const nano& model, const ways& how, const std::filesystem::path& folder)
+      : how_(how),
+        engine_(model.opened.config.geometry,
+                model.weights,
+                model.tokens,
+                options_of(how, model),
+                executor_,
+                tiers_of(model, how, folder)) {}
+
+  counts run(std::uint64_t id, const std::vector<token_id>& prompt, std::uint32_t new_tokens) {
+    request r;
+    r.id = request_id{id};
+    r.prompt = prompt;
+    r.prompt.resize(prompt.size() - how_.cut_tokens);
+    r.max_new_tokens = new_tokens;
+    r.sampling.temperature = how_.temperature;
+    r.sampling.seed = (id + 1) / 2;  // The same whether a prompt was served before.
+    if (!engine_.submit(std::move(r))) {
+      throw std::runtime_error("a request was refused");
+    }
+    counts all;
+    engine::draft_counts last;
+    while (!engine_.idle()) {
+      for (const engine::event& happened : engine_.step()) {
+        all.add(happened.drafts, last);
+        last = happened.drafts;
+        fetched_ += happened.finish == finish_reason::none
+                        ? 0
+                        : happened.usage.fetched_tokens[static_cast<std::size_t>(tier_role::disk)];
       }
     }
+    return all;
+  }
+  void lose_windows() {
+    auto& tree = engine_.cache()->tree();
+    for (std::uint32_t kind = 0; kind < tree.options().windows.size(); ++kind) {
+      tree.evict_window(kind, tree.evictable_window_pages(kind));
+    }
+  }
+  void finish_copies() {
+    if (!engine_.cache()->tiers()->finish(engine::steady_now_us() + 60'000'000)) {
+      throw std::runtime_error("pages did not reach the folder");
+    }
+  }
+  [[nodiscard]] std::uint64_t fetched_tokens() const noexcept { return fetched_; }
+
+ private:
+  static std::vector<tier> tiers_of(const nano& model,
+                                    const ways& how,
+                                    const std::filesystem::path& folder) {
+    if (folder.empty()) {
+      return {};
+    }
+    return engine::make_tiers(
+        {.disk_folder = folder.string(), .disk_bytes = std::uint64_t{1} << 30},
+        engine::kv_page_shape(
+            model.opened.config.geometry, options_of(how, model), model.weights.compute));
+  }
+
+  ways how_;
+  serial_executor executor_;
+  engine::engine engine_;
+  std::uint64_t fetched_ = 0;
+};
+
+counts measure(const nano& model,
+               const std::vector<std::vector<token_id>>& prompts,
+               std::uint32_t new_tokens,
+               ways how) {
+  std::filesystem::path folder;
+  if (how.from_disk) {
+    std::string name = (std::filesystem::temp_directory_path() / "oriel-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) {
+      throw std::runtime_error("no temporary folder");
+    }
+    folder = name;
+    server before(model, how, folder);
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      (void)before.run(2 * i + 1, prompts[i], new_tokens);
+    }
+    before.finish_copies();
+  }
+  counts all;
+  {
+    server served(model, how, folder);
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      if (how.after_hit && !how.from_disk) {
+        (void)served.run(2 * i + 1, prompts[i], new_tokens);
+      }
+      if (how.heals) {
+        served.lose_windows();
+      }
+      all.add(served.run(2 * i + 2, prompts[i], new_tokens));
+    }
+    if (how.from_disk && served.fetched_tokens() < prompts.size() * prompt_tokens / 2) {
+      throw std::runtime_error("prompts did not come from the folder");
+    }
+  }
+  if (how.from_disk) {
+    std::filesystem::remove_all(folder);
   }
   return all;
 }
@@ -163,6 +253,8 @@ int main(int argc, char** argv) {
   for (const std::uint32_t new_tokens : {window, 4 * window}) {
     measure(model, prompts, new_tokens, {}).print("cold", new_tokens);
     measure(model, prompts, new_tokens, {.after_hit = true}).print("after a hit", new_tokens);
+    measure(model, prompts, new_tokens, {.after_hit = true, .from_disk = true})
+        .print("after a hit from disk", new_tokens);
     measure(model, prompts, new_tokens, {.after_hit = true, .heals = true})
         .print("after a heal", new_tokens);
     measure(model, prompts, new_tokens, {.cut_tokens = 9}).print("cold, 241 tokens", new_tokens);

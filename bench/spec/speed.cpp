@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What speculation gains in time: random weights of bench-1.4b, one thread, one sequence, drafts by
 // three MTP blocks whose tokens are then replaced, so that a given number of them is accepted.
-// Plain and speculative decoding take turns, so that a machine shared with others slows both;
-// figures are medians over rounds.
+// The parts of a turn follow each other: single steps of one row and of four, plain decoding,
+// decoding with drafts, and the single steps again. So a machine shared with others slows all that
+// a ratio is made of, also what would be possible; figures are medians over turns of the ratios
+// within one. `auto` begins each turn with an engine that knows nothing.
 //
-//     bench.spec.speed [rounds] [tokens of a round] [accepted drafts: 0 (auto) to 3]...
+//     bench.spec.speed [turns] [tokens of a turn] [accepted drafts: 0 (auto) to 3]...
 #include <oriel/core/executor.hpp>
 #include <oriel/model/presets.hpp>
 
@@ -19,6 +21,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <variant>
@@ -197,6 +200,88 @@ class stepper {
   std::vector<token_id> tokens_;
 };
 
+/// Of single steps, some before and some after what a turn measures.
+struct step_seconds {
+  std::vector<double> decode, verify;  // 1 and 4 rows
+
+  void take(stepper& steps) {
+    for (int i = 0; i < 4; ++i) {
+      decode.push_back(steps.seconds(1));
+      verify.push_back(steps.seconds(4));
+    }
+  }
+  [[nodiscard]] double ratio() const { return median(verify) / median(decode); }
+};
+
+/// Of each turn.
+struct turns {
+  std::vector<double> plain, drafting;  // tokens/s
+  std::vector<double> times;            // drafting over plain
+  std::vector<double> verify_ratio;     // seconds of four rows over those of one
+  std::vector<double> of_possible;      // times, over what the turn's own ratio allows
+  std::uint64_t tokens = 0, steps = 0, drafted = 0;
+
+  [[nodiscard]] double accept_length() const {
+    return static_cast<double>(tokens) / static_cast<double>(steps);
+  }
+};
+
+class bench {
+ public:
+  bench(const model_geometry& model, const engine::model_weights& weights)
+      : model_(model),
+        weights_(weights),
+        steps_(model, weights),
+        plain_(model, weights, tokens_, {}),
+        share_(draft_share(weights)) {}
+
+  /// @param right  of three drafts; 0: `auto`, none of them
+  turns run(int rounds, std::uint32_t new_tokens, std::uint32_t right) {
+    // Whole steps: the last one is not cut, and the accept length is what it says.
+    const std::uint32_t count = 1 + (new_tokens + right - 1) / (1 + right) * (1 + right);
+    if (text_.size() < prompt_tokens + count + 3) {
+      (void)plain_.run(count + 3, text_);
+    }
+    forced_drafts editor(text_, right);
+    const engine::speculation_options speculation{.drafter = engine::drafter_kind::mtp,
+                                                  .drafts_max = 3,
+                                                  .is_adaptive = right == 0,
+                                                  .editor = &editor};
+    std::optional<decoder> drafting;
+    turns all;
+    for (int round = 0; round < rounds; ++round) {
+      if (!drafting || right == 0) {
+        drafting.emplace(model_, weights_, tokens_, speculation);
+      }
+      step_seconds steps;
+      steps.take(steps_);
+      all.plain.push_back(plain_.run(count, spoken_));
+      all.drafting.push_back(drafting->run(count, spoken_));
+      steps.take(steps_);
+      if (!std::equal(spoken_.begin(), spoken_.end(), text_.begin())) {
+        throw std::runtime_error("speculation changed the answer");
+      }
+      all.tokens += drafting->drafts().decode_tokens;
+      all.steps += drafting->drafts().decode_steps;
+      all.drafted += drafting->drafts().drafted[0];
+      all.times.push_back(all.drafting.back() / all.plain.back());
+      all.verify_ratio.push_back(steps.ratio());
+      all.of_possible.push_back(all.times.back() * (steps.ratio() + share_) / all.accept_length());
+    }
+    return all;
+  }
+  [[nodiscard]] double share() const noexcept { return share_; }
+
+ private:
+  const model_geometry& model_;
+  const engine::model_weights& weights_;
+  engine::tokenizer tokens_ = no_text();
+  stepper steps_;
+  decoder plain_;
+  double share_;
+  std::vector<token_id> text_, spoken_;
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -204,25 +289,6 @@ int main(int argc, char** argv) {
   const auto new_tokens = static_cast<std::uint32_t>(argc > 2 ? std::atoi(argv[2]) : 65);
   const model_geometry model = *preset("bench-1.4b");
   const engine::model_weights weights = engine::random_weights(model, dtype::bf16, 1);
-  const engine::tokenizer tokens = no_text();
-
-  stepper steps(model, weights);
-  std::vector<double> decode, verify;
-  for (int round = 0; round < 4 * rounds; ++round) {
-    decode.push_back(steps.seconds(1));
-    verify.push_back(steps.seconds(4));
-  }
-  const double verify_ratio = median(verify) / median(decode);
-  std::printf("decode(1) %.1f ms, verify(4) %.1f ms: %.3f\n",
-              1e3 * median(decode),
-              1e3 * median(verify),
-              verify_ratio);
-  std::fflush(stdout);
-
-  std::vector<token_id> text, spoken;
-  decoder plain(model, weights, tokens, {});
-  (void)plain.run(new_tokens + 4, text);
-  const double share = draft_share(weights);
   std::vector<std::uint32_t> accepted;
   for (int i = 3; i < argc; ++i) {
     accepted.push_back(static_cast<std::uint32_t>(std::atoi(argv[i])));
@@ -230,48 +296,23 @@ int main(int argc, char** argv) {
   if (accepted.empty()) {
     accepted = {2, 3, 1, 0};
   }
+  bench measure(model, weights);
   for (const std::uint32_t right : accepted) {
-    // Whole steps: the last one is not cut, and the accept length is what it says.
-    const std::uint32_t count = 1 + (new_tokens + right - 1) / (1 + right) * (1 + right);
-    forced_drafts editor(text, right);
-    const bool is_auto = right == 0;
-    decoder drafting(model,
-                     weights,
-                     tokens,
-                     {.drafter = engine::drafter_kind::mtp,
-                      .drafts_max = 3,
-                      .is_adaptive = is_auto,
-                      .editor = &editor});
-    std::vector<double> without, with;
-    for (int round = 0; round < rounds; ++round) {
-      without.push_back(plain.run(count, spoken));
-      with.push_back(drafting.run(count, spoken));
-      if (!std::equal(spoken.begin(), spoken.end(), text.begin())) {
-        throw std::runtime_error("speculation changed the answer");
-      }
-    }
-    std::vector<double> times;
-    for (std::size_t round = 0; round < with.size(); ++round) {
-      times.push_back(with[round] / without[round]);
-    }
-    const double length = static_cast<double>(drafting.drafts().decode_tokens) /
-                          static_cast<double>(drafting.drafts().decode_steps);
+    const turns t = measure.run(rounds, new_tokens, right);
     std::printf("%s accept length %.2f: %.3f tokens/s, plain %.3f: %.3f times",
-                is_auto ? "auto," : "3 drafts,",
-                length,
-                median(with),
-                median(without),
-                median(times));
-    if (is_auto) {
-      std::printf("; drafted %u (goal 0.97)\n", drafting.drafts().drafted[0]);
+                right == 0 ? "auto," : "3 drafts,",
+                t.accept_length(),
+                median(t.drafting),
+                median(t.plain),
+                median(t.times));
+    if (right == 0) {
+      std::printf(" (goal 0.97); drafted %.1f a turn\n", double(t.drafted) / rounds);
     } else {
-      const double possible = length / (verify_ratio + share);
-      std::printf("; %.3f of %.2f / (%.3f + %.3f) = %.3f (goal 0.92)\n",
-                  median(times) / possible,
-                  length,
-                  verify_ratio,
-                  share,
-                  possible);
+      std::printf("; verify(4) / decode(1) %.3f; %.3f of %.2f / (that + %.3f) (goal 0.92)\n",
+                  median(t.verify_ratio),
+                  median(t.of_possible),
+                  t.accept_length(),
+                  measure.share());
     }
     std::fflush(stdout);
   }

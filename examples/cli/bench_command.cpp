@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `oriel bench`: speed of prefill (pp) and decode (tg), beside what the machine can do.
 #include "commands.hpp"
+#include "device.hpp"
 #include "support.hpp"
 
 #include <oriel/core/random.hpp>
@@ -14,15 +15,18 @@
 #include <engine/error.hpp>
 #include <engine/machine_peaks.hpp>
 #include <engine/model_runner.hpp>
+#include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weight_loader.hpp>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <iterator>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -42,6 +46,7 @@ struct bench_row {
   double bytes_per_token;  ///< of weights, K and V that are read (tg); 0: not known (pp)
   double work;  ///< bytes (tg) or floating-point operations (pp) of one repetition; 0: not known
   double accept_length = 0;       ///< tokens of a step, where drafts are verified
+  double times_plain = 0;         ///< of the same range without drafts, median over the turns
   std::vector<double> seconds{};  ///< of each repetition
   std::vector<double> limits{};   ///< bytes or operations per second, measured beside each
 };
@@ -74,6 +79,19 @@ statistics summarize(const bench_row& row) {
   return s;
 }
 
+/// The first tokens of a text. @throws engine::error when it has less
+std::vector<token_id> text_tokens(const std::filesystem::path& folder, const bench_options& o) {
+  constexpr std::uint64_t text_bytes_max = std::uint64_t{256} << 20;
+  const engine::tokenizer tokenizer = engine::tokenizer::load((folder / "tokenizer.json").string());
+  std::vector<token_id> tokens = tokenizer.encode(read_text(o.prompt_file, text_bytes_max));
+  if (tokens.size() < o.prompt_tokens) {
+    throw engine::error(fmt::format(
+        "{} has {} tokens, -p asks for {}", o.prompt_file, tokens.size(), o.prompt_tokens));
+  }
+  tokens.resize(o.prompt_tokens);
+  return tokens;
+}
+
 std::vector<token_id> random_tokens(const model_geometry& model,
                                     std::uint32_t count,
                                     std::uint64_t seed) {
@@ -89,23 +107,19 @@ std::vector<token_id> random_tokens(const model_geometry& model,
 /// A model and one sequence to run it on.
 class bench_model {
  public:
+  /// @param prompt  [o.prompt_tokens]; random tokens are decoded behind it
   bench_model(const model_geometry& model,
               const engine::model_weights& weights,
               const bench_options& o,
+              const runner_maker& maker,
+              std::span<const token_id> prompt,
               thread_pool& threads)
       : options_(o),
         tokens_(random_tokens(model, o.prompt_tokens + o.new_tokens, o.seed)),
         pools_(make_pools(model, weights.compute, o)),
-        runner_(model,
-                weights,
-                homes(),
-                pools_.plan().options().page_size,
-                weights.compute,
-                {.rows_max = o.chunk_tokens,
-                 .logit_rows_max = 1,
-                 .sequences_max = 1,
-                 .context_tokens = o.prompt_tokens + o.new_tokens},
-                threads) {}
+        runner_(make_runner(model, weights, maker, threads)) {
+    std::ranges::copy(prompt, tokens_.begin());
+  }
 
   [[nodiscard]] const bench_options& options() const noexcept { return options_; }
 
@@ -128,6 +142,27 @@ class bench_model {
   }
 
  private:
+  std::unique_ptr<engine::step_runner> make_runner(const model_geometry& model,
+                                                   const engine::model_weights& weights,
+                                                   const runner_maker& maker,
+                                                   thread_pool& threads) const {
+    const engine::runner_limits limits{
+        .rows_max = options_.chunk_tokens,
+        .logit_rows_max = 1,
+        .sequences_max = 1,
+        .context_tokens = options_.prompt_tokens + options_.new_tokens};
+    const std::uint32_t page_size = pools_.plan().options().page_size;
+    if (maker) {
+      return maker({.model = model,
+                    .pools = pools_,
+                    .page_size = page_size,
+                    .kv = weights.compute,
+                    .limits = limits});
+    }
+    return std::make_unique<engine::model_runner>(
+        model, weights, homes(), page_size, weights.compute, limits, threads);
+  }
+
   static engine::host_pools make_pools(const model_geometry& model,
                                        dtype kv,
                                        const bench_options& o) {
@@ -168,14 +203,18 @@ class bench_model {
                                  .first_position = sequence.length(),
                                  .tables = tables,
                                  .logit_rows = 1};
-    (void)runner_.forward({&step, 1});
+    const engine::decoding_rows decoding{.rows = step, .sampling = &greedy_};
+    if (rows != 1 || !runner_->decode({&decoding, 1}, false)) {
+      (void)runner_->forward({&step, 1});
+    }
     sequence.commit(rows);
   }
 
   const bench_options& options_;
   std::vector<token_id> tokens_;
+  sampling_options greedy_ = {.temperature = 0.0f};
   engine::host_pools pools_;
-  engine::model_runner runner_;
+  std::unique_ptr<engine::step_runner> runner_;
 };
 
 /// The two rows, with what one repetition of each moves and computes.
@@ -205,6 +244,20 @@ std::pair<bench_row, bench_row> make_rows(const model_geometry& model,
            .work = tg_bytes * decoded}};
 }
 
+/// Runs the repetitions on a device, whose limits are not taken.
+void measure(bench_model& model, bench_row& pp, bench_row& tg) {
+  (void)model.run();  // Warm: programs and graphs are made.
+  for (std::uint32_t r = 0; r < model.options().repetitions; ++r) {
+    const auto [prefill_seconds, decode_seconds] = model.run();
+    pp.seconds.push_back(prefill_seconds);
+    tg.seconds.push_back(decode_seconds);
+  }
+  for (bench_row* const row : {&pp, &tg}) {
+    row->limits.assign(row->seconds.size(), 1);
+    row->work = 0;
+  }
+}
+
 /// Runs the repetitions; the machine's limits are taken before and after each.
 void measure(
     bench_model& model, bench_row& pp, bench_row& tg, thread_pool& threads, dtype compute) {
@@ -227,58 +280,104 @@ void measure(
   }
 }
 
-/// Decodes with drafts, greedily, and takes the time of two ranges of the output: MTP blocks that
-/// have not seen the prompt show in the first.
-std::vector<bench_row> measure_drafts(const model_geometry& model,
-                                      const engine::model_weights& weights,
-                                      const bench_options& o,
-                                      thread_pool& threads) {
-  constexpr std::uint32_t range = 128, ranges = 2;
-  engine::engine_options options{.chunk_tokens = o.chunk_tokens,
-                                 .context_tokens = o.prompt_tokens + ranges * range};
-  options.prefix_cache = false;
-  options.speculation = speculation_of(o.spec, "auto", model);
-  const engine::tokenizer tokens = no_tokenizer();
-  engine::engine engine{model, weights, tokens, options, threads};
-  std::vector<bench_row> rows;
-  for (std::uint32_t i = 0; i < ranges; ++i) {
-    rows.push_back({.test = fmt::format("tg{}-{} {}", i * range, (i + 1) * range, o.spec),
-                    .tokens = range - (i == 0 ? 1 : 0),  // The first token is the prefill's.
-                    .bytes_per_token = 0,
-                    .work = 0});
-  }
-  std::vector<engine::draft_counts> counts(ranges);
-  for (std::uint32_t repetition = 0; repetition < o.repetitions; ++repetition) {
+constexpr std::uint32_t range_tokens = 128, ranges = 2;  // of the output
+
+/// One way to decode: an engine, and what it took for each range of the output.
+class range_bench {
+ public:
+  range_bench(const model_geometry& model,
+              const engine::model_weights& weights,
+              const engine::tokenizer& tokens,
+              const bench_options& o,
+              const engine::speculation_options& speculation,
+              const runner_maker& maker,
+              thread_pool& threads)
+      : engine_(model, weights, tokens, options_of(o, speculation, maker), threads) {}
+
+  /// Decodes greedily behind the prompt.
+  void run(const std::vector<token_id>& prompt) {
     request r;
-    r.id = request_id{repetition + 1};
-    r.prompt = random_tokens(model, o.prompt_tokens, o.seed);
-    r.max_new_tokens = ranges * range;
+    r.id = request_id{++id_};
+    r.prompt = prompt;
+    r.max_new_tokens = ranges * range_tokens;
     r.sampling.temperature = 0;
-    if (const status queued = engine.submit(std::move(r)); !queued) {
+    if (const status queued = engine_.submit(std::move(r)); !queued) {
       throw engine::error(fmt::format("the request was refused: {}", queued.error().detail));
     }
     std::uint32_t given = 0;
     auto begin = std::chrono::steady_clock::now();
     engine::draft_counts before;
-    while (!engine.idle()) {
-      for (const engine::event& happened : engine.step()) {
+    while (!engine_.idle()) {
+      for (const engine::event& happened : engine_.step()) {
         const auto now = std::chrono::steady_clock::now();
         begin = given == 0 ? now : begin;
-        if (++given % range == 0) {
-          const std::uint32_t i = given / range - 1;
-          rows[i].seconds.push_back(std::chrono::duration<double>(now - begin).count());
-          counts[i].decode_steps += happened.drafts.decode_steps - before.decode_steps;
-          counts[i].decode_tokens += happened.drafts.decode_tokens - before.decode_tokens;
+        if (++given % range_tokens == 0) {
+          const std::uint32_t i = given / range_tokens - 1;
+          seconds_[i].push_back(std::chrono::duration<double>(now - begin).count());
+          steps_[i] += happened.drafts.decode_steps - before.decode_steps;
+          tokens_[i] += happened.drafts.decode_tokens - before.decode_tokens;
           before = happened.drafts;
           begin = now;
         }
       }
     }
   }
+  /// @param name  of the way
+  [[nodiscard]] bench_row row(std::uint32_t range, const std::string& name) const {
+    return {
+        .test = fmt::format("tg{}-{} {}", range * range_tokens, (range + 1) * range_tokens, name),
+        .tokens = range_tokens - (range == 0 ? 1 : 0),  // The first token is the prefill's.
+        .bytes_per_token = 0,
+        .work = 0,
+        .accept_length = double{1} * tokens_[range] / std::max(1u, steps_[range]),
+        .seconds = seconds_[range],
+        .limits = std::vector<double>(seconds_[range].size(), 1.0)};
+  }
+
+ private:
+  static engine::engine_options options_of(const bench_options& o,
+                                           const engine::speculation_options& speculation,
+                                           const runner_maker& maker) {
+    engine::engine_options options{.chunk_tokens = o.chunk_tokens,
+                                   .context_tokens = o.prompt_tokens + ranges * range_tokens};
+    options.prefix_cache = false;
+    options.speculation = speculation;
+    options.make_runner = maker;
+    return options;
+  }
+
+  engine::engine engine_;
+  std::uint64_t id_ = 0;
+  std::array<std::vector<double>, ranges> seconds_;
+  std::array<std::uint32_t, ranges> steps_ = {}, tokens_ = {};
+};
+
+/// Decodes without and with drafts, turn by turn, through the same engine and sampler, and takes
+/// the time of two ranges of the output: MTP blocks that have not seen the prompt show in the
+/// first.
+std::vector<bench_row> measure_drafts(const model_geometry& model,
+                                      const engine::model_weights& weights,
+                                      const bench_options& o,
+                                      const engine::speculation_options& speculation,
+                                      const std::vector<token_id>& prompt,
+                                      const runner_maker& maker,
+                                      thread_pool& threads) {
+  const engine::tokenizer tokens = no_tokenizer();
+  range_bench plain{model, weights, tokens, o, {}, maker, threads};
+  range_bench drafting{model, weights, tokens, o, speculation, maker, threads};
+  for (std::uint32_t turn = 0; turn < o.repetitions; ++turn) {
+    plain.run(prompt);
+    drafting.run(prompt);
+  }
+  std::vector<bench_row> rows;
   for (std::uint32_t i = 0; i < ranges; ++i) {
-    rows[i].limits.assign(rows[i].seconds.size(), 1);
-    rows[i].accept_length =
-        double{1} * counts[i].decode_tokens / std::max(1u, counts[i].decode_steps);
+    rows.push_back(plain.row(i, "plain"));
+    rows.push_back(drafting.row(i, o.drafts.spec));
+    std::vector<double> times;
+    for (std::size_t turn = 0; turn < o.repetitions; ++turn) {
+      times.push_back(rows[2 * i].seconds[turn] / rows[2 * i + 1].seconds[turn]);
+    }
+    rows.back().times_plain = median(std::move(times));
   }
   return rows;
 }
@@ -292,10 +391,11 @@ struct bench_context {
 
 void print_csv(const bench_context& of, std::span<const bench_row> rows) {
   print_out(
-      "model,threads,test,tokens_per_s,deviation,bytes_per_token,limit_fraction,accept_length\n");
+      "model,threads,test,tokens_per_s,deviation,bytes_per_token,limit_fraction,accept_length,"
+      "times_plain\n");
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    print_out("{},{},{},{:.3f},{:.3f},{},{},{}\n",
+    print_out("{},{},{},{:.3f},{:.3f},{},{},{},{}\n",
               of.model,
               of.threads,
               row.test,
@@ -303,7 +403,8 @@ void print_csv(const bench_context& of, std::span<const bench_row> rows) {
               s.deviation,
               row.bytes_per_token == 0 ? "" : fmt::format("{:.0f}", row.bytes_per_token),
               row.work == 0 ? "" : fmt::format("{:.4f}", s.limit_fraction),
-              row.accept_length == 0 ? "" : fmt::format("{:.3f}", row.accept_length));
+              row.accept_length == 0 ? "" : fmt::format("{:.3f}", row.accept_length),
+              row.times_plain == 0 ? "" : fmt::format("{:.3f}", row.times_plain));
   }
 }
 
@@ -311,7 +412,7 @@ void print_json(const bench_context& of, std::span<const bench_row> rows) {
   nlohmann::ordered_json objects = nlohmann::ordered_json::array();
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    nlohmann::ordered_json bytes, limit, fraction, accepted;  // null
+    nlohmann::ordered_json bytes, limit, fraction, accepted, times;  // null
     if (row.bytes_per_token != 0) {
       bytes = row.bytes_per_token;
     }
@@ -322,6 +423,9 @@ void print_json(const bench_context& of, std::span<const bench_row> rows) {
     if (row.accept_length != 0) {
       accepted = row.accept_length;
     }
+    if (row.times_plain != 0) {
+      times = row.times_plain;
+    }
     objects.push_back({{"model", of.model},
                        {"threads", of.threads},
                        {"test", row.test},
@@ -331,7 +435,8 @@ void print_json(const bench_context& of, std::span<const bench_row> rows) {
                        {"bytes_per_token", std::move(bytes)},
                        {"limit_per_s", std::move(limit)},
                        {"limit_fraction", std::move(fraction)},
-                       {"accept_length", std::move(accepted)}});
+                       {"accept_length", std::move(accepted)},
+                       {"times_plain", std::move(times)}});
   }
   print_out("{}\n", objects.dump(2));
 }
@@ -341,15 +446,19 @@ void print_markdown(const bench_context& of, std::span<const bench_row> rows) {
       "| model | threads | test | tokens/s | MB/token | of limit |\n|---|---|---|---|---|---|\n");
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    print_out("| {} | {} | {}{} | {:.2f} ± {:.2f} | {} | {} |\n",
+    print_out("| {} | {} | {}{}{} | {:.2f} ± {:.2f} | {} | {} |\n",
               of.model,
               of.threads,
               row.test,
               row.accept_length == 0 ? "" : fmt::format(", {:.2f} a step", row.accept_length),
+              row.times_plain == 0 ? "" : fmt::format(", {:.2f} times plain", row.times_plain),
               s.mean,
               s.deviation,
               row.bytes_per_token == 0 ? "" : fmt::format("{:.2f}", row.bytes_per_token / 1e6),
               row.work == 0 ? "" : fmt::format("{:.2f}", s.limit_fraction));
+  }
+  if (rows[0].work == 0) {
+    return;  // A device: its limits were not taken.
   }
   print_out(
       "\nLimits, measured around each repetition: {:.0f} GFLOP/s of multiply-adds on registers "
@@ -378,13 +487,16 @@ std::string label_of(const std::filesystem::path& folder) {
   return label;
 }
 
-engine::model_weights draw_with_progress(const model_geometry& model, std::uint64_t seed) {
+engine::model_weights draw_with_progress(const model_geometry& model,
+                                         std::uint64_t seed,
+                                         engine::weight_form form) {
   const std::uint64_t parameters = count_parameters(model).total;
   expect_memory_for_weights(parameters * size_bytes(dtype::bf16), model.name);
   if (shows_progress()) {
     note("drawing {:.2f} G random weights", static_cast<double>(parameters) / 1e9);
   }
-  engine::model_weights weights = engine::random_weights(model, dtype::bf16, seed);
+  engine::model_weights weights = engine::random_weights(
+      model, dtype::bf16, seed, best_isa(), host::gemm_backend::automatic, form);
   if (shows_progress()) {
     note("\r\x1b[K");
   }
@@ -394,6 +506,7 @@ engine::model_weights draw_with_progress(const model_geometry& model, std::uint6
 }  // namespace
 
 int bench(const bench_options& o) {
+  const compute_device device(o.device);
   const bool is_random = !o.random_preset.empty();
   const std::filesystem::path folder = is_random ? "" : model_folder(o.model_dir);
   std::optional<engine::checkpoint> opened;
@@ -407,26 +520,38 @@ int bench(const bench_options& o) {
     throw engine::error(fmt::format(
         "-p + -n is {} tokens, the context of {} is {}", tokens, model.name, model.context_tokens));
   }
-  if (o.spec != "off" && std::uint64_t{o.prompt_tokens} + 256 > model.context_tokens) {
+  const engine::speculation_options speculation = speculation_of(o.drafts, model);
+  if (o.drafts.any() && std::uint64_t{o.prompt_tokens} + 256 > model.context_tokens) {
     throw engine::error(
         fmt::format("--spec decodes 256 tokens behind -p {}, the context of {} is {}",
                     o.prompt_tokens,
                     model.name,
                     model.context_tokens));
   }
-  const engine::model_weights weights =
-      is_random ? draw_with_progress(model, o.seed) : load_with_progress(*opened, o.spec == "mtp");
+  const std::vector<token_id> prompt = o.prompt_file.empty()
+                                           ? random_tokens(model, o.prompt_tokens, o.seed)
+                                           : text_tokens(folder, o);
+  engine::model_weights weights =
+      is_random ? draw_with_progress(model, o.seed, device.form())
+                : load_with_progress(*opened, o.drafts.uses_mtp(), device.form());
+  const std::uint64_t weight_bytes = weights.bytes();
+  const runner_maker maker = device.take(model, weights);
   thread_pool threads{thread_count(o.threads)};
-  bench_model bench{model, weights, o, threads};
+  bench_model bench{model, weights, o, maker, prompt, threads};
   auto [pp, tg] = make_rows(model, weights.compute, o);
-  measure(bench, pp, tg, threads, weights.compute);
+  if (device.is_host()) {
+    measure(bench, pp, tg, threads, weights.compute);
+  } else {
+    measure(bench, pp, tg);
+  }
   const bench_context of{.model = is_random ? o.random_preset : label_of(folder),
                          .threads = threads.concurrency(),
-                         .weight_bytes = weights.bytes()};
+                         .weight_bytes = weight_bytes};
   const auto print = o.format == "md" ? print_markdown : o.format == "csv" ? print_csv : print_json;
   std::vector<bench_row> rows{pp, tg};
-  if (o.spec != "off") {
-    std::ranges::move(measure_drafts(model, weights, o, threads), std::back_inserter(rows));
+  if (o.drafts.any()) {
+    std::ranges::move(measure_drafts(model, weights, o, speculation, prompt, maker, threads),
+                      std::back_inserter(rows));
   }
   print(of, rows);
   return exit_ok;

@@ -37,6 +37,16 @@ struct tier_options {
   double cpu_share = 1.0;          ///< --tier-cpu
 };
 
+/// Who drafts, how much at once, and how drafts are judged.
+struct draft_options {
+  std::string spec = "off";      ///< off, lookup, mtp
+  std::string length;            ///< auto, or a number; empty: auto, and 3 for drawn drafts
+  std::string accept = "match";  ///< match, rejection
+
+  [[nodiscard]] bool any() const noexcept { return spec != "off"; }
+  [[nodiscard]] bool uses_mtp() const noexcept { return spec == "mtp"; }
+};
+
 /// Options of `oriel run`.
 struct run_options {
   std::string model_dir;                  ///< -m; empty: the nano model
@@ -59,16 +69,15 @@ struct run_options {
   std::vector<std::string> stop;          ///< --stop, repeatable
   bool chat = false;
   bool json = false;
-  std::uint32_t chunk_tokens = 512;   ///< --chunk
-  std::uint32_t page_tokens = 16;     ///< --page
-  bool no_cache = false;              ///< --no-cache
-  replay::retain_choice retain;       ///< --retain
-  std::string heal = "on";            ///< on, off
-  std::string spec = "off";           ///< --spec: off, lookup, mtp
-  std::string draft_len = "auto";     ///< --draft-len: auto, or a number
-  std::string spec_accept = "match";  ///< --spec-accept: match, rejection
-  tier_options tiers;                 ///< --host-cache-gib, --disk-cache, --remote
+  std::uint32_t chunk_tokens = 512;  ///< --chunk
+  std::uint32_t page_tokens = 16;    ///< --page
+  bool no_cache = false;             ///< --no-cache
+  replay::retain_choice retain;      ///< --retain
+  std::string heal = "on";           ///< on, off
+  draft_options drafts;              ///< --spec, --draft-len, --spec-accept
+  tier_options tiers;                ///< --host-cache-gib, --disk-cache, --remote
   std::optional<std::uint32_t> qkv_shards;
+  std::string device = "cpu";  ///< --device: cpu, cuda
 };
 
 /// Options of `oriel inspect`.
@@ -91,8 +100,10 @@ struct bench_options {
   std::uint32_t threads = 1;
   std::uint32_t chunk_tokens = 512;
   std::uint64_t seed = 1;
-  std::string format = "md";  ///< md, csv, json
-  std::string spec = "off";   ///< --spec: off, lookup, mtp
+  std::string format = "md";   ///< md, csv, json
+  std::string prompt_file;     ///< -f; empty: random tokens
+  draft_options drafts;        ///< --spec, --draft-len
+  std::string device = "cpu";  ///< --device: cpu, cuda
 };
 
 inline constexpr double default_capacity_gib = 400;

@@ -105,7 +105,11 @@ void add_sampling(CLI::App& command, run_options& o) {
   command.add_option("--min-p", o.min_p, "drop tokens below this share of the likeliest")
       ->check(number(0, 1))
       ->capture_default_str();
-  command.add_option("-s,--seed", o.seed, "seed of the sampler")
+  command
+      .add_option("-s,--seed",
+                  o.seed,
+                  "seed of the sampler; repeats the answer, with --spec-accept rejection only for "
+                  "the same drafts")
       ->transform(whole_number(0))
       ->capture_default_str();
 }
@@ -184,8 +188,8 @@ void add_tiers(CLI::App& command, tier_options& o, CLI::Option* no_cache) {
       ->capture_default_str();
 }
 
-/// Who drafts, and how much at once.
-void add_speculation(CLI::App& command, run_options& o) {
+/// Who drafts, and how much at once. @param length  what --draft-len means beside numbers
+CLI::Option* add_drafts(CLI::App& command, draft_options& o, const char* length) {
   auto* spec = command
                    .add_option("--spec",
                                o.spec,
@@ -193,16 +197,22 @@ void add_speculation(CLI::App& command, run_options& o) {
                                "blocks; lookup, by what the text said before")
                    ->check(CLI::IsMember({"off", "lookup", "mtp"}))
                    ->capture_default_str();
-  command
-      .add_option("--draft-len",
-                  o.draft_len,
-                  "drafts a step: auto, as many as pays; mtp: 1 to 3, lookup: 1 to 7")
+  command.add_option("--draft-len", o.length, length)
       ->check(CLI::IsMember({"auto", "1", "2", "3", "4", "5", "6", "7"}))
-      ->needs(spec)
-      ->capture_default_str();
+      ->needs(spec);
+  return spec;
+}
+
+void add_speculation(CLI::App& command, draft_options& o) {
+  auto* spec = add_drafts(
+      command,
+      o,
+      "drafts a step: auto, as many as pays by measured time; mtp: 1 to 3, lookup: 1 to 7 "
+      "[auto; with --spec-accept rejection all the model's blocks, at most 3, since there the "
+      "answers depend on the lengths: with auto a seed does not repeat them]");
   command
       .add_option("--spec-accept",
-                  o.spec_accept,
+                  o.accept,
                   "with --spec mtp and a temperature: match, the answers of --spec off; rejection, "
                   "other ones of the same distribution, with more drafts accepted")
       ->check(CLI::IsMember({"match", "rejection"}))
@@ -210,15 +220,19 @@ void add_speculation(CLI::App& command, run_options& o) {
       ->capture_default_str();
 }
 
-/// What only several options together tell.
-void check_run(const CLI::App& command, const run_options& o) {
-  if (o.spec == "mtp" && o.draft_len != "auto" && o.draft_len > "3") {
+void check_drafts(const CLI::App& command, const draft_options& o) {
+  if (o.uses_mtp() && o.length != "auto" && o.length > "3") {
     throw CLI::ValidationError("--draft-len", "--spec mtp drafts 1 to 3 tokens a step");
   }
-  if (o.spec == "off" && command.count("--draft-len") != 0) {
+  if (!o.any() && command.count("--draft-len") != 0) {
     throw CLI::ValidationError("--draft-len", "needs --spec lookup or --spec mtp");
   }
-  if (o.spec != "mtp" && command.count("--spec-accept") != 0) {
+}
+
+/// What only several options together tell.
+void check_run(const CLI::App& command, const run_options& o) {
+  check_drafts(command, o.drafts);
+  if (!o.drafts.uses_mtp() && command.count("--spec-accept") != 0) {
     throw CLI::ValidationError("--spec-accept", "needs --spec mtp: lookups draw nothing");
   }
   const bool has_lower = !o.tiers.disk_folder.empty() || !o.tiers.remote_url.empty();
@@ -230,6 +244,12 @@ void check_run(const CLI::App& command, const run_options& o) {
       throw CLI::ValidationError(option, "needs --host-cache-gib, --disk-cache or --remote");
     }
   }
+}
+
+void add_device(CLI::App& command, std::string& device) {
+  command.add_option("--device", device, "where the model is computed: cpu, cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
 }
 
 CLI::App* add_run(CLI::App& app, run_options& o) {
@@ -246,6 +266,7 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
       ->transform(whole_number(2, u32_max));
   command->add_option("-t,--threads", o.threads, "threads [all cores]")
       ->transform(whole_number(0, threads_max));
+  add_device(*command, o.device);
   add_sampling(*command, o);
   add_penalties(*command, o);
   auto* json = command->add_flag("--json", o.json, "print one JSON object");
@@ -261,7 +282,7 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
       command->add_flag("--no-cache", o.no_cache, "compute every prompt from its first token")
           ->excludes(add_retain(*command, o.retain, o.page_tokens))
           ->excludes(add_heal(*command, o.heal));
-  add_speculation(*command, o);
+  add_speculation(*command, o.drafts);
   add_tiers(*command, o.tiers, no_cache);
   command->add_option("--qkv-shards", o.qkv_shards, "shards of a fused QKV tensor")
       ->transform(whole_number(1, 65'536));
@@ -296,6 +317,7 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   command->add_option("-m,--model", o.model_dir, "checkpoint folder [nano]")
       ->check(some_text())
       ->excludes(random);
+  add_device(*command, o.device);
   command->add_option("-p,--prompt-tokens", o.prompt_tokens, "tokens to prefill")
       ->transform(whole_number(1, u32_max))
       ->capture_default_str();
@@ -312,12 +334,20 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   command->add_option("-s,--seed", o.seed, "seed of weights and prompt")
       ->transform(whole_number(0))
       ->capture_default_str();
-  command->add_option("--spec", o.spec, "decode with drafts as well: lookup, or mtp")
-      ->check(CLI::IsMember({"off", "lookup", "mtp"}))
-      ->capture_default_str();
+  command
+      ->add_option("-f,--file",
+                   o.prompt_file,
+                   "prefill the first tokens of this text; - is stdin [random tokens]")
+      ->check(some_text())
+      ->excludes(random);
+  add_drafts(*command,
+             o.drafts,
+             "drafts a step: auto, as many as pays by measured time; mtp: 1 to 3, lookup: 1 to 7 "
+             "[auto]");
   command->add_option("-o,--output", o.format, "md, csv or json")
       ->check(CLI::IsMember({"md", "csv", "json"}))
       ->capture_default_str();
+  command->parse_complete_callback([command, &o] { check_drafts(*command, o.drafts); });
   return command;
 }
 

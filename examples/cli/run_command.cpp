@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `oriel run`: prompts through the engine, one after another.
 #include "commands.hpp"
+#include "device.hpp"
 #include "support.hpp"
 
 #include <oriel/core/thread_pool.hpp>
@@ -82,6 +83,7 @@ struct outcome {
   finish_reason finish = finish_reason::none;
   engine::request_usage usage;
   engine::draft_counts drafts;
+  std::uint64_t missing_mtp_rows = 0;  // that hits and heals left the MTP blocks without
   double prefill_ms = 0, decode_ms = 0;
   engine::kv_usage kv;  // held in the last step
   double stall_ms = 0;  // computing waited for tiers
@@ -121,6 +123,7 @@ outcome generate(engine::engine& engine, request_id id, form shown) {
   outcome result;
   const tier_counters moved_before = moved_by(engine);
   const std::uint64_t stall_before_us = engine.metrics().stall_us.value();
+  const std::uint64_t missing_before = engine.metrics().missing_mtp_rows.value();
   const auto take = [&](const engine::event& happened) {
     show(happened, result.tokens.size(), shown);
     if (happened.token) {
@@ -155,6 +158,7 @@ outcome generate(engine::engine& engine, request_id id, form shown) {
   result.prefill_ms = ms_between(begin, first_token);
   result.decode_ms = ms_between(first_token, std::chrono::steady_clock::now());
   result.stall_ms = 1e-3 * static_cast<double>(engine.metrics().stall_us.value() - stall_before_us);
+  result.missing_mtp_rows = engine.metrics().missing_mtp_rows.value() - missing_before;
   result.moved = moved_by(engine);
   for (std::size_t role = 0; role < tier_roles; ++role) {
     result.moved.fetched_bytes[role] -= moved_before.fetched_bytes[role];
@@ -336,8 +340,10 @@ nlohmann::ordered_json held_by_tier(const outcome& result) {
 }
 
 /// Tokens that a decode step gave on average: accepted drafts, and the one behind them.
-double mean_accept_length(const engine::draft_counts& d) {
-  return static_cast<double>(d.decode_tokens) / std::max(1.0, static_cast<double>(d.decode_steps));
+/// @returns nothing when there was no decode step
+std::optional<double> mean_accept_length(const engine::draft_counts& d) {
+  return d.decode_steps == 0 ? std::nullopt
+                             : std::optional(double{1} * d.decode_tokens / d.decode_steps);
 }
 
 std::uint32_t sum_of(const std::array<std::uint32_t, draft_tokens_max>& counts) {
@@ -374,9 +380,12 @@ nlohmann::ordered_json logprobs_json(const outcome& result) {
 
 void print_json(const outcome& result, std::size_t prompt_tokens, bool has_logprobs) {
   const auto hits = hits_of(result.usage);
-  nlohmann::ordered_json ids = nlohmann::ordered_json::array();
+  nlohmann::ordered_json ids = nlohmann::ordered_json::array(), accept_length;  // null
   for (const token_id id : result.tokens) {
     ids.push_back(to_index(id));
+  }
+  if (const auto mean = mean_accept_length(result.drafts)) {
+    accept_length = *mean;
   }
   nlohmann::ordered_json object{
       {"text", result.text},
@@ -393,8 +402,9 @@ void print_json(const outcome& result, std::size_t prompt_tokens, bool has_logpr
       {"tiers", held_by_tier(result)},
       {"drafted", sum_of(result.drafts.drafted)},
       {"accepted", sum_of(result.drafts.accepted)},
-      {"mean_accept_length", mean_accept_length(result.drafts)},
+      {"mean_accept_length", std::move(accept_length)},
       {"acceptance_by_position", acceptance_by_position(result.drafts)},
+      {"missing_mtp_rows", result.missing_mtp_rows},
       {"finish_reason", name_of(result.finish)},
       {"prefill_ms", result.prefill_ms},
       {"decode_ms", result.decode_ms},
@@ -426,10 +436,13 @@ void print_summary(const outcome& result, std::size_t prompt_tokens) {
       static_cast<double>(result.kv.uniform_bytes) /
           std::max(1.0, static_cast<double>(result.kv.bytes)));
   if (const std::uint32_t drafted = sum_of(result.drafts.drafted); drafted != 0) {
-    note("drafted     {:>6} tokens, {} accepted; {:.2f} tokens a step\n",
+    note("drafted     {:>6} tokens, {} accepted; {:.2f} tokens a step{}\n",
          drafted,
          sum_of(result.drafts.accepted),
-         mean_accept_length(result.drafts));
+         mean_accept_length(result.drafts).value_or(0),
+         result.missing_mtp_rows == 0 ? std::string()
+                                      : fmt::format("; the cache lacked {} rows of the MTP blocks",
+                                                    result.missing_mtp_rows));
   }
   if (const auto hits = hits_of(result.usage); hits[1] + hits[2] + hits[3] != 0) {
     note("from tiers  {:>6} tokens: {} host, {} disk, {} remote; waited {:.1f} ms\n",
@@ -453,9 +466,7 @@ engine::engine_options engine_options_of(const run_options& o,
   options.retain = {.every_tokens = o.retain.every_tokens,
                     .branch_points = o.retain.branch_points,
                     .dense_head_tokens = o.retain.dense_head_tokens};
-  options.speculation = speculation_of(o.spec, o.draft_len, checkpoint.config.geometry);
-  options.speculation.accept =
-      o.spec_accept == "rejection" ? engine::accept_kind::rejection : engine::accept_kind::match;
+  options.speculation = speculation_of(o.drafts, checkpoint.config.geometry);
   options.model_digest = engine::checkpoint_digest(checkpoint);
   options.tier_moves.drain_us_max = 0;  // See end_tiers.
   options.tier_moves.ttl_us = static_cast<std::uint64_t>(o.tiers.ttl_s * 1e6);
@@ -580,6 +591,7 @@ finish_reason answer(engine::engine& engine,
 
 int run(const run_options& o) {
   // All that may be refused, before the weights are read.
+  const compute_device device(o.device);
   const std::filesystem::path folder = model_folder(o.model_dir);
   const engine::checkpoint checkpoint = open_model(folder, o.qkv_shards);
   const model_geometry& model = checkpoint.config.geometry;
@@ -593,10 +605,13 @@ int run(const run_options& o) {
         make_request(o, requests.size() + 1, std::move(p.tokens), checkpoint.config, context));
   }
 
-  const engine::model_weights weights = load_with_progress(checkpoint, o.spec == "mtp");
+  engine::engine_options options = engine_options_of(o, checkpoint, context);
+
+  engine::model_weights weights =
+      load_with_progress(checkpoint, o.drafts.uses_mtp(), device.form());
+  options.make_runner = device.take(model, weights);
   thread_pool threads{thread_count(o.threads)};
   const auto stand_in = found ? std::nullopt : std::optional{no_tokenizer()};
-  const engine::engine_options options = engine_options_of(o, checkpoint, context);
   engine::engine engine{model,
                         weights,
                         found ? *found : *stand_in,

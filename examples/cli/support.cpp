@@ -116,19 +116,31 @@ void expect_memory_for_weights(std::uint64_t bytes, const std::string& model) {
   }
 }
 
-engine::speculation_options speculation_of(const std::string& spec,
-                                           const std::string& draft_len,
+engine::speculation_options speculation_of(const draft_options& asked,
                                            const model_geometry& model) {
   engine::speculation_options s;
-  if (spec == "off") {
+  if (!asked.any()) {
     return s;
   }
-  const bool is_mtp = spec == "mtp";
-  s.drafter = is_mtp ? engine::drafter_kind::mtp : engine::drafter_kind::lookup;
-  s.is_adaptive = draft_len == "auto";
-  s.drafts_max = !s.is_adaptive ? static_cast<std::uint32_t>(std::stoul(draft_len))
-                 : is_mtp       ? static_cast<std::uint32_t>(model.mtp_layers.size())
-                                : draft_tokens_max - 1;
+  const bool draws = asked.accept == "rejection";
+  const auto most =
+      asked.uses_mtp() ? static_cast<std::uint32_t>(model.mtp_layers.size()) : draft_tokens_max - 1;
+  if (most == 0) {
+    throw engine::error(
+        fmt::format("--spec mtp: {} has no MTP blocks; --spec lookup needs none", model.name));
+  }
+  s.drafter = asked.uses_mtp() ? engine::drafter_kind::mtp : engine::drafter_kind::lookup;
+  s.accept = draws ? engine::accept_kind::rejection : engine::accept_kind::match;
+  s.is_adaptive = asked.length == "auto" || (asked.length.empty() && !draws);
+  s.drafts_max = s.is_adaptive || asked.length.empty()
+                     ? most
+                     : static_cast<std::uint32_t>(std::stoul(asked.length));
+  if (s.drafts_max > most) {
+    throw engine::error(fmt::format("--draft-len {}: {} has {} MTP block(s), one for each draft",
+                                    asked.length,
+                                    model.name,
+                                    most));
+  }
   return s;
 }
 
@@ -139,12 +151,15 @@ engine::tokenizer no_tokenizer() {
     "decoder": {"type": "ByteLevel"}})");
 }
 
-engine::model_weights load_with_progress(const engine::checkpoint& checkpoint, bool with_mtp) {
+engine::model_weights load_with_progress(const engine::checkpoint& checkpoint,
+                                         bool with_mtp,
+                                         engine::weight_form form) {
   const model_geometry& model = checkpoint.config.geometry;
   const dtype compute = engine::compute_type_of(checkpoint);
   expect_memory_for_weights(count_parameters(model).total * size_bytes(compute), model.name);
   engine::load_options options;
   options.with_mtp = with_mtp;
+  options.form = form;
   if (!shows_progress()) {
     return engine::load_weights(checkpoint, options);
   }

@@ -4,6 +4,8 @@
 /// What the commands share: finding models, reading prompts, progress on a terminal, byte counts.
 #pragma once
 
+#include "commands.hpp"
+
 #include <engine/checkpoint.hpp>
 #include <engine/engine_options.hpp>
 #include <engine/tokenizer/tokenizer.hpp>
@@ -62,18 +64,20 @@ void finish_output();
 /// @throws engine::error
 void expect_memory_for_weights(std::uint64_t bytes, const std::string& model);
 
-/// Loads the weights, with a progress line on stderr when that is a terminal.
-/// What --spec and --draft-len ask for: off, lookup or mtp; auto or a number.
-[[nodiscard]] engine::speculation_options speculation_of(const std::string& spec,
-                                                         const std::string& draft_len,
+/// What an engine is told of them.
+/// @throws engine::error when the model has not so many MTP blocks
+[[nodiscard]] engine::speculation_options speculation_of(const draft_options& asked,
                                                          const model_geometry& model);
 
 /// Stands in where a folder has no tokenizer, because the engine wants one. Its only token is there
 /// because a vocabulary must not be empty; nobody looks at the text it gives.
 [[nodiscard]] engine::tokenizer no_tokenizer();
 
-[[nodiscard]] engine::model_weights load_with_progress(const engine::checkpoint& checkpoint,
-                                                       bool with_mtp = false);
+/// Loads the weights, with a progress line on stderr when that is a terminal.
+[[nodiscard]] engine::model_weights load_with_progress(
+    const engine::checkpoint& checkpoint,
+    bool with_mtp = false,
+    engine::weight_form form = engine::weight_form::packed);
 
 /// Whether stderr is a terminal: progress is shown there only.
 [[nodiscard]] bool shows_progress() noexcept;

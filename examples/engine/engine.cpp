@@ -5,6 +5,7 @@
 #include <engine/engine.hpp>
 #include <engine/engine_pools.hpp>
 #include <engine/error.hpp>
+#include <engine/model_runner.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -51,6 +52,12 @@ engine_options checked(engine_options o, const model_geometry& model, bool has_t
                             o.page_tokens));
   }
   check_speculation(o.speculation, model);
+  if (o.make_runner) {
+    if (has_tiers) {
+      throw error("a device's KV cannot go to tiers yet: run without them");
+    }
+    o.heal = false;
+  }
   o.tier_moves.fetches_max = has_tiers ? o.tier_moves.fetches_max : 0;
   return o;
 }
@@ -67,6 +74,26 @@ runner_limits limits_of(const engine_options& o, const model_geometry& model) {
           .logit_rows_max = o.sequences_max * (1 + drafts),
           .sequences_max = o.sequences_max,
           .context_tokens = o.context_tokens};
+}
+
+std::unique_ptr<step_runner> make_runner(const model_geometry& model,
+                                         const model_weights& weights,
+                                         const host_pools& pools,
+                                         const engine_options& o,
+                                         dtype kv,
+                                         executor_ref executor) {
+  const runner_limits limits = limits_of(o, model);
+  if (o.make_runner) {
+    return o.make_runner({.model = model,
+                          .pools = pools,
+                          .page_size = o.page_tokens,
+                          .kv = kv,
+                          .limits = limits,
+                          .drafts_max = o.speculation.rows_max(),
+                          .chains_hidden = o.speculation.chain == mtp_chain::previous_hidden});
+  }
+  return std::make_unique<model_runner>(
+      model, weights, layer_homes(pools), o.page_tokens, kv, limits, executor);
 }
 
 /// What MTP blocks keep depends on what they were told: pages of another reading are not found. The
@@ -125,13 +152,7 @@ engine::engine(const model_geometry& model,
       kv_(options.kv.value_or(weights.compute)),
       executor_(executor),
       pools_(make_pools(model, options_, kv_)),
-      runner_(model,
-              weights,
-              layer_homes(pools_),
-              options.page_tokens,
-              kv_,
-              limits_of(options_, model),
-              executor),
+      runner_(make_runner(model, weights, pools_, options_, kv_, executor)),
       sampler_(model.vocabulary, executor.concurrency(), weights.path),
       limits_{.vocabulary = model.vocabulary, .max_context_tokens = options.context_tokens},
       scheduler_({.budget_tokens = options.chunk_tokens,
@@ -144,7 +165,9 @@ engine::engine(const model_geometry& model,
         pools_,
         model,
         options_,
-        arithmetic_id(weights.path, weights.backend, weights.compute, kv_, options.page_tokens) +
+        runner_->arithmetic() +
+            arithmetic_id(
+                weights.path, weights.backend, weights.compute, kv_, options.page_tokens) +
             name_of_chain(options.speculation),
         std::move(tiers));
   }
@@ -156,7 +179,7 @@ engine::engine(const model_geometry& model,
   }
   if (mtp_blocks_in_use() != 0) {
     mtp_.emplace(
-        runner_,
+        *runner_,
         sampler_,
         model_,
         mtp_options{.blocks = mtp_blocks_in_use(),
@@ -301,7 +324,11 @@ void engine::compute() {
     return;
   }
   const std::uint64_t begin_us = options_.now_us();
-  logits_ = runner_.forward(rows_);
+  logits_ = {};
+  decoded_ = list_decoding() ? runner_->decode(decoding_, decoding_drafts_) : std::nullopt;
+  if (!decoded_) {
+    logits_ = runner_->forward(rows_);
+  }
   learn_rate(options_.now_us() - begin_us);
   std::uint64_t computed = 0;
   for (const step_rows& s : rows_) {
@@ -386,12 +413,17 @@ void engine::list_rows(std::size_t member) {
   }
 }
 
-/// Samples the rows that have logits, but for those that are judged by their distributions.
+/// Samples the rows that have logits, but for those that are judged by their distributions. Rows
+/// that were decoded in one piece have their tokens.
 void engine::choose_tokens() {
   sampled_rows_.clear();
   histories_used_ = 0;
   for (std::size_t i = 0; i < batch_.size(); ++i) {
     list_rows(i);  // Of who was cut off: zeros.
+  }
+  if (decoded_) {
+    sampled_.assign(decoded_->sampled.begin(), decoded_->sampled.end());
+    return;
   }
   sampled_.resize(sampled_rows_.size());
   std::size_t first = 0, next = 0;  // of the rows that are sampled together
@@ -415,7 +447,7 @@ void engine::emit() {
   choose_tokens();
   std::size_t next = 0;
   for (std::size_t i = 0; i < batch_.size(); ++i) {
-    if (!runner_.is_cut_off(i)) {
+    if (!runner_->is_cut_off(i)) {
       take_rows(i, next);
     }
     next += rows_[i].logit_rows;
@@ -424,7 +456,7 @@ void engine::emit() {
   measure_decode();
   draft();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
-    if (runner_.is_cut_off(i)) {
+    if (runner_->is_cut_off(i)) {
       cut_off(*batch_[i]);
     } else {
       end_step(*batch_[i]);

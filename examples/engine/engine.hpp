@@ -27,9 +27,9 @@
 #include <oriel/spec/verifier.hpp>
 
 #include <engine/engine_options.hpp>
-#include <engine/model_runner.hpp>
 #include <engine/mtp_drafter.hpp>
 #include <engine/prefix_reuse.hpp>
+#include <engine/step_runner.hpp>
 #include <engine/tokenizer/tokenizer.hpp>
 #include <engine/weights.hpp>
 
@@ -37,6 +37,7 @@
 #include <cstdint>
 #include <deque>
 #include <list>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -187,7 +188,7 @@ class engine {
   [[nodiscard]] const engine_metrics& metrics() const noexcept { return metrics_; }
   [[nodiscard]] const engine_options& options() const noexcept { return options_; }
   /// Rows that were computed, one for each layer.
-  [[nodiscard]] const runner_counts& rows_computed() const noexcept { return runner_.counts(); }
+  [[nodiscard]] const runner_counts& rows_computed() const noexcept { return runner_->counts(); }
   [[nodiscard]] const pools& kv_pools() const noexcept { return pools_; }
   /// Calls visit(pool_id, page_id) for each page that a running sequence holds, a shared one once
   /// for each holder. For accounts and tests. O(pages held).
@@ -283,6 +284,7 @@ class engine {
   void wait_for_tiers();
   void choose_rows();
   void compute();
+  bool list_decoding();
   void add_to_batch(sequence& s);
   void make_room(const sequence& s, std::uint32_t tokens);
   void emit();
@@ -302,6 +304,7 @@ class engine {
   [[nodiscard]] static std::uint32_t drafts_left(const sequence& s) noexcept;
   void plan_drafts();
   void draft();
+  void take_made_drafts();
   template <drafter Drafter>
   void take_drafts(sequence& s, Drafter& from, std::uint32_t count);
   void edit_drafts(sequence& s);
@@ -324,7 +327,7 @@ class engine {
   executor_ref executor_;
   pools pools_;
   std::optional<prefix_reuse> cache_;
-  model_runner runner_;
+  std::unique_ptr<step_runner> runner_;
   sampler sampler_;
   request_limits limits_;
 
@@ -355,6 +358,9 @@ class engine {
   std::deque<token_history> histories_;  // of rows behind drafts; addresses stay
   std::size_t histories_used_ = 0;
   std::span<const float> logits_;
+  std::vector<decoding_rows> decoding_;        // the batch, where it decodes in one piece
+  bool decoding_drafts_ = false;               // with its MTP blocks
+  std::optional<decoded_rows> decoded_;        // what came of that; logits stayed where they are
   std::vector<std::vector<token_id>> chains_;  // the last token and the drafts behind it
 
   // Drafting: how many tokens each may draft next, and the rows of MTP blocks.
@@ -368,6 +374,7 @@ class engine {
   std::vector<std::uint32_t> draft_lengths_;  // [drafting_]
   std::optional<mtp_blocks> mtp_;
   std::vector<mtp_drafter*> mtp_running_;  // those whose rows run at the end of this step
+  std::vector<std::size_t> mtp_members_;   // [mtp_running_] of the batch
   std::vector<token_id> edited_;
 };
 

@@ -18,8 +18,9 @@ void engine::begin_drafts(sequence& s) noexcept {
   if (mtp_blocks_in_use() != 0) {
     const auto lent = s.kv.soft_rows();
     const std::uint32_t window = pools_.plan().ring(*pools_.plan().soft_kind()).window_tokens;
-    metrics_.missing_mtp_rows.add(std::min(lent.end, window - 1) -
-                                  std::min(lent.end - lent.first, window - 1));
+    const std::uint32_t missing =
+        std::min(lent.end, window - 1) - std::min(lent.end - lent.first, window - 1);
+    metrics_.missing_mtp_rows.add(ORIEL_MUTANT(missing_rows_are_not_counted) ? 0 : missing);
   }
 }
 
@@ -59,9 +60,10 @@ verified engine::judge(const sequence& s, std::size_t row, std::span<sampled_tok
       s.drafts,
       place,
       [&](std::uint32_t i) {
+        const std::size_t used = row + (ORIEL_MUTANT(rejection_forgets_the_history) ? 0 : i);
         return sampler_.distribution(logits_.data() + (row + i) * model_.vocabulary,
                                      s.job.asked.sampling,
-                                     sampled_rows_[row + i].history);
+                                     sampled_rows_[used].history);
       },
       chosen);
 }
@@ -78,7 +80,7 @@ void engine::take_chain(sequence& s, std::size_t row) {
   while (taken < ended && (s.job.stream.finished() == finish_reason::none ||
                            ORIEL_MUTANT(stop_does_not_end_a_chain))) {
     const std::span<const float> logits =
-        logits_.subspan((row + taken) * model_.vocabulary, model_.vocabulary);
+        decoded_ ? logits_ : logits_.subspan((row + taken) * model_.vocabulary, model_.vocabulary);
     if (options_.observer != nullptr) {
       options_.observer->on_logits(
           s.job.asked.id, static_cast<std::uint32_t>(s.job.tokens.size()), logits);
@@ -151,7 +153,7 @@ void engine::plan_drafts() {
   drafting_.clear();
   curves_.clear();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
-    if (!runner_.is_cut_off(i) && decodes_next(*batch_[i])) {
+    if (!runner_->is_cut_off(i) && decodes_next(*batch_[i])) {
       drafting_.push_back(batch_[i]);
       curves_.push_back(&batch_[i]->curve);
     }
@@ -174,15 +176,18 @@ void engine::draft() {
   const std::uint64_t begin_us = options_.now_us();
   plan_drafts();
   mtp_running_.clear();
+  mtp_members_.clear();
   std::size_t next = 0;
   for (std::size_t i = 0; i < batch_.size() && mtp_; ++i) {
     const bool drafts = next < drafting_.size() && drafting_[next] == batch_[i];
     const std::uint32_t count = drafts ? draft_lengths_[next++] : 0;
-    if (!runner_.is_cut_off(i)) {
+    if (!runner_->is_cut_off(i)) {
       add_mtp_rows(i, count);
     }
   }
-  if (mtp_) {
+  if (decoded_ && !decoded_->drafted.empty()) {
+    take_made_drafts();
+  } else if (mtp_) {
     mtp_->run(mtp_running_);
   }
   for (std::size_t i = 0; i < drafting_.size(); ++i) {
@@ -194,6 +199,44 @@ void engine::draft() {
     }
   }
   drafting_us_ = options_.now_us() - begin_us;
+}
+
+/// The blocks ran with the step that the drafts follow.
+void engine::take_made_drafts() {
+  std::vector<sampled_token> made(mtp_blocks_in_use());
+  for (std::size_t i = 0; i < mtp_running_.size(); ++i) {
+    for (std::size_t block = 0; block < made.size(); ++block) {
+      made[block] = decoded_->drafted[block * decoded_->drafted_stride + mtp_members_[i]];
+    }
+    mtp_->take_made(*mtp_running_[i], made);
+  }
+}
+
+/// Is this a step of decoding sequences alone whose tokens are chosen by the model and a request's
+/// filters? Then a device may do it in one piece.
+bool engine::list_decoding() {
+  decoding_.clear();
+  decoding_drafts_ = mtp_.has_value();
+  for (std::size_t i = 0; i < batch_.size(); ++i) {
+    const sequence& s = *batch_[i];
+    const sampling_options& o = s.job.asked.sampling;
+    if (rows_[i].gate || rows_[i].logit_rows != rows_[i].tokens.size() || has_drawn(s) ||
+        has_penalties(o) || !o.logit_bias.empty() || o.logprobs) {
+      return false;
+    }
+    decoding_rows d{.rows = rows_[i], .sampling = &o};
+    const bool has_open_rows =
+        s.mtp && s.mtp->rows() < mtp_blocks_in_use() && s.mtp->known().size() == s.mtp->rows();
+    if (has_open_rows && !(mtp_->options().draws && o.temperature > 0.0f)) {
+      d.carried = s.mtp->hidden();
+      d.known = s.mtp->known();
+      d.first_draft_key = s.kv.soft_rows().first;
+    } else {
+      decoding_drafts_ = false;
+    }
+    decoding_.push_back(d);
+  }
+  return options_.observer == nullptr;
 }
 
 template <drafter Drafter>
@@ -241,11 +284,13 @@ mtp_drafter& engine::mtp_of(sequence& s) {
 /// seen.
 std::span<const float> engine::fresh_mtp_rows(std::size_t member) {
   sequence& s = *batch_[member];
-  const hidden_rows made = runner_.hidden_of(member);
+  const hidden_rows made = runner_->hidden_of(member);
   const std::uint32_t end = s.kv.length(), first = made.first_position;
   std::span<const float> rows =
       made.values.first(std::size_t{end - std::min(end, first)} * model_.hidden);
-  if (!options_.speculation.mtp_in_prefill && end <= s.known_tokens && !rows.empty()) {
+  const bool skips_prompts =
+      !options_.speculation.mtp_in_prefill || ORIEL_MUTANT(prompts_skip_the_blocks);
+  if (skips_prompts && end <= s.known_tokens && !rows.empty()) {
     const bool is_done = decodes_next(s);  // The prompt's last row is what the first drafts follow.
     rows = rows.last(is_done ? model_.hidden : 0);
     mtp_of(s).begin_at(end - (is_done ? 1 : 0));
@@ -268,6 +313,7 @@ void engine::add_mtp_rows(std::size_t member, std::uint32_t drafts) {
       (has_ended && s.lease)) {
     d.want(drafts);
     mtp_running_.push_back(&d);
+    mtp_members_.push_back(member);
   }
 }
 

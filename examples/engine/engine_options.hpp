@@ -11,7 +11,11 @@
 #include <oriel/sched/wait_guard.hpp>
 #include <oriel/tier/tier.hpp>
 
+#include <engine/step_runner.hpp>
+
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -134,6 +138,10 @@ struct engine_options {
   guard_options guard = {};     ///< the bound on waiting, whatever the order
   speculation_options speculation = {};
   logits_observer* observer = nullptr;  ///< lives as long as the engine; null: nobody looks
+
+  /// Who computes the steps; empty: a model_runner, on the host. Runners of a device bring no KV
+  /// back: with one there are no heals and no tiers.
+  std::function<std::unique_ptr<step_runner>(const runner_setup&)> make_runner = {};
 };
 
 }  // namespace oriel::engine

@@ -4,20 +4,14 @@
 /// The pools of an engine: how large, and why that is enough.
 #pragma once
 
-#include <oriel/kv/dual_pool.hpp>
-#include <oriel/kv/memory.hpp>
 #include <oriel/model/geometry.hpp>
 
 #include <engine/engine_options.hpp>
+#include <engine/host_pools.hpp>
 
 #include <vector>
 
 namespace oriel::engine {
-
-/// KV in huge pages of host memory. Not for the kernels' sake alone: a disk that reads straight
-/// into a page fills a few large pieces more than twice as fast as many small ones
-/// (docs/performance.md).
-using host_pools = dual_pool<huge_page_memory>;
 
 /// Pools in which a sequence that was admitted never lacks a page. A page that is neither held by a
 /// running sequence nor locked by its lease is free, or the cache gives it up when asked:

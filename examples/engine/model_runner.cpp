@@ -267,7 +267,11 @@ std::span<const float> model_runner::forward(std::span<const step_rows> batch) {
     drop_rows_without_kv(l, x, nullptr, 0);  // What comes for MTP blocks has come, or nothing has.
   }
   note_hidden_rows();
-  return run_head(batch, x, weights_.final_norm);
+  const std::span<const float> logits = run_head(batch, x, weights_.final_norm);
+  if (ORIEL_MUTANT(blocks_are_told_normed_hidden)) {
+    norm(weights_.final_norm, x, x, model_.hidden, rows_);
+  }
+  return logits;
 }
 
 void model_runner::note_hidden_rows() {
@@ -302,8 +306,12 @@ std::span<const float> model_runner::forward_mtp(std::uint32_t head,
   float* const x = floats(mtp_hidden_);
   float* const input = floats(mtp_input_);  // [rows, 2 * hidden]: embedding first, hidden second
   host::run_embed(embed_, {x, hidden, weights_.embedding.data(), tokens_}, executor_);
-  norm(w.enorm, x, input, 2 * std::size_t{hidden}, rows_);
-  float* told = input + hidden;
+  std::size_t embedding_at = 0;
+  if (ORIEL_MUTANT(hidden_stands_first)) {
+    embedding_at = hidden;
+  }
+  norm(w.enorm, x, input + embedding_at, 2 * std::size_t{hidden}, rows_);
+  float* told = input + hidden - embedding_at;
   for (const step_rows& s : batch) {
     const auto rows = static_cast<std::uint32_t>(s.tokens.size());
     ORIEL_EXPECTS(s.hidden != nullptr || rows == 0);

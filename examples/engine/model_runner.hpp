@@ -20,10 +20,9 @@
 #include <oriel/kv/block_table.hpp>
 #include <oriel/kv/dual_pool.hpp>
 #include <oriel/model/geometry.hpp>
-#include <oriel/prefix/heal.hpp>
-#include <oriel/tier/layer_gate.hpp>
 
 #include <engine/aligned_bytes.hpp>
+#include <engine/step_runner.hpp>
 #include <engine/weights.hpp>
 
 #include <cstdint>
@@ -33,54 +32,9 @@
 
 namespace oriel::engine {
 
-/// The rows of one sequence in one forward pass: token positions
-/// [first_position, first_position + tokens.size()).
-struct step_rows {
-  std::span<const token_id> tokens;
-  std::uint32_t first_position = 0;
-  std::span<const block_table_view> tables;  ///< [pools]: by pool_id
-  std::uint32_t logit_rows = 0;              ///< the last so many rows get logits
-  /// The heal that these rows belong to, while first_position < heal->length; null for other rows,
-  /// ignored once the heal is done. Rows below a layer's frontier are not computed there.
-  const heal_plan* heal = nullptr;
-  /// Asked in each layer before KV in front of these rows is read, when others still bring it;
-  /// layers as in `layers_kv`. What needs no cached KV (norm, projections, rope) is done by then.
-  layer_gate_ref gate = {};
-  /// For forward_mtp, [tokens.size(), hidden]: what each row is told of the model (see there).
-  const float* hidden = nullptr;
-  /// For forward_mtp: keys before this position were never written, and are not read.
-  std::uint32_t first_key = 0;
-};
-
-/// The residual stream of a sequence's rows, of those that a pass ran through all its layers: of a
-/// heal none before its end.
-struct hidden_rows {
-  std::uint32_t first_position = 0;
-  std::span<const float> values = {};  ///< [rows, hidden]
-};
-
-/// Which rows a pass of an MTP block takes to its end. The others leave their KV.
-enum class mtp_rows : std::uint8_t { with_logits, all };
-
-/// Rows that a runner computed, one for each row and layer, since it was made. K and V alone, as
-/// the window layers of a heal make them in front of their rows, do not count.
-struct runner_counts {
-  std::uint64_t layer_rows = 0;
-  std::uint64_t heal_layer_rows = 0;  ///< those before `length` of a heal, among layer_rows
-};
-
-/// Sizes that a runner is built for. Memory follows from them: about rows_max * (hidden + widest
-/// projection + 2 * intermediate) * 4 bytes, and logit_rows_max * vocabulary * 4.
-struct runner_limits {
-  std::uint32_t rows_max = 512;      ///< rows (tokens) of one forward pass
-  std::uint32_t logit_rows_max = 8;  ///< rows with logits in one pass
-  std::uint32_t sequences_max = 8;   ///< sequences in one pass, or parts of them
-  std::uint32_t context_tokens = 0;  ///< positions that will be used
-};
-
-/// Runs forward passes. Thread safety: none; one thread owns it, the executor's threads help.
-/// Memory: everything is taken in the constructor.
-class model_runner {
+/// Runs forward passes on the host, with its kernels over its pools. Thread safety: none; one
+/// thread owns it, the executor's threads help. Memory: everything is taken in the constructor.
+class model_runner final : public step_runner {
  public:
   /// @param layers_kv  one for each layer of the model, then one for each MTP layer in use
   /// @throws engine::error when a kernel does not fit the geometry, std::bad_alloc
@@ -92,47 +46,21 @@ class model_runner {
                const runner_limits& limits,
                executor_ref executor);
 
-  /// Computes the rows of `batch`, writes their KV, and returns the logits of the rows that asked
-  /// for them: [sum of logit_rows, vocabulary], in the order of `batch`. Valid until the next call.
-  ///
-  /// A healing sequence (prefix/heal.hpp) runs in any chunks from heal->first_row() on. In the
-  /// layers below its frontier a row makes K and V at most; full layers read what is cached before
-  /// heal->length and write nothing there. Rows of other sequences in the batch notice nothing;
-  /// they are best placed before healing ones, whose rows make room as they end.
-  ///
-  /// A sequence whose gate says no is cut off: none of its rows runs on, its logits are zeros, and
-  /// nothing of the step may be committed for it. The others have the bits they always have.
-  /// @pre rows, logit rows and sequences are within the limits; every page of the rows is reserved;
-  ///      rows with logits do not lie before heal->length
-  std::span<const float> forward(std::span<const step_rows> batch);
-
-  /// Runs MTP block `head`: the tokens of row p are those at position p + 1 + head, and its
-  /// `hidden` is the residual stream before the final norm, of the main model at p (the paper's
-  /// reading), or of the block before (DeepSeek's): docs/model.md#multi-token-prediction. Writes
-  /// the block's KV at the same positions and returns logits as `forward` does: row p predicts the
-  /// token at p + 2 + head. Rows without logits are worth their KV alone, unless another block
-  /// wants their output. A sequence may have several entries, for rows whose hidden states lie
-  /// apart.
-  /// @pre head < the MTP blocks that layers_kv described; no heal, no gate
+  std::span<const float> forward(std::span<const step_rows> batch) override;
   std::span<const float> forward_mtp(std::uint32_t head,
                                      std::span<const step_rows> batch,
-                                     mtp_rows output = mtp_rows::with_logits);
-
-  /// Of a sequence of the last `forward`: valid until the next one. @pre sequence < its batch
-  [[nodiscard]] hidden_rows hidden_of(std::size_t sequence) const noexcept {
+                                     mtp_rows output = mtp_rows::with_logits) override;
+  [[nodiscard]] hidden_rows hidden_of(std::size_t sequence) const noexcept override {
     return hidden_of_[sequence];
   }
-  /// Of an entry of the last `forward_mtp`, rows that ran to their end: valid until the next one.
-  [[nodiscard]] hidden_rows mtp_hidden_of(std::size_t entry) const noexcept;
-
-  /// The gate of this sequence of the last batch said no. @pre sequence < its batch
-  [[nodiscard]] bool is_cut_off(std::size_t sequence) const noexcept {
+  [[nodiscard]] hidden_rows mtp_hidden_of(std::size_t entry) const noexcept override;
+  [[nodiscard]] bool is_cut_off(std::size_t sequence) const noexcept override {
     return is_cut_off_[sequence];
   }
-  [[nodiscard]] const runner_limits& limits() const noexcept { return limits_; }
-  [[nodiscard]] const runner_counts& counts() const noexcept { return counts_; }
+  [[nodiscard]] const runner_limits& limits() const noexcept override { return limits_; }
+  [[nodiscard]] const runner_counts& counts() const noexcept override { return counts_; }
   /// Bytes of activations and scratch.
-  [[nodiscard]] std::uint64_t workspace_bytes() const noexcept;
+  [[nodiscard]] std::uint64_t workspace_bytes() const noexcept override;
 
  private:
   struct attention_plans {

@@ -90,7 +90,7 @@ void mtp_drafter::begin_run() {
 
 step_rows mtp_drafter::rows_of(std::uint32_t block) const noexcept {
   return {.tokens = std::span(ids_).subspan(block, rows()),
-          .first_position = open_,
+          .first_position = open_ + (ORIEL_MUTANT(positions_move_with_the_block) ? block : 0),
           .tables = tables_,
           .logit_rows = block < wanted_ ? 1u : 0u,
           .hidden = hidden_.data(),
@@ -100,23 +100,31 @@ step_rows mtp_drafter::rows_of(std::uint32_t block) const noexcept {
 /// A row without any number ends the chain: nothing was drawn for it.
 void mtp_drafter::take(std::uint32_t block, std::span<const float> logits, sampler& choose) {
   const token_history* const used = used_ != nullptr ? &behind_ : nullptr;
-  token_id id{};
   if (blocks_->options().draws && options_->temperature > 0.0f) {
     const token_distribution proposal = choose.distribution(logits.data(), *options_, used);
     if (proposal.total == 0) {
       wanted_ = block;
       return;
     }
-    id = chain_.draw(proposal, {.seed = options_->seed, .position = std::uint64_t{told_} + block});
+    const token_id id =
+        chain_.draw(proposal, {.seed = options_->seed, .position = std::uint64_t{told_} + block});
+    push(block, id);
   } else {
-    const sampled_token first = choose.greedy(logits.data(), *options_, used);
-    if (!(first.probability > 0.0f)) {
-      wanted_ = block;
-      return;
-    }
-    id = first.id;
-    chain_.push_sure(id);
+    take_likeliest(block, choose.greedy(logits.data(), *options_, used));
   }
+}
+
+void mtp_drafter::take_likeliest(std::uint32_t block, sampled_token first) {
+  if (!(first.probability > 0.0f)) {
+    wanted_ = block;
+    return;
+  }
+  chain_.push_sure(first.id);
+  push(block, first.id);
+}
+
+/// The blocks behind `block` are told its draft.
+void mtp_drafter::push(std::uint32_t block, token_id id) {
   if (used_ != nullptr) {
     behind_.add_output(id);
   }
@@ -141,6 +149,15 @@ void mtp_blocks::list_rows(std::uint32_t block, std::span<mtp_drafter* const> dr
       told += d->hidden_.size();
     }
   }
+}
+
+void mtp_blocks::take_made(mtp_drafter& drafter, std::span<const sampled_token> made) {
+  ORIEL_EXPECTS(made.size() == options_.blocks);
+  drafter.begin_run();
+  for (std::uint32_t block = 0; block < drafter.wanted_; ++block) {
+    drafter.take_likeliest(block, made[block]);
+  }
+  drafter.end_run();
 }
 
 void mtp_blocks::run(std::span<mtp_drafter* const> drafters) {

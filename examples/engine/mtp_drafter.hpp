@@ -21,8 +21,8 @@
 #include <oriel/spec/draft_chain.hpp>
 #include <oriel/spec/drafter.hpp>
 
-#include <engine/engine_pools.hpp>
-#include <engine/model_runner.hpp>
+#include <engine/host_pools.hpp>
+#include <engine/step_runner.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -48,7 +48,7 @@ struct mtp_options {
 /// weights are read once. Borrows the runner and the sampler.
 class mtp_blocks {
  public:
-  mtp_blocks(model_runner& runner,
+  mtp_blocks(step_runner& runner,
              sampler& choose,
              const model_geometry& model,
              const mtp_options& options) noexcept
@@ -62,13 +62,17 @@ class mtp_blocks {
   /// wants. Afterwards the runner's logits are the blocks'. @throws std::bad_alloc
   void run(std::span<mtp_drafter* const> drafters);
 
+  /// As run(), where the blocks ran for this drafter already, over its rows and with its tokens.
+  /// @param made  [blocks] what each block found likeliest
+  void take_made(mtp_drafter& drafter, std::span<const sampled_token> made);
+
   [[nodiscard]] const mtp_options& options() const noexcept { return options_; }
   [[nodiscard]] std::uint32_t hidden() const noexcept { return hidden_; }
 
  private:
   void list_rows(std::uint32_t block, std::span<mtp_drafter* const> drafters);
 
-  model_runner& runner_;
+  step_runner& runner_;
   sampler& choose_;
   std::uint32_t hidden_, vocabulary_;
   mtp_options options_;
@@ -119,6 +123,10 @@ class mtp_drafter {
   [[nodiscard]] std::uint32_t rows() const noexcept {
     return static_cast<std::uint32_t>(hidden_.size() / blocks_->hidden());
   }
+  /// Their hidden states.
+  [[nodiscard]] std::span<const float> hidden() const noexcept { return hidden_; }
+  /// The tokens that were told from behind the first of these rows on.
+  [[nodiscard]] std::span<const token_id> known() const noexcept { return tokens_; }
   /// How many drafts the next run makes.
   void want(std::uint32_t drafts) noexcept;
   /// Blocks have seen nothing before this row, and shall not; rows that wait are given up.
@@ -132,6 +140,8 @@ class mtp_drafter {
   void begin_run();
   [[nodiscard]] step_rows rows_of(std::uint32_t block) const noexcept;
   void take(std::uint32_t block, std::span<const float> logits, sampler& choose);
+  void take_likeliest(std::uint32_t block, sampled_token first);
+  void push(std::uint32_t block, token_id id);
   void end_run();
   [[nodiscard]] bool has_last_row() const noexcept {
     return rows() != 0 && open_ + rows() + 1 == told_;

@@ -17,7 +17,7 @@
 #include <oriel/tier/tiered_prefix.hpp>
 
 #include <engine/engine_options.hpp>
-#include <engine/engine_pools.hpp>
+#include <engine/host_pools.hpp>
 
 #include <array>
 #include <cstdint>

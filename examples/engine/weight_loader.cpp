@@ -101,8 +101,10 @@ dtype compute_type_of(const checkpoint& opened) noexcept {
 }
 
 model_weights load_weights(const checkpoint& opened, const load_options& options) {
-  const weights_packing packing{
-      options.compute.value_or(compute_type_of(opened)), options.path, options.backend};
+  const weights_packing packing{options.compute.value_or(compute_type_of(opened)),
+                                options.path,
+                                options.backend,
+                                options.form};
   if (packing.compute == dtype::e4m3) {
     throw error("weights are computed with in f32 or bf16, not in e4m3");
   }
@@ -111,6 +113,7 @@ model_weights load_weights(const checkpoint& opened, const load_options& options
   const model_geometry& g = opened.config.geometry;
 
   model_weights weights;
+  weights.form = packing.form;
   weights.compute = packing.compute;
   weights.path = packing.path;
   weights.backend = packing.backend;

@@ -23,6 +23,7 @@ struct load_options {
   host::gemm_backend backend = host::gemm_backend::automatic;
   bool with_mtp = true;               ///< false: leave the MTP blocks out, where nothing drafts
   std::optional<dtype> compute = {};  ///< f32 or bf16; none: f32 for f32 checkpoints, else bf16
+  weight_form form = weight_form::packed;
   std::function<void(const load_progress&)> progress =
       {};  ///< called after each few MiB; may be empty
 };
@@ -46,6 +47,7 @@ struct load_options {
     dtype compute,
     std::uint64_t seed,
     isa path = best_isa(),
-    host::gemm_backend backend = host::gemm_backend::automatic);
+    host::gemm_backend backend = host::gemm_backend::automatic,
+    weight_form form = weight_form::packed);
 
 }  // namespace oriel::engine

@@ -37,4 +37,14 @@ std::uint64_t model_weights::bytes() const noexcept {
   return total;
 }
 
+void drop_matrices(model_weights& weights) noexcept {
+  weights.embedding = {};
+  weights.layers.clear();
+  weights.final_norm.clear();
+  weights.lm_head = {};
+  for (mtp_weights& block : weights.mtp) {
+    block = {};
+  }
+}
+
 }  // namespace oriel::engine

@@ -68,7 +68,14 @@ struct mtp_weights {
   layer_weights layer;            ///< its pre_mlp_layernorm is `post_attention_norm`
 };
 
+/// How matrices lie in memory.
+enum class weight_form : std::uint8_t {
+  packed,  ///< for the host's kernels
+  plain    ///< row by row, as in a checkpoint: to be sent to a device. The host cannot multiply it
+};
+
 struct model_weights {
+  weight_form form = weight_form::packed;
   dtype compute = dtype::bf16;  ///< of embedding and matrices, routers excepted: f32 or bf16
   isa path = isa::scalar;       ///< what the matrices were packed for
   host::gemm_backend backend = host::gemm_backend::automatic;  ///< as it was asked for
@@ -81,5 +88,8 @@ struct model_weights {
   /// Bytes held by all of the above.
   [[nodiscard]] std::uint64_t bytes() const noexcept;
 };
+
+/// Lets go of everything that a device has a copy of; what remains says how it was loaded.
+void drop_matrices(model_weights& weights) noexcept;
 
 }  // namespace oriel::engine

@@ -17,6 +17,7 @@
 #include <fmt/format.h>
 
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 namespace oriel::engine {
@@ -25,6 +26,7 @@ struct weights_packing {
   dtype compute;
   isa path;
   host::gemm_backend backend;
+  weight_form form = weight_form::packed;
 
   /// A matrix [n, k] of `compute`, or of `type`.
   template <class Source>
@@ -37,6 +39,11 @@ struct weights_packing {
                                      dtype type,
                                      Source&& source) const {
     const gemm_shape shape{.n = n, .k = k, .weights = type};
+    if (form == weight_form::plain) {
+      packed_matrix plain{shape, aligned_bytes(std::size_t{n} * k * size_bytes(type))};
+      source(copy_rows(plain.bytes.data(), k * size_bytes(type)));
+      return plain;
+    }
     const auto plan = host::plan_gemm(shape, 1, 1, path, backend);
     if (!plan) {
       throw_unplanned(shape);
@@ -63,6 +70,19 @@ struct weights_packing {
                                .activation = compute};
     out.gate_up_shape = {.n = 2 * ffn.intermediate, .k = hidden, .weights = compute};
     out.down_shape = {.n = hidden, .k = ffn.intermediate, .weights = compute};
+    if (form == weight_form::plain) {
+      const std::size_t row_bytes = hidden * size_bytes(compute);
+      out.gate_up_stride_bytes = stride_of(2 * std::size_t{ffn.intermediate} * row_bytes);
+      out.down_stride_bytes = stride_of(std::size_t{ffn.intermediate} * row_bytes);
+      out.gate_up = aligned_bytes(out.gate_up_stride_bytes * ffn.experts);
+      out.down = aligned_bytes(out.down_stride_bytes * ffn.experts);
+      for (std::uint32_t e = 0; e < ffn.experts; ++e) {
+        gate_up(e)(copy_rows(out.gate_up.data() + e * out.gate_up_stride_bytes, row_bytes));
+        down(e)(copy_rows(out.down.data() + e * out.down_stride_bytes,
+                          ffn.intermediate * size_bytes(compute)));
+      }
+      return;
+    }
     const auto plan = host::plan_moe_gemm(shape, 1, 1, path, backend);
     if (!plan) {
       throw_unplanned(out.gate_up_shape);
@@ -84,6 +104,12 @@ struct weights_packing {
   }
 
  private:
+  /// A sink that puts rows where they belong.
+  static auto copy_rows(std::byte* to, std::size_t row_bytes) {
+    return [to, row_bytes](const void* rows, std::uint32_t first, std::uint32_t count) {
+      std::memcpy(to + first * row_bytes, rows, count * row_bytes);
+    };
+  }
   [[nodiscard]] static std::size_t stride_of(std::size_t size_bytes) noexcept {
     return (size_bytes + aligned_bytes::alignment - 1) / aligned_bytes::alignment *
            aligned_bytes::alignment;

@@ -124,6 +124,7 @@ layer_weights random_model::layer(const layer_geometry& g) {
 
 model_weights random_model::make() {
   model_weights weights;
+  weights.form = packing_.form;
   weights.compute = packing_.compute;
   weights.path = packing_.path;
   weights.backend = packing_.backend;
@@ -151,8 +152,9 @@ model_weights random_weights(const model_geometry& geometry,
                              dtype compute,
                              std::uint64_t seed,
                              isa path,
-                             host::gemm_backend backend) {
-  const weights_packing packing{compute, path, backend};
+                             host::gemm_backend backend,
+                             weight_form form) {
+  const weights_packing packing{compute, path, backend, form};
   return random_model(geometry, packing, seed).make();
 }
 

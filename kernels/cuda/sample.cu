@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include "detail/draft_rows_agent.cuh"
 #include "detail/launch.cuh"
 #include "detail/sample_agent.cuh"
 #include "detail/verify_agent.cuh"
@@ -67,6 +68,15 @@ __global__ void __launch_bounds__(verify_threads)
   }
 }
 
+__global__ void __launch_bounds__(verify_threads)
+    draft_rows_kernel(const __grid_constant__ draft_rows_args args,
+                      const std::uint32_t* sequence_count) {
+  const std::uint32_t sequence = blockIdx.x * verify_threads + threadIdx.x;
+  if (sequence < args.spans.size() && detail::has_row(sequence, sequence_count)) {
+    detail::draft_rows_of(args, sequence);
+  }
+}
+
 }  // namespace
 
 status run_sample(const sample_plan& plan,
@@ -104,6 +114,19 @@ status run_verify_chains(const verify_args& args,
   verify_kernel<<<(chains - 1) / verify_threads + 1, verify_threads, 0, stream>>>(args,
                                                                                   chain_count);
   return detail::launched("verify_chains: launch");
+}
+
+status run_draft_rows(const draft_rows_args& args,
+                      CUstream_st* stream,
+                      const std::uint32_t* sequence_count) noexcept {
+  ORIEL_EXPECTS(args.logit_rows.size() == args.spans.size());
+  if (args.spans.empty()) {
+    return {};
+  }
+  const auto sequences = static_cast<std::uint32_t>(args.spans.size());
+  draft_rows_kernel<<<(sequences - 1) / verify_threads + 1, verify_threads, 0, stream>>>(
+      args, sequence_count);
+  return detail::launched("draft_rows: launch");
 }
 
 }  // namespace oriel::cuda

@@ -66,7 +66,7 @@ class Run(unittest.TestCase):
             list(answer),
             ["text", "tokens", "prompt_tokens", "completion_tokens", "cached_tokens", "healed_tokens", "computed_tokens",
              "hits", "fetched_bytes", "copied_bytes", "stall_ms", "tiers", "drafted", "accepted",
-             "mean_accept_length", "acceptance_by_position", "finish_reason", "prefill_ms", "decode_ms", "kv_bytes",
+             "mean_accept_length", "acceptance_by_position", "missing_mtp_rows", "finish_reason", "prefill_ms", "decode_ms", "kv_bytes",
              "kv_bytes_uniform"])
         self.assertEqual(len(answer["tokens"]), answer["completion_tokens"])
         self.assertGreater(answer["kv_bytes"], 0)
@@ -87,6 +87,32 @@ class Run(unittest.TestCase):
         drafted = run_json(*prompt, "--temp", 0, "--spec", "mtp", "--draft-len", 3)
         self.assertGreater(drafted["mean_accept_length"], 1.5)
         self.assertEqual(len(drafted["acceptance_by_position"]), 3)
+
+    def test_one_token_has_no_decode_step(self):
+        self.assertIsNone(run_json("-p", "x =", "-n", 1)["mean_accept_length"])
+
+    def test_rows_that_a_hit_left_out_are_counted(self):
+        text = "import os\n\nclass Stack:\n    def push(self, item):\n        self.items.append(item)\n" * 4
+        drafts = ["-n", 8, "--temp", 0, "--json", "--spec", "mtp"]
+        first, hit = (json.loads(line) for line in run("run", "-p", text, "-p", text, *drafts).stdout.splitlines())
+        self.assertEqual((first["missing_mtp_rows"], hit["missing_mtp_rows"]), (0, 0))
+        self.assertGreater(hit["cached_tokens"], 0)
+        with tempfile.TemporaryDirectory() as folder:  # Pages of a run without drafts have no rows of the blocks.
+            disk = ["-p", text, "--disk-cache", folder, "-n", 8, "--temp", 0]
+            run_json(*disk)
+            hit = run_json(*disk, "--spec", "mtp", "--draft-len", 3)
+            self.assertGreater(hit["cached_tokens"], 31)
+            self.assertEqual(hit["missing_mtp_rows"], 31)
+            shown = run("run", *disk[:2], "--disk-cache", folder, "-n", 8, "--temp", 0, "--spec", "mtp", "--draft-len", 3)
+            self.assertIn(b"tokens a step", shown.stderr)
+
+    def test_drawn_drafts_take_a_fixed_length_unless_told(self):
+        prompt = ["-p", "import os\n\nclass Stack:\n", "-n", 48, "--spec", "mtp", "--spec-accept", "rejection"]
+        drawn = ["--temp", 1, "-s", 3]
+        self.assertEqual(run_json(*prompt, *drawn)["tokens"], run_json(*prompt, *drawn, "--draft-len", 3)["tokens"])
+        self.assertEqual(run("run", *prompt, *drawn, "--draft-len", "auto").returncode, 0)
+        shown = run("run", "--help").stdout.decode()
+        self.assertIn("with auto a seed does not repeat them", " ".join(shown.split()))
 
     def test_drawn_drafts_are_other_answers_that_a_seed_repeats(self):
         prompt = ["-p", "import os\n\nclass Stack:\n", "-n", 64, "--spec", "mtp", "--draft-len", 3]
@@ -269,6 +295,9 @@ class Usage(unittest.TestCase):
         self.usage("run", "--spec", "mtp", "--draft-len", "0", says="--draft-len")
         self.usage("run", "--draft-len", "2", says="--spec")
         self.usage("run", "--spec", "eagle", says="--spec")
+        self.usage("bench", "--spec", "mtp", "--draft-len", "4", says="1 to 3")
+        self.usage("bench", "--draft-len", "2", says="--spec")
+        self.usage("bench", "--random", "bench-0.4b", "-f", "b", says="excludes")
         self.usage("run", "--retain", "all", says="retention")
         self.usage("run", "--retain", "every:40", says="--retain: every:40 is not a multiple of the 16 tokens")
         self.usage("run", "--retain", "every:16", "--page", "32", says="not a multiple of the 32 tokens")
@@ -291,6 +320,16 @@ class Usage(unittest.TestCase):
         self.usage("replay", "a", "--pools", "triple", says="--pools")
         self.usage("replay", "a", "--evict", "newest", says="hit-density")
         self.usage("replay", "a", "--heal", "maybe", says="--heal")
+
+    def test_a_device_that_is_not_there_is_said_before_weights_are_read(self):
+        for command in ("run", "bench"):
+            done = run(command, "--device", "cuda", "-n", "1")
+            if done.returncode == 0:
+                continue  # There is one.
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertEqual(done.stdout, b"")
+            self.assertRegex(done.stderr, b"built without CUDA|no CUDA device")
+            self.assertEqual(run(command, "--device", "tpu").returncode, 2)
 
     def test_values_out_of_range_are_2(self):
         for command, option, values in (
@@ -352,6 +391,9 @@ class Usage(unittest.TestCase):
         self.fails(1, "run", "--qkv-shards", "2", says="no fused QKV")
         self.fails(1, "run", "--ids", "1,4096", says="vocabulary")
         self.fails(1, "bench", "-p", "5000", says="-p + -n")
+        self.fails(1, "bench", "-f", "/dev/null", "-p", "5", says="has 0 tokens, -p asks for 5")
+        # Before any weight is drawn: they would not fit.
+        self.fails(1, "bench", "--random", "gpt-oss-120b", "-p", "8", "-n", "1", "--spec", "mtp", says="no MTP blocks")
         self.fails(1, "bench", "--random", "mimo-v2.5-pro", "-p", "8", "-n", "1", says="this machine has")
 
     def test_a_prompt_without_end_is_refused_at_once(self):
@@ -463,7 +505,21 @@ class Bench(unittest.TestCase):
     def test_tables(self):
         self.assertIn("| nano | 1 | pp4 |", self.bench("md"))
         lines = self.bench("csv").splitlines()
-        self.assertEqual([len(line.split(",")) for line in lines], [8, 8, 8])
+        self.assertEqual([len(line.split(",")) for line in lines], [9, 9, 9])
+
+    def test_drafts_are_measured_beside_plain_decoding(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".py") as text:
+            text.write(pathlib.Path(__file__).read_text())
+            text.flush()
+            done = run("bench", "-p", 64, "-n", 2, "-r", 1, "-o", "json", "-f", text.name, "--spec", "mtp", "--draft-len", 2)
+        rows = json.loads(done.stdout)
+        self.assertEqual([row["test"] for row in rows[2:]],
+                         ["tg0-128 plain", "tg0-128 mtp", "tg128-256 plain", "tg128-256 mtp"])
+        for plain, drafted in (rows[2:4], rows[4:6]):
+            self.assertEqual((plain["accept_length"], plain["times_plain"]), (1, None))
+            self.assertGreater(drafted["accept_length"], 1.2)
+            self.assertLessEqual(drafted["accept_length"], 3)
+            self.assertAlmostEqual(drafted["times_plain"], drafted["tokens_per_s"] / plain["tokens_per_s"])
 
     def test_no_messages_without_a_terminal(self):
         self.assertEqual(run("bench", "-p", 4, "-n", 2, "-r", 1).stderr, b"")

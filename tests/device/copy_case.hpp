@@ -11,6 +11,9 @@
 
 #include <kernels/attention_case.hpp>
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -58,9 +61,9 @@ struct copy_case {
   explicit copy_case(std::uint64_t seed)
       : random(seed, 71),
         shape(random_shape(seed, random)),
-        layers(1 + random.next_below(random.next_below(3) == 0 ? 20 : 3)),
-        from(shape.layer, layers, 6 + random.next_below(20), random.next_below(3) != 0, coin()),
-        to(shape.layer, layers, 6 + random.next_below(20), random.next_below(3) != 0, coin()) {
+        layers(1 + random.next_below(random.next_below(5) == 0 ? 20 : 3)),
+        from(shape.layer, layers, some_pages(), random.next_below(3) != 0, coin()),
+        to(shape.layer, layers, some_pages(), random.next_below(3) != 0, coin()) {
     std::vector<std::uint32_t> sources(from.pages), targets(to.pages);
     std::iota(sources.begin(), sources.end(), 0);
     std::iota(targets.begin(), targets.end(), 0);
@@ -73,8 +76,11 @@ struct copy_case {
       pages.push_back({sources[i], targets[i]});
     }
     source.resize(from.bytes);
-    for (std::byte& b : source) {
-      b = static_cast<std::byte>(random.next_below(256));
+    for (std::size_t at = 0; at < source.size(); at += 64) {  // Pools are whole lines.
+      const auto words = std::bit_cast<std::array<std::byte, 4>>(random.next_below(~0u));
+      for (std::size_t i = 0; i < 64; ++i) {
+        source[at + i] = words[i % 4] ^ static_cast<std::byte>(i * 37);
+      }
     }
   }
 
@@ -107,6 +113,7 @@ struct copy_case {
   std::vector<std::byte> source;
 
  private:
+  [[nodiscard]] std::uint32_t some_pages() { return 2 + random.next_below(layers > 3 ? 4 : 14); }
   [[nodiscard]] bool coin() { return random.next_below(2) == 0; }
   void shuffle(std::vector<std::uint32_t>& x) {
     for (std::size_t i = x.size(); i > 1; --i) {
@@ -122,7 +129,7 @@ struct copy_case {
       dv = 1 + random.next_below(256);
     }
     return {.layer = {.q_heads = 0,
-                      .kv_heads = 1 + random.next_below(4),
+                      .kv_heads = 1 + random.next_below(3),
                       .head_dim_qk = dk,
                       .head_dim_vo = dv,
                       .page_size = 16 * (1 + random.next_below(4)),

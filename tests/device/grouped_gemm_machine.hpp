@@ -41,7 +41,11 @@ class host_gemm_producer {
     REQUIRE(reinterpret_cast<std::uintptr_t>(from) % 16 == 0);
     put(0, from, detail::gemm_piece_bytes);
   }
-  void copy_chunk(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
+  void copy_chunk(std::uint32_t to,
+                  const std::byte* from,
+                  std::uint32_t units,
+                  std::uint32_t bytes) {
+    from += std::size_t{units} * 16;
     if (to % 16 != 0 || bytes > 16 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
       FAIL("a copy of 16 bytes that is not aligned");
     }

@@ -162,7 +162,10 @@ void check_permute(const moe_permute_shape& shape,
 }
 
 template <class T, std::uint32_t N>
-void check_combine(std::uint32_t hidden, std::size_t stride, random_stream& random) {
+void check_combine(std::uint32_t hidden,
+                   std::size_t stride,
+                   bool accumulate,
+                   random_stream& random) {
   constexpr std::uint32_t tokens = 5, top_k = 3;
   const std::vector<float> y = exact_floats<T>(tokens * top_k * stride, random);
   const std::vector<float> weights = random_floats(tokens * top_k, random, 0.0f, 1.0f);
@@ -171,16 +174,29 @@ void check_combine(std::uint32_t hidden, std::size_t stride, random_stream& rand
     row_of_pair[pair] = (pair * 7) % 15;
   }
   row_of_pair[4] = UINT32_MAX;
-  stored_rows<T> stored(y), out(tokens * stride);
+  const std::vector<float> before = exact_floats<T>(tokens * stride, random);
+  stored_rows<T> stored(y), out(before);
   const moe_combine_shape shape{hidden, top_k};
-  const basic_moe_combine_args<T> args{
-      out.data(), stride, stored.data(), stride, weights.data(), row_of_pair.data(), tokens};
+  const basic_moe_combine_args<T> args{out.data(),
+                                       stride,
+                                       stored.data(),
+                                       stride,
+                                       weights.data(),
+                                       row_of_pair.data(),
+                                       tokens,
+                                       accumulate};
   REQUIRE((N == 1 || detail::moe_combine_agent<T, N>::fits(shape, args)));
   detail::run_on_host(detail::moe_combine_agent<T, N>{shape, args});
-  std::vector<float> expected = stored_rows<float>(tokens * stride).floats();
-  reference::moe_combine(
-      shape,
-      {expected.data(), stride, y.data(), stride, weights.data(), row_of_pair.data(), tokens});
+  std::vector<float> expected = before;
+  reference::moe_combine(shape,
+                         {expected.data(),
+                          stride,
+                          y.data(),
+                          stride,
+                          weights.data(),
+                          row_of_pair.data(),
+                          tokens,
+                          accumulate});
   const std::vector<float> found = out.floats(), rounded = stored_rows<T>(expected).floats();
   for (std::size_t row = 0; row < tokens; ++row) {
     REQUIRE(std::memcmp(&found[row * stride], &rounded[row * stride], hidden * sizeof(float)) == 0);
@@ -258,10 +274,12 @@ TEST_CASE("the device's permutation: chunk borders, and ids that are no expert")
 
 TEST_CASE("the device adds a token's experts with the bits of the reference") {
   random_stream random(3, 84);
-  check_combine<float, 8>(64, 72, random);
-  check_combine<float, 1>(5, 7, random);
-  check_combine<bf16, 8>(64, 64, random);
-  check_combine<bf16, 1>(33, 33, random);
+  for (const bool accumulate : {false, true}) {
+    check_combine<float, 8>(64, 72, accumulate, random);
+    check_combine<float, 1>(5, 7, accumulate, random);
+    check_combine<bf16, 8>(64, 64, accumulate, random);
+    check_combine<bf16, 1>(33, 33, accumulate, random);
+  }
   CHECK(cuda::plan_moe_combine({8, 8}));
   CHECK_FALSE(cuda::plan_moe_combine({0, 8}));
   CHECK_FALSE(cuda::plan_moe_combine({8, 0}));

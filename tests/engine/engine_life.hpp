@@ -27,6 +27,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -54,7 +55,10 @@ struct library {
   tokenizer tokens;
   std::uint32_t context = 400;
   std::uint32_t answer_tokens = 5;
-  bool speculates = false;  ///< each life drafts in its own way
+  std::uint32_t cut_answer_tokens = 1;  ///< of a prompt that is cut off somewhere
+  bool speculates = false;              ///< each life drafts in its own way
+  bool edits_drafts = true;             ///< most lives replace drafts by right and wrong ones
+  std::vector<token_id> text = {};      ///< what documents are pieces of; none: of random tokens
   std::vector<document> documents = {};
   std::uint64_t window_reach = 0;  // sum of (W - 1) over the layers
 
@@ -73,6 +77,11 @@ struct library {
         const document& parent = documents[i - 1 - draw.next_below(std::min(i, 4u))];
         const std::uint32_t shared = draw.next_below(std::min(length, parent.prompt_tokens));
         prompt.assign(parent.tokens.begin(), parent.tokens.begin() + shared);
+      }
+      const auto more = static_cast<std::uint32_t>(length - prompt.size());
+      if (!text.empty()) {
+        const auto at = draw.next_below(static_cast<std::uint32_t>(text.size()) - more);
+        prompt.insert(prompt.end(), text.begin() + at, text.begin() + at + more);
       }
       while (prompt.size() < length) {
         prompt.push_back(token_id{draw.next_below(model.vocabulary)});
@@ -95,6 +104,7 @@ struct tally {
   std::uint64_t failed_reads = 0, late_fetches = 0;
   std::uint64_t joined = 0, cut_off = 0;  // requests that started while their pages came
   std::uint64_t drafted = 0, accepted = 0, missing_mtp_rows = 0;
+  std::set<std::pair<const document*, std::uint32_t>> drafted_prompts = {};  // text, length
   std::uint64_t demanded = 0;  // plans in which the guard had the say
 };
 
@@ -115,6 +125,7 @@ class life final : public logits_observer, public draft_editor {
         first_document_(
             draw_.next_below(static_cast<std::uint32_t>(books.documents.size()) - shelf)),
         options_(draw_options(tiers != nullptr, now_us)),
+        reference_(books.model, books.weights, books.context),
         engine_(books.model,
                 books.weights,
                 books.tokens,
@@ -142,9 +153,8 @@ class life final : public logits_observer, public draft_editor {
   }
 
   void on_logits(request_id id, std::uint32_t position, std::span<const float> logits) override {
-    const document& d = *asked_.at(id).text;
-    const float* const expected = d.logits.data() + (position - 1) * logits.size();
-    wrong_rows_ += std::memcmp(expected, logits.data(), logits.size_bytes()) != 0;
+    const auto expected = asked_.at(id).text->logits_behind(position - 1, books_.model.vocabulary);
+    wrong_rows_ += std::memcmp(expected.data(), logits.data(), logits.size_bytes()) != 0;
     ++counts_.logit_rows;
   }
 
@@ -168,7 +178,8 @@ class life final : public logits_observer, public draft_editor {
   static constexpr std::uint32_t shelf = 6;
 
   struct asked {
-    const document* text;
+    const document* text;   // what is computed when the prompt runs alone
+    const document* whole;  // that it was cut from
     std::uint32_t prompt_tokens;
     bool was_disturbed = false;
     std::vector<token_id> answer = {};
@@ -221,7 +232,7 @@ class life final : public logits_observer, public draft_editor {
     s.accept = draw_.next_below(2) == 0 ? accept_kind::rejection : accept_kind::match;  // Greedy.
     const std::uint32_t ways[]{8, 8, 0, 4, 6, 7};
     rightness_ = ways[draw_.next_below(6)];
-    s.editor = draw_.next_below(8) != 0 ? this : nullptr;
+    s.editor = draw_.next_below(8) != 0 && books_.edits_drafts ? this : nullptr;
     return s;
   }
 
@@ -247,19 +258,31 @@ class life final : public logits_observer, public draft_editor {
 
   void submit() {
     const document& d = books_.documents[first_document_ + draw_.next_below(shelf)];
-    const bool whole = draw_.next_below(2) == 0;
+    const bool whole = draw_.next_below(books_.cut_answer_tokens > 1 ? 4 : 2) == 0;
     const std::uint32_t shortest = draw_.next_below(8) == 0 ? 1 : d.prompt_tokens * 2 / 3;
     request r;
     r.id = request_id{++last_id_};
     const std::uint32_t length =
         whole ? d.prompt_tokens : shortest + draw_.next_below(d.prompt_tokens - shortest);
     r.prompt.assign(d.tokens.begin(), d.tokens.begin() + length);
-    r.max_new_tokens = whole ? 1 + draw_.next_below(books_.answer_tokens) : 1;
+    r.max_new_tokens =
+        whole ? 1 + draw_.next_below(books_.answer_tokens) : books_.cut_answer_tokens;
     r.sampling.temperature = 0;
     r.tenant = draw_.next_below(12) == 0 ? "another" : "";
-    asked_[r.id] = {&d, length};
+    const bool is_known = whole || books_.cut_answer_tokens == 1;
+    asked_[r.id] = {is_known ? &d : &continued(d, length), &d, length};
     REQUIRE(engine_.submit(std::move(r)));
     ++counts_.requests;
+  }
+
+  /// What a document is continued with when it is cut off here.
+  const document& continued(const document& d, std::uint32_t length) {
+    const auto [at, is_new] = continued_.try_emplace({&d, length});
+    if (is_new) {
+      at->second = reference_.run(
+          {d.tokens.begin(), d.tokens.begin() + length}, books_.cut_answer_tokens, false);
+    }
+    return at->second;
   }
 
   void step() {
@@ -271,6 +294,9 @@ class life final : public logits_observer, public draft_editor {
       if (happened.finish != finish_reason::none) {
         REQUIRE(happened.finish == finish_reason::length);
         take_last(a, happened.usage);
+        if (happened.drafts.drafted[0] != 0) {
+          counts_.drafted_prompts.emplace(a.whole, a.prompt_tokens);
+        }
       }
     }
     REQUIRE(wrong_rows_ == 0);
@@ -302,8 +328,8 @@ class life final : public logits_observer, public draft_editor {
   void take_last(const asked& a, const request_usage& usage) {
     REQUIRE(usage.cached_tokens + usage.computed_tokens == a.prompt_tokens);
     REQUIRE(usage.healed_tokens <= usage.cached_tokens);
-    const bool is_whole = a.prompt_tokens == a.text->prompt_tokens;
-    for (std::size_t i = 0; i < a.answer.size() && is_whole; ++i) {
+    const bool is_known = a.prompt_tokens == a.text->prompt_tokens;
+    for (std::size_t i = 0; i < a.answer.size() && is_known; ++i) {
       REQUIRE(a.answer[i] == a.text->tokens[a.prompt_tokens + i]);
     }
     cached_ += usage.cached_tokens;
@@ -394,8 +420,10 @@ class life final : public logits_observer, public draft_editor {
   std::uint32_t first_document_;  // of the few that this life asks for
   thread_pool threads_{1};
   engine_options options_;
+  cold_reference reference_;
   engine::engine engine_;
   std::map<request_id, asked> asked_;
+  std::map<std::pair<const document*, std::uint32_t>, document> continued_;  // by length
   std::uint64_t last_id_ = 0;
   std::uint64_t wrong_rows_ = 0, cached_ = 0, heal_layer_rows_ = 0, heals_ = 0;
 };
@@ -430,7 +458,8 @@ inline tally check_exact(library& books,
                    << ", from tiers " << t.from_tier[0] << " + " << t.from_tier[1] << " + "
                    << t.from_tier[2] << ", reads failed " << t.failed_reads << ", late "
                    << t.late_fetches << ", joined " << t.joined << ", cut off " << t.cut_off
-                   << ", demanded " << t.demanded << ", drafted " << t.drafted << ", accepted "
+                   << ", demanded " << t.demanded << ", prompts with drafts "
+                   << t.drafted_prompts.size() << ", drafted " << t.drafted << ", accepted "
                    << t.accepted << ", MTP rows missing " << t.missing_mtp_rows);
   if (t.requests < 400) {
     return t;  // A sanitizer's share is too small to hold every sort.

@@ -24,6 +24,7 @@ inline library with_blocks(const std::vector<std::uint32_t>& windows,
           .weights = std::move(weights),
           .tokens = no_text(),
           .answer_tokens = 24,
+          .cut_answer_tokens = 6,
           .speculates = true};
 }
 

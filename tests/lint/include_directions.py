@@ -18,7 +18,7 @@ RANK = {
 }
 # The doorways between folders of one rank: headers that are a concept, or plain vocabulary types.
 DOORWAYS = {
-    "kernels/paged_kv.hpp", "kernels/kv_copy.hpp", "kernels/reference/kv_element.hpp", "device/host_device.cuh", "device/paged_kv_view.cuh", "device/stream_layers.hpp", "device/memory_driver.hpp",
+    "kernels/paged_kv.hpp", "kernels/kv_copy.hpp", "kernels/reference/kv_element.hpp", "device/host_device.cuh", "device/paged_kv_view.cuh", "device/copy_streams.hpp", "device/memory_driver.hpp",
     "request/request.hpp", "request/sampling_options.hpp", "request/stop_conditions.hpp",
     "kv/page_allocator.hpp", "kv/memory.hpp", "prefix/prefix_cache.hpp", "route/router.hpp",
     "route/state_store.hpp", "sched/scheduler.hpp", "tier/kv_store.hpp", "spec/drafter.hpp",

@@ -21,7 +21,14 @@
 struct document {
   std::vector<oriel::token_id> tokens;  ///< prompt and answer
   std::uint32_t prompt_tokens = 0;
-  std::vector<float> logits = {};  ///< [tokens.size() - 1, vocabulary]: row p is behind token p
+  std::vector<float> logits = {};  ///< [rows, vocabulary]: row i is behind token first_row + i
+  std::uint32_t first_row = 0;
+
+  /// Behind the token at `row`. @pre row >= first_row
+  [[nodiscard]] std::span<const float> logits_behind(std::uint32_t row,
+                                                     std::uint32_t vocabulary) const {
+    return std::span(logits).subspan(std::size_t{row - first_row} * vocabulary, vocabulary);
+  }
 };
 
 class cold_reference {
@@ -43,9 +50,13 @@ class cold_reference {
                  .context_tokens = context_tokens},
                 threads_) {}
 
-  [[nodiscard]] document run(std::vector<oriel::token_id> prompt, std::uint32_t answer_tokens) {
+  /// @param keeps_all  the logits of the prompt as well; else only those behind it
+  [[nodiscard]] document run(std::vector<oriel::token_id> prompt,
+                             std::uint32_t answer_tokens,
+                             bool keeps_all = true) {
     document d{.tokens = std::move(prompt)};
     d.prompt_tokens = static_cast<std::uint32_t>(d.tokens.size());
+    d.first_row = keeps_all ? 0 : d.prompt_tokens - 1;
     auto sequence = pools_.try_admit({.tokens_now = 0, .tokens_max = context_});
     while (d.tokens.size() < std::size_t{d.prompt_tokens} + answer_tokens) {
       const std::uint32_t first = sequence->length();
@@ -58,10 +69,11 @@ class cold_reference {
       for (std::uint32_t pool = 0; pool < pools_.pools(); ++pool) {
         tables.push_back(sequence->table(oriel::pool_id{pool}));
       }
-      const oriel::engine::step_rows step{.tokens = std::span(d.tokens).subspan(first, rows),
-                                          .first_position = first,
-                                          .tables = tables,
-                                          .logit_rows = rows};
+      const oriel::engine::step_rows step{
+          .tokens = std::span(d.tokens).subspan(first, rows),
+          .first_position = first,
+          .tables = tables,
+          .logit_rows = std::min(rows, first + rows - std::min(d.first_row, first + rows))};
       const std::span<const float> logits = runner_.forward({&step, 1});
       d.logits.insert(d.logits.end(), logits.begin(), logits.end());
       sequence->commit(rows);

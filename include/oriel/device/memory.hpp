@@ -69,7 +69,7 @@ class driver_range {
   void swap(driver_range& other) noexcept;
 
   const memory_driver* driver_ = nullptr;
-  std::byte* address_ = 0;
+  std::byte* address_ = nullptr;
   std::size_t size_bytes_ = 0;      // as asked for
   std::size_t reserved_bytes_ = 0;  // of addresses: size_bytes_, in whole granules
   std::size_t mapped_bytes_ = 0;    // from the front

@@ -23,18 +23,15 @@
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/core/result.hpp>
+#include <oriel/device/copy_streams.hpp>
 #include <oriel/kernels/kv_copy.hpp>
 
 #include <array>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
-
-struct CUstream_st;  // cudaStream_t and cudaEvent_t point to them
-struct CUevent_st;
 
 namespace oriel {
 
@@ -47,9 +44,6 @@ struct layer_copy {
   /// comes for them.
   std::uint32_t layers_in_place;
 };
-
-/// A point in the stream of the compute: all that it was given before.
-enum class stream_fence : std::uint64_t { none = 0 };
 
 /// Names a load.
 struct stream_load {
@@ -65,101 +59,6 @@ struct stream_layer_counters {
   std::uint64_t late_waits = 0;  ///< which were not done when it came to them
   double stall_us = 0;           ///< it waited, in all
   double lead_us = 0;            ///< copies were done before, summed
-};
-
-/// Streams and events of a device.
-///
-///  - Work of a stream runs in the order in which it was given, work of two streams in any order.
-///  - `record(event, stream)`: the event is done when what the stream was given before is. Recorded
-///    again, it means the later point.
-///  - `wait(stream, event)`: what the stream is given afterwards runs when what the event means at
-///    this call is done. An event that was never recorded is done.
-///  - `is_done` asks, `finish` blocks; what they saw done is in place for the host, too.
-///  - `copy` enqueues; a copy that fails may have enqueued some of it.
-///  - `elapsed_us(a, b)`: from a to b, negative if b was first. @pre both are done
-///
-/// Models: `cuda::device_streams`.
-// clang-format off
-template <class S>
-concept copy_streams =
-    requires(S& s, typename S::stream stream, typename S::event event,
-             const cuda::kv_copy_plan& plan, const kv_copy_args& args) {
-      { s.make_event() } noexcept -> std::same_as<result<typename S::event>>;
-      { s.drop(event) } noexcept;
-      { s.record(event, stream) } noexcept -> std::same_as<status>;
-      { s.wait(stream, event) } noexcept -> std::same_as<status>;
-      { s.is_done(event) } noexcept -> std::same_as<result<bool>>;
-      { s.finish(event) } noexcept -> std::same_as<status>;
-      { s.copy(plan, args, stream) } noexcept -> std::same_as<status>;
-      { s.elapsed_us(event, event) } noexcept -> std::same_as<result<double>>;
-    };
-// clang-format on
-
-/// Points in the stream of the compute, for all who copy beside it. Behind the step that used a
-/// page last, `mark` it: what is copied from or to the page waits for that.
-///
-/// *Thread safety* none. *Memory* three events.
-template <copy_streams Streams>
-class stream_fences {
- public:
-  /// @param compute  whose points
-  /// @returns errc::device_failure
-  [[nodiscard]] static result<stream_fences> make(typename Streams::stream compute,
-                                                  Streams streams = {}) noexcept {
-    stream_fences made(compute, std::move(streams));
-    for (; made.events_made_ < made.events_.size(); ++made.events_made_) {
-      const result<event> e = made.streams_.make_event();
-      if (!e) {
-        return e.error();
-      }
-      made.events_[made.events_made_] = *e;
-    }
-    return made;
-  }
-  stream_fences(stream_fences&& other) noexcept
-      : streams_(other.streams_),
-        compute_(other.compute_),
-        events_(other.events_),
-        events_made_(std::exchange(other.events_made_, 0)),
-        marks_(other.marks_) {}
-  stream_fences& operator=(stream_fences&&) = delete;
-  ~stream_fences() {
-    for (std::size_t i = 0; i < events_made_; ++i) {
-      streams_.drop(events_[i]);
-    }
-  }
-
-  [[nodiscard]] typename Streams::stream compute() const noexcept { return compute_; }
-
-  /// Behind all that the compute was given so far. Only the last three are told apart: who waits
-  /// for an older one waits for one of these. @returns errc::device_failure
-  [[nodiscard]] result<stream_fence> mark() noexcept {
-    if (status done = streams_.record(events_[(marks_ + 1) % events_.size()], compute_); !done) {
-      return done.error();
-    }
-    return stream_fence{++marks_};
-  }
-
-  /// What `stream` is given afterwards runs behind it. @returns errc::device_failure
-  status wait(typename Streams::stream stream, stream_fence fence) noexcept {
-    const auto number = static_cast<std::uint64_t>(fence);
-    ORIEL_EXPECTS(number <= marks_);
-    if (fence == stream_fence::none || ORIEL_MUTANT(copies_do_not_wait_for_their_fence)) {
-      return {};
-    }
-    return streams_.wait(stream, events_[number % events_.size()]);
-  }
-
- private:
-  using event = typename Streams::event;
-  stream_fences(typename Streams::stream compute, Streams streams) noexcept
-      : streams_(std::move(streams)), compute_(compute) {}
-
-  [[no_unique_address]] Streams streams_;
-  typename Streams::stream compute_;
-  std::array<event, 3> events_{};
-  std::size_t events_made_ = 0;
-  std::uint64_t marks_ = 0;
 };
 
 /// Every copy is fenced on both sides. Before: `begin` takes the fence behind which nobody reads or
@@ -474,23 +373,4 @@ class stream_layers {
   stream_layer_counters counters_;
 };
 
-namespace cuda {
-
-/// The streams and events of the current device. Implemented by oriel::cuda.
-struct device_streams {
-  using stream = CUstream_st*;
-  using event = CUevent_st*;
-
-  [[nodiscard]] result<event> make_event() const noexcept;
-  void drop(event e) const noexcept;
-  status record(event e, stream s) const noexcept;
-  status wait(stream s, event e) const noexcept;
-  [[nodiscard]] result<bool> is_done(event e) const noexcept;
-  status finish(event e) const noexcept;
-  status copy(const kv_copy_plan& plan, const kv_copy_args& args, stream s) const noexcept;
-  [[nodiscard]] result<double> elapsed_us(event from, event to) const noexcept;
-};
-static_assert(copy_streams<device_streams>);
-
-}  // namespace cuda
 }  // namespace oriel

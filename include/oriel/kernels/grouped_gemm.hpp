@@ -132,7 +132,8 @@ status run_pack_grouped_weights(const grouped_gemm_plan& plan,
 
 /// Enqueues the product; every pointer in `args` is device memory. Rows beyond the last offset are
 /// not written.
-/// @pre x, its stride in bytes and weights are multiples of 16; args.rows <= plan.limits.rows_max;
+/// @pre x, its stride in bytes and weights are multiples of 16, and x has less than 64 GiB;
+/// args.rows <= plan.limits.rows_max;
 ///     offsets ascend from 0 and end at or below args.rows; indices of rows are rows of x
 /// @returns errc::device_failure
 status run_grouped_gemm(const grouped_gemm_plan& plan,

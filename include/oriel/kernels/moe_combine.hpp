@@ -36,6 +36,7 @@ struct basic_moe_combine_args {
   const float* weights;              ///< [tokens, top_k]
   const std::uint32_t* row_of_pair;  ///< [tokens, top_k]; 2^32 - 1: the slot adds nothing
   std::uint32_t tokens;
+  bool accumulate = false;  ///< out += instead of out =, one rounded addition per element
 };
 using moe_combine_args = basic_moe_combine_args<float>;
 

@@ -57,8 +57,9 @@ class gemm_producer {
   }
   __device__ __forceinline__ void copy_chunk(std::uint32_t to,
                                              const std::byte* from,
+                                             std::uint32_t units,
                                              std::uint32_t bytes) const {
-    ptx::copy_async_16(address_ + memory::stage(ring_.stage) + to, from, bytes);
+    ptx::copy_async_16(address_ + memory::stage(ring_.stage) + to, from, units, bytes);
   }
   __device__ __forceinline__ void copy_scale(std::uint32_t to, const float* from) const {
     ptx::copy_async_4(address_ + memory::stage(ring_.stage) + to, from);
@@ -156,8 +157,8 @@ class gemm_consumer {
 };
 
 /// Of the 512 for a thread of each of the three warpgroups.
-inline constexpr std::uint32_t gemm_consumer_registers = 200;
-inline constexpr std::uint32_t gemm_producer_registers = 104;
+inline constexpr std::uint32_t gemm_consumer_registers = 208;
+inline constexpr std::uint32_t gemm_producer_registers = 88;
 
 template <dtype Type>
 __global__ void __launch_bounds__(gemm_threads, 1)
@@ -189,6 +190,7 @@ __global__ void __launch_bounds__(gemm_threads, 1)
     for_each_item(call, item_begin, blockIdx.x, gridDim.x, [&](const grouped_gemm_work& work) {
       produce_item<Type>(call, work, producer);
     });
+    ptx::copy_async_wait_all();  // A thread does not leave before its copies have arrived.
   } else {
     ptx::raise_registers<gemm_consumer_registers>();
     gemm_consumer<Type> consumer(shared);

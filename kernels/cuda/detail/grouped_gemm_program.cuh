@@ -59,7 +59,8 @@ struct gemm_stage {
 template <dtype Type>
 struct gemm_producer_thread {
   static constexpr std::uint32_t rows = gemm_tile<Type>::rows / gemm_run;
-  std::uint32_t source[rows];  ///< rows of x that it copies a chunk of; no_row: none
+  std::uint32_t source[rows];  ///< where in x the rows begin that it copies a chunk of each of, in
+                               ///< units of 16 bytes; no_row: no such row
   std::uint32_t scale_source;  ///< the row of x whose scale it copies
   std::uint32_t scale_row;     ///< of the grid: the row whose scale it copies
 };
@@ -100,12 +101,15 @@ struct gemm_producer_thread {
 
 template <dtype Type>
 ORIEL_HOST_DEVICE_INLINE void find_rows(const grouped_gemm_call& call,
-                                 const grouped_gemm_work& work,
-                                 std::uint32_t thread,
-                                 gemm_producer_thread<Type>& t) {
+                                        const grouped_gemm_work& work,
+                                        std::uint32_t thread,
+                                        gemm_producer_thread<Type>& t) {
+  const auto units =
+      static_cast<std::uint32_t>(call.args.x_stride * call.element_bytes() / gemm_chunk_bytes);
   ORIEL_UNROLL
   for (std::uint32_t i = 0; i < t.rows; ++i) {
-    t.source[i] = source_row(call, work, copied_row(thread, i));
+    const std::uint32_t row = source_row(call, work, copied_row(thread, i));
+    t.source[i] = row == no_row ? no_row : row * units;
   }
   if constexpr (gemm_tile<Type>::is_scaled) {
     static_assert(gemm_tile<Type>::rows == warpgroup_threads);
@@ -118,24 +122,22 @@ ORIEL_HOST_DEVICE_INLINE void find_rows(const grouped_gemm_call& call,
 /// A thread's chunks of k tile `k_tile`, and its scales.
 template <dtype Type, class Machine>
 ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
-                                 const grouped_gemm_work& work,
-                                 std::uint32_t k_tile,
-                                 std::uint32_t thread,
-                                 const gemm_producer_thread<Type>& t,
-                                 Machine& machine) {
+                                        const grouped_gemm_work& work,
+                                        std::uint32_t k_tile,
+                                        std::uint32_t thread,
+                                        const gemm_producer_thread<Type>& t,
+                                        Machine& machine) {
   using stage = gemm_stage<Type>;
   const std::uint32_t row_bytes = call.shape.k * call.element_bytes(), chunk = copied_chunk(thread);
   const std::uint32_t at = k_tile * gemm_k_tile_bytes + chunk * gemm_chunk_bytes;
   const std::uint32_t left = at < row_bytes ? row_bytes - at : 0;
   const std::uint32_t bytes = left < gemm_chunk_bytes ? left : gemm_chunk_bytes;
   const auto* const x = static_cast<const std::byte*>(call.args.x) + (bytes != 0 ? at : 0);
-  const std::size_t stride = call.args.x_stride * call.element_bytes();
   ORIEL_UNROLL
   for (std::uint32_t i = 0; i < t.rows; ++i) {
     if (t.source[i] != no_row) {
-      machine.copy_chunk(stage::x + gemm_chunk_offset(copied_row(thread, i), chunk),
-                         x + t.source[i] * stride,
-                         bytes);
+      machine.copy_chunk(
+          stage::x + gemm_chunk_offset(copied_row(thread, i), chunk), x, t.source[i], bytes);
     }
   }
   if constexpr (gemm_tile<Type>::is_scaled) {
@@ -156,8 +158,8 @@ ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
 /// The producer, one item.
 template <dtype Type, class Machine>
 ORIEL_HOST_DEVICE_INLINE void produce_item(const grouped_gemm_call& call,
-                                    const grouped_gemm_work& work,
-                                    Machine& machine) {
+                                           const grouped_gemm_work& work,
+                                           Machine& machine) {
   using thread_state = gemm_producer_thread<Type>;
   machine.each([&](std::uint32_t thread, thread_state& t) { find_rows(call, work, thread, t); });
   const std::size_t tile = std::size_t{work.group} * call.feature_tiles + work.feature_tile;
@@ -202,9 +204,9 @@ ORIEL_HOST_DEVICE_INLINE void multiply_stage(
 /// is waited for.
 template <std::uint32_t Columns, class Machine>
 ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
-                                     std::uint32_t warpgroup,
-                                     Machine& machine,
-                                     gemm_thread<dtype::bf16>*) {
+                                            std::uint32_t warpgroup,
+                                            Machine& machine,
+                                            gemm_thread<dtype::bf16>*) {
   using thread_state = gemm_thread<dtype::bf16>;
   for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile) {
     const std::uint32_t stage = machine.wait_stage();
@@ -227,9 +229,9 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
 /// sum += part * scales. The scales lie in the stage.
 template <std::uint32_t Columns>
 ORIEL_HOST_DEVICE_INLINE void promote_part(std::uint32_t warpgroup,
-                                    std::uint32_t thread,
-                                    const std::byte* stage,
-                                    gemm_thread<dtype::e4m3>& t) {
+                                           std::uint32_t thread,
+                                           const std::byte* stage,
+                                           gemm_thread<dtype::e4m3>& t) {
   using layout = gemm_stage<dtype::e4m3>;
   const auto* const x_scales = reinterpret_cast<const float*>(stage + layout::x_scales);
   const auto* const w_scales =
@@ -245,9 +247,9 @@ ORIEL_HOST_DEVICE_INLINE void promote_part(std::uint32_t warpgroup,
 /// e4m3: sums of 128 columns start at zero and are added up in f32.
 template <std::uint32_t Columns, class Machine>
 ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
-                                     std::uint32_t warpgroup,
-                                     Machine& machine,
-                                     gemm_thread<dtype::e4m3>*) {
+                                            std::uint32_t warpgroup,
+                                            Machine& machine,
+                                            gemm_thread<dtype::e4m3>*) {
   using thread_state = gemm_thread<dtype::e4m3>;
   machine.each([&](std::uint32_t, thread_state& t) {
     ORIEL_UNROLL
@@ -327,9 +329,9 @@ ORIEL_HOST_DEVICE_INLINE void store_bf16(const grouped_gemm_call& call,
 /// 1 of block b. As bf16 each half is a matrix of 8 x 8 that the warp transposes.
 template <std::uint32_t Columns, class Thread, class Machine>
 ORIEL_HOST_DEVICE_INLINE void store_item(const grouped_gemm_call& call,
-                                  const grouped_gemm_work& work,
-                                  std::uint32_t warpgroup,
-                                  Machine& machine) {
+                                         const grouped_gemm_work& work,
+                                         std::uint32_t warpgroup,
+                                         Machine& machine) {
   const bool swiglu = call.shape.swiglu, in_bf16 = call.out_bf16 != nullptr;
   const std::uint32_t tile = work.feature_tile * gemm_feature_tile + warpgroup * mma_rows;
   ORIEL_UNROLL
@@ -364,12 +366,13 @@ ORIEL_HOST_DEVICE_INLINE void store_item(const grouped_gemm_call& call,
   }
 }
 
-/// One consumer warpgroup, one item: with as many columns as its rows need.
+/// One consumer warpgroup, one item: with as many columns as its rows need. Accumulators of
+/// different widths do not meet after the products: ptxas would have wgmma wait (C7515).
 template <dtype Type, std::uint32_t Columns = 16, class Machine>
 ORIEL_HOST_DEVICE_INLINE void consume_item(const grouped_gemm_call& call,
-                                    const grouped_gemm_work& work,
-                                    std::uint32_t warpgroup,
-                                    Machine& machine) {
+                                           const grouped_gemm_work& work,
+                                           std::uint32_t warpgroup,
+                                           Machine& machine) {
   using thread_state = gemm_thread<Type>;
   if constexpr (Columns < gemm_tile<Type>::rows) {
     if (work.rows > Columns) {

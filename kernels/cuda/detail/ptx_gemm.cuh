@@ -11,17 +11,26 @@ namespace oriel::detail::ptx {
 
 // ---- cp.async: copies by threads, global -> shared --------------------------------------------
 
-/// Starts a copy of the first `bytes` (0 to 16) bytes; the rest of the 16 becomes zero.
+/// Starts a copy of the first `bytes` (0 to 16) bytes, from 16 x `units` bytes behind `from` on;
+/// the rest of the 16 becomes zero. (The address is made here: 16 of them kept in registers of 64
+/// bits are more than a producer has.)
 /// @pre both addresses are multiples of 16; nobody reads or writes the destination until a barrier
 /// has counted mbarrier_arrive_after_copies of this thread. The copy is of the generic proxy: who
 /// reads it with wgmma has to call fence_async_proxy() first
 __device__ __forceinline__ void copy_async_16(std::uint32_t shared_to,
                                               const void* from,
+                                              std::uint32_t units,
                                               std::uint32_t bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_to),
-               "l"(__cvta_generic_to_global(from)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "{\n"
+      ".reg .u64 a;\n"
+      "mad.wide.u32 a, %2, 16, %1;\n"
+      "cp.async.cg.shared.global [%0], [a], 16, %3;\n"
+      "}\n" ::"r"(shared_to),
+      "l"(__cvta_generic_to_global(from)),
+      "r"(units),
+      "r"(bytes)
+      : "memory");
 }
 /// Starts a copy of 4 bytes. @pre both addresses are multiples of 4
 __device__ __forceinline__ void copy_async_4(std::uint32_t shared_to, const void* from) {
@@ -34,6 +43,11 @@ __device__ __forceinline__ void copy_async_4(std::uint32_t shared_to, const void
 __device__ __forceinline__ void mbarrier_arrive_after_copies(std::uint32_t shared_barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_barrier)
                : "memory");
+}
+
+/// Waits for all copies that this thread has started.
+__device__ __forceinline__ void copy_async_wait_all() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // ---- a matrix across a warp --------------------------------------------------------------------
@@ -59,25 +73,25 @@ __device__ __forceinline__ void wgmma_wait_for() {
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define ORIEL_F32(d, i) ORIEL_F8(d, i), ORIEL_F8(d, i + 8), ORIEL_F8(d, i + 16), ORIEL_F8(d, i + 24)
 #define ORIEL_D8 "%0, %1, %2, %3, %4, %5, %6, %7"
-#define ORIEL_D32                                                                      \
-  ORIEL_D8                                                                             \
-      ", "                                                                             \
-      "%8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
-      "%24, %25, %26, %27, %28, %29, %30, %31"
-#define ORIEL_D64                                                                        \
-  ORIEL_D32                                                                              \
-      ", "                                                                               \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define ORIEL_D128                                                                                 \
-  ORIEL_D64                                                                                        \
-      ", "                                                                                         \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "           \
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "           \
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, "     \
-      "%111, "                                                                                     \
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, " \
-      "%127"
+#define ORIEL_D32                                                                  \
+  ORIEL_D8                                                                         \
+  ", "                                                                             \
+  "%8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
+  "%24, %25, %26, %27, %28, %29, %30, %31"
+#define ORIEL_D64                                                                    \
+  ORIEL_D32                                                                          \
+  ", "                                                                               \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define ORIEL_D128                                                                             \
+  ORIEL_D64                                                                                    \
+  ", "                                                                                         \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "           \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "           \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, "     \
+  "%111, "                                                                                     \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, " \
+  "%127"
 // The operands behind the descriptors: a predicate (0 starts d at zero), factors 1 of a and b, and
 // for bf16 a 0 for each operand: K-major, as e4m3 always is.
 #define ORIEL_WGMMA(shape, types, d, a, b, p, majors, ...)                           \

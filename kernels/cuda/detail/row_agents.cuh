@@ -12,6 +12,7 @@
 #include <oriel/kernels/embed.hpp>
 #include <oriel/kernels/gather_rows.hpp>
 #include <oriel/kernels/moe_combine.hpp>
+#include <oriel/kernels/round_rows.hpp>
 #include <oriel/kernels/swiglu.hpp>
 
 namespace oriel::detail {
@@ -131,7 +132,32 @@ struct moe_combine_agent {
         sum.lane[j] = sum.lane[j] + weight * y.lane[j];
       }
     }
-    store_vector(args.out + token * args.out_stride + i, sum);
+    T* out = args.out + token * args.out_stride + i;
+    if (args.accumulate) {
+      const row_vector<N> before = load_vector<N>(out);
+      for (std::uint32_t j = 0; j < N; ++j) {
+        sum.lane[j] = before.lane[j] + sum.lane[j];
+      }
+    }
+    store_vector(out, sum);
+  }
+};
+
+template <std::uint32_t N>
+struct round_rows_agent {
+  static constexpr std::uint32_t vector_width = N;
+  round_rows_args args;
+
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t rows() const { return args.rows; }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t width() const { return args.width; }
+  [[nodiscard]] static bool fits(const round_rows_args& args) {
+    return args.width % N == 0 && is_vector_aligned(args.out, args.out_stride) &&
+           is_vector_aligned(args.x, args.x_stride);
+  }
+
+  ORIEL_HOST_DEVICE void operator()(std::uint32_t row, std::uint32_t i) const {
+    store_vector(args.out + row * args.out_stride + i,
+                 load_vector<N>(args.x + row * args.x_stride + i));
   }
 };
 

@@ -13,7 +13,8 @@ void oriel::reference::moe_combine(const moe_combine_shape& shape, const moe_com
           sum = sum + args.weights[pair] * args.y[row * args.y_stride + i];
         }
       }
-      args.out[token * args.out_stride + i] = sum;
+      float& out = args.out[token * args.out_stride + i];
+      out = args.accumulate ? out + sum : sum;
     }
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-#include <oriel/device/stream_layers.hpp>
+#include <oriel/device/copy_streams.hpp>
 
 #include <cuda_runtime_api.h>
 
@@ -23,7 +23,7 @@ result<device_streams::event> device_streams::make_event() const noexcept {
   event e = nullptr;  // With timing: elapsed_us.
   if (const cudaError_t made = cudaEventCreateWithFlags(&e, cudaEventDefault);
       made != cudaSuccess) {
-    return failed(made, "stream_layers: event");
+    return failed(made, "copy_streams: event");
   }
   return e;
 }
@@ -33,11 +33,11 @@ void device_streams::drop(event e) const noexcept {
 }
 
 status device_streams::record(event e, stream s) const noexcept {
-  return outcome(cudaEventRecord(e, s), "stream_layers: record");
+  return outcome(cudaEventRecord(e, s), "copy_streams: record");
 }
 
 status device_streams::wait(stream s, event e) const noexcept {
-  return outcome(cudaStreamWaitEvent(s, e, cudaEventWaitDefault), "stream_layers: wait");
+  return outcome(cudaStreamWaitEvent(s, e, cudaEventWaitDefault), "copy_streams: wait");
 }
 
 result<bool> device_streams::is_done(event e) const noexcept {
@@ -45,12 +45,12 @@ result<bool> device_streams::is_done(event e) const noexcept {
   if (state == cudaSuccess) {
     return true;
   }
-  const failure not_yet = failed(state, "stream_layers: query");  // Also an error, to the runtime.
+  const failure not_yet = failed(state, "copy_streams: query");  // Also an error, to the runtime.
   return state == cudaErrorNotReady ? result<bool>(false) : not_yet;
 }
 
 status device_streams::finish(event e) const noexcept {
-  return outcome(cudaEventSynchronize(e), "stream_layers: finish");
+  return outcome(cudaEventSynchronize(e), "copy_streams: finish");
 }
 
 status device_streams::copy(const kv_copy_plan& plan,
@@ -62,7 +62,7 @@ status device_streams::copy(const kv_copy_plan& plan,
 result<double> device_streams::elapsed_us(event from, event to) const noexcept {
   float ms = 0.0f;
   if (const cudaError_t e = cudaEventElapsedTime(&ms, from, to); e != cudaSuccess) {
-    return failed(e, "stream_layers: elapsed");
+    return failed(e, "copy_streams: elapsed");
   }
   return double{ms} * 1000.0;
 }

@@ -1,0 +1,53 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include "device.hpp"
+#include "support.hpp"
+
+#include <oriel/config.hpp>
+
+#include <engine/error.hpp>
+
+#if ORIEL_HAS_CUDA
+#include <engine_cuda/cuda_runner.hpp>
+#endif
+
+namespace oriel::cli {
+
+#if ORIEL_HAS_CUDA
+
+compute_device::compute_device(const std::string& name) : is_host_(name == "cpu") {
+  if (!is_host_) {
+    (void)engine::find_cuda_device();
+  }
+}
+
+runner_maker compute_device::take(const model_geometry& model,
+                                  engine::model_weights& weights) const {
+  if (is_host_) {
+    return {};
+  }
+  const engine::cuda_device device = engine::find_cuda_device();
+  const auto uploaded = engine::upload_weights(model, weights, device);
+  engine::drop_matrices(weights);
+  if (shows_progress()) {
+    note("{}: {} of weights\n", device.name, bytes_text(engine::bytes_of(*uploaded)));
+  }
+  return engine::cuda_runners(uploaded, device);
+}
+
+#else
+
+compute_device::compute_device(const std::string& name) : is_host_(name == "cpu") {
+  if (!is_host_) {
+    throw engine::error(
+        "--device cuda: this oriel was built without CUDA; configure with -DORIEL_CUDA=ON");
+  }
+}
+
+runner_maker compute_device::take(const model_geometry&, engine::model_weights&) const {
+  return {};
+}
+
+#endif
+
+}  // namespace oriel::cli

@@ -1,0 +1,417 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/contract.hpp>
+#include <oriel/kernels/draft_rows.hpp>
+#include <oriel/kernels/verify_chains.hpp>
+
+#include <engine/error.hpp>
+#include <engine/program_runner.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace oriel::engine {
+namespace {
+
+std::uint32_t rows_of(const step_rows& s) {
+  return static_cast<std::uint32_t>(s.tokens.size());
+}
+
+std::uint32_t rows_of(std::span<const step_rows* const> batch) {
+  std::uint32_t rows = 0;
+  for (const step_rows* const s : batch) {
+    rows += rows_of(*s);
+  }
+  return rows;
+}
+
+std::uint32_t logit_rows_of(std::span<const step_rows* const> batch) {
+  std::uint32_t rows = 0;
+  for (const step_rows* const s : batch) {
+    rows += s->logit_rows;
+  }
+  return rows;
+}
+
+constexpr std::size_t of(row_set rows) {
+  return static_cast<std::size_t>(rows);
+}
+
+}  // namespace
+
+program_runner::program_runner(const program_model& model,
+                               const runner_limits& limits,
+                               std::span<const std::uint32_t> pages_max,
+                               std::uint32_t drafts_max,
+                               step_backend& backend)
+    : model_(model),
+      limits_(limits),
+      drafts_max_(drafts_max),
+      backend_(backend),
+      most_{.sequences = limits.sequences_max,
+            .rows = limits.rows_max,
+            .logit_rows = limits.logit_rows_max},
+      tables_(pages_max, limits.sequences_max) {
+  const auto count = [&](const program_shape& shape) {
+    const step_program& p = program_for(shape);
+    needs_.input_bytes = std::max(needs_.input_bytes, p.input_bytes);
+    needs_.output_bytes = std::max(needs_.output_bytes, p.output_bytes);
+    needs_.memory_bytes = std::max(needs_.memory_bytes, p.memory_bytes);
+  };
+  count(most_);
+  for (std::uint32_t block = 0; block < model.mtp_blocks; ++block) {
+    program_shape shape = most_;
+    shape.kind = program_kind::draft;
+    shape.block = block;
+    count(shape);
+  }
+  for (const bool drafts_next : {false, true}) {
+    if (!drafts_next || model.mtp_blocks != 0) {
+      count(bucket_of({.kind = program_kind::decode,
+                       .sequences = limits.sequences_max,
+                       .drafts = drafts_max,
+                       .drafts_next = drafts_next},
+                      most_));
+    }
+  }
+  needs_.table_entries = tables_.entries().size();
+  backend_.take_memory(needs_);
+}
+
+/// The program of a bucket. The largest ones are made first: what they need is there.
+const step_program& program_runner::program_for(const program_shape& shape) {
+  const auto found = programs_.find(shape);
+  if (found != programs_.end()) {
+    return found->second;
+  }
+  step_program made = make_program(model_, shape);
+  const bool is_planned = needs_.table_entries == 0;
+  if (!is_planned &&
+      (made.input_bytes > needs_.input_bytes || made.output_bytes > needs_.output_bytes ||
+       made.memory_bytes > needs_.memory_bytes)) {
+    throw error(fmt::format("a step of {} rows needs {} bytes on the device, {} were taken",
+                            shape.rows,
+                            made.memory_bytes,
+                            needs_.memory_bytes));
+  }
+  return programs_.emplace(shape, std::move(made)).first->second;
+}
+
+template <class T>
+std::span<T> program_runner::input(const step_program& program, buffer_id id) {
+  const program_buffer& b = program[id];
+  return {reinterpret_cast<T*>(backend_.inputs().data() + b.offset_bytes),
+          b.size_bytes / sizeof(T)};
+}
+
+template <class T>
+std::span<const T> program_runner::output(const step_program& program, buffer_id id) const {
+  const program_buffer& b = program[id];
+  return {
+      reinterpret_cast<const T*>(backend_.outputs().data() + b.offset_bytes - program.input_bytes),
+      b.size_bytes / sizeof(T)};
+}
+
+void program_runner::send_tables(std::span<const step_rows* const> batch) {
+  for (std::uint32_t pool = 0; pool < model_.pools(); ++pool) {
+    for (std::uint32_t i = 0; i < batch.size(); ++i) {
+      tables_.set(pool, i, batch[i]->tables[pool]);
+    }
+    backend_.need_pages(pool, tables_.pages_in_use(pool));
+  }
+  if (!tables_.changes().empty()) {
+    backend_.send_tables(tables_.entries(), tables_.changes());
+    tables_.forget_changes();
+  }
+}
+
+void program_runner::fill_sequence(paged_sequence& to,
+                                   std::uint32_t pool,
+                                   std::uint32_t member,
+                                   const step_rows& rows,
+                                   std::uint32_t first_position,
+                                   std::uint32_t count,
+                                   std::uint32_t first_key) const {
+  to = {.pages = backend_.tables() + tables_.index_of(pool, member),
+        .ring_pages = rows.tables[pool].ring_pages,
+        .first_position = first_position,
+        .rows = count,
+        .first_key = first_key};
+}
+
+/// Tokens, positions and sequences. Sequences behind the batch have no rows.
+void program_runner::fill_rows(const step_program& program,
+                               std::span<const step_rows* const> batch) {
+  const program_inputs& in = program.inputs;
+  const std::span<std::uint32_t> counts = input<std::uint32_t>(program, in.row_counts);
+  std::ranges::fill(counts, 0u);
+  counts[of(row_set::rows)] = rows_of(batch);
+  counts[of(row_set::logit_rows)] = logit_rows_of(batch);
+  counts[of(row_set::sequences)] = static_cast<std::uint32_t>(batch.size());
+  const std::span<token_id> tokens = input<token_id>(program, in.tokens);
+  const std::span<std::uint32_t> positions = input<std::uint32_t>(program, in.positions);
+  std::size_t row = 0;
+  for (const step_rows* const s : batch) {
+    ORIEL_EXPECTS(!s->gate && (s->heal == nullptr || s->first_position >= s->heal->length));
+    ORIEL_EXPECTS(s->first_position + s->tokens.size() <= limits_.context_tokens);
+    std::ranges::copy(s->tokens, tokens.begin() + static_cast<std::ptrdiff_t>(row));
+    std::iota(positions.begin() + static_cast<std::ptrdiff_t>(row),
+              positions.begin() + static_cast<std::ptrdiff_t>(row + s->tokens.size()),
+              s->first_position);
+    row += s->tokens.size();
+  }
+  std::fill(tokens.begin() + static_cast<std::ptrdiff_t>(row), tokens.end(), token_id{0});
+  std::fill(positions.begin() + static_cast<std::ptrdiff_t>(row), positions.end(), 0u);
+  for (std::uint32_t pool = 0; pool < model_.pools(); ++pool) {
+    const std::span<paged_sequence> parts = input<paged_sequence>(program, in.sequences[pool]);
+    std::ranges::fill(parts, paged_sequence{});
+    for (std::uint32_t i = 0; i < batch.size(); ++i) {
+      const step_rows& s = *batch[i];
+      fill_sequence(parts[i], pool, i, s, s.first_position, rows_of(s), s.first_key);
+    }
+  }
+}
+
+void program_runner::fill_logit_rows(const step_program& program,
+                                     std::span<const step_rows* const> batch) {
+  const std::span<std::uint32_t> index = input<std::uint32_t>(program, program.inputs.logit_rows);
+  std::uint32_t row = 0;
+  std::size_t next = 0;
+  for (const step_rows* const s : batch) {
+    row += rows_of(*s);
+    for (std::uint32_t i = s->logit_rows; i-- > 0;) {
+      index[next++] = row - 1 - i;
+    }
+  }
+  std::fill(index.begin() + static_cast<std::ptrdiff_t>(next), index.end(), 0u);
+}
+
+/// The residual streams of the batch's rows, for as long as they are asked for.
+void program_runner::keep_hidden(std::span<const float> from,
+                                 std::span<const step_rows* const> batch,
+                                 std::vector<float>& values,
+                                 std::vector<hidden_rows>& rows) const {
+  values.assign(from.begin(), from.end());
+  rows.clear();
+  std::size_t at = 0;
+  for (const step_rows* const s : batch) {
+    const std::size_t count = s->tokens.size() * model_.geometry->hidden;
+    rows.push_back({s->first_position, std::span(values).subspan(at, count)});
+    at += count;
+  }
+}
+
+std::span<const float> program_runner::forward(std::span<const step_rows> batch) {
+  ORIEL_EXPECTS(!batch.empty() && batch.size() <= limits_.sequences_max);
+  batch_.clear();
+  for (const step_rows& s : batch) {
+    batch_.push_back(&s);
+  }
+  const std::uint32_t rows = rows_of(batch_), logit_rows = logit_rows_of(batch_);
+  ORIEL_EXPECTS(rows != 0 && rows <= limits_.rows_max && logit_rows <= limits_.logit_rows_max);
+  const step_program& p =
+      program_for(bucket_of({.sequences = static_cast<std::uint32_t>(batch.size()),
+                             .rows = rows,
+                             .logit_rows = logit_rows},
+                            most_));
+  send_tables(batch_);
+  fill_rows(p, batch_);
+  fill_logit_rows(p, batch_);
+  const std::size_t hidden = std::size_t{rows} * model_.geometry->hidden;
+  const std::size_t logits = std::size_t{logit_rows} * model_.geometry->vocabulary;
+  parts_.clear();
+  if (logits != 0) {
+    parts_.push_back({p.outputs.logits, 0, logits * sizeof(float)});
+  }
+  if (model_.mtp_blocks != 0) {
+    parts_.push_back({p.outputs.hidden, 0, hidden * sizeof(float)});
+  }
+  backend_.run(p, false, parts_);
+  counts_.layer_rows += std::uint64_t{rows} * model_.geometry->layers.size();
+  if (model_.mtp_blocks != 0) {
+    keep_hidden(output<float>(p, p.outputs.hidden).first(hidden), batch_, hidden_, hidden_of_);
+  } else {
+    hidden_of_.assign(batch.size(), {});
+  }
+  return logits != 0 ? output<float>(p, p.outputs.logits).first(logits) : std::span<const float>();
+}
+
+std::span<const float> program_runner::forward_mtp(std::uint32_t head,
+                                                   std::span<const step_rows> batch,
+                                                   mtp_rows output_rows) {
+  ORIEL_EXPECTS(head < model_.mtp_blocks && !batch.empty());
+  batch_.clear();
+  for (const step_rows& s : batch) {
+    batch_.push_back(&s);
+  }
+  const std::uint32_t rows = rows_of(batch_), logit_rows = logit_rows_of(batch_);
+  ORIEL_EXPECTS(rows != 0 && rows <= limits_.rows_max && logit_rows <= limits_.logit_rows_max);
+  const step_program& p =
+      program_for(bucket_of({.kind = program_kind::draft,
+                             .sequences = static_cast<std::uint32_t>(batch.size()),
+                             .rows = rows,
+                             .logit_rows = logit_rows,
+                             .block = head},
+                            most_));
+  send_tables(batch_);
+  fill_rows(p, batch_);
+  fill_logit_rows(p, batch_);
+  const std::span<float> told = input<float>(p, p.inputs.hidden);
+  std::size_t at = 0;
+  for (const step_rows& s : batch) {
+    const std::size_t count = s.tokens.size() * model_.geometry->hidden;
+    std::copy_n(s.hidden, count, told.begin() + static_cast<std::ptrdiff_t>(at));
+    at += count;
+  }
+  std::fill(told.begin() + static_cast<std::ptrdiff_t>(at), told.end(), 0.0f);
+  const std::size_t logits = std::size_t{logit_rows} * model_.geometry->vocabulary;
+  parts_.clear();
+  if (logits != 0) {
+    parts_.push_back({p.outputs.logits, 0, logits * sizeof(float)});
+  }
+  if (output_rows == mtp_rows::all) {
+    parts_.push_back({p.outputs.hidden, 0, at * sizeof(float)});
+  }
+  backend_.run(p, false, parts_);
+  counts_.layer_rows += rows;
+  if (output_rows == mtp_rows::all) {
+    keep_hidden(output<float>(p, p.outputs.hidden).first(at), batch_, mtp_hidden_, mtp_hidden_of_);
+  }
+  return logits != 0 ? output<float>(p, p.outputs.logits).first(logits) : std::span<const float>();
+}
+
+/// How each row is sampled, and the drafts that are judged by what comes.
+void program_runner::fill_sampling(const step_program& program,
+                                   std::span<const decoding_rows> batch) {
+  const program_inputs& in = program.inputs;
+  const std::span<sample_row> asked = input<sample_row>(program, in.sample_rows);
+  const std::span<verify_chain> chains = input<verify_chain>(program, in.chains);
+  const std::span<token_id> drafts = input<token_id>(program, in.drafts);
+  std::uint32_t row = 0, draft = 0;
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    const step_rows& s = batch[i].rows;
+    const std::uint32_t count = rows_of(s);
+    chains[i] = {.first_row = row, .first_draft = draft, .drafts = count - 1};
+    for (std::uint32_t r = 0; r < count; ++r) {
+      asked[row++] = {.filters = filters_of(*batch[i].sampling),
+                      .seed = batch[i].sampling->seed,
+                      .position = std::uint64_t{s.first_position} + 1 + r};
+      if (r != 0) {
+        drafts[draft++] = s.tokens[r];
+      }
+    }
+  }
+}
+
+/// The rows of MTP blocks: those that were open, then those of the step.
+void program_runner::fill_drafting(const step_program& program,
+                                   std::span<const decoding_rows> batch) {
+  const program_inputs& in = program.inputs;
+  const std::size_t hidden = model_.geometry->hidden;
+  const std::span<float> carried = input<float>(program, in.carried);
+  const std::span<token_id> known = input<token_id>(program, in.known);
+  const std::span<std::uint32_t> carried_index = input<std::uint32_t>(program, in.carried_index);
+  const std::span<std::uint32_t> told = input<std::uint32_t>(program, in.told_index);
+  const std::span<std::uint32_t> positions = input<std::uint32_t>(program, in.draft_positions);
+  const std::span<draft_span> spans = input<draft_span>(program, in.draft_spans);
+  std::ranges::fill(told, 0u);
+  std::ranges::fill(positions, 0u);
+  std::iota(carried_index.begin(), carried_index.end(), 0u);
+  const auto first_computed =
+      static_cast<std::uint32_t>(program.rows_of[of(row_set::carried_rows)]);
+  std::uint32_t row = 0, open_row = 0, computed_row = 0;
+  for (std::uint32_t i = 0; i < batch.size(); ++i) {
+    const decoding_rows& d = batch[i];
+    const auto open = static_cast<std::uint32_t>(d.known.size());
+    const std::uint32_t count = rows_of(d.rows), first = d.rows.first_position - open;
+    ORIEL_EXPECTS(open < model_.mtp_blocks && d.carried.size() == open * hidden);
+    spans[i] = {.first_row = row,
+                .rows = open + count,
+                .first_known = open_row,
+                .known = open,
+                .first_sampled = computed_row};
+    std::ranges::copy(d.carried, carried.begin() + static_cast<std::ptrdiff_t>(open_row * hidden));
+    std::ranges::copy(d.known, known.begin() + static_cast<std::ptrdiff_t>(open_row));
+    for (std::uint32_t r = 0; r < open + count; ++r) {
+      told[row + r] = r < open ? open_row + r : first_computed + computed_row + (r - open);
+      positions[row + r] = first + r;
+    }
+    row += open + count;
+    open_row += open;
+    computed_row += count;
+  }
+  for (std::uint32_t pool = 0; pool < model_.pools(); ++pool) {
+    const std::span<paged_sequence> parts =
+        input<paged_sequence>(program, in.draft_sequences[pool]);
+    std::ranges::fill(parts, paged_sequence{});
+    for (std::uint32_t i = 0; i < batch.size(); ++i) {
+      const decoding_rows& d = batch[i];
+      fill_sequence(parts[i],
+                    pool,
+                    i,
+                    d.rows,
+                    positions[spans[i].first_row],
+                    spans[i].rows,
+                    d.first_draft_key);
+    }
+  }
+  const std::span<sample_row> greedy = input<sample_row>(program, in.greedy_rows);
+  std::ranges::fill(greedy, sample_row{.filters = {.temperature = 0.0f}, .seed = 0, .position = 0});
+  const std::span<std::uint32_t> counts = input<std::uint32_t>(program, in.row_counts);
+  counts[of(row_set::carried_rows)] = open_row;
+  counts[of(row_set::draft_rows)] = row;
+}
+
+std::optional<decoded_rows> program_runner::decode(std::span<const decoding_rows> batch,
+                                                   bool drafts_next) {
+  ORIEL_EXPECTS(!batch.empty() && batch.size() <= limits_.sequences_max);
+  ORIEL_EXPECTS(!drafts_next || model_.mtp_blocks != 0);
+  batch_.clear();
+  std::uint32_t drafts = 0;
+  for (const decoding_rows& d : batch) {
+    ORIEL_EXPECTS(!d.rows.tokens.empty());
+    batch_.push_back(&d.rows);
+    drafts = std::max(drafts, rows_of(d.rows) - 1);
+  }
+  ORIEL_EXPECTS(drafts <= drafts_max_);
+  const step_program& p =
+      program_for(bucket_of({.kind = program_kind::decode,
+                             .sequences = static_cast<std::uint32_t>(batch.size()),
+                             .drafts = drafts,
+                             .drafts_next = drafts_next},
+                            most_));
+  const std::uint32_t rows = rows_of(batch_);
+  send_tables(batch_);
+  fill_rows(p, batch_);
+  fill_sampling(p, batch);
+  if (drafts_next) {
+    fill_drafting(p, batch);
+  }
+  const std::size_t width = model_.geometry->hidden;
+  const std::size_t first = p.rows_of[of(row_set::carried_rows)] * width, count = rows * width;
+  parts_.clear();
+  parts_.push_back({p.outputs.sampled, 0, rows * sizeof(sampled_token)});
+  if (p.outputs.drafted != no_buffer) {
+    parts_.push_back({p.outputs.drafted, 0, p[p.outputs.drafted].size_bytes});
+  }
+  if (p.outputs.hidden != no_buffer) {
+    parts_.push_back({p.outputs.hidden, first * sizeof(float), count * sizeof(float)});
+  }
+  backend_.run(p, true, parts_);
+  counts_.layer_rows += std::uint64_t{rows} * model_.geometry->layers.size();
+  if (p.outputs.hidden != no_buffer) {
+    keep_hidden(
+        output<float>(p, p.outputs.hidden).subspan(first, count), batch_, hidden_, hidden_of_);
+  } else {
+    hidden_of_.assign(batch.size(), {});
+  }
+  decoded_rows result{.sampled = output<sampled_token>(p, p.outputs.sampled).first(rows)};
+  if (p.outputs.drafted != no_buffer) {
+    result.drafted = output<sampled_token>(p, p.outputs.drafted);
+    result.drafted_stride = p.shape.sequences;
+  }
+  return result;
+}
+
+}  // namespace oriel::engine

@@ -1,0 +1,143 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `program_runner`: a step_runner that has programs (step_program.hpp) run by somebody else, a
+/// `step_backend`: a CUDA device, or in tests the host. It chooses the bucket, makes the program
+/// once, fills its inputs from the batch, sends changed page tables, and reads what comes back.
+#pragma once
+
+#include <engine/step_program.hpp>
+#include <engine/step_runner.hpp>
+#include <engine/table_mirror.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace oriel::engine {
+
+/// A part of an output that somebody will read.
+struct fetched_part {
+  buffer_id buffer = no_buffer;
+  std::size_t first_byte = 0, size_bytes = 0;
+};
+
+/// Memory that a backend takes once.
+struct backend_needs {
+  std::size_t input_bytes = 0, output_bytes = 0;
+  std::size_t memory_bytes = 0;  ///< of a program, inputs and outputs included
+  std::size_t table_entries = 0;
+};
+
+/// Runs programs, one after the other. Errors of a device are engine::error.
+class step_backend {
+ public:
+  virtual ~step_backend() = default;
+
+  /// Called once, before anything else. @throws engine::error, std::bad_alloc
+  virtual void take_memory(const backend_needs& needs) = 0;
+  /// Where the inputs of the next run are written: needs.input_bytes, 256-byte aligned.
+  [[nodiscard]] virtual std::span<std::byte> inputs() noexcept = 0;
+  /// Where outputs lie behind a run: as in the program, from its first output on.
+  [[nodiscard]] virtual std::span<const std::byte> outputs() const noexcept = 0;
+  /// Address of the page tables, as kernels see them.
+  [[nodiscard]] virtual const std::uint32_t* tables() const noexcept = 0;
+  /// Copies the changed entries.
+  virtual void send_tables(std::span<const std::uint32_t> entries,
+                           std::span<const table_range> changes) = 0;
+  /// Pages [0, pages) of a pool are about to be used.
+  virtual void need_pages(std::uint32_t pool, std::uint32_t pages) = 0;
+  /// As step_runner::arithmetic.
+  [[nodiscard]] virtual const char* arithmetic() const noexcept = 0;
+  /// Sends the inputs, runs, fetches the parts and waits for them. A program that `repeats` is
+  /// worth a captured graph; it keeps its address.
+  virtual void run(const step_program& program,
+                   bool repeats,
+                   std::span<const fetched_part> parts) = 0;
+
+ protected:
+  step_backend() = default;
+  step_backend(const step_backend&) = default;
+  step_backend& operator=(const step_backend&) = default;
+};
+
+/// Thread safety: none. Memory: the backend's is taken in the constructor, for the largest buckets;
+/// programs are made when their bucket is met first. No heals, no gates: the engine that borrows it
+/// asks for neither.
+class program_runner final : public step_runner {
+ public:
+  /// @param pages_max  [pools] entries of a sequence's page table, at most
+  /// @param backend    outlives the runner
+  /// @throws engine::error when a kernel does not fit the geometry, or the backend's memory fails
+  program_runner(const program_model& model,
+                 const runner_limits& limits,
+                 std::span<const std::uint32_t> pages_max,
+                 std::uint32_t drafts_max,
+                 step_backend& backend);
+
+  std::span<const float> forward(std::span<const step_rows> batch) override;
+  std::span<const float> forward_mtp(std::uint32_t head,
+                                     std::span<const step_rows> batch,
+                                     mtp_rows output = mtp_rows::with_logits) override;
+  std::optional<decoded_rows> decode(std::span<const decoding_rows> batch,
+                                     bool drafts_next) override;
+  [[nodiscard]] hidden_rows hidden_of(std::size_t sequence) const noexcept override {
+    return hidden_of_[sequence];
+  }
+  [[nodiscard]] hidden_rows mtp_hidden_of(std::size_t entry) const noexcept override {
+    return mtp_hidden_of_[entry];
+  }
+  [[nodiscard]] bool is_cut_off(std::size_t) const noexcept override { return false; }
+  [[nodiscard]] const runner_limits& limits() const noexcept override { return limits_; }
+  [[nodiscard]] const runner_counts& counts() const noexcept override { return counts_; }
+  [[nodiscard]] const char* arithmetic() const noexcept override { return backend_.arithmetic(); }
+  [[nodiscard]] std::uint64_t workspace_bytes() const noexcept override {
+    return needs_.memory_bytes;
+  }
+  /// Programs made so far; the shapes of those that decode are the keys of graphs.
+  [[nodiscard]] const std::map<program_shape, step_program>& programs() const noexcept {
+    return programs_;
+  }
+
+ private:
+  const step_program& program_for(const program_shape& shape);
+  void send_tables(std::span<const step_rows* const> batch);
+  template <class T>
+  std::span<T> input(const step_program& program, buffer_id id);
+  template <class T>
+  std::span<const T> output(const step_program& program, buffer_id id) const;
+  void fill_rows(const step_program& program, std::span<const step_rows* const> batch);
+  void fill_logit_rows(const step_program& program, std::span<const step_rows* const> batch);
+  void fill_sampling(const step_program& program, std::span<const decoding_rows> batch);
+  void fill_drafting(const step_program& program, std::span<const decoding_rows> batch);
+  void fill_sequence(paged_sequence& to,
+                     std::uint32_t pool,
+                     std::uint32_t member,
+                     const step_rows& rows,
+                     std::uint32_t first_position,
+                     std::uint32_t count,
+                     std::uint32_t first_key) const;
+  void keep_hidden(std::span<const float> from,
+                   std::span<const step_rows* const> batch,
+                   std::vector<float>& values,
+                   std::vector<hidden_rows>& rows) const;
+
+  program_model model_;
+  runner_limits limits_;
+  std::uint32_t drafts_max_;
+  step_backend& backend_;
+  program_shape most_;  // of forward and draft
+  backend_needs needs_;
+  table_mirror tables_;
+  std::map<program_shape, step_program> programs_;
+  std::vector<const step_rows*> batch_;
+  std::vector<fetched_part> parts_;
+  std::vector<float> hidden_, mtp_hidden_;
+  std::vector<hidden_rows> hidden_of_, mtp_hidden_of_;
+  runner_counts counts_;
+};
+
+}  // namespace oriel::engine

@@ -1,0 +1,471 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/kernels/attention.hpp>
+#include <oriel/kernels/draft_rows.hpp>
+#include <oriel/kernels/embed.hpp>
+#include <oriel/kernels/gather_rows.hpp>
+#include <oriel/kernels/grouped_gemm.hpp>
+#include <oriel/kernels/kv_append.hpp>
+#include <oriel/kernels/moe_combine.hpp>
+#include <oriel/kernels/moe_permute.hpp>
+#include <oriel/kernels/moe_route.hpp>
+#include <oriel/kernels/rms_norm.hpp>
+#include <oriel/kernels/rope.hpp>
+#include <oriel/kernels/round_rows.hpp>
+#include <oriel/kernels/sample.hpp>
+#include <oriel/kernels/swiglu.hpp>
+#include <oriel/kernels/verify_chains.hpp>
+
+#include <engine/error.hpp>
+#include <engine_cuda/cuda_backend.hpp>
+#include <engine_cuda/cuda_runner.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+namespace oriel::engine {
+namespace {
+
+constexpr std::size_t step_memory = 0, device_tables = 1;                  // pieces of device_
+constexpr std::size_t step_inputs = 0, step_outputs = 1, host_tables = 2;  // of pinned_
+
+void check(cudaError_t outcome, const char* what) {
+  if (outcome != cudaSuccess) {
+    throw error(
+        fmt::format("{}: {} ({})", what, cudaGetErrorString(outcome), static_cast<int>(outcome)));
+  }
+}
+
+void check(const status& outcome) {
+  if (!outcome) {
+    throw error(fmt::format("{}: {} ({})",
+                            outcome.error().detail,
+                            name_of(outcome.error().code),
+                            outcome.error().native));
+  }
+}
+
+template <class T>
+T checked(result<T> made, const char* what) {
+  if (!made) {
+    throw error(fmt::format("{}: {}: {} ({})",
+                            what,
+                            made.error().detail,
+                            name_of(made.error().code),
+                            made.error().native));
+  }
+  return std::move(*made);
+}
+
+}  // namespace
+
+/// The operations of one program, on one stream.
+class cuda_step {
+ public:
+  cuda_step(cuda_backend& device, const step_program& program)
+      : d_(device),
+        p_(program),
+        model_(device.weights_->model()),
+        base_(device.device_->bytes(step_memory).data()) {}
+
+  void enqueue() {
+    for (const operation& op : p_.operations) {
+      std::visit([&](const auto& o) { run(o); }, op);
+    }
+  }
+
+ private:
+  template <class T>
+  [[nodiscard]] std::span<T> buffer(buffer_id id) const {
+    const program_buffer& b = p_[id];
+    return {reinterpret_cast<T*>(base_ + b.offset_bytes), b.size_bytes / sizeof(T)};
+  }
+  template <class T>
+  [[nodiscard]] T* at(const matrix_slice& s) const {
+    return buffer<T>(s.buffer).data() + s.offset;
+  }
+  [[nodiscard]] std::uint32_t most(row_set rows) const {
+    return static_cast<std::uint32_t>(p_.rows_of[static_cast<std::size_t>(rows)]);
+  }
+  /// Where the device reads how many rows there are.
+  [[nodiscard]] const std::uint32_t* count(row_set rows) const {
+    return buffer<std::uint32_t>(p_.inputs.row_counts).data() + static_cast<std::size_t>(rows);
+  }
+  template <class T>
+  [[nodiscard]] const T* weight(weight_name name) const {
+    return reinterpret_cast<const T*>((*d_.weights_)[name]);
+  }
+  [[nodiscard]] dtype compute() const { return d_.weights_->compute(); }
+  [[nodiscard]] const ffn_geometry& ffn_of(std::uint32_t layer) const {
+    const std::size_t main = model_.layers.size();
+    return layer < main ? model_.layers[layer].ffn : model_.mtp_layers[layer - main].ffn;
+  }
+
+  void run(const embed_op& o) {
+    const auto plan =
+        checked(cuda::plan_embed({model_.vocabulary, model_.hidden, compute()}), "embedding");
+    check(cuda::run_embed(plan,
+                          {at<float>(o.out),
+                           o.out.stride,
+                           weight<std::byte>({weight_role::embedding}),
+                           buffer<token_id>(o.tokens).first(most(o.rows))},
+                          d_.stream_,
+                          count(o.rows)));
+  }
+  void run(const rope_table_op& o) {
+    check(cuda::fill_rope_table(p_.ropes[o.kind],
+                                buffer<std::uint32_t>(o.positions).first(most(o.rows)),
+                                buffer<float>(o.table),
+                                d_.stream_,
+                                count(o.rows)));
+  }
+  void run(const norm_op& o) {
+    const auto plan =
+        checked(cuda::plan_rms_norm({model_.hidden, static_cast<float>(model_.rms_eps), compute()}),
+                "norm");
+    check(cuda::run_rms_norm(plan,
+                             rms_norm_args{.out = at<float>(o.out),
+                                           .out_stride = o.out.stride,
+                                           .x = at<float>(o.x),
+                                           .x_stride = o.x.stride,
+                                           .weight = weight<float>(o.weight),
+                                           .rows = most(o.rows)},
+                             d_.stream_,
+                             count(o.rows)));
+  }
+  void run(const round_op& o) {
+    check(cuda::run_round_rows({.out = at<bf16>(o.out),
+                                .out_stride = o.out.stride,
+                                .x = at<float>(o.x),
+                                .x_stride = o.x.stride,
+                                .width = o.width,
+                                .rows = most(o.rows)},
+                               d_.stream_,
+                               count(o.rows)));
+  }
+  template <class X, class Out>
+  void multiply(const gemm_op& o) {
+    check(cuda::run_gemm(*d_.products_,
+                         o.plan,
+                         device_gemm_args<X, Out>{.out = at<Out>(o.out),
+                                                  .out_stride = o.out.stride,
+                                                  .x = at<X>(o.x),
+                                                  .x_stride = o.x.stride,
+                                                  .weights = weight<X>(o.weight),
+                                                  .weight_stride = o.plan.shape.k,
+                                                  .rows = most(o.rows),
+                                                  .accumulate = o.accumulate},
+                         buffer<std::byte>(o.workspace),
+                         d_.stream_));
+  }
+  void run(const gemm_op& o) {
+    if (o.x.type == dtype::f32) {
+      multiply<float, float>(o);
+    } else if (o.out.type == dtype::f32) {
+      multiply<bf16, float>(o);
+    } else {
+      multiply<bf16, bf16>(o);
+    }
+  }
+  void run(const rope_op& o) {
+    // The table has the positions; they are named for their number.
+    const std::span<const std::uint32_t> positions = buffer<std::uint32_t>(
+        o.rows == row_set::draft_rows ? p_.inputs.draft_positions : p_.inputs.positions);
+    check(cuda::run_rope(p_.ropes[o.kind],
+                         rope_args{.x = at<float>(o.x),
+                                   .x_stride = o.x.stride,
+                                   .heads = o.heads,
+                                   .positions = positions.first(most(o.rows))},
+                         buffer<float>(o.table),
+                         d_.stream_,
+                         count(o.rows)));
+  }
+  void run(const append_op& o) {
+    const auto plan = checked(cuda::plan_kv_append(o.shape, most(o.rows)), "KV append");
+    check(cuda::run_kv_append(plan,
+                              {.kv = d_.layers_kv_[o.layer],
+                               .k = at<float>(o.k),
+                               .v = at<float>(o.v),
+                               .k_stride = o.k.stride,
+                               .v_stride = o.v.stride,
+                               .v_scale = static_cast<float>(model_.attention_value_scale),
+                               .sequences = buffer<paged_sequence>(o.sequences)},
+                              d_.stream_));
+  }
+  void run(const attend_op& o) {
+    check(cuda::run_attention(
+        o.plan,
+        attention_args{.out = at<float>(o.out),
+                       .q = at<float>(o.q),
+                       .q_stride = o.q.stride,
+                       .kv = d_.layers_kv_[o.layer],
+                       .sequences = buffer<paged_sequence>(o.sequences),
+                       .sinks = weight<float>({weight_role::sinks, o.layer}),
+                       .scale = 1.0f / std::sqrt(static_cast<float>(o.plan.shape.head_dim_qk))},
+        buffer<std::byte>(o.workspace),
+        d_.stream_));
+  }
+  template <class T>
+  void activate(const swiglu_op& o) {
+    const auto plan = checked(cuda::plan_swiglu({o.inter, compute()}), "swiglu");
+    check(cuda::run_swiglu(plan,
+                           basic_swiglu_args<T>{.out = at<T>(o.out),
+                                                .out_stride = o.out.stride,
+                                                .gate_up = at<T>(o.gate_up),
+                                                .gate_up_stride = o.gate_up.stride,
+                                                .rows = most(o.rows)},
+                           d_.stream_,
+                           count(o.rows)));
+  }
+  void run(const swiglu_op& o) {
+    o.out.type == dtype::bf16 ? activate<bf16>(o) : activate<float>(o);
+  }
+  void run(const route_op& o) {
+    const ffn_geometry& f = ffn_of(o.layer);
+    const auto plan =
+        checked(cuda::plan_moe_route({.experts = f.experts,
+                                      .top_k = f.top_k,
+                                      .groups = model_.expert_groups,
+                                      .kept_groups = model_.expert_groups_kept,
+                                      .normalize = model_.norm_topk_prob,
+                                      .scale = static_cast<float>(model_.routed_scaling_factor)}),
+                "the router");
+    check(cuda::run_moe_route(
+        plan,
+        {.ids = buffer<std::uint32_t>(o.ids).data(),
+         .weights = buffer<float>(o.weights).data(),
+         .logits = at<float>(o.logits),
+         .logits_stride = o.logits.stride,
+         .correction_bias = weight<float>({weight_role::correction_bias, o.layer}),
+         .tokens = most(o.rows)},
+        d_.stream_,
+        count(o.rows)));
+  }
+  void run(const experts_op& o) {
+    const ffn_geometry& f = ffn_of(o.layer);
+    const std::uint32_t tokens = most(o.rows), pairs = tokens * f.top_k;
+    const std::span<std::byte> permutation = buffer<std::byte>(o.permutation);
+    check(cuda::run_moe_permute(o.permute,
+                                buffer<std::uint32_t>(o.ids).first(pairs),
+                                permutation,
+                                d_.stream_,
+                                count(o.rows)));
+    const moe_permutation rows = cuda::permutation_in(o.permute, permutation);
+    const cuda::grouped_gemm_limits limits{.rows_max = pairs,
+                                           .multiprocessors = d_.multiprocessors_};
+    const auto gate_up = checked(
+        cuda::plan_grouped_gemm(expert_gate_up_shape(model_, f, compute()), limits), "experts");
+    const auto down = checked(
+        cuda::plan_grouped_gemm(expert_down_shape(model_, f, compute()), limits), "experts");
+    grouped_gemm_args<bf16> first{};
+    first.out = at<bf16>(o.act);
+    first.out_stride = o.act.stride;
+    first.x = at<bf16>(o.x);
+    first.x_stride = o.x.stride;
+    first.row_index = rows.pair_of_row.data();
+    first.row_divisor = f.top_k;
+    first.weights = weight<std::byte>({weight_role::expert_gate_up, o.layer});
+    first.offsets = rows.expert_offsets.data();
+    first.rows = pairs;
+    check(cuda::run_grouped_gemm(gate_up, first, d_.stream_));
+    grouped_gemm_args<float> second{};
+    second.out = at<float>(o.y);
+    second.out_stride = o.y.stride;
+    second.x = at<bf16>(o.act);
+    second.x_stride = o.act.stride;
+    second.row_divisor = 1;
+    second.weights = weight<std::byte>({weight_role::expert_down, o.layer});
+    second.offsets = rows.expert_offsets.data();
+    second.rows = pairs;
+    check(cuda::run_grouped_gemm(down, second, d_.stream_));
+    const auto combine = checked(cuda::plan_moe_combine({model_.hidden, f.top_k}), "experts");
+    check(cuda::run_moe_combine(combine,
+                                moe_combine_args{.out = at<float>(o.out),
+                                                 .out_stride = o.out.stride,
+                                                 .y = at<float>(o.y),
+                                                 .y_stride = o.y.stride,
+                                                 .weights = buffer<float>(o.weights).data(),
+                                                 .row_of_pair = rows.row_of_pair.data(),
+                                                 .tokens = tokens,
+                                                 .accumulate = true},
+                                d_.stream_,
+                                count(o.rows)));
+  }
+  void run(const gather_op& o) {
+    const auto plan = checked(cuda::plan_gather_rows({.width = o.width}), "row gather");
+    check(cuda::run_gather_rows(
+        plan,
+        gather_rows_args{.out = at<float>(o.out),
+                         .out_stride = o.out.stride,
+                         .x = at<float>(o.x),
+                         .x_stride = o.x.stride,
+                         .rows = buffer<std::uint32_t>(o.index).first(most(o.rows))},
+        d_.stream_,
+        count(o.rows)));
+  }
+  void run(const sample_op& o) {
+    check(cuda::run_sample(o.plan,
+                           {.out = buffer<sampled_token>(o.out).subspan(o.first, most(o.rows)),
+                            .logits = at<float>(o.logits),
+                            .logits_stride = o.logits.stride,
+                            .rows = buffer<sample_row>(o.asked).first(most(o.rows))},
+                           buffer<std::byte>(o.workspace),
+                           d_.stream_,
+                           count(o.rows)));
+  }
+  void run(const verify_op& o) {
+    check(cuda::run_verify_chains({.out = buffer<chain_verdict>(o.verdicts),
+                                   .chains = buffer<verify_chain>(o.chains),
+                                   .rows = buffer<sampled_token>(o.sampled),
+                                   .drafts = buffer<token_id>(o.drafts)},
+                                  d_.stream_,
+                                  count(row_set::sequences)));
+  }
+  void run(const draft_rows_op& o) {
+    check(cuda::run_draft_rows({.tokens = buffer<token_id>(o.tokens),
+                                .logit_rows = buffer<std::uint32_t>(o.logit_rows),
+                                .spans = buffer<draft_span>(o.spans),
+                                .known = buffer<token_id>(o.known),
+                                .verdicts = buffer<chain_verdict>(o.verdicts),
+                                .sampled = buffer<sampled_token>(o.sampled),
+                                .drafted = buffer<sampled_token>(o.drafted),
+                                .block = o.block},
+                               d_.stream_,
+                               count(row_set::sequences)));
+  }
+
+  cuda_backend& d_;
+  const step_program& p_;
+  const model_geometry& model_;
+  std::byte* base_;
+};
+
+cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
+                           const host_pools& pools,
+                           std::uint32_t multiprocessors)
+    : weights_(std::move(weights)), multiprocessors_(multiprocessors) {
+  products_.emplace(checked(cuda::gemm_library::create(), "products on the device"));
+  for (std::uint32_t i = 0; i < pools.plan().pools(); ++i) {
+    const page_layout& layout = pools.pool(pool_id{i}).layout();
+    page_bytes_.push_back(layout.page_bytes());
+    kv_.push_back(checked(
+        cuda::growing_memory::reserve(layout.page_bytes() * pools.pool(pool_id{i}).capacity()),
+        "KV on the device"));
+  }
+  for (std::uint32_t l = 0; l < pools.plan().layers(); ++l) {
+    const layer_home home = pools.plan().home(l);
+    const std::uint32_t pool = to_index(home.pool);
+    layers_kv_.push_back(pools.pool(home.pool).layout().layer(home.slot, kv_[pool].base()));
+  }
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
+}
+
+cuda_backend::~cuda_backend() {
+  for (const auto& [program, graph] : graphs_) {
+    cudaGraphExecDestroy(graph);
+  }
+  if (stream_ != nullptr) {
+    cudaStreamDestroy(stream_);
+  }
+}
+
+void cuda_backend::take_memory(const backend_needs& needs) {
+  const std::size_t table_bytes = needs.table_entries * sizeof(std::uint32_t);
+  const memory_piece device[] = {{"a step's memory", needs.memory_bytes},
+                                 {"page tables", table_bytes}};
+  const memory_piece pinned[] = {
+      {"inputs", needs.input_bytes}, {"outputs", needs.output_bytes}, {"page tables", table_bytes}};
+  device_.emplace(checked(preallocation<cuda::device_memory>::make(device), "memory of a step"));
+  pinned_.emplace(checked(preallocation<cuda::pinned_memory>::make(pinned), "memory of a step"));
+  check(cudaMemsetAsync(device_->bytes(device_tables).data(), 0, table_bytes, stream_),
+        "page tables");
+}
+
+std::span<std::byte> cuda_backend::inputs() noexcept {
+  return pinned_->bytes(step_inputs);
+}
+
+std::span<const std::byte> cuda_backend::outputs() const noexcept {
+  return pinned_->bytes(step_outputs);
+}
+
+const std::uint32_t* cuda_backend::tables() const noexcept {
+  return reinterpret_cast<const std::uint32_t*>(device_->bytes(device_tables).data());
+}
+
+void cuda_backend::send_tables(std::span<const std::uint32_t> entries,
+                               std::span<const table_range> changes) {
+  std::byte* const host = pinned_->bytes(host_tables).data();
+  std::byte* const device = device_->bytes(device_tables).data();
+  for (const table_range& range : changes) {
+    const std::size_t at = range.first * sizeof(std::uint32_t);
+    const std::size_t bytes = range.count * sizeof(std::uint32_t);
+    std::memcpy(host + at, entries.data() + range.first, bytes);
+    check(cudaMemcpyAsync(device + at, host + at, bytes, cudaMemcpyHostToDevice, stream_),
+          "page tables");
+  }
+}
+
+void cuda_backend::need_pages(std::uint32_t pool, std::uint32_t pages) {
+  check(kv_[pool].commit(pages * page_bytes_[pool]));
+}
+
+void cuda_backend::enqueue(const step_program& program) {
+  cuda_step(*this, program).enqueue();
+}
+
+/// Captured when the program is met first. Whatever it reads that changes lies in device memory.
+cudaGraphExec_t cuda_backend::graph_of(const step_program& program) {
+  const auto found = graphs_.find(&program);
+  if (found != graphs_.end()) {
+    return found->second;
+  }
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a graph");
+  cudaGraph_t recorded = nullptr;
+  try {
+    enqueue(program);
+  } catch (...) {
+    cudaStreamEndCapture(stream_, &recorded);
+    if (recorded != nullptr) {
+      cudaGraphDestroy(recorded);
+    }
+    throw;
+  }
+  check(cudaStreamEndCapture(stream_, &recorded), "capturing a graph");
+  cudaGraphExec_t graph = nullptr;
+  const cudaError_t made = cudaGraphInstantiate(&graph, recorded, 0);
+  cudaGraphDestroy(recorded);
+  check(made, "a graph");
+  graphs_.emplace(&program, graph);
+  return graph;
+}
+
+void cuda_backend::run(const step_program& program,
+                       bool repeats,
+                       std::span<const fetched_part> parts) {
+  std::byte* const device = device_->bytes(step_memory).data();
+  check(cudaMemcpyAsync(
+            device, inputs().data(), program.input_bytes, cudaMemcpyHostToDevice, stream_),
+        "inputs of a step");
+  if (repeats) {
+    check(cudaGraphLaunch(graph_of(program), stream_), "launching a graph");
+  } else {
+    enqueue(program);
+  }
+  std::byte* const fetched = pinned_->bytes(step_outputs).data();
+  for (const fetched_part& part : parts) {
+    const std::size_t at = program[part.buffer].offset_bytes + part.first_byte;
+    check(cudaMemcpyAsync(fetched + (at - program.input_bytes),
+                          device + at,
+                          part.size_bytes,
+                          cudaMemcpyDeviceToHost,
+                          stream_),
+          "outputs of a step");
+  }
+  check(cudaStreamSynchronize(stream_), "a step on the device");
+}
+
+}  // namespace oriel::engine

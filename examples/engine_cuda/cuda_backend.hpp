@@ -1,0 +1,69 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `cuda_backend`: runs step programs on a CUDA device, in the order of one stream: operation by
+/// operation, or from a graph that was captured when the program was met first.
+#pragma once
+
+#include <oriel/device/memory.hpp>
+#include <oriel/device/preallocation.hpp>
+#include <oriel/kernels/device_gemm.hpp>
+#include <oriel/kernels/paged_kv.hpp>
+#include <oriel/kv/dual_pool.hpp>
+
+#include <cuda_runtime_api.h>
+
+#include <engine/program_runner.hpp>
+#include <engine_cuda/cuda_weights.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace oriel::engine {
+
+/// KV on the device: a page has the id, and the layout, of its twin in the engine's pools, which
+/// count and never store. Bytes grow with the ids that the tables name.
+class cuda_backend final : public step_backend {
+ public:
+  /// @throws engine::error
+  cuda_backend(std::shared_ptr<const cuda_weights> weights,
+               const host_pools& pools,
+               std::uint32_t multiprocessors);
+  ~cuda_backend() override;
+  cuda_backend(const cuda_backend&) = delete;
+  cuda_backend& operator=(const cuda_backend&) = delete;
+
+  void take_memory(const backend_needs& needs) override;
+  [[nodiscard]] std::span<std::byte> inputs() noexcept override;
+  [[nodiscard]] std::span<const std::byte> outputs() const noexcept override;
+  [[nodiscard]] const std::uint32_t* tables() const noexcept override;
+  void send_tables(std::span<const std::uint32_t> entries,
+                   std::span<const table_range> changes) override;
+  void need_pages(std::uint32_t pool, std::uint32_t pages) override;
+  [[nodiscard]] const char* arithmetic() const noexcept override { return "cuda "; }
+  void run(const step_program& program, bool repeats, std::span<const fetched_part> parts) override;
+
+ private:
+  friend class cuda_step;  // enqueues the operations
+
+  cudaGraphExec_t graph_of(const step_program& program);
+  void enqueue(const step_program& program);
+
+  std::shared_ptr<const cuda_weights> weights_;
+  std::uint32_t multiprocessors_;
+  cudaStream_t stream_ = nullptr;
+  std::optional<cuda::gemm_library> products_;
+  std::vector<cuda::growing_memory> kv_;                      // [pools]
+  std::vector<std::size_t> page_bytes_;                       // [pools]
+  std::vector<kv_layer_view> layers_kv_;                      // [layers]
+  std::optional<preallocation<cuda::device_memory>> device_;  // memory of a step, page tables
+  std::optional<preallocation<cuda::pinned_memory>> pinned_;  // inputs, outputs, page tables
+  std::map<const step_program*, cudaGraphExec_t> graphs_;
+};
+
+}  // namespace oriel::engine

@@ -1,0 +1,135 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <cuda_runtime_api.h>
+
+#include <engine/error.hpp>
+#include <engine_cuda/cuda_backend.hpp>
+#include <engine_cuda/cuda_runner.hpp>
+#include <engine_cuda/cuda_weights.hpp>
+#include <fmt/format.h>
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace oriel::engine {
+namespace {
+
+void expect(cudaError_t outcome, const char* what) {
+  if (outcome != cudaSuccess) {
+    throw error(fmt::format(
+        "{}: {} (CUDA error {})", what, cudaGetErrorString(outcome), static_cast<int>(outcome)));
+  }
+}
+
+/// A program_runner with the backend that it borrows.
+class cuda_runner final : public step_runner {
+ public:
+  cuda_runner(std::shared_ptr<const cuda_weights> weights,
+              const cuda_device& device,
+              const runner_setup& setup)
+      : backend_(weights, setup.pools, device.multiprocessors),
+        runner_(model_of(*weights, device, setup),
+                setup.limits,
+                pages_max(setup),
+                setup.drafts_max,
+                backend_) {}
+
+  std::span<const float> forward(std::span<const step_rows> batch) override {
+    return runner_.forward(batch);
+  }
+  std::span<const float> forward_mtp(std::uint32_t head,
+                                     std::span<const step_rows> batch,
+                                     mtp_rows output) override {
+    return runner_.forward_mtp(head, batch, output);
+  }
+  std::optional<decoded_rows> decode(std::span<const decoding_rows> batch,
+                                     bool drafts_next) override {
+    return runner_.decode(batch, drafts_next);
+  }
+  hidden_rows hidden_of(std::size_t sequence) const noexcept override {
+    return runner_.hidden_of(sequence);
+  }
+  hidden_rows mtp_hidden_of(std::size_t entry) const noexcept override {
+    return runner_.mtp_hidden_of(entry);
+  }
+  bool is_cut_off(std::size_t) const noexcept override { return false; }
+  const runner_limits& limits() const noexcept override { return runner_.limits(); }
+  const runner_counts& counts() const noexcept override { return runner_.counts(); }
+  const char* arithmetic() const noexcept override { return runner_.arithmetic(); }
+  std::uint64_t workspace_bytes() const noexcept override { return runner_.workspace_bytes(); }
+
+ private:
+  static program_model model_of(const cuda_weights& weights,
+                                const cuda_device& device,
+                                const runner_setup& setup) {
+    program_model m{.geometry = &setup.model,
+                    .compute = weights.compute(),
+                    .kv = setup.kv,
+                    .page_size = setup.page_size,
+                    .context_tokens = setup.limits.context_tokens,
+                    .multiprocessors = device.multiprocessors};
+    for (std::uint32_t l = 0; l < setup.pools.plan().layers(); ++l) {
+      m.pool_of.push_back(to_index(setup.pools.plan().home(l).pool));
+    }
+    m.mtp_blocks = m.layers() - static_cast<std::uint32_t>(setup.model.layers.size());
+    m.chains_hidden = setup.chains_hidden;
+    return m;
+  }
+  static std::vector<std::uint32_t> pages_max(const runner_setup& setup) {
+    const pool_plan& plan = setup.pools.plan();
+    std::vector<std::uint32_t> pages{plan.pages_for(full_pool, setup.limits.context_tokens)};
+    for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
+      pages.push_back(plan.ring(kind).ring_pages());
+    }
+    return pages;
+  }
+
+  cuda_backend backend_;
+  program_runner runner_;
+};
+
+}  // namespace
+
+cuda_device find_cuda_device() {
+  int devices = 0;
+  expect(cudaGetDeviceCount(&devices), "no CUDA device");
+  if (devices == 0) {
+    throw error("no CUDA device: the driver knows of none");
+  }
+  int device = 0;
+  expect(cudaGetDevice(&device), "no CUDA device");
+  cudaDeviceProp properties{};
+  expect(cudaGetDeviceProperties(&properties, device), "the CUDA device");
+  if (properties.major != 9 || properties.minor != 0) {
+    throw error(fmt::format("the kernels are built for compute capability 9.0; {} has {}.{}",
+                            properties.name,
+                            properties.major,
+                            properties.minor));
+  }
+  std::size_t free_bytes = 0, total_bytes = 0;
+  expect(cudaMemGetInfo(&free_bytes, &total_bytes), "the CUDA device's memory");
+  return {.name = properties.name,
+          .multiprocessors = static_cast<std::uint32_t>(properties.multiProcessorCount),
+          .free_bytes = free_bytes,
+          .total_bytes = total_bytes};
+}
+
+std::shared_ptr<const cuda_weights> upload_weights(const model_geometry& model,
+                                                   const model_weights& weights,
+                                                   const cuda_device& device) {
+  return std::make_shared<const cuda_weights>(model, weights, device.multiprocessors);
+}
+
+std::uint64_t bytes_of(const cuda_weights& weights) noexcept {
+  return weights.size_bytes();
+}
+
+std::function<std::unique_ptr<step_runner>(const runner_setup&)> cuda_runners(
+    std::shared_ptr<const cuda_weights> weights, const cuda_device& device) {
+  return [weights, device](const runner_setup& setup) -> std::unique_ptr<step_runner> {
+    return std::make_unique<cuda_runner>(weights, device, setup);
+  };
+}
+
+}  // namespace oriel::engine

@@ -7,6 +7,7 @@
 
 #include <oriel/core/contract.hpp>
 #include <oriel/core/ids.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/kv/block_table.hpp>
 
 #include <algorithm>
@@ -48,13 +49,16 @@ class table_mirror {
     const std::size_t at = index_of(pool, member);
     std::size_t first = table.pages.size(), end = 0;
     for (std::size_t i = 0; i < table.pages.size(); ++i) {
-      if (entries_[at + i] != table.pages[i]) {
+      const bool changes = entries_[at + i] != table.pages[i];
+      if (changes) {
         entries_[at + i] = table.pages[i];
         first = std::min(first, i);
         end = i + 1;
-        if (page_id{table.pages[i]} != null_page) {
-          pages_in_use_[pool] = std::max(pages_in_use_[pool], table.pages[i] + 1);
-        }
+      }
+      // Also what does not change: an entry that nobody ever set says 0, and so does page 0.
+      const bool counts = changes || !ORIEL_MUTANT(unchanged_pages_are_not_needed);
+      if (counts && page_id{table.pages[i]} != null_page) {
+        pages_in_use_[pool] = std::max(pages_in_use_[pool], table.pages[i] + 1);
       }
     }
     if (end != 0) {

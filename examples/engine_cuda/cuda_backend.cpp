@@ -364,8 +364,13 @@ cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
 }
 
 cuda_backend::~cuda_backend() {
+  if (stream_ != nullptr) {
+    cudaStreamSynchronize(stream_);  // After an error in `run` its work may still use the memory.
+  }
   for (const auto& [program, graph] : graphs_) {
-    cudaGraphExecDestroy(graph);
+    if (graph != nullptr) {
+      cudaGraphExecDestroy(graph);
+    }
   }
   if (stream_ != nullptr) {
     cudaStreamDestroy(stream_);
@@ -417,11 +422,11 @@ void cuda_backend::enqueue(const step_program& program) {
   cuda_step(*this, program).enqueue();
 }
 
-/// Captured when the program is met first. Whatever it reads that changes lies in device memory.
+/// Captured when the program is met for the second time: by then kernels are loaded and cuBLASLt
+/// has chosen, which a capture may not allow. Whatever it reads that changes lies in device memory.
 cudaGraphExec_t cuda_backend::graph_of(const step_program& program) {
-  const auto found = graphs_.find(&program);
-  if (found != graphs_.end()) {
-    return found->second;
+  if (cudaGraphExec_t& known = graphs_[&program]; known != nullptr) {
+    return known;
   }
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a graph");
   cudaGraph_t recorded = nullptr;
@@ -439,7 +444,7 @@ cudaGraphExec_t cuda_backend::graph_of(const step_program& program) {
   const cudaError_t made = cudaGraphInstantiate(&graph, recorded, 0);
   cudaGraphDestroy(recorded);
   check(made, "a graph");
-  graphs_.emplace(&program, graph);
+  graphs_[&program] = graph;
   return graph;
 }
 
@@ -450,10 +455,13 @@ void cuda_backend::run(const step_program& program,
   check(cudaMemcpyAsync(
             device, inputs().data(), program.input_bytes, cudaMemcpyHostToDevice, stream_),
         "inputs of a step");
-  if (repeats) {
+  if (repeats && graphs_.contains(&program)) {
     check(cudaGraphLaunch(graph_of(program), stream_), "launching a graph");
   } else {
     enqueue(program);
+    if (repeats) {
+      graphs_.emplace(&program, nullptr);  // Met once.
+    }
   }
   std::byte* const fetched = pinned_->bytes(step_outputs).data();
   for (const fetched_part& part : parts) {

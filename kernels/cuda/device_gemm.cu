@@ -27,9 +27,10 @@ struct product {
 };
 static_assert(std::has_unique_object_representations_v<product>);
 
-// Largest power of 2 that divides p, at most 256.
+// Largest power of 2 that divides p, at most 16: more would let an algorithm depend on where a
+// buffer happens to lie.
 std::uint16_t alignment_of(const void* p) noexcept {
-  const auto bits = reinterpret_cast<std::uintptr_t>(p) | 256u;
+  const auto bits = reinterpret_cast<std::uintptr_t>(p) | 16u;
   return static_cast<std::uint16_t>(bits & (~bits + 1));
 }
 
@@ -145,10 +146,20 @@ bool keeps_order(const cublasLtMatmulAlgo_t& algorithm) noexcept {
          parts <= 1 && reduction == CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
+struct operands {
+  void* out;
+  const void* x;
+  const void* w;
+  const float* x_scales;  // null but for e4m3
+  const float* w_scales;
+  bool accumulate;
+};
+
 // The first algorithm that the heuristics offer for rows_chosen_for rows, that keeps the order, and
 // that also takes p.rows rows.
 status choose(cublasLtHandle_t handle,
               const product& p,
+              const operands& at,
               std::size_t workspace_bytes,
               cublasLtMatmulAlgo_t& algorithm) noexcept {
   constexpr int offers_max = 16;
@@ -161,6 +172,10 @@ status choose(cublasLtHandle_t handle,
   outcome all;
   all(wanted.init(p, p.rows_chosen_for));
   all(actual.init(p, p.rows));
+  if (at.x_scales != nullptr) {  // The heuristics refuse a mode of scales without their address.
+    all(wanted.set_scales(at.w_scales, at.x_scales));
+    all(actual.set_scales(at.w_scales, at.x_scales));
+  }
   all(cublasLtMatmulPreferenceInit(&preference));
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t name, const auto& value) {
     all(cublasLtMatmulPreferenceSetAttribute(&preference, name, &value, sizeof value));
@@ -206,15 +221,6 @@ status choose(cublasLtHandle_t handle,
       errc::unsupported_shape, 0, "gemm: cuBLASLt has no algorithm that keeps the order"};
 }
 
-struct operands {
-  void* out;
-  const void* x;
-  const void* w;
-  const float* x_scales;  // null but for e4m3
-  const float* w_scales;
-  bool accumulate;
-};
-
 status multiply(gemm_library::state& library,
                 const product& p,
                 const operands& at,
@@ -223,7 +229,7 @@ status multiply(gemm_library::state& library,
   auto* slot = &library.find(p);
   if (!slot->used) {
     cublasLtMatmulAlgo_t algorithm;
-    if (const status chosen = choose(library.handle, p, workspace.size(), algorithm); !chosen) {
+    if (const status chosen = choose(library.handle, p, at, workspace.size(), algorithm); !chosen) {
       return chosen;
     }
     if (library.used >= slots / 4 * 3) {
@@ -272,13 +278,15 @@ product product_of(const Plan& plan,
                    std::uint32_t k,
                    dtype in,
                    dtype out) noexcept {
+  const std::uint32_t rows = plan.order == gemm_order::fixed ? plan.rows_max : args.rows;
+  const std::uint32_t unit = in == dtype::e4m3 ? 4 : 1;  // block scales: rows come by fours
   return {.w_stride = args.weight_stride,
           .x_stride = args.x_stride,
           .out_stride = args.out_stride,
           .n = n,
           .k = k,
           .rows = args.rows,
-          .rows_chosen_for = plan.order == gemm_order::fixed ? plan.rows_max : args.rows,
+          .rows_chosen_for = (rows + unit - 1) / unit * unit,
           .w_alignment = alignment_of(args.weights),
           .x_alignment = alignment_of(args.x),
           .out_alignment = alignment_of(args.out),

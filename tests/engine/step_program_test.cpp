@@ -191,6 +191,16 @@ TEST_CASE("a device's page tables are those of the batch, and what did not chang
   }
 }
 
+TEST_CASE("a table that names page 0 alone needs it") {
+  const std::vector<std::uint32_t> pages_max{4, 2};
+  table_mirror mirror(pages_max, 2);
+  const std::vector<std::uint32_t> first{0}, ring{0, to_index(null_page)};
+  mirror.set(0, 0, {first, 0});
+  mirror.set(1, 0, {ring, 0});
+  CHECK(mirror.pages_in_use(0) == 1);
+  CHECK(mirror.pages_in_use(1) == 1);
+}
+
 namespace {
 
 constexpr std::uint32_t context = 160, members = 5;

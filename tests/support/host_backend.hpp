@@ -63,7 +63,10 @@ class host_backend final : public engine::step_backend {
     }
   }
   const char* arithmetic() const noexcept override { return ""; }
-  void need_pages(std::uint32_t, std::uint32_t) override {}
+  void need_pages(std::uint32_t pool, std::uint32_t pages) override {
+    needed_.resize(std::max<std::size_t>(needed_.size(), pool + 1));
+    needed_[pool] = std::max(needed_[pool], pages);
+  }
 
   void run(const engine::step_program& program,
            bool repeats,
@@ -252,12 +255,22 @@ class host_backend final : public engine::step_backend {
   std::span<const paged_sequence> sequences(engine::buffer_id id) {
     return buffer<paged_sequence>(id).first(count_of(engine::row_set::sequences));
   }
+  /// Behind the pages that were asked for a device has no memory.
+  void expect_needed(pool_id pool, std::uint32_t page_size, std::span<const paged_sequence> of) {
+    const std::uint32_t pages = needed_.at(to_index(pool));
+    for (const paged_sequence& s : of) {
+      for (std::uint32_t row = 0; row < s.rows; ++row) {
+        REQUIRE(page_at(s, (s.first_position + row) / page_size) < pages);
+      }
+    }
+  }
   void interpret(const engine::append_op& o) {
     std::uint32_t rows = 0;
     for (const paged_sequence& s : sequences(o.sequences)) {
       rows += s.rows;
     }
     REQUIRE(rows == count_of(o.rows));
+    expect_needed(layers_kv_[o.layer].pool, o.shape.page_size, sequences(o.sequences));
     host::run_kv_append(o.shape,
                         {.kv = layers_kv_[o.layer].kv,
                          .k = floats(o.k),
@@ -407,7 +420,7 @@ class host_backend final : public engine::step_backend {
   const engine::model_weights& weights_;
   std::vector<pool_layer> layers_kv_;
   engine::aligned_bytes memory_, inputs_, outputs_, scratch_;
-  std::vector<std::uint32_t> tables_, positions_;
+  std::vector<std::uint32_t> tables_, positions_, needed_;
   const engine::step_program* p_ = nullptr;
   serial_executor serial_;
 };

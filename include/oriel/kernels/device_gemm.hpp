@@ -10,9 +10,11 @@
 ///
 /// Order: no algorithm that cuts k and adds up parts is ever chosen (split-K), so a call with the
 /// same arguments gives the same bits on the same kind of device. With gemm_order::fixed the
-/// algorithm is also chosen once per matrix, for rows_max rows, and used for any number of them:
-/// every element is then computed by the same code, whatever its companions. NVIDIA promises the
-/// first and not the second; who needs a promise takes grouped_gemm.hpp with one group.
+/// algorithm is the one that is offered for rows_max rows, whatever their number: plans of a matrix
+/// with one rows_max compute every element by the same code, whatever its companions, unless
+/// cuBLASLt says that this algorithm does not take so many rows; then its next offer is taken.
+/// NVIDIA promises the first and not the second; who needs a promise takes grouped_gemm.hpp with
+/// one group.
 #pragma once
 
 #include <oriel/kernels/gemm.hpp>
@@ -106,7 +108,7 @@ struct block_scaled_gemm_plan {
 
 /// cuBLASLt on one device, and the algorithms found so far. One per device and thread.
 ///
-/// Thread safety: none. Memory: the table of algorithms is taken by create(), about 100 KiB; a run
+/// Thread safety: none. Memory: the table of algorithms is taken by create(), about 60 KiB; a run
 /// takes none. When the table is full it is emptied.
 class gemm_library {
  public:
@@ -131,8 +133,9 @@ class gemm_library {
 };
 
 /// Enqueues the product. The first call of a kind looks its algorithm up, on the host, a few tens
-/// of microseconds; it may happen during the capture of a graph. The number of rows is the host's:
-/// a graph is captured for so many, and what lies in rows nobody needs does no harm.
+/// of microseconds: let that be outside of a graph's capture, where some versions of cuBLASLt
+/// refuse to look. Later calls can be captured. The number of rows is the host's: a graph is
+/// captured for so many, and what lies in rows nobody needs does no harm.
 /// @pre workspace: of the plan's size, device memory, 256-byte aligned; args.rows <= plan.rows_max
 /// @returns errc::unsupported_shape when cuBLASLt has no algorithm, errc::device_failure
 status run_gemm(const gemm_library& library,
@@ -153,7 +156,8 @@ status run_gemm(const gemm_library& library,
                 CUstream_st* stream) noexcept;
 
 /// Enqueues the product of block-scaled matrices, as above.
-/// @pre args.rows is a multiple of 4; pointers and strides of x and the weights are multiples of 16
+/// @pre args.rows is a multiple of 4; all pointers, and the strides of x and the weights, are
+/// multiples of 16 (bytes)
 status run_block_scaled_gemm(const gemm_library& library,
                              const block_scaled_gemm_plan& plan,
                              const block_scaled_gemm_args<bf16>& args,

@@ -67,12 +67,15 @@ program_runner::program_runner(const program_model& model,
     count(shape);
   }
   for (const bool drafts_next : {false, true}) {
-    if (!drafts_next || model.mtp_blocks != 0) {
-      count(bucket_of({.kind = program_kind::decode,
-                       .sequences = limits.sequences_max,
-                       .drafts = drafts_max,
-                       .drafts_next = drafts_next},
-                      most_));
+    // Fewer drafts may need more: the splits of short steps have a workspace.
+    for (std::uint32_t drafts = 0; drafts <= drafts_max; ++drafts) {
+      if (!drafts_next || model.mtp_blocks != 0) {
+        count(bucket_of({.kind = program_kind::decode,
+                         .sequences = limits.sequences_max,
+                         .drafts = drafts,
+                         .drafts_next = drafts_next},
+                        most_));
+      }
     }
   }
   needs_.table_entries = tables_.entries().size();

@@ -61,6 +61,12 @@ void uploads::add_experts(weight_name name,
   if (!plan) {
     throw error(fmt::format("experts cannot be computed on a device: {}", plan.error().detail));
   }
+  if (shape.k * size_bytes(shape.weights) % 16 != 0) {  // rows lie side by side in a step's memory
+    throw error(
+        fmt::format("experts of width {} cannot be computed on a device: "
+                    "a row is no multiple of 16 bytes",
+                    shape.k));
+  }
   all_.push_back(
       {name, plan->packed_bytes * shape.groups, [=, &plain](std::vector<std::byte>& staging) {
          staging.resize(plan->packed_bytes * shape.groups);

@@ -283,7 +283,7 @@ lent_counts compare_after_hits(library& books,
     std::uint32_t cut = cut_of(books, text);
     if (!only_cold && text >= 4 && draw.next_below(2) == 0) {
       cut = draw.next_below(24);
-      cut += (d.prompt_tokens - cut) % o.page_tokens < 4 ? 4 : 0;
+      cut += (d.prompt_tokens - cut) % o.page_tokens < 4 ? 4u : 0u;
     }
     submit(served, d, id, 10, cut);
     request_usage usage;

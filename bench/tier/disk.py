@@ -92,7 +92,8 @@ def fill(args, kib: int) -> None:
     out = subprocess.run([args.program, "fill", str(args.folder), "any", str(kib), str(args.gib)],
                          check=True, capture_output=True, text=True).stdout
     args.pages = json.loads(out)["pages"]
-    args.segments = sorted(args.folder.glob("segment-*"))[:-1]
+    segments = sorted(args.folder.glob("segment-*"))[:-1]
+    args.segments = segments[:: len(segments) // 200 + 1]  # fio takes 4 KiB of names
     args.filled = kib
 
 
@@ -116,7 +117,7 @@ def fio(args, device: str, case: tuple) -> dict:
         load = [f"--filename={args.peer_new}", f"--size={args.write_gib << 30}", "--rw=write", "--fallocate=native",
                 "--unlink=1"]
     else:  # The last MiB of a segment may be empty.
-        load = ["--filename=" + ":".join(map(str, args.segments)), "--filesize=63m", f"--size={63 * len(args.segments)}m",
+        load = [f"--directory={args.folder}", "--filename=" + ":".join(s.name for s in args.segments), "--filesize=63m", f"--size={63 * len(args.segments)}m",
                 "--rw=randread", "--readonly", "--file_service_type=random"]
     command = ["fio", "--name=peer", "--ioengine=io_uring", "--direct=1", f"--bs={kib}k", f"--iodepth={depth}",
                "--time_based", f"--runtime={round(1000 * args.seconds)}ms", f"--ramp_time={round(1000 * args.warm)}ms",

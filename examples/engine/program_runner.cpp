@@ -205,7 +205,10 @@ void program_runner::keep_hidden(std::span<const float> from,
   }
 }
 
-std::span<const float> program_runner::forward(std::span<const step_rows> batch) {
+/// The program of a batch, its inputs and tables, and the logits as the first part to be fetched.
+const step_program& program_runner::begin(std::span<const step_rows> batch,
+                                          program_kind kind,
+                                          std::uint32_t block) {
   ORIEL_EXPECTS(!batch.empty() && batch.size() <= limits_.sequences_max);
   batch_.clear();
   for (const step_rows& s : batch) {
@@ -214,19 +217,35 @@ std::span<const float> program_runner::forward(std::span<const step_rows> batch)
   const std::uint32_t rows = rows_of(batch_), logit_rows = logit_rows_of(batch_);
   ORIEL_EXPECTS(rows != 0 && rows <= limits_.rows_max && logit_rows <= limits_.logit_rows_max);
   const step_program& p =
-      program_for(bucket_of({.sequences = static_cast<std::uint32_t>(batch.size()),
+      program_for(bucket_of({.kind = kind,
+                             .sequences = static_cast<std::uint32_t>(batch.size()),
                              .rows = rows,
-                             .logit_rows = logit_rows},
+                             .logit_rows = logit_rows,
+                             .block = block},
                             most_));
   send_tables(batch_);
   fill_rows(p, batch_);
   fill_logit_rows(p, batch_);
-  const std::size_t hidden = std::size_t{rows} * model_.geometry->hidden;
-  const std::size_t logits = std::size_t{logit_rows} * model_.geometry->vocabulary;
   parts_.clear();
-  if (logits != 0) {
-    parts_.push_back({p.outputs.logits, 0, logits * sizeof(float)});
+  if (logit_rows != 0) {
+    parts_.push_back({p.outputs.logits,
+                      0,
+                      std::size_t{logit_rows} * model_.geometry->vocabulary * sizeof(float)});
   }
+  return p;
+}
+
+/// Of the batch that ran. @returns empty where nobody asked
+std::span<const float> program_runner::logits_of(const step_program& program) const {
+  const std::size_t count = std::size_t{logit_rows_of(batch_)} * model_.geometry->vocabulary;
+  return count != 0 ? output<float>(program, program.outputs.logits).first(count)
+                    : std::span<const float>();
+}
+
+std::span<const float> program_runner::forward(std::span<const step_rows> batch) {
+  const step_program& p = begin(batch, program_kind::forward, 0);
+  const std::uint32_t rows = rows_of(batch_);
+  const std::size_t hidden = std::size_t{rows} * model_.geometry->hidden;
   if (model_.mtp_blocks != 0) {
     parts_.push_back({p.outputs.hidden, 0, hidden * sizeof(float)});
   }
@@ -237,29 +256,14 @@ std::span<const float> program_runner::forward(std::span<const step_rows> batch)
   } else {
     hidden_of_.assign(batch.size(), {});
   }
-  return logits != 0 ? output<float>(p, p.outputs.logits).first(logits) : std::span<const float>();
+  return logits_of(p);
 }
 
 std::span<const float> program_runner::forward_mtp(std::uint32_t head,
                                                    std::span<const step_rows> batch,
                                                    mtp_rows output_rows) {
-  ORIEL_EXPECTS(head < model_.mtp_blocks && !batch.empty());
-  batch_.clear();
-  for (const step_rows& s : batch) {
-    batch_.push_back(&s);
-  }
-  const std::uint32_t rows = rows_of(batch_), logit_rows = logit_rows_of(batch_);
-  ORIEL_EXPECTS(rows != 0 && rows <= limits_.rows_max && logit_rows <= limits_.logit_rows_max);
-  const step_program& p =
-      program_for(bucket_of({.kind = program_kind::draft,
-                             .sequences = static_cast<std::uint32_t>(batch.size()),
-                             .rows = rows,
-                             .logit_rows = logit_rows,
-                             .block = head},
-                            most_));
-  send_tables(batch_);
-  fill_rows(p, batch_);
-  fill_logit_rows(p, batch_);
+  ORIEL_EXPECTS(head < model_.mtp_blocks);
+  const step_program& p = begin(batch, program_kind::draft, head);
   const std::span<float> told = input<float>(p, p.inputs.hidden);
   std::size_t at = 0;
   for (const step_rows& s : batch) {
@@ -268,20 +272,15 @@ std::span<const float> program_runner::forward_mtp(std::uint32_t head,
     at += count;
   }
   std::fill(told.begin() + static_cast<std::ptrdiff_t>(at), told.end(), 0.0f);
-  const std::size_t logits = std::size_t{logit_rows} * model_.geometry->vocabulary;
-  parts_.clear();
-  if (logits != 0) {
-    parts_.push_back({p.outputs.logits, 0, logits * sizeof(float)});
-  }
   if (output_rows == mtp_rows::all) {
     parts_.push_back({p.outputs.hidden, 0, at * sizeof(float)});
   }
   backend_.run(p, false, parts_);
-  counts_.layer_rows += rows;
+  counts_.layer_rows += rows_of(batch_);
   if (output_rows == mtp_rows::all) {
     keep_hidden(output<float>(p, p.outputs.hidden).first(at), batch_, mtp_hidden_, mtp_hidden_of_);
   }
-  return logits != 0 ? output<float>(p, p.outputs.logits).first(logits) : std::span<const float>();
+  return logits_of(p);
 }
 
 /// How each row is sampled, and the drafts that are judged by what comes.

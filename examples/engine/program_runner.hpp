@@ -104,6 +104,10 @@ class program_runner final : public step_runner {
 
  private:
   const step_program& program_for(const program_shape& shape);
+  const step_program& begin(std::span<const step_rows> batch,
+                            program_kind kind,
+                            std::uint32_t block);
+  [[nodiscard]] std::span<const float> logits_of(const step_program& program) const;
   void send_tables(std::span<const step_rows* const> batch);
   template <class T>
   std::span<T> input(const step_program& program, buffer_id id);

@@ -9,13 +9,15 @@ namespace {
 
 using detail::attention_call;
 
-/// Block (head, row): one thread per dim. Rows that need no merge leave at once.
+/// Block (head, slot): one thread per dim. Slots without a row, or whose row needs no merge, leave
+/// at once.
 __global__ void attention_merge_kernel(const __grid_constant__ attention_call call) {
   detail::merge_element(call, blockIdx.y, blockIdx.x, threadIdx.x);
 }
 
 status launch_merge(const attention_plan& plan, const attention_call& call, CUstream_st* stream) {
-  const dim3 grid(plan.shape.q_heads, plan.limits.rows_max);
+  const dim3 grid(plan.shape.q_heads,
+                  plan.limits.sequences_max * plan.limits.rows_per_sequence_max);
   attention_merge_kernel<<<grid, plan.shape.head_dim_vo, 0, stream>>>(call);
   return detail::launched("attention: launch of the merge");
 }

@@ -32,9 +32,12 @@ const char* problem_with(const attention_limits& limits) noexcept {
   if (limits.sequences_max - 1 > 1023) {
     return "attention: 1 to 1024 sequences in a call";
   }
-  if (limits.rows_max == 0 || limits.rows_per_sequence_max == 0 || limits.keys_max == 0 ||
+  if (limits.rows_max == 0 || limits.rows_per_sequence_min == 0 || limits.keys_max == 0 ||
       limits.multiprocessors == 0) {
     return "attention: a limit is 0";
+  }
+  if (limits.rows_per_sequence_max < limits.rows_per_sequence_min) {
+    return "attention: rows_per_sequence_max is below rows_per_sequence_min";
   }
   constexpr std::uint32_t keys_most = 1u << 30;  // Positions and their neighbours fit 32 bits.
   return limits.keys_max > keys_most ? "attention: keys_max is above 2^30" : nullptr;
@@ -55,13 +58,14 @@ attention_partials carve(const attention_plan& plan, std::byte* base, std::size_
     bytes += (n * sizeof(T) + 255) / 256 * 256;
   };
   attention_partials p{};
-  const std::size_t rows = plan.limits.rows_max;
-  const std::size_t shares = rows * plan.shape.q_heads * plan.splits_max;
+  const std::size_t slots =
+      std::size_t{plan.limits.sequences_max} * plan.limits.rows_per_sequence_max;
+  const std::size_t shares = slots * plan.shape.q_heads * plan.splits_max;
   if (shares != 0) {
     take(p.out, shares * plan.shape.head_dim_vo);
     take(p.lse, shares * 2);
-    take(p.row_splits, rows);
-    take(p.rows, 1);
+    take(p.splits, slots);
+    take(p.batch_rows, slots);
   }
   return p;
 }
@@ -92,9 +96,6 @@ result<attention_plan> plan_attention(const attention_shape& shape,
     return plan;
   }
   plan.unit = attention_unit::tensor_core;
-  const std::uint64_t rows = std::uint64_t{limits.sequences_max} * limits.rows_per_sequence_max;
-  plan.limits.rows_max =
-      limits.rows_max < rows ? limits.rows_max : static_cast<std::uint32_t>(rows);
   plan.warpgroups = limits.rows_per_sequence_max > block_rows_of_warpgroup / group ? 2 : 1;
   // A prompt has rows enough for the device, and a window few keys: their rows keep their splits.
   if (shape.window_tokens == 0 && limits.rows_per_sequence_max <= rows_that_verify_max) {
@@ -127,7 +128,9 @@ attention_call make_attention_call(const cuda::attention_plan& plan,
           .group = group,
           .tokens_per_tile = cuda::block_rows_of_warpgroup / group,
           .warpgroups = plan.warpgroups,
-          .splits_max = plan.splits_max};
+          .splits_max = plan.splits_max,
+          .sequence_rows_min = plan.limits.rows_per_sequence_min,
+          .sequence_rows_max = plan.limits.rows_per_sequence_max};
 }
 
 attention_call make_attention_call(const cuda::attention_plan& plan,

@@ -90,12 +90,14 @@ cuda::attention_plan plan_for(const attention_shape& shape,
                               std::uint32_t sequences,
                               std::uint32_t rows,
                               std::uint32_t keys_max,
-                              std::uint32_t per_sequence) {
+                              std::uint32_t per_sequence,
+                              std::uint32_t per_sequence_min = 1) {
   const auto plan = cuda::plan_attention(shape,
                                          {.sequences_max = sequences,
                                           .rows_max = rows,
                                           .rows_per_sequence_max = per_sequence,
-                                          .keys_max = keys_max});
+                                          .keys_max = keys_max,
+                                          .rows_per_sequence_min = per_sequence_min});
   REQUIRE(plan);
   return *plan;
 }
@@ -192,6 +194,38 @@ TEST_CASE("cuda attention has the same bits for decoding, verifying, chunks, pag
   paged.add_table(length, window != 0 ? length : 0);
   paged.append({&all, 1}, serial);
   CHECK(same_bits(attend(paged, {&last, 1}, sinks, length, rows), expected));
+}
+
+TEST_CASE("cuda attention of decoding sequences and of prompts apart has the bits of one call") {
+  const int kind = GENERATE(0, 1, 2, 3);
+  constexpr std::uint32_t length = 3'000, few = 4;
+  const attention_shape shape = shape_of(kind, 16, 64, 0);
+  random_stream random(6, 75);
+  const auto sinks = random_sinks(shape, random);
+  serial_executor serial;
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, pool_pages(shape), 5);
+  const chunk all{&a, bench.add_table(length), 0, length};
+  bench.append({&all, 1}, serial);
+  const chunk step[] = {{&a, 0, length - 1, 1},
+                        {&a, 0, 100, 30},
+                        {&a, 0, 0, 0},
+                        {&a, 0, length - few, few},
+                        {&a, 0, length - few - 1, few + 1},
+                        {&a, 0, 5, 1}};
+  const auto expected = attend(bench, step, sinks, length, 100);
+  const auto found = bench.call(step, sinks, [&](const attention_args& args, std::uint32_t rows) {
+    const device_call call(bench, args, rows);
+    for (const auto& [least, most] : {std::pair{1u, few}, std::pair{few + 1, 100u}}) {
+      const auto plan = plan_for(shape, 7, rows, length, most, least);
+      const device_array<std::byte> workspace(plan.workspace_bytes);
+      REQUIRE(
+          cuda::run_attention(plan, call.args(), {workspace.data(), workspace.size()}, nullptr));
+    }
+    const std::vector<float> out = call.out();
+    std::copy(out.begin(), out.end(), args.out);
+  });
+  CHECK(same_bits(found, expected));
 }
 
 TEST_CASE("a captured graph of cuda attention serves other lengths") {

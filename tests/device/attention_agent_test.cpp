@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
@@ -64,15 +65,19 @@ void attend_in_bf16(const cuda::attention_plan& plan,
   std::transform(out.begin(), out.end(), args.out, [](bf16 x) { return to_float(x); });
 }
 
-/// The device's programs over the bench's pages, reordered. `per_sequence`: the plan's limit, which
-/// decides between rows that keep their splits and splits that are merged.
+/// Rows of the sequences that a call is for.
+struct row_class {
+  std::uint32_t least, most;
+};
+
+/// The device's programs over the bench's pages, reordered, call after call.
 std::vector<float> attend_as_device(const attention_bench& bench,
                                     std::span<const chunk> chunks,
                                     const std::vector<float>& sinks,
                                     std::uint32_t keys_max,
-                                    std::uint32_t per_sequence,
-                                    std::uint32_t multiprocessors = 3,
-                                    bool rows_are_bf16 = false) {
+                                    std::span<const row_class> classes,
+                                    std::uint32_t multiprocessors,
+                                    bool rows_are_bf16) {
   const aligned_bytes pages(bench.pool().size());
   const kv_layer_view host = bench.view();
   const kv_layer_view device{
@@ -83,17 +88,34 @@ std::vector<float> attend_as_device(const attention_bench& bench,
                 host,
                 device);
   return bench.call(chunks, sinks, [&](attention_args args, std::uint32_t rows) {
-    const auto plan =
-        cuda::plan_attention(bench.shape(),
-                             {.sequences_max = static_cast<std::uint32_t>(chunks.size()) + 2,
-                              .rows_max = rows + 3,
-                              .rows_per_sequence_max = per_sequence,
-                              .keys_max = keys_max,
-                              .multiprocessors = multiprocessors});
-    REQUIRE(plan);
     args.kv = device;
-    rows_are_bf16 ? attend_in_bf16(*plan, args, rows) : run_attention_on_host(*plan, args);
+    for (const row_class& c : classes) {
+      const auto plan =
+          cuda::plan_attention(bench.shape(),
+                               {.sequences_max = static_cast<std::uint32_t>(chunks.size()) + 2,
+                                .rows_max = rows + 3,
+                                .rows_per_sequence_max = c.most,
+                                .keys_max = keys_max,
+                                .multiprocessors = multiprocessors,
+                                .rows_per_sequence_min = c.least});
+      REQUIRE(plan);
+      rows_are_bf16 ? attend_in_bf16(*plan, args, rows) : run_attention_on_host(*plan, args);
+    }
   });
+}
+
+/// By one call. `per_sequence`: the plan's limit, which decides between rows that keep their splits
+/// and splits that are merged.
+std::vector<float> attend_as_device(const attention_bench& bench,
+                                    std::span<const chunk> chunks,
+                                    const std::vector<float>& sinks,
+                                    std::uint32_t keys_max,
+                                    std::uint32_t per_sequence,
+                                    std::uint32_t multiprocessors = 3,
+                                    bool rows_are_bf16 = false) {
+  const row_class all{1, per_sequence};
+  return attend_as_device(
+      bench, chunks, sinks, keys_max, {&all, 1}, multiprocessors, rows_are_bf16);
 }
 
 }  // namespace
@@ -195,6 +217,54 @@ TEST_CASE(
     }
     ring.append({&last, 1}, serial);
     CHECK(same_bits(attend_as_device(ring, {&last, 1}, sinks, length, 8), expected));
+  }
+}
+
+TEST_CASE("decoding sequences and prompts of a step may be two calls, with the bits of one") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 8)));
+  if (seed >= std::max<std::uint64_t>(4, scaled(8))) {
+    return;
+  }
+  random_stream random(seed, 47);
+  const bool is_generic = seed % 4 == 3;
+  const attention_shape shape{.q_heads = 8,
+                              .kv_heads = 1,
+                              .head_dim_qk = is_generic ? 24u : 64u,
+                              .head_dim_vo = is_generic ? 24u : 64u,
+                              .page_size = 64,
+                              .window_tokens = 0,
+                              .kv = dtype::bf16};
+  const auto sinks = random_sinks(shape, random);
+  serial_executor serial;
+  const std::uint32_t length = 2'048 + random.next_below(100), few = 1 + random.next_below(4);
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, pool_pages(shape), seed);
+  const chunk all{&a, bench.add_table(length), 0, length};
+  bench.append({&all, 1}, serial);
+  // Any order, empty ones between; each kind is there, at a long context and at a short one.
+  std::vector<chunk> step;
+  for (int i = 0; i < 6; ++i) {
+    const std::uint32_t rows = i % 3 == 0   ? few + 1 + random.next_below(12)
+                               : i % 3 == 1 ? 1 + random.next_below(few)
+                                            : random.next_below(2) * (few + 1);
+    const std::uint32_t end = i < 3 ? length : rows + random.next_below(1'100);
+    step.push_back({&a, 0, end - rows, rows});
+    std::swap(step.back(), step[random.next_below(static_cast<std::uint32_t>(step.size()))]);
+  }
+  INFO("seed " << seed << ", few rows are up to " << few);
+  const auto expected = attend_as_device(bench, step, sinks, length, 100);
+  const row_class both[] = {{1, few}, {few + 1, 100}};
+  CHECK(same_bits(attend_as_device(bench, step, sinks, length, both, 5, false), expected));
+  // One of them leaves the other's rows as they were.
+  const auto alone = attend_as_device(bench, step, sinks, length, {both, 1}, 5, false);
+  const auto untouched = bench.call(step, sinks, [](const attention_args&, std::uint32_t) {});
+  const std::size_t width = std::size_t{shape.q_heads} * shape.head_dim_vo;
+  std::size_t at = 0;
+  for (const chunk& c : step) {
+    const std::vector<float>& from = c.rows <= few ? expected : untouched;
+    const std::size_t count = c.rows * width;
+    CHECK(std::memcmp(alone.data() + at, from.data() + at, count * sizeof(float)) == 0);
+    at += count;
   }
 }
 

@@ -296,9 +296,6 @@ struct item_tables {
 template <class Dims>
 void attend_on_host(const cuda::attention_plan& plan, const detail::attention_call& call) {
   const item_tables tables(call);
-  if (plan.splits_max != 0) {
-    *call.partials.rows = tables.rows.back();
-  }
   for (std::uint32_t block = plan.blocks; block-- > 0;) {  // An order no device would take.
     detail::for_each_item(
         call,
@@ -308,10 +305,12 @@ void attend_on_host(const cuda::attention_plan& plan, const detail::attention_ca
         plan.blocks,
         [&](const detail::attention_work& work) { attend_item_on_host<Dims>(call, work); });
   }
-  for (std::uint32_t row = 0; plan.splits_max != 0 && row < plan.limits.rows_max; ++row) {
+  const std::uint32_t slots =
+      plan.splits_max != 0 ? plan.limits.sequences_max * plan.limits.rows_per_sequence_max : 0;
+  for (std::uint32_t slot = 0; slot < slots; ++slot) {
     for (std::uint32_t head = 0; head < plan.shape.q_heads; ++head) {
       for (std::uint32_t dim = 0; dim < plan.shape.head_dim_vo; ++dim) {
-        detail::merge_element(call, row, head, dim);
+        detail::merge_element(call, slot, head, dim);
       }
     }
   }

@@ -58,7 +58,7 @@ detail::attention_call call_for(const attention_shape& shape,
 
 }  // namespace
 
-TEST_CASE("items show each row each of its keys once, whatever the lengths") {
+TEST_CASE("items show each row of the call each of its keys once, whatever the lengths") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 60)));
   random_stream random(seed, 61);
   attention_shape shape = full;
@@ -66,11 +66,15 @@ TEST_CASE("items show each row each of its keys once, whatever the lengths") {
   shape.q_heads = 2 * group;
   shape.window_tokens = random.next_below(2) ? 0 : 1 + random.next_below(1100);
   const std::uint32_t rows_most = random.next_below(2) ? 8 : 300;
+  // Half of the calls leave the shortest or the longest sequences to another one.
+  const bool is_part = random.next_below(2) == 0;
+  const std::uint32_t rows_least = is_part ? 1 + random.next_below(5) : 1;
+  const std::uint32_t longest = is_part ? rows_most + 20 : rows_most;
   std::vector<paged_sequence> sequences;
   std::uint32_t rows = 0;
   for (std::uint32_t i = 0; i < 1 + random.next_below(40); ++i) {
     paged_sequence s{};
-    s.rows = random.next_below(rows_most + 1);
+    s.rows = random.next_below(longest + 1);
     // Lengths skewed 1 to 1,000, and borders of tiles and splits.
     s.first_position = random.next_below(3) == 0 ? random.next_below(60000) : random.next_below(60);
     s.first_position =
@@ -83,7 +87,8 @@ TEST_CASE("items show each row each of its keys once, whatever the lengths") {
                              {.sequences_max = 64,
                               .rows_max = 20000,
                               .rows_per_sequence_max = rows_most,
-                              .keys_max = 70000},
+                              .keys_max = 70000,
+                              .rows_per_sequence_min = rows_least},
                              sequences);
   CHECK((call.splits_max != 0) == (shape.window_tokens == 0 && rows_most == 8));
   const coverage c = cover(call, 1 + random.next_below(140));
@@ -92,9 +97,11 @@ TEST_CASE("items show each row each of its keys once, whatever the lengths") {
     for (std::uint32_t r = 0; r < s.rows; ++r, ++row) {
       const std::uint32_t position = s.first_position + r;
       const std::uint32_t first = detail::first_key(shape.window_tokens, s, position);
+      const bool is_served = s.rows >= rows_least && s.rows <= rows_most;
+      const std::uint32_t keys = is_served ? position + 1 - first : 0;
       INFO("seed " << seed << " row " << row << " position " << position);
-      REQUIRE(c.keys_of_row[row * 2] == position + 1 - first);
-      REQUIRE(c.keys_of_row[row * 2 + 1] == position + 1 - first);
+      REQUIRE(c.keys_of_row[row * 2] == keys);
+      REQUIRE(c.keys_of_row[row * 2 + 1] == keys);
     }
   }
 }
@@ -206,8 +213,8 @@ TEST_CASE("plan_attention chooses unit, warpgroups and splits") {
   CHECK(plan.workspace_bytes >= std::size_t{256} * 16 * 128 * (128 + 2) * 4);
 
   cuda::attention_limits limits = decode;
-  limits.rows_max = 100000;  // Of 256 sequences of one row.
-  CHECK(cuda::plan_attention(full, limits)->limits.rows_max == 256);
+  limits.rows_max = 100000;  // Shares of splits are of 256 sequences of one row all the same.
+  CHECK(cuda::plan_attention(full, limits)->workspace_bytes == plan.workspace_bytes);
   limits.rows_per_sequence_max = 8;  // 8 rows x 8 heads: one tile of 64.
   CHECK(cuda::plan_attention(full, limits)->warpgroups == 1);
   limits.rows_per_sequence_max = 9;  // Not verification any more: rows keep their splits.
@@ -256,5 +263,10 @@ TEST_CASE("plan_attention refuses what no kernel does") {
   CHECK(refused(full, limits));
   limits = decode;
   limits.keys_max = 0;
+  CHECK(refused(full, limits));
+  limits = decode;
+  limits.rows_per_sequence_min = 0;
+  CHECK(refused(full, limits));
+  limits.rows_per_sequence_min = 2;
   CHECK(refused(full, limits));
 }

@@ -98,6 +98,10 @@ struct attention_limits {
   std::uint32_t rows_per_sequence_max;  ///< 1 for decode, 2 to 8 for verification
   std::uint32_t keys_max;               ///< last position of any row, plus 1
   std::uint32_t multiprocessors = 132;  ///< of the device; an H200 has 132
+  /// A call is for sequences with rows_per_sequence_min to rows_per_sequence_max rows. The rows of
+  /// others are left to another call: their outputs stay as they are. So the decoding sequences of
+  /// a step can be planned apart from its prompts, over the same arguments.
+  std::uint32_t rows_per_sequence_min = 1;
 };
 
 /// Which kernel serves a plan.
@@ -120,7 +124,7 @@ struct attention_plan {
 
 /// Chooses the kernel and sizes its memory. Pure host arithmetic; needs no device. O(1).
 /// @returns errc::unsupported_shape for a shape outside attention_shape's ranges, e4m3 KV, or
-///          limits that are 0 or too large
+///          limits that are 0, too large, or no range
 [[nodiscard]] result<attention_plan> plan_attention(const attention_shape& shape,
                                                     const attention_limits& limits) noexcept;
 
@@ -134,7 +138,7 @@ struct attention_plan {
 /// its keys, their positions and the sink; not on other rows, chunking, pages, rings, the plan's
 /// limits or the number of multiprocessors.
 /// @pre workspace.size() >= plan.workspace_bytes, 256-byte aligned; args.scale > 0; what the call
-///      has is within plan.limits
+///      has is within plan.limits, but for rows_per_sequence
 /// @returns errc::device_failure
 status run_attention(const attention_plan& plan,
                      const attention_args& args,

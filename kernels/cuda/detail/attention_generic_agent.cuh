@@ -130,7 +130,8 @@ ORIEL_HOST_DEVICE void attend_generic_row(const attention_call& call,
   });
 }
 
-/// Row `index / q_heads`, query head `index % q_heads` of the batch. False: there is no such row.
+/// Row `index / q_heads`, query head `index % q_heads` of the batch, if it is of this call. False:
+/// there is no such row.
 template <dtype Kv, class Warp>
 ORIEL_HOST_DEVICE bool attend_generic(const attention_call& call, std::uint64_t index, Warp& warp) {
   const attention_shape& shape = call.shape;
@@ -139,6 +140,9 @@ ORIEL_HOST_DEVICE bool attend_generic(const attention_call& call, std::uint64_t 
   const row_home home = find_row(call.args.sequences, row);
   if (home.sequence == nullptr) {
     return false;
+  }
+  if (!is_served(call, *home.sequence)) {
+    return true;
   }
   const generic_row at{.q = row * call.args.q_stride + std::size_t{head} * shape.head_dim_qk,
                        .out = index * shape.head_dim_vo,

@@ -207,9 +207,6 @@ __device__ __forceinline__ void fill_tables(const attention_call& call,
   if (threadIdx.x < warp_threads) {
     scan_in_place(item_begin, n);
     scan_in_place(row_begin, n);
-    if (call.splits_max != 0 && blockIdx.x == 0 && threadIdx.x == 0) {
-      *call.partials.rows = row_begin[n];
-    }
   }
 }
 

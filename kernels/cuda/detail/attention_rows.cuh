@@ -309,16 +309,26 @@ ORIEL_HOST_DEVICE void store_row(const attention_call& call,
   }
 }
 
+/// Slot of a row in the partials.
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::size_t slot_of(const attention_call& call,
+                                                           const attention_work& work,
+                                                           const tile_row& at) {
+  const auto sequence = static_cast<std::size_t>(work.sequence - call.args.sequences.data());
+  return sequence * call.sequence_rows_max + work.token + at.token;
+}
+
 /// Stores a split's share of one of the thread's rows.
 template <class Dims>
 ORIEL_HOST_DEVICE void store_partial(const attention_call& call,
                                      const attention_work& work,
                                      const tile_row& at,
-                                     std::uint32_t slot,
+                                     std::uint32_t split,
                                      std::uint32_t thread,
                                      std::uint32_t half,
                                      const attention_thread<Dims>& t) {
-  const std::size_t index = head_index(call, work, at) * call.splits_max + slot;
+  const std::size_t head = work.kv_head * call.group + at.head;
+  const std::size_t index =
+      (slot_of(call, work, at) * call.shape.q_heads + head) * call.splits_max + split;
   float* out = call.partials.out + index * Dims::vo;
   ORIEL_UNROLL
   for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
@@ -357,7 +367,9 @@ ORIEL_HOST_DEVICE void end_rows(const attention_call& call,
       continue;
     }
     if (split == first && work.kv_head == 0 && at.head == 0 && thread % 4 == 0) {
-      call.partials.row_splits[work.batch_row + at.token] = last - first + 1;
+      const std::size_t slot = slot_of(call, work, at);
+      call.partials.splits[slot] = last - first + 1;
+      call.partials.batch_rows[slot] = work.batch_row + at.token;
     }
     if (first == last) {
       store_row(call, work, at, thread, half, t);
@@ -367,17 +379,23 @@ ORIEL_HOST_DEVICE void end_rows(const attention_call& call,
   }
 }
 
-/// One element of the merge of a row's splits: thread `dim` of (row, head). Does nothing for a row
-/// that needs none.
+/// One element of the merge of a row's splits: thread `dim` of (slot, head). Does nothing for a
+/// slot without a row, or whose row needs none.
 ORIEL_HOST_DEVICE inline void merge_element(const attention_call& call,
-                                            std::uint32_t row,
+                                            std::uint32_t slot,
                                             std::uint32_t head,
                                             std::uint32_t dim) {
-  if (row >= *call.partials.rows || call.partials.row_splits[row] == 1) {
+  const std::uint32_t index_of_sequence = slot / call.sequence_rows_max;
+  if (index_of_sequence >= call.args.sequences.size()) {
     return;
   }
-  const std::uint32_t splits = call.partials.row_splits[row], dims = call.shape.head_dim_vo;
-  const std::size_t index = std::size_t{row} * call.shape.q_heads + head;
+  const paged_sequence& sequence = call.args.sequences.data()[index_of_sequence];
+  const std::uint32_t row = slot % call.sequence_rows_max;
+  if (!is_served(call, sequence) || row >= sequence.rows || call.partials.splits[slot] == 1) {
+    return;
+  }
+  const std::uint32_t splits = call.partials.splits[slot], dims = call.shape.head_dim_vo;
+  const std::size_t index = std::size_t{slot} * call.shape.q_heads + head;
   const float* lse = call.partials.lse + index * call.splits_max * 2;
   const float* part = call.partials.out + index * call.splits_max * dims + dim;
   float kept_max = call.args.sinks != nullptr ? call.args.sinks[head] * log2_e : -INFINITY;
@@ -391,7 +409,8 @@ ORIEL_HOST_DEVICE inline void merge_element(const attention_call& call,
     }
     kept = fold_value(fold_split(split_max, split_sum, kept_max, kept_sum), kept, added);
   }
-  store_out(call, index * dims + dim, kept / kept_sum);
+  const std::size_t out = std::size_t{call.partials.batch_rows[slot]} * call.shape.q_heads + head;
+  store_out(call, out * dims + dim, kept / kept_sum);
 }
 
 }  // namespace oriel::detail

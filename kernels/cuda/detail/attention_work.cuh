@@ -25,12 +25,14 @@ namespace oriel::detail {
 inline constexpr std::uint32_t tile_keys = 64;
 inline constexpr std::uint32_t split_keys = 1024;
 
-/// Where a split's share of a row goes until the merge, if the row has several.
+/// Where a split's share of a row goes until the merge, if the row has several. Row r of sequence s
+/// has slot s * sequence_rows_max + r: sequences that are another call's take no room for their
+/// rows.
 struct attention_partials {
-  float* out;                 ///< [rows, q_heads, splits_max, head_dim_vo]
-  float* lse;                 ///< [rows, q_heads, splits_max, 2]: largest score, sum of weights
-  std::uint32_t* row_splits;  ///< [rows]: splits that the row sees
-  std::uint32_t* rows;        ///< [1]: rows of this call
+  float* out;                 ///< [slots, q_heads, splits_max, head_dim_vo]
+  float* lse;                 ///< [slots, q_heads, splits_max, 2]: largest score, sum of weights
+  std::uint32_t* splits;      ///< [slots]: that the row sees
+  std::uint32_t* batch_rows;  ///< [slots]: which row of the batch it is
 };
 
 /// All that a kernel is told.
@@ -44,6 +46,8 @@ struct attention_call {
   std::uint32_t tokens_per_tile;  ///< of a warpgroup: 64 / group
   std::uint32_t warpgroups;       ///< that share a block
   std::uint32_t splits_max;       ///< 0: an item has all splits of its block
+  /// Sequences with fewer or more rows are not this call's.
+  std::uint32_t sequence_rows_min, sequence_rows_max;
 };
 
 struct attention_work {
@@ -85,9 +89,15 @@ struct attention_work {
   return last / split_keys - first_key(call.shape.window_tokens, sequence, first) / split_keys + 1;
 }
 
+/// Are the sequence's rows this call's to compute? It has some, then.
+[[nodiscard]] ORIEL_HOST_DEVICE inline bool is_served(const attention_call& call,
+                                                      const paged_sequence& sequence) {
+  return sequence.rows >= call.sequence_rows_min && sequence.rows <= call.sequence_rows_max;
+}
+
 [[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t items_of(const attention_call& call,
                                                               const paged_sequence& sequence) {
-  if (sequence.rows == 0) {
+  if (!is_served(call, sequence)) {
     return 0;
   }
   return row_blocks_of(call, sequence) * call.shape.kv_heads *

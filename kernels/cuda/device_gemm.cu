@@ -21,7 +21,7 @@ namespace {
 struct product {
   std::uint64_t w_stride, x_stride, out_stride;
   std::uint32_t n, k, rows;
-  std::uint32_t rows_chosen_for;
+  std::uint32_t rows_chosen_for;                          // gemm_order::fixed; else 0
   std::uint16_t w_alignment, x_alignment, out_alignment;  // bytes, a power of 2 up to 256
   std::uint8_t in, out;                                   // dtype
 };
@@ -95,6 +95,11 @@ struct descriptors {
   }
 };
 
+// Block scales: rows come by fours.
+std::uint32_t row_unit(dtype in) noexcept {
+  return in == dtype::e4m3 ? 4 : 1;
+}
+
 constexpr std::uint32_t slots = 512;  // of the table of algorithms
 
 }  // namespace
@@ -155,8 +160,30 @@ struct operands {
   bool accumulate;
 };
 
-// The first algorithm that the heuristics offer for rows_chosen_for rows, that keeps the order, and
-// that also takes p.rows rows.
+// Does the algorithm take so many rows?
+bool takes(cublasLtHandle_t handle,
+           const product& p,
+           const operands& at,
+           std::size_t workspace_bytes,
+           const cublasLtMatmulAlgo_t& algorithm,
+           std::uint32_t rows) noexcept {
+  descriptors d;
+  outcome all;
+  cublasLtMatmulHeuristicResult_t checked;
+  all(d.init(p, rows));
+  if (at.x_scales != nullptr) {
+    all(d.set_scales(at.w_scales, at.x_scales));
+  }
+  return all.get() == CUBLAS_STATUS_SUCCESS &&
+         cublasLtMatmulAlgoCheck(
+             handle, &d.operation, &d.w, &d.x, &d.out, &d.out, &algorithm, &checked) ==
+             CUBLAS_STATUS_SUCCESS &&
+         checked.workspaceSize <= workspace_bytes;
+}
+
+// The first algorithm that the heuristics offer, that keeps the order, and that takes p.rows rows.
+// Order-fixed: which is offered for rows_chosen_for rows and takes a few numbers up to them; p.rows
+// has no say in the choice, or calls of other numbers would be computed by other code.
 status choose(cublasLtHandle_t handle,
               const product& p,
               const operands& at,
@@ -165,16 +192,16 @@ status choose(cublasLtHandle_t handle,
   constexpr int offers_max = 16;
   cublasLtMatmulHeuristicResult_t offers[offers_max];
   int count = 0;
-  descriptors wanted, actual;
+  descriptors wanted;
   cublasLtMatmulPreferenceOpaque_t preference;
   const std::uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE, w = p.w_alignment,
                       x = p.x_alignment, out = p.out_alignment;
+  const bool is_fixed = p.rows_chosen_for != 0;
+  const std::uint32_t most = is_fixed ? p.rows_chosen_for : p.rows;
   outcome all;
-  all(wanted.init(p, p.rows_chosen_for));
-  all(actual.init(p, p.rows));
+  all(wanted.init(p, most));
   if (at.x_scales != nullptr) {  // The heuristics refuse a mode of scales without their address.
     all(wanted.set_scales(at.w_scales, at.x_scales));
-    all(actual.set_scales(at.w_scales, at.x_scales));
   }
   all(cublasLtMatmulPreferenceInit(&preference));
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t name, const auto& value) {
@@ -202,20 +229,22 @@ status choose(cublasLtHandle_t handle,
     return failure{errc::device_failure, all.get(), "gemm: cuBLASLt's heuristics"};
   }
   for (int i = 0; i < count; ++i) {
-    cublasLtMatmulHeuristicResult_t checked;
-    if (offers[i].state == CUBLAS_STATUS_SUCCESS && keeps_order(offers[i].algo) &&
-        cublasLtMatmulAlgoCheck(handle,
-                                &actual.operation,
-                                &actual.w,
-                                &actual.x,
-                                &actual.out,
-                                &actual.out,
-                                &offers[i].algo,
-                                &checked) == CUBLAS_STATUS_SUCCESS &&
-        checked.workspaceSize <= workspace_bytes) {
-      algorithm = offers[i].algo;
-      return {};
+    const cublasLtMatmulAlgo_t& offer = offers[i].algo;
+    bool fits = offers[i].state == CUBLAS_STATUS_SUCCESS && keeps_order(offer) &&
+                takes(handle, p, at, workspace_bytes, offer, most);
+    for (std::uint32_t rows = row_unit(static_cast<dtype>(p.in)); fits && is_fixed && rows < most;
+         rows *= 2) {
+      fits = takes(handle, p, at, workspace_bytes, offer, rows);
     }
+    if (!fits) {
+      continue;
+    }
+    if (!takes(handle, p, at, workspace_bytes, offer, p.rows)) {
+      return failure{
+          errc::unsupported_shape, 0, "gemm: the order-fixed algorithm does not take so many rows"};
+    }
+    algorithm = offer;
+    return {};
   }
   return failure{
       errc::unsupported_shape, 0, "gemm: cuBLASLt has no algorithm that keeps the order"};
@@ -278,8 +307,8 @@ product product_of(const Plan& plan,
                    std::uint32_t k,
                    dtype in,
                    dtype out) noexcept {
-  const std::uint32_t rows = plan.order == gemm_order::fixed ? plan.rows_max : args.rows;
-  const std::uint32_t unit = in == dtype::e4m3 ? 4 : 1;  // block scales: rows come by fours
+  const std::uint32_t rows = plan.order == gemm_order::fixed ? plan.rows_max : 0;
+  const std::uint32_t unit = row_unit(in);
   return {.w_stride = args.weight_stride,
           .x_stride = args.x_stride,
           .out_stride = args.out_stride,
@@ -338,6 +367,10 @@ status run(const gemm_library& library,
 
 bool gemm_library::is_built() noexcept {
   return true;
+}
+
+std::uint64_t gemm_library::version() noexcept {
+  return cublasLtGetVersion();
 }
 
 result<gemm_library> gemm_library::create() noexcept {
@@ -409,6 +442,10 @@ struct gemm_library::state {};
 
 bool gemm_library::is_built() noexcept {
   return false;
+}
+
+std::uint64_t gemm_library::version() noexcept {
+  return 0;
 }
 
 result<gemm_library> gemm_library::create() noexcept {

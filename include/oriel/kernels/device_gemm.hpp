@@ -10,11 +10,12 @@
 ///
 /// Order: no algorithm that cuts k and adds up parts is ever chosen (split-K), so a call with the
 /// same arguments gives the same bits on the same kind of device. With gemm_order::fixed the
-/// algorithm is the one that is offered for rows_max rows, whatever their number: plans of a matrix
-/// with one rows_max compute every element by the same code, whatever its companions, unless
-/// cuBLASLt says that this algorithm does not take so many rows; then its next offer is taken.
-/// NVIDIA promises the first and not the second; who needs a promise takes grouped_gemm.hpp with
-/// one group.
+/// algorithm is the first of those offered for rows_max rows that takes 1, 2, 4, ... and rows_max
+/// rows: plans of a matrix with one rows_max, whose operands have the same strides and are aligned
+/// to 16 bytes, compute every element by the same code, whatever its companions. A number of rows
+/// that this algorithm does not take is refused, never given to another one.
+/// NVIDIA promises the first and not that the same code means the same bits for any number of rows;
+/// who needs a promise takes grouped_gemm.hpp with one group.
 #pragma once
 
 #include <oriel/kernels/gemm.hpp>
@@ -119,6 +120,8 @@ class gemm_library {
   [[nodiscard]] static result<gemm_library> create() noexcept;
   /// Is there a cuBLASLt in this build?
   [[nodiscard]] static bool is_built() noexcept;
+  /// Of cuBLASLt, as cublasLtGetVersion has it; 0: there is none.
+  [[nodiscard]] static std::uint64_t version() noexcept;
 
   gemm_library(gemm_library&& other) noexcept;
   gemm_library& operator=(gemm_library&& other) noexcept;
@@ -137,7 +140,8 @@ class gemm_library {
 /// refuse to look. Later calls can be captured. The number of rows is the host's: a graph is
 /// captured for so many, and what lies in rows nobody needs does no harm.
 /// @pre workspace: of the plan's size, device memory, 256-byte aligned; args.rows <= plan.rows_max
-/// @returns errc::unsupported_shape when cuBLASLt has no algorithm, errc::device_failure
+/// @returns errc::unsupported_shape when cuBLASLt has no algorithm (gemm_order::fixed: or the one
+/// that it has does not take so many rows), errc::device_failure
 status run_gemm(const gemm_library& library,
                 const gemm_plan& plan,
                 const device_gemm_args<bf16, bf16>& args,

@@ -103,6 +103,29 @@ TEST_CASE("what lies side by side on both sides is one run") {
   CHECK(runs(dense, dense, 3, {}) == 0);
 }
 
+TEST_CASE("parts of two allocations that touch by chance are two runs") {
+  const copy_pool one(
+      pro, 1, 1, true, false);  // A page of one layer; another allocation behind it.
+  std::vector<std::byte> source(2 * one.bytes), target(2 * one.bytes);
+  std::vector<kv_copy_layer> views;
+  for (std::size_t i = 0; i < 2; ++i) {
+    views.push_back(
+        {one.layer(0, source.data() + i * one.bytes), one.layer(0, target.data() + i * one.bytes)});
+  }
+  const std::vector<kv_page_pair> pages{{0, 0}};
+  const auto plan = cuda::plan_kv_copy({pro, kv_order::device, kv_order::device});
+  const auto crosses = [&](const std::byte* p, std::size_t bytes, const std::byte* base) {
+    return p < base + one.bytes && p + bytes > base + one.bytes;
+  };
+  std::size_t bytes = 0;
+  detail::for_each_run(*plan, {views, pages}, [&](const detail::kv_copy_run& run) {
+    CHECK_FALSE(crosses(run.from, run.bytes, source.data()));
+    CHECK_FALSE(crosses(run.to, run.bytes, target.data()));
+    bytes += run.bytes;
+  });
+  CHECK(bytes == source.size());
+}
+
 TEST_CASE("a tile of any width is permuted as the two orders are defined, and back") {
   const auto dims = static_cast<std::uint32_t>(GENERATE(range(1, 257)));
   INFO("dims " << dims);

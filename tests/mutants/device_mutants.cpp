@@ -34,6 +34,9 @@ constexpr mutant all_mutants[] = {
     {"stage_is_permuted_into_while_it_is_read", "the same, by threads", copies},
     {"permuted_stage_is_not_published", "bulk copies do not see what threads wrote", copies},
     {"block_leaves_before_its_stores", "its shared memory goes with it", copies},
+    {"runs_cross_pools",
+     "one copy goes through two allocations",
+     "parts of two allocations that touch by chance are two runs"},
     // Streams and events.
     {"copies_do_not_wait_for_their_fence", "a page is filled while others read it", streams},
     {"event_stands_before_its_copy", "it is done before its copy is", streams},

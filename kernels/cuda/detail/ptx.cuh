@@ -105,9 +105,12 @@ __device__ __forceinline__ void bulk_wait_written() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
-/// Orders this thread's plain reads and writes of shared memory before later ones of the
-/// asynchronous proxy: needed between a store and a wgmma that reads it (with a barrier between the
-/// fence and the wgmma where other threads stored).
+/// Orders plain reads and writes of shared memory, this thread's and those that a barrier has shown
+/// it, before later ones of the asynchronous proxy: needed on the way from a store to a wgmma or a
+/// bulk copy that reads it. Where other threads stored there is a barrier on that way, too, in
+/// either order: each that stored fences, then all meet (attention, kv_copy); or they meet first,
+/// and who multiplies fences (grouped_gemm, whose barrier counts copies that end behind their
+/// threads' backs).
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -104,6 +104,28 @@ std::vector<token_id> random_tokens(const model_geometry& model,
   return tokens;
 }
 
+/// Of the runner that prefills and decodes one sequence.
+engine::runner_limits limits_of(const bench_options& o) {
+  return {.rows_max = o.chunk_tokens,
+          .logit_rows_max = 1,
+          .sequences_max = 1,
+          .context_tokens = o.prompt_tokens + o.new_tokens};
+}
+
+engine::planned_pools plan_pools(const model_geometry& model, dtype kv, const bench_options& o) {
+  auto plan = pool_plan::make(kv_shapes_of(model.layers, kv),
+                              {.page_size = 16, .step_tokens = o.chunk_tokens});
+  if (!plan) {
+    throw engine::error(fmt::format("the KV pools do not fit: {}", plan.error().detail));
+  }
+  pool_sizes sizes;
+  for (std::uint32_t pool = 0; pool < plan->pools(); ++pool) {
+    sizes.pages.push_back(
+        std::max(1u, plan->pages_for(pool_id{pool}, o.prompt_tokens + o.new_tokens)));
+  }
+  return {std::move(*plan), std::move(sizes)};
+}
+
 /// A model and one sequence to run it on.
 class bench_model {
  public:
@@ -146,18 +168,15 @@ class bench_model {
                                                    const engine::model_weights& weights,
                                                    const runner_maker& maker,
                                                    thread_pool& threads) const {
-    const engine::runner_limits limits{
-        .rows_max = options_.chunk_tokens,
-        .logit_rows_max = 1,
-        .sequences_max = 1,
-        .context_tokens = options_.prompt_tokens + options_.new_tokens};
+    const engine::runner_limits limits = limits_of(options_);
     const std::uint32_t page_size = pools_.plan().options().page_size;
     if (maker) {
       return maker({.model = model,
                     .pools = pools_,
                     .page_size = page_size,
                     .kv = weights.compute,
-                    .limits = limits});
+                    .limits = limits,
+                    .order_fixed = options_.order_fixed.value_or(false)});
     }
     return std::make_unique<engine::model_runner>(
         model, weights, homes(), page_size, weights.compute, limits, threads);
@@ -166,17 +185,8 @@ class bench_model {
   static engine::host_pools make_pools(const model_geometry& model,
                                        dtype kv,
                                        const bench_options& o) {
-    const auto plan = pool_plan::make(kv_shapes_of(model.layers, kv),
-                                      {.page_size = 16, .step_tokens = o.chunk_tokens});
-    if (!plan) {
-      throw engine::error(fmt::format("the KV pools do not fit: {}", plan.error().detail));
-    }
-    pool_sizes sizes;
-    for (std::uint32_t pool = 0; pool < plan->pools(); ++pool) {
-      sizes.pages.push_back(
-          std::max(1u, plan->pages_for(pool_id{pool}, o.prompt_tokens + o.new_tokens)));
-    }
-    auto pools = engine::host_pools::make(*plan, sizes);
+    const auto [plan, sizes] = plan_pools(model, kv, o);
+    auto pools = engine::host_pools::make(plan, sizes);
     if (!pools) {
       throw engine::error(fmt::format("no memory for the KV pools: {}", pools.error().detail));
     }
@@ -342,6 +352,7 @@ class range_bench {
                                    .context_tokens = o.prompt_tokens + ranges * range_tokens};
     options.prefix_cache = false;
     options.speculation = speculation;
+    options.order_fixed = o.order_fixed;
     options.make_runner = maker;
     return options;
   }
@@ -531,6 +542,15 @@ int bench(const bench_options& o) {
   const std::vector<token_id> prompt = o.prompt_file.empty()
                                            ? random_tokens(model, o.prompt_tokens, o.seed)
                                            : text_tokens(folder, o);
+  const dtype compute = is_random ? dtype::bf16 : engine::compute_type_of(*opened);
+  const auto [plan, sizes] = plan_pools(model, compute, o);
+  device.expect({.model = model,
+                 .plan = plan,
+                 .sizes = sizes,
+                 .limits = limits_of(o),
+                 .compute = compute,
+                 .kv = compute,
+                 .order_fixed = o.order_fixed.value_or(false)});
   engine::model_weights weights =
       is_random ? draw_with_progress(model, o.seed, device.form())
                 : load_with_progress(*opened, o.drafts.uses_mtp(), device.form());

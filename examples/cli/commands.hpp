@@ -77,7 +77,8 @@ struct run_options {
   draft_options drafts;              ///< --spec, --draft-len, --spec-accept
   tier_options tiers;                ///< --host-cache-gib, --disk-cache, --remote
   std::optional<std::uint32_t> qkv_shards;
-  std::string device = "cpu";  ///< --device: cpu, cuda
+  std::string device = "cpu";       ///< --device: cpu, cuda
+  std::optional<bool> order_fixed;  ///< --products: fixed, fastest
 };
 
 /// Options of `oriel inspect`.
@@ -100,10 +101,11 @@ struct bench_options {
   std::uint32_t threads = 1;
   std::uint32_t chunk_tokens = 512;
   std::uint64_t seed = 1;
-  std::string format = "md";   ///< md, csv, json
-  std::string prompt_file;     ///< -f; empty: random tokens
-  draft_options drafts;        ///< --spec, --draft-len
-  std::string device = "cpu";  ///< --device: cpu, cuda
+  std::string format = "md";        ///< md, csv, json
+  std::string prompt_file;          ///< -f; empty: random tokens
+  draft_options drafts;             ///< --spec, --draft-len
+  std::string device = "cpu";       ///< --device: cpu, cuda
+  std::optional<bool> order_fixed;  ///< --products: fixed, fastest
 };
 
 inline constexpr double default_capacity_gib = 400;

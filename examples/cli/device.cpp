@@ -21,6 +21,36 @@ compute_device::compute_device(const std::string& name) : is_host_(name == "cpu"
   }
 }
 
+void compute_device::expect(const model_geometry& model,
+                            const engine::engine_options& options,
+                            dtype compute,
+                            bool has_tiers) const {
+  if (is_host_) {
+    return;
+  }
+  if (has_tiers) {
+    throw engine::error(
+        "--device cuda: KV cannot go to tiers yet: no --host-cache-gib, --disk-cache, --remote");
+  }
+  const engine::cuda_device device = engine::find_cuda_device();
+  engine::expect_room(
+      engine::device_needs_of(model, options, has_tiers, compute, device.multiprocessors),
+      model.name,
+      device.name,
+      device.free_bytes);
+}
+
+void compute_device::expect(const engine::device_question& asked) const {
+  if (is_host_) {
+    return;
+  }
+  const engine::cuda_device device = engine::find_cuda_device();
+  engine::expect_room(engine::device_needs_of(asked, device.multiprocessors),
+                      asked.model.name,
+                      device.name,
+                      device.free_bytes);
+}
+
 runner_maker compute_device::take(const model_geometry& model,
                                   engine::model_weights& weights) const {
   if (is_host_) {
@@ -43,6 +73,13 @@ compute_device::compute_device(const std::string& name) : is_host_(name == "cpu"
         "--device cuda: this oriel was built without CUDA; configure with -DORIEL_CUDA=ON");
   }
 }
+
+void compute_device::expect(const model_geometry&,
+                            const engine::engine_options&,
+                            dtype,
+                            bool) const {}
+
+void compute_device::expect(const engine::device_question&) const {}
 
 runner_maker compute_device::take(const model_geometry&, engine::model_weights&) const {
   return {};

@@ -6,6 +6,7 @@
 
 #include <oriel/model/geometry.hpp>
 
+#include <engine/device_needs.hpp>
 #include <engine/engine_options.hpp>
 #include <engine/weights.hpp>
 
@@ -31,6 +32,14 @@ class compute_device {
   [[nodiscard]] engine::weight_form form() const noexcept {
     return is_host_ ? engine::weight_form::packed : engine::weight_form::plain;
   }
+  /// Asked before weights are read, too; the host can do it all.
+  /// @throws engine::error: the device has no kernel for some part of the model, or less free
+  /// memory than this takes; or tiers are asked for
+  void expect(const model_geometry& model,
+              const engine::engine_options& options,
+              dtype compute,
+              bool has_tiers) const;
+  void expect(const engine::device_question& asked) const;
   /// Brings the weights to the device and lets go of the host's.
   /// @throws engine::error
   [[nodiscard]] runner_maker take(const model_geometry& model,

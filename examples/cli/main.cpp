@@ -229,8 +229,15 @@ void check_drafts(const CLI::App& command, const draft_options& o) {
   }
 }
 
+void check_device(const CLI::App& command, const std::string& device) {
+  if (device == "cpu" && command.count("--products") != 0) {
+    throw CLI::ValidationError("--products", "needs --device cuda: the host has one order");
+  }
+}
+
 /// What only several options together tell.
 void check_run(const CLI::App& command, const run_options& o) {
+  check_device(command, o.device);
   check_drafts(command, o.drafts);
   if (!o.drafts.uses_mtp() && command.count("--spec-accept") != 0) {
     throw CLI::ValidationError("--spec-accept", "needs --spec mtp: lookups draw nothing");
@@ -246,10 +253,21 @@ void check_run(const CLI::App& command, const run_options& o) {
   }
 }
 
-void add_device(CLI::App& command, std::string& device) {
+void add_device(CLI::App& command,
+                std::string& device,
+                std::optional<bool>& order_fixed,
+                const char* products_default) {
   command.add_option("--device", device, "where the model is computed: cpu, cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  command
+      .add_option_function<std::string>(
+          "--products",
+          [&order_fixed](const std::string& name) { order_fixed = name == "fixed"; },
+          fmt::format("how a device multiplies: fixed, by one algorithm in all steps, so that hits "
+                      "and drafts change no bit; fastest, by the best for each number of rows [{}]",
+                      products_default))
+      ->check(CLI::IsMember({"fixed", "fastest"}));
 }
 
 CLI::App* add_run(CLI::App& app, run_options& o) {
@@ -266,7 +284,7 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
       ->transform(whole_number(2, u32_max));
   command->add_option("-t,--threads", o.threads, "threads [all cores]")
       ->transform(whole_number(0, threads_max));
-  add_device(*command, o.device);
+  add_device(*command, o.device, o.order_fixed, "fixed; fastest with --no-cache and no --spec");
   add_sampling(*command, o);
   add_penalties(*command, o);
   auto* json = command->add_flag("--json", o.json, "print one JSON object");
@@ -317,7 +335,7 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   command->add_option("-m,--model", o.model_dir, "checkpoint folder [nano]")
       ->check(some_text())
       ->excludes(random);
-  add_device(*command, o.device);
+  add_device(*command, o.device, o.order_fixed, "fastest; fixed for rows with --spec");
   command->add_option("-p,--prompt-tokens", o.prompt_tokens, "tokens to prefill")
       ->transform(whole_number(1, u32_max))
       ->capture_default_str();
@@ -347,7 +365,10 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
   command->add_option("-o,--output", o.format, "md, csv or json")
       ->check(CLI::IsMember({"md", "csv", "json"}))
       ->capture_default_str();
-  command->parse_complete_callback([command, &o] { check_drafts(*command, o.drafts); });
+  command->parse_complete_callback([command, &o] {
+    check_device(*command, o.device);
+    check_drafts(*command, o.drafts);
+  });
   return command;
 }
 

@@ -462,6 +462,7 @@ engine::engine_options engine_options_of(const run_options& o,
                                  .sequences_max = 1,
                                  .context_tokens = context_tokens};
   options.prefix_cache = !o.no_cache;
+  options.order_fixed = o.order_fixed;
   options.heal = o.heal == "on";
   options.retain = {.every_tokens = o.retain.every_tokens,
                     .branch_points = o.retain.branch_points,
@@ -606,6 +607,11 @@ int run(const run_options& o) {
   }
 
   engine::engine_options options = engine_options_of(o, checkpoint, context);
+  device.expect(
+      model,
+      options,
+      engine::compute_type_of(checkpoint),
+      o.tiers.host_gib != 0.0 || !o.tiers.disk_folder.empty() || !o.tiers.remote_url.empty());
 
   engine::model_weights weights =
       load_with_progress(checkpoint, o.drafts.uses_mtp(), device.form());

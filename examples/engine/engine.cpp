@@ -62,20 +62,6 @@ engine_options checked(engine_options o, const model_geometry& model, bool has_t
   return o;
 }
 
-/// Drafts come on top of the token budget: a prompt's chunk does not shrink for them. A pass of an
-/// MTP block also has the rows that waited.
-runner_limits limits_of(const engine_options& o, const model_geometry& model) {
-  const std::uint64_t tokens = std::uint64_t{o.sequences_max} * o.context_tokens;
-  const std::uint32_t drafts = o.speculation.rows_max();
-  const bool uses_mtp = o.speculation.uses_mtp();
-  const auto blocks = static_cast<std::uint32_t>(model.mtp_layers.size());
-  return {.rows_max = static_cast<std::uint32_t>(std::min<std::uint64_t>(o.chunk_tokens, tokens)) +
-                      o.sequences_max * (drafts + (uses_mtp ? blocks + waiting_rows_max : 0)),
-          .logit_rows_max = o.sequences_max * (1 + drafts),
-          .sequences_max = o.sequences_max,
-          .context_tokens = o.context_tokens};
-}
-
 std::unique_ptr<step_runner> make_runner(const model_geometry& model,
                                          const model_weights& weights,
                                          const host_pools& pools,
@@ -90,7 +76,8 @@ std::unique_ptr<step_runner> make_runner(const model_geometry& model,
                           .kv = kv,
                           .limits = limits,
                           .drafts_max = o.speculation.rows_max(),
-                          .chains_hidden = o.speculation.chain == mtp_chain::previous_hidden});
+                          .chains_hidden = o.speculation.chain == mtp_chain::previous_hidden,
+                          .order_fixed = is_order_fixed(o)});
   }
   return std::make_unique<model_runner>(
       model, weights, layer_homes(pools), o.page_tokens, kv, limits, executor);
@@ -133,6 +120,22 @@ request_end end_of(finish_reason finish) noexcept {
 }
 
 }  // namespace
+
+runner_limits limits_of(const engine_options& o, const model_geometry& model) {
+  const std::uint64_t tokens = std::uint64_t{o.sequences_max} * o.context_tokens;
+  const std::uint32_t drafts = o.speculation.rows_max();
+  const bool uses_mtp = o.speculation.uses_mtp();
+  const auto blocks = static_cast<std::uint32_t>(model.mtp_layers.size());
+  return {.rows_max = static_cast<std::uint32_t>(std::min<std::uint64_t>(o.chunk_tokens, tokens)) +
+                      o.sequences_max * (drafts + (uses_mtp ? blocks + waiting_rows_max : 0)),
+          .logit_rows_max = o.sequences_max * (1 + drafts),
+          .sequences_max = o.sequences_max,
+          .context_tokens = o.context_tokens};
+}
+
+bool is_order_fixed(const engine_options& o) noexcept {
+  return o.order_fixed.value_or(o.prefix_cache || o.speculation.drafter != drafter_kind::none);
+}
 
 std::uint64_t steady_now_us() {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
@@ -325,7 +328,8 @@ void engine::compute() {
   }
   const std::uint64_t begin_us = options_.now_us();
   logits_ = {};
-  decoded_ = list_decoding() ? runner_->decode(decoding_, decoding_drafts_) : std::nullopt;
+  decoded_ = runner_->has_decode() && list_decoding() ? runner_->decode(decoding_, decoding_drafts_)
+                                                      : std::nullopt;
   if (!decoded_) {
     logits_ = runner_->forward(rows_);
   }

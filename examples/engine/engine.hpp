@@ -375,6 +375,7 @@ class engine {
   std::optional<mtp_blocks> mtp_;
   std::vector<mtp_drafter*> mtp_running_;  // those whose rows run at the end of this step
   std::vector<std::size_t> mtp_members_;   // [mtp_running_] of the batch
+  std::vector<sampled_token> made_;        // [blocks] what a step in one piece drafted for one
   std::vector<token_id> edited_;
 };
 

@@ -203,12 +203,12 @@ void engine::draft() {
 
 /// The blocks ran with the step that the drafts follow.
 void engine::take_made_drafts() {
-  std::vector<sampled_token> made(mtp_blocks_in_use());
+  made_.resize(mtp_blocks_in_use());
   for (std::size_t i = 0; i < mtp_running_.size(); ++i) {
-    for (std::size_t block = 0; block < made.size(); ++block) {
-      made[block] = decoded_->drafted[block * decoded_->drafted_stride + mtp_members_[i]];
+    for (std::size_t block = 0; block < made_.size(); ++block) {
+      made_[block] = decoded_->drafted[block * decoded_->drafted_stride + mtp_members_[i]];
     }
-    mtp_->take_made(*mtp_running_[i], made);
+    mtp_->take_made(*mtp_running_[i], made_);
   }
 }
 

@@ -139,9 +139,23 @@ struct engine_options {
   speculation_options speculation = {};
   logits_observer* observer = nullptr;  ///< lives as long as the engine; null: nobody looks
 
+  /// A device multiplies by one algorithm a matrix in all steps, so that what is cached, drafted or
+  /// recomputed has the bits of a cold run; false: by the best for each number of rows. Not given:
+  /// true where prefixes are reused or tokens drafted, for there answers would depend on it
+  /// (docs/device.md). The host has but one order.
+  std::optional<bool> order_fixed = {};
+
   /// Who computes the steps; empty: a model_runner, on the host. Runners of a device bring no KV
   /// back: with one there are no heals and no tiers.
   std::function<std::unique_ptr<step_runner>(const runner_setup&)> make_runner = {};
 };
+
+/// What the runner of such an engine has to serve. Drafts come on top of the token budget: a
+/// prompt's chunk does not shrink for them. A pass of an MTP block also has the rows that waited.
+[[nodiscard]] runner_limits limits_of(const engine_options& options, const model_geometry& model);
+
+/// engine_options::order_fixed, decided: without reuse and drafts every token is computed once, and
+/// nothing is held against another run.
+[[nodiscard]] bool is_order_fixed(const engine_options& options) noexcept;
 
 }  // namespace oriel::engine

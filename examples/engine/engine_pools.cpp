@@ -44,17 +44,21 @@ pool_sizes sizes_of(const pool_plan& plan, const engine_options& o) {
 
 }  // namespace
 
-host_pools make_pools(const model_geometry& model, const engine_options& o, dtype kv) {
-  const auto plan =
-      pool_plan::make(kv_layers_of(model, o, kv),
-                      {.page_size = o.page_tokens,
-                       .step_tokens = std::max(std::min(o.chunk_tokens, o.context_tokens),
-                                               1 + o.speculation.rows_max())});
+planned_pools plan_pools(const model_geometry& model, const engine_options& o, dtype kv) {
+  auto plan = pool_plan::make(kv_layers_of(model, o, kv),
+                              {.page_size = o.page_tokens,
+                               .step_tokens = std::max(std::min(o.chunk_tokens, o.context_tokens),
+                                                       1 + o.speculation.rows_max())});
   if (!plan) {
     throw error(fmt::format("the KV pools do not fit the model: {}", plan.error().detail));
   }
-  const pool_sizes sizes = sizes_of(*plan, o);
-  auto pools = host_pools::make(*plan, sizes);
+  pool_sizes sizes = sizes_of(*plan, o);
+  return {std::move(*plan), std::move(sizes)};
+}
+
+host_pools make_pools(const model_geometry& model, const engine_options& o, dtype kv) {
+  const auto [plan, sizes] = plan_pools(model, o, kv);
+  auto pools = host_pools::make(plan, sizes);
   if (!pools) {
     throw error(fmt::format("no memory for the KV pools ({} tokens): {}; lower -c",
                             std::uint64_t{sizes.pages[0]} * o.page_tokens,

@@ -13,6 +13,16 @@
 
 namespace oriel::engine {
 
+/// How the pools of an engine lie, and how many pages each has: arithmetic, nothing is taken.
+struct planned_pools {
+  pool_plan plan;
+  pool_sizes sizes;
+};
+/// @throws engine::error when the options do not fit the model
+[[nodiscard]] planned_pools plan_pools(const model_geometry& model,
+                                       const engine_options& options,
+                                       dtype kv);
+
 /// Pools in which a sequence that was admitted never lacks a page. A page that is neither held by a
 /// running sequence nor locked by its lease is free, or the cache gives it up when asked:
 ///

@@ -38,45 +38,115 @@ constexpr std::size_t of(row_set rows) {
   return static_cast<std::size_t>(rows);
 }
 
-}  // namespace
+program_shape largest_batch(const runner_limits& limits) {
+  return {.sequences = limits.sequences_max,
+          .rows = limits.rows_max,
+          .logit_rows = limits.logit_rows_max};
+}
 
-program_runner::program_runner(const program_model& model,
-                               const runner_limits& limits,
-                               std::span<const std::uint32_t> pages_max,
-                               std::uint32_t drafts_max,
-                               step_backend& backend)
-    : model_(model),
-      limits_(limits),
-      drafts_max_(drafts_max),
-      backend_(backend),
-      most_{.sequences = limits.sequences_max,
-            .rows = limits.rows_max,
-            .logit_rows = limits.logit_rows_max},
-      tables_(pages_max, limits.sequences_max) {
-  const auto count = [&](const program_shape& shape) {
-    const step_program& p = program_for(shape);
-    needs_.input_bytes = std::max(needs_.input_bytes, p.input_bytes);
-    needs_.output_bytes = std::max(needs_.output_bytes, p.output_bytes);
-    needs_.memory_bytes = std::max(needs_.memory_bytes, p.memory_bytes);
-  };
-  count(most_);
+/// With what depends on the batches that will come.
+program_model completed(program_model model,
+                        const runner_limits& limits,
+                        std::uint32_t drafts_max,
+                        bool order_fixed) {
+  model.decode_rows_max = 1 + drafts_max;
+  model.product_rows = order_fixed ? order_fixed_rows(model, largest_batch(limits), drafts_max) : 0;
+  return model;
+}
+
+/// No program needs more than one of these.
+std::vector<program_shape> largest_shapes(const program_model& model,
+                                          const program_shape& most,
+                                          std::uint32_t drafts_max) {
+  std::vector<program_shape> shapes{most};
   for (std::uint32_t block = 0; block < model.mtp_blocks; ++block) {
-    program_shape shape = most_;
-    shape.kind = program_kind::draft;
-    shape.block = block;
-    count(shape);
+    shapes.push_back(most);
+    shapes.back().kind = program_kind::draft;
+    shapes.back().block = block;
   }
   for (const bool drafts_next : {false, true}) {
     // Fewer drafts may need more: the splits of short steps have a workspace.
     for (std::uint32_t drafts = 0; drafts <= drafts_max; ++drafts) {
       if (!drafts_next || model.mtp_blocks != 0) {
-        count(bucket_of({.kind = program_kind::decode,
-                         .sequences = limits.sequences_max,
-                         .drafts = drafts,
-                         .drafts_next = drafts_next},
-                        most_));
+        shapes.push_back(bucket_of({.kind = program_kind::decode,
+                                    .sequences = most.sequences,
+                                    .drafts = drafts,
+                                    .drafts_next = drafts_next},
+                                   most));
       }
     }
+  }
+  return shapes;
+}
+
+void cover(backend_needs& needs, const step_program& p) {
+  needs.input_bytes = std::max(needs.input_bytes, p.input_bytes);
+  needs.output_bytes = std::max(needs.output_bytes, p.output_bytes);
+  needs.memory_bytes = std::max(needs.memory_bytes, p.memory_bytes);
+}
+
+}  // namespace
+
+program_model program_model_of(const model_geometry& model,
+                               const pool_plan& plan,
+                               const runner_limits& limits,
+                               dtype compute,
+                               dtype kv,
+                               std::uint32_t multiprocessors) {
+  program_model m{.geometry = &model,
+                  .compute = compute,
+                  .kv = kv,
+                  .page_size = plan.options().page_size,
+                  .context_tokens = limits.context_tokens,
+                  .multiprocessors = multiprocessors};
+  for (std::uint32_t layer = 0; layer < plan.layers(); ++layer) {
+    m.pool_of.push_back(to_index(plan.home(layer).pool));
+  }
+  m.mtp_blocks = m.layers() - static_cast<std::uint32_t>(model.layers.size());
+  return m;
+}
+
+std::vector<std::uint32_t> table_entries_of(const pool_plan& plan, std::uint32_t context_tokens) {
+  std::vector<std::uint32_t> entries{plan.pages_for(full_pool, context_tokens)};
+  for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
+    entries.push_back(plan.ring(kind).ring_pages());
+  }
+  return entries;
+}
+
+backend_needs backend_needs_of(const program_model& model,
+                               const runner_limits& limits,
+                               std::span<const std::uint32_t> pages_max,
+                               std::uint32_t drafts_max,
+                               bool order_fixed) {
+  const program_model m = completed(model, limits, drafts_max, order_fixed);
+  backend_needs needs{.table_entries =
+                          table_mirror(pages_max, limits.sequences_max).entries().size()};
+  for (const program_shape& shape : largest_shapes(m, largest_batch(limits), drafts_max)) {
+    cover(needs, make_program(m, shape));
+  }
+  return needs;
+}
+
+program_runner::program_runner(const program_model& model,
+                               const runner_limits& limits,
+                               std::span<const std::uint32_t> pages_max,
+                               std::uint32_t drafts_max,
+                               step_backend& backend,
+                               bool order_fixed)
+    : model_(completed(model, limits, drafts_max, order_fixed)),
+      limits_(limits),
+      drafts_max_(drafts_max),
+      backend_(backend),
+      arithmetic_(backend.arithmetic()),
+      most_(largest_batch(limits)),
+      tables_(pages_max, limits.sequences_max) {
+  if (!arithmetic_.empty()) {  // The host's products do not depend on how many rows there are.
+    arithmetic_ += order_fixed ? fmt::format("products for {} rows, ", model_.product_rows)
+                               : std::string("products by bucket, ");
+  }
+  for (const program_shape& shape : largest_shapes(model_, most_, drafts_max)) {
+    cover(needs_, program_for(shape));
   }
   needs_.table_entries = tables_.entries().size();
   backend_.take_memory(needs_);

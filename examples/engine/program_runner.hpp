@@ -6,6 +6,8 @@
 /// once, fills its inputs from the batch, sends changed page tables, and reads what comes back.
 #pragma once
 
+#include <oriel/kv/pool_plan.hpp>
+
 #include <engine/step_program.hpp>
 #include <engine/step_runner.hpp>
 #include <engine/table_mirror.hpp>
@@ -15,6 +17,7 @@
 #include <map>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace oriel::engine {
@@ -31,6 +34,25 @@ struct backend_needs {
   std::size_t memory_bytes = 0;  ///< of a program, inputs and outputs included
   std::size_t table_entries = 0;
 };
+
+/// The model as the programs of a runner see it.
+/// @param plan  of the KV of the model's layers, then of the MTP blocks in use
+[[nodiscard]] program_model program_model_of(const model_geometry& model,
+                                             const pool_plan& plan,
+                                             const runner_limits& limits,
+                                             dtype compute,
+                                             dtype kv,
+                                             std::uint32_t multiprocessors);
+/// [pools] entries of a sequence's page table, at most.
+[[nodiscard]] std::vector<std::uint32_t> table_entries_of(const pool_plan& plan,
+                                                          std::uint32_t context_tokens);
+/// What a program_runner of these arguments asks its backend for. Makes the largest programs.
+/// @throws engine::error when a kernel does not fit the geometry
+[[nodiscard]] backend_needs backend_needs_of(const program_model& model,
+                                             const runner_limits& limits,
+                                             std::span<const std::uint32_t> pages_max,
+                                             std::uint32_t drafts_max,
+                                             bool order_fixed);
 
 /// Runs programs, one after the other. Errors of a device are engine::error.
 class step_backend {
@@ -50,7 +72,7 @@ class step_backend {
                            std::span<const table_range> changes) = 0;
   /// Pages [0, pages) of a pool are about to be used.
   virtual void need_pages(std::uint32_t pool, std::uint32_t pages) = 0;
-  /// As step_runner::arithmetic.
+  /// As step_runner::arithmetic, of everything but how products are planned; empty: the host's.
   [[nodiscard]] virtual const char* arithmetic() const noexcept = 0;
   /// Sends the inputs, runs, fetches the parts and waits for them. A program that `repeats` is
   /// worth a captured graph; it keeps its address.
@@ -70,13 +92,16 @@ class step_backend {
 class program_runner final : public step_runner {
  public:
   /// @param pages_max  [pools] entries of a sequence's page table, at most
+  /// @param drafts_max  of one sequence and step; decides model.decode_rows_max
   /// @param backend    outlives the runner
+  /// @param order_fixed  decides model.product_rows
   /// @throws engine::error when a kernel does not fit the geometry, or the backend's memory fails
   program_runner(const program_model& model,
                  const runner_limits& limits,
                  std::span<const std::uint32_t> pages_max,
                  std::uint32_t drafts_max,
-                 step_backend& backend);
+                 step_backend& backend,
+                 bool order_fixed = true);
 
   std::span<const float> forward(std::span<const step_rows> batch) override;
   std::span<const float> forward_mtp(std::uint32_t head,
@@ -84,6 +109,7 @@ class program_runner final : public step_runner {
                                      mtp_rows output = mtp_rows::with_logits) override;
   std::optional<decoded_rows> decode(std::span<const decoding_rows> batch,
                                      bool drafts_next) override;
+  [[nodiscard]] bool has_decode() const noexcept override { return true; }
   [[nodiscard]] hidden_rows hidden_of(std::size_t sequence) const noexcept override {
     return hidden_of_[sequence];
   }
@@ -93,7 +119,7 @@ class program_runner final : public step_runner {
   [[nodiscard]] bool is_cut_off(std::size_t) const noexcept override { return false; }
   [[nodiscard]] const runner_limits& limits() const noexcept override { return limits_; }
   [[nodiscard]] const runner_counts& counts() const noexcept override { return counts_; }
-  [[nodiscard]] const char* arithmetic() const noexcept override { return backend_.arithmetic(); }
+  [[nodiscard]] const char* arithmetic() const noexcept override { return arithmetic_.c_str(); }
   [[nodiscard]] std::uint64_t workspace_bytes() const noexcept override {
     return needs_.memory_bytes;
   }
@@ -133,6 +159,7 @@ class program_runner final : public step_runner {
   runner_limits limits_;
   std::uint32_t drafts_max_;
   step_backend& backend_;
+  std::string arithmetic_;
   program_shape most_;  // of forward and draft
   backend_needs needs_;
   table_mirror tables_;

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/kernels/draft_rows.hpp>
 #include <oriel/kernels/verify_chains.hpp>
 
@@ -16,7 +17,16 @@ namespace oriel::engine {
 namespace {
 
 constexpr std::size_t alignment_bytes = 256;
-constexpr std::uint32_t rows_least = 16;  // of a prompt's bucket
+constexpr std::uint32_t rows_least = 16;            // of a prompt's bucket
+constexpr std::uint32_t product_rows_least = 1024;  // where products are order-fixed
+
+/// Rows that were open before a decoding step with MTP blocks, at most. A multiple of 4, so that
+/// the step's own, which stand behind them, begin at a multiple of 16 bytes whatever their width: a
+/// product's algorithm may depend on that.
+std::uint32_t carried_rows_of(const program_model& model, std::uint32_t sequences) noexcept {
+  const std::uint32_t open = std::max(model.mtp_blocks, 1u) - 1;
+  return (sequences * open + 3) / 4 * 4;
+}
 
 std::size_t aligned(std::size_t bytes) {
   return (bytes + alignment_bytes - 1) / alignment_bytes * alignment_bytes;
@@ -152,6 +162,19 @@ class builder {
   void norm(weight_name weight, const matrix_slice& x, const matrix_slice& out, row_set rows) {
     p_.operations.emplace_back(norm_op{weight, x, out, rows});
   }
+  /// How products over these rows are planned.
+  struct product_limits {
+    std::uint32_t rows_max;
+    cuda::gemm_order order;
+  };
+  [[nodiscard]] product_limits product_limits_of(row_set rows) const {
+    const auto count = static_cast<std::uint32_t>(p_.rows_of[static_cast<std::size_t>(rows)]);
+    if (model_.product_rows == 0 || ORIEL_MUTANT(products_are_planned_for_their_bucket)) {
+      return {count, cuda::gemm_order::fastest};
+    }
+    ORIEL_EXPECTS(count <= model_.product_rows);
+    return {model_.product_rows, cuda::gemm_order::fixed};
+  }
   void gemm(weight_name weight,
             std::uint32_t n,
             std::uint32_t k,
@@ -159,17 +182,18 @@ class builder {
             const matrix_slice& out,
             bool accumulate,
             row_set rows) {
-    const auto plan = planned(
-        cuda::plan_gemm({.n = n, .k = k, .weights = x.type},
-                        out.type,
-                        static_cast<std::uint32_t>(p_.rows_of[static_cast<std::size_t>(rows)]),
-                        cuda::gemm_order::fixed),
-        "a product");
+    const product_limits limits = product_limits_of(rows);
+    const auto plan =
+        planned(cuda::plan_gemm(
+                    {.n = n, .k = k, .weights = x.type}, out.type, limits.rows_max, limits.order),
+                "a product");
     program_buffer& workspace = p_.buffers[static_cast<std::size_t>(gemm_workspace_)];
     workspace.size_bytes = std::max(workspace.size_bytes, plan.workspace_bytes);
     p_.operations.emplace_back(gemm_op{weight, plan, x, out, accumulate, gemm_workspace_, rows});
   }
   void layer(std::uint32_t index, const pass& rows);
+  [[nodiscard]] std::vector<cuda::attention_plan> attention_plans(const attention_shape& shape,
+                                                                  const pass& rows) const;
   void attention(std::uint32_t index, const pass& rows);
   void dense(std::uint32_t index, const pass& rows, const matrix_slice& normed);
   void experts(std::uint32_t index, const pass& rows, const matrix_slice& normed);
@@ -244,6 +268,30 @@ matrix_slice builder::operand(const matrix_slice& x,
   return rounded;
 }
 
+/// One for all sequences, or one for those with a few rows, whose splits over a long context are
+/// computed apart, and one for the rest: shares of splits of all rows of a prompt would take
+/// gigabytes, and a prompt has rows enough for the device.
+std::vector<cuda::attention_plan> builder::attention_plans(const attention_shape& shape,
+                                                           const pass& r) const {
+  cuda::attention_limits limits{.sequences_max = shape_.sequences,
+                                .rows_max = r.count,
+                                .rows_per_sequence_max = r.per_sequence,
+                                .keys_max = model_.context_tokens,
+                                .multiprocessors = model_.multiprocessors};
+  std::vector<cuda::attention_plan> plans;
+  if (r.per_sequence > model_.decode_rows_max && !ORIEL_MUTANT(few_rows_are_a_prompt)) {
+    cuda::attention_limits few = limits;
+    few.rows_per_sequence_max = model_.decode_rows_max;
+    const auto plan = planned(cuda::plan_attention(shape, few), "attention");
+    if (plan.splits_max != 0) {
+      plans.push_back(plan);
+      limits.rows_per_sequence_min = model_.decode_rows_max + 1;
+    }
+  }
+  plans.push_back(planned(cuda::plan_attention(shape, limits), "attention"));
+  return plans;
+}
+
 void builder::attention(std::uint32_t index, const pass& r) {
   const attention_geometry& a = model_.layer(index).attention;
   const std::uint32_t k_at = a.q_heads * a.head_dim_qk, v_at = k_at + a.kv_heads * a.head_dim_qk;
@@ -272,22 +320,17 @@ void builder::attention(std::uint32_t index, const pass& r) {
       rope_op{kind, a.q_heads + a.kv_heads, qkv, r.rope_tables[kind], r.rows});
   p_.operations.emplace_back(
       append_op{index, shape, columns_from(qkv, k_at), columns_from(qkv, v_at), sequences, r.rows});
-  const auto plan = planned(cuda::plan_attention(shape,
-                                                 {.sequences_max = shape_.sequences,
-                                                  .rows_max = r.count,
-                                                  .rows_per_sequence_max = r.per_sequence,
-                                                  .keys_max = model_.context_tokens,
-                                                  .multiprocessors = model_.multiprocessors}),
-                            "attention");
   const std::uint32_t heads_width = a.q_heads * a.head_dim_vo;
   const matrix_slice heads = matrix("heads", r.count, heads_width);
-  p_.operations.emplace_back(attend_op{index,
-                                       plan,
-                                       qkv,
-                                       heads,
-                                       sequences,
-                                       add("attention workspace", plan.workspace_bytes),
-                                       r.rows});
+  for (const cuda::attention_plan& plan : attention_plans(shape, r)) {
+    p_.operations.emplace_back(attend_op{index,
+                                         plan,
+                                         qkv,
+                                         heads,
+                                         sequences,
+                                         add("attention workspace", plan.workspace_bytes),
+                                         r.rows});
+  }
   gemm({weight_role::o, index},
        g_.hidden,
        heads_width,
@@ -558,7 +601,7 @@ step_program builder::make() {
   set(row_set::logit_rows) = shape_.kind == program_kind::decode ? shape_.rows : shape_.logit_rows;
   set(row_set::sequences) = shape_.sequences;
   if (shape_.drafts_next) {
-    set(row_set::carried_rows) = std::size_t{shape_.sequences} * (model_.mtp_blocks - 1);
+    set(row_set::carried_rows) = carried_rows_of(model_, shape_.sequences);
     set(row_set::draft_rows) = set(row_set::carried_rows) + shape_.rows;
   }
   p_.inputs.row_counts = input<std::uint32_t>("row counts", row_sets);
@@ -609,6 +652,16 @@ program_shape bucket_of(const program_shape& shape, const program_shape& most) {
   bucket.logit_rows =
       shape.logit_rows == 0 ? 0 : up_to(std::bit_ceil(shape.logit_rows), most.logit_rows);
   return bucket;
+}
+
+std::uint32_t order_fixed_rows(const program_model& model,
+                               const program_shape& most,
+                               std::uint32_t drafts_max) noexcept {
+  const std::uint32_t decoding = most.sequences * (1 + drafts_max);
+  return std::bit_ceil(std::max({most.rows,
+                                 most.logit_rows,
+                                 carried_rows_of(model, most.sequences) + decoding,
+                                 product_rows_least}));
 }
 
 step_program make_program(const program_model& model, const program_shape& shape) {

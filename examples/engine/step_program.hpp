@@ -52,6 +52,13 @@ struct program_model {
   std::vector<std::uint32_t> pool_of = {};  ///< [layers]: whose tables a layer reads
   std::uint32_t mtp_blocks = 0;             ///< in use
   bool chains_hidden = false;               ///< blocks are told the output of the one before
+  /// Rows of a decoding sequence at most: 1 and its drafts. Sequences of no more rows are attended
+  /// to with splits of their own where the context is long, in steps with prompts, too.
+  std::uint32_t decode_rows_max = 1;
+  /// Order-fixed: every dense product of every program is planned for so many rows, so that an
+  /// element is computed by one algorithm in whatever step it is. 0: for the rows of its bucket,
+  /// which is faster where these are few.
+  std::uint32_t product_rows = 0;
 
   [[nodiscard]] std::uint32_t layers() const noexcept {
     return static_cast<std::uint32_t>(pool_of.size());
@@ -89,6 +96,14 @@ struct program_shape {
 /// rows of prompts to powers of two from 16 on. Decoding steps have (1 + drafts) rows a sequence,
 /// so a graph is named by (sequences, drafts). Never above `most`.
 [[nodiscard]] program_shape bucket_of(const program_shape& shape, const program_shape& most);
+
+/// program_model::product_rows for programs within these limits: a power of two that none of their
+/// products exceeds, 1,024 at least. So it is the same for engines that differ a little, as with
+/// and without drafts, and they read each other's pages.
+/// @param most  sequences, rows and logit_rows of `forward` and `draft`
+[[nodiscard]] std::uint32_t order_fixed_rows(const program_model& model,
+                                             const program_shape& most,
+                                             std::uint32_t drafts_max) noexcept;
 
 // What a program is made of --------------------------------------------------------------------
 
@@ -186,6 +201,7 @@ struct append_op {
   buffer_id sequences;
   row_set rows;
 };
+/// For the sequences of so many rows as the plan's limits say; others are another operation's.
 struct attend_op {
   std::uint32_t layer;
   cuda::attention_plan plan;

@@ -97,6 +97,7 @@ struct runner_setup {
   runner_limits limits;
   std::uint32_t drafts_max = 0;  ///< of one sequence and step
   bool chains_hidden = false;    ///< MTP blocks are told the output of the one before
+  bool order_fixed = false;      ///< engine_options::order_fixed, decided
 };
 
 /// Thread safety: none; one thread owns it.
@@ -140,7 +141,7 @@ class step_runner {
   [[nodiscard]] virtual const runner_limits& limits() const noexcept = 0;
   [[nodiscard]] virtual const runner_counts& counts() const noexcept = 0;
   /// Names the arithmetic where it is not the weights' on the host: KV of one is nothing to the
-  /// other. Static.
+  /// other. Lives as long as the runner.
   [[nodiscard]] virtual const char* arithmetic() const noexcept { return ""; }
   /// Bytes of activations and scratch.
   [[nodiscard]] virtual std::uint64_t workspace_bytes() const noexcept = 0;
@@ -150,6 +151,8 @@ class step_runner {
   /// it. `hidden_of` tells of its rows. Nothing: this runner, or this batch, has no such step.
   virtual std::optional<decoded_rows> decode(std::span<const decoding_rows> batch,
                                              bool drafts_next);
+  /// False: `decode` never gives anything, so nobody needs to ask it.
+  [[nodiscard]] virtual bool has_decode() const noexcept { return false; }
 
  protected:
   step_runner() = default;

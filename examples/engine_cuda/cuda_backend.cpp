@@ -18,7 +18,6 @@
 
 #include <engine/error.hpp>
 #include <engine_cuda/cuda_backend.hpp>
-#include <engine_cuda/cuda_runner.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -345,8 +344,11 @@ class cuda_step {
 
 cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
                            const host_pools& pools,
-                           std::uint32_t multiprocessors)
-    : weights_(std::move(weights)), multiprocessors_(multiprocessors) {
+                           const cuda_device& device)
+    : weights_(std::move(weights)),
+      multiprocessors_(device.multiprocessors),
+      arithmetic_(
+          fmt::format("cuda {}, cuBLASLt {}, ", device.name, cuda::gemm_library::version())) {
   products_.emplace(checked(cuda::gemm_library::create(), "products on the device"));
   for (std::uint32_t i = 0; i < pools.plan().pools(); ++i) {
     const page_layout& layout = pools.pool(pool_id{i}).layout();

@@ -14,6 +14,7 @@
 #include <cuda_runtime_api.h>
 
 #include <engine/program_runner.hpp>
+#include <engine_cuda/cuda_runner.hpp>
 #include <engine_cuda/cuda_weights.hpp>
 
 #include <cstddef>
@@ -22,6 +23,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace oriel::engine {
@@ -33,7 +35,7 @@ class cuda_backend final : public step_backend {
   /// @throws engine::error
   cuda_backend(std::shared_ptr<const cuda_weights> weights,
                const host_pools& pools,
-               std::uint32_t multiprocessors);
+               const cuda_device& device);
   ~cuda_backend() override;
   cuda_backend(const cuda_backend&) = delete;
   cuda_backend& operator=(const cuda_backend&) = delete;
@@ -45,7 +47,8 @@ class cuda_backend final : public step_backend {
   void send_tables(std::span<const std::uint32_t> entries,
                    std::span<const table_range> changes) override;
   void need_pages(std::uint32_t pool, std::uint32_t pages) override;
-  [[nodiscard]] const char* arithmetic() const noexcept override { return "cuda "; }
+  /// The same bits are promised for one kind of device and one version of cuBLASLt.
+  [[nodiscard]] const char* arithmetic() const noexcept override { return arithmetic_.c_str(); }
   void run(const step_program& program, bool repeats, std::span<const fetched_part> parts) override;
 
  private:
@@ -56,6 +59,7 @@ class cuda_backend final : public step_backend {
 
   std::shared_ptr<const cuda_weights> weights_;
   std::uint32_t multiprocessors_;
+  std::string arithmetic_;
   cudaStream_t stream_ = nullptr;
   std::optional<cuda::gemm_library> products_;
   std::vector<cuda::growing_memory> kv_;                      // [pools]

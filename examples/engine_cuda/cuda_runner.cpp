@@ -10,7 +10,6 @@
 
 #include <optional>
 #include <utility>
-#include <vector>
 
 namespace oriel::engine {
 namespace {
@@ -28,12 +27,13 @@ class cuda_runner final : public step_runner {
   cuda_runner(std::shared_ptr<const cuda_weights> weights,
               const cuda_device& device,
               const runner_setup& setup)
-      : backend_(weights, setup.pools, device.multiprocessors),
+      : backend_(weights, setup.pools, device),
         runner_(model_of(*weights, device, setup),
                 setup.limits,
-                pages_max(setup),
+                table_entries_of(setup.pools.plan(), setup.limits.context_tokens),
                 setup.drafts_max,
-                backend_) {}
+                backend_,
+                setup.order_fixed) {}
 
   std::span<const float> forward(std::span<const step_rows> batch) override {
     return runner_.forward(batch);
@@ -47,6 +47,7 @@ class cuda_runner final : public step_runner {
                                      bool drafts_next) override {
     return runner_.decode(batch, drafts_next);
   }
+  bool has_decode() const noexcept override { return runner_.has_decode(); }
   hidden_rows hidden_of(std::size_t sequence) const noexcept override {
     return runner_.hidden_of(sequence);
   }
@@ -63,26 +64,14 @@ class cuda_runner final : public step_runner {
   static program_model model_of(const cuda_weights& weights,
                                 const cuda_device& device,
                                 const runner_setup& setup) {
-    program_model m{.geometry = &setup.model,
-                    .compute = weights.compute(),
-                    .kv = setup.kv,
-                    .page_size = setup.page_size,
-                    .context_tokens = setup.limits.context_tokens,
-                    .multiprocessors = device.multiprocessors};
-    for (std::uint32_t l = 0; l < setup.pools.plan().layers(); ++l) {
-      m.pool_of.push_back(to_index(setup.pools.plan().home(l).pool));
-    }
-    m.mtp_blocks = m.layers() - static_cast<std::uint32_t>(setup.model.layers.size());
+    program_model m = program_model_of(setup.model,
+                                       setup.pools.plan(),
+                                       setup.limits,
+                                       weights.compute(),
+                                       setup.kv,
+                                       device.multiprocessors);
     m.chains_hidden = setup.chains_hidden;
     return m;
-  }
-  static std::vector<std::uint32_t> pages_max(const runner_setup& setup) {
-    const pool_plan& plan = setup.pools.plan();
-    std::vector<std::uint32_t> pages{plan.pages_for(full_pool, setup.limits.context_tokens)};
-    for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
-      pages.push_back(plan.ring(kind).ring_pages());
-    }
-    return pages;
   }
 
   cuda_backend backend_;
@@ -92,6 +81,11 @@ class cuda_runner final : public step_runner {
 }  // namespace
 
 cuda_device find_cuda_device() {
+  if (!cuda::gemm_library::is_built()) {
+    throw error(
+        "this build has no cuBLASLt, which multiplies on a device: install cuBLAS and configure "
+        "with -DORIEL_CUBLASLT=ON");
+  }
   int devices = 0;
   expect(cudaGetDeviceCount(&devices), "no CUDA device");
   if (devices == 0) {

@@ -27,7 +27,8 @@ struct cuda_device {
 };
 
 /// The calling thread's device.
-/// @throws engine::error: there is none, its driver is too old, or the kernels are not for it
+/// @throws engine::error: the build has no cuBLASLt, there is no device, its driver is too old, or
+/// the kernels are not for it
 [[nodiscard]] cuda_device find_cuda_device();
 
 /// A model's weights on the device.

@@ -328,8 +328,10 @@ class Usage(unittest.TestCase):
                 continue  # There is one.
             self.assertEqual(done.returncode, 1, done.stderr)
             self.assertEqual(done.stdout, b"")
-            self.assertRegex(done.stderr, b"built without CUDA|no CUDA device")
+            self.assertRegex(done.stderr, b"built without CUDA|no cuBLASLt|no CUDA device")
             self.assertEqual(run(command, "--device", "tpu").returncode, 2)
+            self.usage(command, "--products", "fixed", says="--device cuda")
+            self.usage(command, "--device", "cuda", "--products", "best", says="--products")
 
     def test_values_out_of_range_are_2(self):
         for command, option, values in (

@@ -10,6 +10,7 @@
 #include <catch2/catch.hpp>
 #include <engine/engine.hpp>
 #include <engine/engine_pools.hpp>
+#include <engine/model_runner.hpp>
 #include <engine/program_runner.hpp>
 #include <engine/step_program.hpp>
 #include <engine/table_mirror.hpp>
@@ -21,6 +22,10 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <variant>
 #include <vector>
 
 using namespace oriel;
@@ -34,16 +39,9 @@ program_model model_of(const model_geometry& geometry,
                        dtype compute,
                        std::uint32_t page_size,
                        std::uint32_t context) {
-  program_model m{.geometry = &geometry,
-                  .compute = compute,
-                  .kv = compute,
-                  .page_size = page_size,
-                  .context_tokens = context};
-  for (const pool_layer& layer : layer_homes(pools)) {
-    m.pool_of.push_back(to_index(layer.pool));
-  }
-  m.mtp_blocks = m.layers() - static_cast<std::uint32_t>(geometry.layers.size());
-  return m;
+  REQUIRE(pools.plan().options().page_size == page_size);
+  return program_model_of(
+      geometry, pools.plan(), {.context_tokens = context}, compute, compute, 132);
 }
 
 bool same_bits(std::span<const float> a, std::span<const float> b) {
@@ -146,6 +144,187 @@ TEST_CASE("a bucket holds what it is asked for, and there are few of them") {
   CHECK(prompts.size() <= 8 * 7 * 9);
 }
 
+namespace {
+
+std::uint32_t up_to(random_stream& random, std::uint32_t most) {
+  return 1 + random.next_below(most);
+}
+
+/// Any sizes that programs take; odd ones, too.
+model_geometry random_geometry(random_stream& random) {
+  std::vector<std::uint32_t> windows(up_to(random, 5));
+  for (std::uint32_t& window : windows) {
+    window = random.next_below(2) * 16;
+  }
+  model_geometry m = toy_geometry(windows, random.next_below(2) == 0);
+  m.hidden = up_to(random, 100);
+  m.vocabulary = up_to(random, 200);
+  m.mtp_layers.assign(random.next_below(4), toy_geometry({16}, false).layers[0]);
+  return m;
+}
+
+program_shape random_shape(random_stream& random,
+                           const program_model& model,
+                           const program_shape& most,
+                           std::uint32_t drafts_max) {
+  program_shape s{.kind = static_cast<program_kind>(random.next_below(3)),
+                  .sequences = up_to(random, most.sequences),
+                  .rows = up_to(random, most.rows),
+                  .logit_rows = random.next_below(most.logit_rows + 1)};
+  if (s.kind == program_kind::draft) {
+    s.kind = model.mtp_blocks != 0 ? s.kind : program_kind::forward;
+    s.block = random.next_below(std::max(model.mtp_blocks, 1u));
+  } else if (s.kind == program_kind::decode) {
+    s.drafts = random.next_below(drafts_max + 1);
+    s.drafts_next = model.mtp_blocks != 0 && random.next_below(2) == 0;
+  }
+  return s;
+}
+
+/// All that cuBLASLt may choose by: two calls that agree in it are computed by the same code.
+using product_key = std::tuple<std::uint32_t,
+                               std::uint32_t,
+                               dtype,
+                               dtype,
+                               std::uint32_t,
+                               cuda::gemm_order,
+                               std::size_t,
+                               std::size_t,
+                               std::size_t,
+                               std::size_t>;
+product_key key_of(const gemm_op& op) {
+  const auto misaligned = [](const matrix_slice& s) { return s.offset * size_bytes(s.type) % 16; };
+  const cuda::gemm_plan& plan = op.plan;
+  return {plan.shape.n,
+          plan.shape.k,
+          plan.shape.weights,
+          plan.out,
+          plan.rows_max,
+          plan.order,
+          op.x.stride,
+          op.out.stride,
+          misaligned(op.x),
+          misaligned(op.out)};
+}
+
+}  // namespace
+
+TEST_CASE("order-fixed, a matrix is multiplied by one plan in all programs") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 20)));
+  INFO("seed " << seed);
+  random_stream random(seed, 126);
+  const model_geometry geometry = random_geometry(random);
+  program_model model{.geometry = &geometry,
+                      .compute = random.next_below(4) == 0 ? dtype::f32 : dtype::bf16,
+                      .context_tokens = 512,
+                      .mtp_blocks = static_cast<std::uint32_t>(geometry.mtp_layers.size())};
+  model.pool_of.assign(geometry.layers.size() + model.mtp_blocks, 0);
+  const std::uint32_t drafts_max = random.next_below(4);
+  program_shape most{.sequences = up_to(random, 40)};
+  most.rows = most.sequences + random.next_below(2'000);
+  most.logit_rows = most.sequences * (1 + drafts_max);
+  model.product_rows = order_fixed_rows(model, most, drafts_max);
+  const backend_needs needs = backend_needs_of(model,
+                                               {.rows_max = most.rows,
+                                                .logit_rows_max = most.logit_rows,
+                                                .sequences_max = most.sequences,
+                                                .context_tokens = 512},
+                                               std::vector<std::uint32_t>{32},
+                                               drafts_max,
+                                               true);
+  model.decode_rows_max = 1 + drafts_max;
+  std::map<std::pair<weight_role, std::uint32_t>, std::set<product_key>> keys;
+  std::size_t products = 0;
+  for (int i = 0; i < 40; ++i) {
+    const program_shape asked = random_shape(random, model, most, drafts_max);
+    const step_program p = make_program(model, bucket_of(asked, most));
+    CHECK(p.memory_bytes <= needs.memory_bytes);  // Taken once, for the largest.
+    for (const operation& op : p.operations) {
+      if (const auto* const product = std::get_if<gemm_op>(&op)) {
+        keys[{product->weight.role, product->weight.layer}].insert(key_of(*product));
+        ++products;
+      }
+    }
+  }
+  CHECK(products > 5 * keys.size());
+  for (const auto& [matrix, met] : keys) {
+    INFO("role " << static_cast<int>(matrix.first) << ", layer " << matrix.second);
+    CHECK(met.size() == 1);
+    CHECK(std::get<cuda::gemm_order>(*met.begin()) == cuda::gemm_order::fixed);
+  }
+}
+
+TEST_CASE("every sequence of a step is attended to once, few rows over a long context in splits") {
+  model_geometry geometry = toy_geometry({0, 16, 0}, false);
+  for (layer_geometry& layer : geometry.layers) {
+    layer.attention.head_dim_qk = layer.attention.head_dim_vo = 64;  // Of a tensor-core unit.
+  }
+  geometry.layers[2].attention.head_dim_vo = 32;  // Of the generic one, which has no splits.
+  geometry.mtp_layers.assign(2, geometry.layers[0]);
+  const std::uint32_t context_tokens = GENERATE(1'024u, 5'000u);
+  const program_model model{.geometry = &geometry,
+                            .context_tokens = context_tokens,
+                            .pool_of = {0, 0, 0, 0, 0},
+                            .mtp_blocks = 2,
+                            .decode_rows_max = 4};
+  const auto kind = GENERATE(program_kind::forward, program_kind::draft, program_kind::decode);
+  const program_shape shape{.kind = kind,
+                            .sequences = 4,
+                            .rows = kind == program_kind::decode ? 16u : 200u,
+                            .logit_rows = 16,
+                            .drafts = kind == program_kind::decode ? 3u : 0u,
+                            .drafts_next = kind == program_kind::decode};
+  std::map<std::uint32_t, std::vector<cuda::attention_plan>> plans;
+  for (const operation& op : make_program(model, shape).operations) {
+    if (const auto* const attend = std::get_if<attend_op>(&op)) {
+      plans[attend->layer].push_back(attend->plan);
+    }
+  }
+  CHECK(plans.size() == (kind == program_kind::forward ? 3 : kind == program_kind::draft ? 1 : 5));
+  for (const auto& [layer, of_layer] : plans) {
+    INFO("layer " << layer);
+    const std::uint32_t most = kind != program_kind::decode ? 200 : layer < 3 ? 4 : 2 + 3;
+    for (std::uint32_t rows = 1; rows <= most; ++rows) {
+      const auto serves = [&](const cuda::attention_plan& plan) {
+        return plan.limits.rows_per_sequence_min <= rows &&
+               rows <= plan.limits.rows_per_sequence_max;
+      };
+      CHECK(std::ranges::count_if(of_layer, serves) == 1);
+      const bool is_split = std::ranges::find_if(of_layer, serves)->splits_max != 0;
+      const bool has_splits = layer != 1 && layer != 2 && context_tokens > 1'024;
+      CHECK(is_split == (has_splits && (rows <= 4 || kind == program_kind::decode)));
+    }
+  }
+}
+
+TEST_CASE("pages of products that are planned otherwise have another name") {
+  const model_geometry geometry = toy_geometry({0, 16}, false);
+  const model_weights none;
+  const std::vector<std::uint32_t> pages_max{40};
+  const auto name_of = [&](const char* backend_name,
+                           std::uint32_t rows_max,
+                           std::uint32_t drafts,
+                           bool order_fixed) {
+    oriel::test::host_backend backend(geometry, none, {});
+    backend.named = backend_name;
+    const program_model model{.geometry = &geometry, .context_tokens = 512, .pool_of = {0, 0}};
+    const runner_limits limits{.rows_max = rows_max,
+                               .logit_rows_max = 4 * (1 + drafts),
+                               .sequences_max = 4,
+                               .context_tokens = 512};
+    return std::string(
+        program_runner(model, limits, pages_max, drafts, backend, order_fixed).arithmetic());
+  };
+  const std::string usual = name_of("a device, ", 512, 0, true);
+  CHECK(usual.starts_with("a device, "));
+  CHECK(name_of("a device, ", 512 + 4 * 6, 3, true) == usual);  // Runs with drafts have its pages.
+  CHECK(name_of("a device, ", 2'048, 0, true) != usual);
+  CHECK(name_of("a device, ", 512, 0, false) != usual);
+  CHECK(name_of("another, ", 512, 0, true) != usual);
+  CHECK(name_of("", 512, 0, true).empty());
+  CHECK(name_of("", 512, 0, false).empty());
+}
+
 TEST_CASE("a device's page tables are those of the batch, and what did not change is not sent") {
   random_stream random(4, 122);
   const std::vector<std::uint32_t> pages_max{40, 9};
@@ -204,6 +383,8 @@ TEST_CASE("a table that names page 0 alone needs it") {
 namespace {
 
 constexpr std::uint32_t context = 160, members = 5;
+/// A device plans for more, so that attention has splits where a unit does.
+constexpr std::uint32_t planned_context = 4'096;
 
 /// Two runners over pools of their own, and sequences that have the same pages in both.
 struct two_runners {
@@ -212,7 +393,7 @@ struct two_runners {
         pools{make_pools(b.model, options(b), compute), make_pools(b.model, options(b), compute)},
         host(b.model, b.weights, layer_homes(pools[0]), 16, compute, limits(), serial),
         backend(b.model, b.weights, layer_homes(pools[1])),
-        device(model_of(b.model, pools[1], compute, 16, context),
+        device(model_of(b.model, pools[1], compute, 16, planned_context),
                limits(),
                pages_max(pools[1].plan()),
                3,
@@ -231,11 +412,7 @@ struct two_runners {
             .context_tokens = context};
   }
   static std::vector<std::uint32_t> pages_max(const pool_plan& plan) {
-    std::vector<std::uint32_t> pages{plan.pages_for(full_pool, context)};
-    for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
-      pages.push_back(plan.ring(kind).ring_pages());
-    }
-    return pages;
+    return table_entries_of(plan, context);
   }
 
   library& books;
@@ -274,6 +451,10 @@ TEST_CASE("programs give the bits of the host's runner for prompts in chunks and
   library books{.model = toy_model({0, 16, 32, 0, 16, 16}, seed % 2 == 0),
                 .weights = {},
                 .tokens = no_text()};
+  for (layer_geometry& layer : books.model.layers) {
+    // Of a tensor-core unit: decoding sequences are an operation of their own.
+    layer.attention.head_dim_qk = layer.attention.head_dim_vo = seed % 2 == 1 ? 64 : 12;
+  }
   books.weights = random_weights(books.model, compute, seed);
   two_runners r(books, compute);
   random_stream random(seed, 123);
@@ -359,6 +540,40 @@ answers serve(const library& books,
 }
 
 }  // namespace
+
+TEST_CASE("a device's products are order-fixed where an answer might depend on it") {
+  struct way {
+    bool caches, drafts;
+    std::optional<bool> asked;
+    bool expected;
+  };
+  const way w = GENERATE(way{false, false, {}, false},
+                         way{true, false, {}, true},
+                         way{false, true, {}, true},
+                         way{false, false, true, true},
+                         way{true, true, false, false});
+  library books = with_blocks({0, 16}, false, 16, 5);
+  engine_options o{.context_tokens = context};
+  o.prefix_cache = w.caches;
+  o.speculation.drafter = w.drafts ? drafter_kind::lookup : drafter_kind::none;
+  o.order_fixed = w.asked;
+  std::optional<bool> told;
+  serial_executor serial;
+  o.make_runner = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
+    told = setup.order_fixed;
+    auto runner = std::make_unique<model_runner>(setup.model,
+                                                 books.weights,
+                                                 layer_homes(setup.pools),
+                                                 setup.page_size,
+                                                 setup.kv,
+                                                 setup.limits,
+                                                 serial);
+    CHECK_FALSE(runner->has_decode());  // So the engine lists no decoding rows for it.
+    return runner;
+  };
+  const engine::engine e(books.model, books.weights, books.tokens, o, serial);
+  CHECK(told == w.expected);
+}
 
 TEST_CASE("an engine gives the same tokens and drafts when its steps are programs") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 8)));

@@ -44,6 +44,7 @@ class host_backend final : public engine::step_backend {
       : model_(model), weights_(weights), layers_kv_(std::move(layers_kv)) {}
 
   void take_memory(const engine::backend_needs& needs) override {
+    taken = needs;
     memory_ = engine::aligned_bytes(needs.memory_bytes);
     inputs_ = engine::aligned_bytes(needs.input_bytes);
     outputs_ = engine::aligned_bytes(needs.output_bytes);
@@ -62,7 +63,7 @@ class host_backend final : public engine::step_backend {
                   tables_.begin() + static_cast<std::ptrdiff_t>(range.first));
     }
   }
-  const char* arithmetic() const noexcept override { return ""; }
+  const char* arithmetic() const noexcept override { return named; }
   void need_pages(std::uint32_t pool, std::uint32_t pages) override {
     needed_.resize(std::max<std::size_t>(needed_.size(), pool + 1));
     needed_[pool] = std::max(needed_[pool], pages);
@@ -88,6 +89,8 @@ class host_backend final : public engine::step_backend {
     drafting_runs += program.shape.drafts_next ? 1 : 0;
   }
 
+  engine::backend_needs taken;
+  const char* named = "";  ///< the arithmetic; set before a runner is made
   std::size_t runs = 0, graph_runs = 0, drafting_runs = 0;
 
  private:
@@ -283,22 +286,27 @@ class host_backend final : public engine::step_backend {
   }
   void interpret(const engine::attend_op& o) {
     const attention_shape& shape = o.plan.shape;
-    const std::uint32_t rows = count_of(o.rows);
-    for (const paged_sequence& s : sequences(o.sequences)) {
-      REQUIRE(s.rows <= o.plan.limits.rows_per_sequence_max);
-    }
-    const auto plan = host::plan_attention(shape, std::max(rows, 1u), 1, weights_.path);
+    const cuda::attention_limits& limits = o.plan.limits;
+    const auto plan = host::plan_attention(shape, std::max(count_of(o.rows), 1u), 1, weights_.path);
     const std::vector<float>& sinks = layer_of(o.layer).attention.sinks;
-    host::run_attention(*plan,
-                        {.out = floats(o.out),
-                         .q = floats(o.q),
-                         .q_stride = o.q.stride,
-                         .kv = layers_kv_[o.layer].kv,
-                         .sequences = sequences(o.sequences),
-                         .sinks = sinks.empty() ? nullptr : sinks.data(),
-                         .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_qk))},
-                        scratch(plan->workspace_bytes),
-                        serial_);
+    std::size_t row = 0;
+    for (const paged_sequence& s : sequences(o.sequences)) {
+      const bool is_served =
+          s.rows >= limits.rows_per_sequence_min && s.rows <= limits.rows_per_sequence_max;
+      if (is_served) {
+        host::run_attention(*plan,
+                            {.out = floats(o.out) + row * o.out.stride,
+                             .q = floats(o.q) + row * o.q.stride,
+                             .q_stride = o.q.stride,
+                             .kv = layers_kv_[o.layer].kv,
+                             .sequences = {&s, 1},
+                             .sinks = sinks.empty() ? nullptr : sinks.data(),
+                             .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_qk))},
+                            scratch(plan->workspace_bytes),
+                            serial_);
+      }
+      row += s.rows;
+    }
   }
   void interpret(const engine::swiglu_op& o) {
     const std::uint32_t rows = count_of(o.rows);

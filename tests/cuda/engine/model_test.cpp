@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // Whole models on a device, through the engine: the host engine's greedy tokens wherever its choice
-// is clear, and the same tokens whether or not drafts are verified.
+// is clear; and order-fixed, the bits of a cold run whatever was batched, chunked, cached, drafted
+// or preempted. Heals are not on a device: its engine turns them off.
+#include "support/golden.hpp"
+#include "support/greedy_comparison.hpp"
 #include "support/no_text.hpp"
 #include "support/toy_geometry.hpp"
 
@@ -11,37 +14,22 @@
 #include <catch2/catch.hpp>
 #include <engine/checkpoint.hpp>
 #include <engine/engine.hpp>
+#include <engine/error.hpp>
 #include <engine/weight_loader.hpp>
 #include <engine_cuda/cuda_runner.hpp>
 
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <cstring>
 #include <memory>
-#include <span>
+#include <string>
 #include <vector>
 
 using namespace oriel;          // NOLINT: a test
 using namespace oriel::engine;  // NOLINT
+using namespace oriel::test;    // NOLINT
 
 namespace {
-
-/// How clear each choice was: the distance of the two largest logits, by the largest of all.
-class margins final : public logits_observer {
- public:
-  void on_logits(request_id id, std::uint32_t, std::span<const float> logits) override {
-    std::vector<float> sorted(logits.begin(), logits.end());
-    std::ranges::partial_sort(sorted, sorted.begin() + 2, std::ranges::greater());
-    float largest = 0.0f;
-    for (const float x : logits) {
-      largest = std::max(largest, std::abs(x));
-    }
-    of[static_cast<std::uint64_t>(id)].push_back((sorted[0] - sorted[1]) / largest);
-  }
-  std::map<std::uint64_t, std::vector<float>> of;
-};
-
-using token_lists = std::map<std::uint64_t, std::vector<token_id>>;
 
 struct subject {
   model_geometry model;
@@ -57,6 +45,14 @@ subject random_subject(model_geometry model, std::uint64_t seed) {
   s.packed = random_weights(s.model, dtype::bf16, seed);
   s.upload(random_weights(
       s.model, dtype::bf16, seed, best_isa(), host::gemm_backend::automatic, weight_form::plain));
+  return s;
+}
+
+subject loaded_subject(const std::filesystem::path& folder) {
+  const checkpoint opened = open_checkpoint(folder);
+  subject s{.model = opened.config.geometry, .packed = {}, .uploaded = {}};
+  s.packed = load_weights(opened, {.compute = dtype::bf16});
+  s.upload(load_weights(opened, {.compute = dtype::bf16, .form = weight_form::plain}));
   return s;
 }
 
@@ -77,70 +73,167 @@ model_geometry family_model() {
   return m;
 }
 
-token_lists serve(const subject& s, bool on_device, engine_options o, logits_observer* observer) {
-  o.observer = observer;
+constexpr std::uint32_t answer_tokens = 40;
+
+std::uint32_t context_of(const subject& s) {
+  return std::min(512u, s.model.context_tokens);
+}
+
+/// Some begin as the one before them does.
+std::vector<greedy_prompt> random_prompts(const subject& s) {
+  random_stream random(7, 130);
+  std::vector<greedy_prompt> prompts(6);
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const std::uint32_t length = 1 + random.next_below(context_of(s) - answer_tokens);
+    if (i % 2 == 1) {
+      prompts[i].tokens = prompts[i - 1].tokens;
+      prompts[i].tokens.resize(std::min<std::size_t>(prompts[i].tokens.size(), length / 4 * 3));
+    }
+    while (prompts[i].tokens.size() < length) {
+      prompts[i].tokens.push_back(token_id{random.next_below(s.model.vocabulary)});
+    }
+    prompts[i].new_tokens = answer_tokens;
+  }
+  return prompts;
+}
+
+/// One request at a time, nothing cached and nothing drafted.
+engine_options cold_options(const subject& s) {
+  engine_options o{
+      .page_tokens = 64, .chunk_tokens = 128, .sequences_max = 1, .context_tokens = context_of(s)};
   o.heal = false;
+  o.prefix_cache = false;
+  o.order_fixed = true;
+  return o;
+}
+
+/// The same with companions, other chunks, a cache, and drafts.
+engine_options busy_options(const subject& s, drafter_kind drafter) {
+  engine_options o = cold_options(s);
+  o.chunk_tokens = 48;
+  o.sequences_max = 4;
+  o.prefix_cache = true;
+  o.speculation.drafter = drafter;
+  o.speculation.drafts_max = 3;
+  return o;
+}
+
+struct served {
+  std::vector<std::vector<token_id>> tokens;
+  std::uint64_t cached_tokens = 0, accepted_tokens = 0;
+};
+
+/// @param times  that the prompts are answered, by one engine; the last time counts
+served serve(const subject& s,
+             bool on_device,
+             engine_options o,
+             std::span<const greedy_prompt> prompts,
+             int times = 1) {
   if (on_device) {
     o.make_runner = cuda_runners(s.uploaded, s.device);
   }
   serial_executor serial;
   const tokenizer tokens = no_text();
   engine::engine e(s.model, s.packed, tokens, o, serial);
-  random_stream random(7, 130);
-  for (std::uint64_t id = 0; id < 6; ++id) {
-    request r;
-    r.id = request_id{id};
-    const std::uint32_t length = 1 + random.next_below(300);
-    for (std::uint32_t i = 0; i < length; ++i) {
-      r.prompt.push_back(token_id{random.next_below(s.model.vocabulary)});
-    }
-    r.max_new_tokens = 40;
-    r.sampling.temperature = 0.0f;
-    REQUIRE(e.submit(std::move(r)));
+  served result;
+  for (int i = 0; i < times; ++i) {
+    result.tokens = answer_greedily(e, prompts, static_cast<std::uint64_t>(i) * prompts.size());
   }
-  token_lists found;
-  while (!e.idle()) {
-    for (const event& happened : e.step()) {
-      if (happened.token) {
-        found[static_cast<std::uint64_t>(happened.id)].push_back(*happened.token);
-      }
-    }
-  }
-  return found;
+  result.cached_tokens = e.metrics().cached_tokens.value();
+  result.accepted_tokens = e.metrics().accepted_tokens.value();
+  return result;
 }
 
-engine_options options_of(const model_geometry& m, drafter_kind drafter) {
-  engine_options o{.page_tokens = 64,
-                   .chunk_tokens = 128,
-                   .sequences_max = 4,
-                   .context_tokens = std::min(512u, m.context_tokens)};
-  o.speculation.drafter = drafter;
-  o.speculation.drafts_max = 3;
-  return o;
-}
-
-void check(const subject& s) {
+/// Against the host: logits within the tolerance as long as both say the same, and tokens wherever
+/// the host's choice is clear.
+void check_agreement(const subject& s, std::span<const greedy_prompt> prompts) {
   constexpr float tolerance = 0x1p-7f;  // Of a logit, by the largest: bf16 has 8 bits.
-  margins clear;
-  const engine_options plain = options_of(s.model, drafter_kind::none);
-  const token_lists expected = serve(s, false, plain, &clear);
-  const token_lists found = serve(s, true, plain, nullptr);
-  REQUIRE(found.size() == expected.size());
-  for (const auto& [id, tokens] : expected) {
-    const std::vector<token_id>& other = found.at(id);
-    REQUIRE(other.size() == tokens.size());
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      if (other[i] != tokens[i]) {
-        INFO("request " << id << ", token " << i);
-        CHECK(clear.of[id][i] <= 4 * tolerance);
+  kept_logits host, device;
+  engine_options o = cold_options(s);
+  o.observer = &host;
+  const served expected = serve(s, false, o, prompts);
+  o.observer = &device;
+  const served seen = serve(s, true, o, prompts);
+  std::vector<std::vector<float>> margins(prompts.size());
+  for (std::uint64_t id = 0; id < prompts.size(); ++id) {
+    for (const std::vector<float>& logits : host.of.at(id)) {
+      margins[id].push_back(top_margin(logits));
+    }
+    REQUIRE(margins[id].size() == answer_tokens);
+    REQUIRE(device.of.at(id).size() == answer_tokens);
+    for (std::size_t t = 0; t < answer_tokens; ++t) {
+      const std::vector<float>&a = host.of.at(id)[t], &b = device.of.at(id)[t];
+      float largest = 0.0f, error = 0.0f;
+      bool is_finite = true;
+      for (std::size_t i = 0; i < a.size(); ++i) {
+        largest = std::max(largest, std::abs(a[i]));
+        error = std::max(error, std::abs(a[i] - b[i]));
+        is_finite = is_finite && std::isfinite(b[i]);
+      }
+      INFO("request " << id << ", token " << t);
+      REQUIRE(is_finite);
+      CHECK(error <= tolerance * largest);
+      if (seen.tokens[id][t] != expected.tokens[id][t]) {
         break;  // From here on they answer something else.
       }
     }
   }
-  if (!s.model.mtp_layers.empty()) {
-    CHECK(serve(s, true, options_of(s.model, drafter_kind::mtp), nullptr) == found);
+  const greedy_agreement found = compare_greedy(
+      prompts, expected.tokens, margins, 4 * tolerance, [&](std::span<const greedy_prompt> asked) {
+        return serve(s, true, cold_options(s), asked).tokens;
+      });
+  CHECK(found.wrong == 0);
+  CHECK(found.tokens == prompts.size() * answer_tokens);
+  CHECK(2 * found.clear > found.tokens);  // Else the comparison says little.
+}
+
+bool same_bits(const kept_logits& a, const kept_logits& b, std::uint64_t first_id_of_b) {
+  for (const auto& [id, rows] : a.of) {
+    const auto other = b.of.find(id + first_id_of_b);
+    if (other == b.of.end() || other->second.size() != rows.size()) {
+      return false;
+    }
+    for (std::size_t t = 0; t < rows.size(); ++t) {
+      if (std::memcmp(rows[t].data(), other->second[t].data(), rows[t].size() * sizeof(float)) !=
+          0) {
+        return false;
+      }
+    }
   }
-  CHECK(serve(s, true, options_of(s.model, drafter_kind::lookup), nullptr) == found);
+  return true;
+}
+
+/// Order-fixed, no schedule changes a bit: of the logits where they are looked at (steps then come
+/// in pieces), of the tokens where steps are graphs.
+void check_order(const subject& s, std::span<const greedy_prompt> prompts) {
+  kept_logits cold_logits;
+  engine_options cold = cold_options(s);
+  cold.observer = &cold_logits;
+  const served expected = serve(s, true, cold, prompts);
+  CHECK(serve(s, true, cold_options(s), prompts).tokens == expected.tokens);
+  for (const drafter_kind drafter : {drafter_kind::none, drafter_kind::lookup, drafter_kind::mtp}) {
+    if (drafter == drafter_kind::mtp && s.model.mtp_layers.empty()) {
+      continue;
+    }
+    INFO("drafter " << static_cast<int>(drafter));
+    kept_logits logits;
+    engine_options o = busy_options(s, drafter);
+    o.observer = &logits;
+    const served observed = serve(s, true, o, prompts, 2);
+    CHECK(observed.tokens == expected.tokens);
+    CHECK(observed.cached_tokens > 0);
+    CHECK(same_bits(cold_logits, logits, 0));
+    CHECK(same_bits(cold_logits, logits, prompts.size()));
+    const served unobserved = serve(s, true, busy_options(s, drafter), prompts, 2);
+    CHECK(unobserved.tokens == expected.tokens);
+    CHECK(unobserved.cached_tokens > 0);
+  }
+}
+
+void check(const subject& s) {
+  const std::vector<greedy_prompt> prompts = random_prompts(s);
+  check_agreement(s, prompts);
+  check_order(s, prompts);
 }
 
 }  // namespace
@@ -156,10 +249,58 @@ TEST_CASE("cuda engine: another shape, by the generic attention unit") {
   check(random_subject(std::move(m), 2));
 }
 
+TEST_CASE("cuda engine: a preempted answer goes on as if nothing had happened") {
+  const subject s = random_subject(family_model(), 3);
+  const std::vector<greedy_prompt> prompts = random_prompts(s);
+  const served expected = serve(s, true, cold_options(s), prompts);
+  engine_options o = busy_options(s, drafter_kind::mtp);
+  o.make_runner = cuda_runners(s.uploaded, s.device);
+  serial_executor serial;
+  const tokenizer tokens = no_text();
+  engine::engine e(s.model, s.packed, tokens, o, serial);
+  std::vector<std::vector<token_id>> found(prompts.size());
+  for (std::uint64_t id = 0; id < prompts.size(); ++id) {
+    request r;
+    r.id = request_id{id};
+    r.prompt = prompts[id].tokens;
+    r.max_new_tokens = answer_tokens;
+    r.sampling.temperature = 0.0f;
+    REQUIRE(e.submit(std::move(r)));
+  }
+  random_stream random(3, 131);
+  while (!e.idle()) {
+    for (const event& happened : e.step()) {
+      if (happened.token) {
+        found[static_cast<std::uint64_t>(happened.id)].push_back(*happened.token);
+      }
+    }
+    if (random.next_below(8) == 0) {
+      (void)e.preempt(request_id{random.next_below(static_cast<std::uint32_t>(prompts.size()))});
+    }
+  }
+  CHECK(e.metrics().requests_preempted.value() > 0);
+  CHECK(found == expected.tokens);
+}
+
 TEST_CASE("cuda engine: the nano model") {
-  const checkpoint opened = open_checkpoint(ORIEL_NANO_DIR);
-  subject s{.model = opened.config.geometry, .packed = {}, .uploaded = {}};
-  s.packed = load_weights(opened, {.compute = dtype::bf16});
-  s.upload(load_weights(opened, {.compute = dtype::bf16, .form = weight_form::plain}));
-  check(s);
+  check(loaded_subject(ORIEL_NANO_DIR));
+}
+
+TEST_CASE("cuda engine: golden checkpoints") {
+  std::size_t models = 0;
+  for (const std::filesystem::path& folder : golden_folders()) {
+    INFO(folder.filename().string());
+    std::unique_ptr<subject> s;
+    try {
+      s = std::make_unique<subject>(loaded_subject(folder));
+    } catch (const engine::error& e) {
+      // What a device has no kernel for, it must say.
+      INFO(e.what());
+      CHECK(std::string(e.what()).find("device") != std::string::npos);
+      continue;
+    }
+    ++models;
+    check(*s);
+  }
+  CHECK(models >= 5);
 }

@@ -1,0 +1,211 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+#include <oriel/kernels/embed.hpp>
+#include <oriel/kernels/gather_rows.hpp>
+#include <oriel/kernels/grouped_gemm.hpp>
+#include <oriel/kernels/moe_combine.hpp>
+#include <oriel/kernels/moe_route.hpp>
+#include <oriel/kernels/rms_norm.hpp>
+#include <oriel/kernels/swiglu.hpp>
+
+#include <engine/device_needs.hpp>
+#include <engine/engine_pools.hpp>
+#include <engine/error.hpp>
+#include <engine/program_runner.hpp>
+#include <fmt/format.h>
+
+#include <span>
+#include <string>
+
+namespace oriel::engine {
+namespace {
+
+constexpr std::uint64_t alignment_bytes = 256;  // of a piece of memory on a device
+
+std::uint64_t aligned(std::uint64_t bytes) noexcept {
+  return (bytes + alignment_bytes - 1) / alignment_bytes * alignment_bytes;
+}
+
+template <class Plan>
+void expect(const result<Plan>& plan, const model_geometry& model, const char* what) {
+  if (!plan) {
+    throw error(fmt::format("{} cannot be computed on a device: no kernel for its {}: {}",
+                            model.name,
+                            what,
+                            plan.error().detail));
+  }
+}
+
+/// Every layer's own kernels; those whose plans are in programs are asked for there.
+void expect_kernels(const program_model& m) {
+  const model_geometry& g = *m.geometry;
+  expect(cuda::plan_embed({g.vocabulary, g.hidden, m.compute}), g, "embedding");
+  expect(cuda::plan_rms_norm({g.hidden, static_cast<float>(g.rms_eps), m.compute}), g, "norms");
+  expect(cuda::plan_gather_rows({.width = g.hidden}), g, "rows");
+  for (std::uint32_t l = 0; l < m.layers(); ++l) {
+    const ffn_geometry& f = m.layer(l).ffn;
+    if (!f.is_moe()) {
+      expect(cuda::plan_swiglu({f.intermediate, m.compute}), g, "SwiGLU");
+      continue;
+    }
+    expect(cuda::plan_moe_route({.experts = f.experts,
+                                 .top_k = f.top_k,
+                                 .groups = g.expert_groups,
+                                 .kept_groups = g.expert_groups_kept,
+                                 .normalize = g.norm_topk_prob,
+                                 .scale = static_cast<float>(g.routed_scaling_factor)}),
+           g,
+           "router");
+    expect(cuda::plan_moe_combine({g.hidden, f.top_k}), g, "experts");
+  }
+}
+
+/// Sizes as the upload has them.
+class weight_tally {
+ public:
+  weight_tally(const model_geometry& model, dtype compute, std::uint32_t multiprocessors)
+      : g_(model), compute_(compute), multiprocessors_(multiprocessors) {}
+
+  void matrix(std::uint64_t n, std::uint64_t k) { add(n * k * size_bytes(compute_)); }
+  void vector(std::uint64_t n) { add(n * sizeof(float)); }
+  void layer(const layer_geometry& l) {
+    const attention_geometry& a = l.attention;
+    vector(g_.hidden);
+    vector(g_.hidden);
+    matrix(std::uint64_t{a.q_heads} * a.head_dim_qk +
+               std::uint64_t{a.kv_heads} * (a.head_dim_qk + a.head_dim_vo),
+           g_.hidden);
+    matrix(g_.hidden, std::uint64_t{a.q_heads} * a.head_dim_vo);
+    vector(a.has_sink ? a.q_heads : 0);
+    if (!l.ffn.is_moe()) {
+      matrix(2 * std::uint64_t{l.ffn.intermediate}, g_.hidden);
+      matrix(g_.hidden, l.ffn.intermediate);
+      return;
+    }
+    vector(std::uint64_t{l.ffn.experts} * g_.hidden);  // The router is f32.
+    vector(l.ffn.experts);
+    experts({.groups = l.ffn.experts,
+             .n = l.ffn.intermediate,
+             .k = g_.hidden,
+             .weights = compute_,
+             .swiglu = true});
+    experts(
+        {.groups = l.ffn.experts, .n = g_.hidden, .k = l.ffn.intermediate, .weights = compute_});
+  }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
+
+ private:
+  void add(std::uint64_t bytes) noexcept { bytes_ += aligned(bytes); }
+  void experts(const grouped_gemm_shape& shape) {
+    const auto plan =
+        cuda::plan_grouped_gemm(shape, {.rows_max = 1, .multiprocessors = multiprocessors_});
+    expect(plan, g_, "experts");
+    if (shape.k * size_bytes(shape.weights) % 16 != 0) {  // rows lie side by side
+      throw error(
+          fmt::format("{} cannot be computed on a device: a row of {} numbers, which its experts "
+                      "read, is no multiple of 16 bytes",
+                      g_.name,
+                      shape.k));
+    }
+    add(plan->packed_bytes * shape.groups);
+  }
+
+  const model_geometry& g_;
+  dtype compute_;
+  std::uint32_t multiprocessors_;
+  std::uint64_t bytes_ = 0;
+};
+
+std::string gib(std::uint64_t bytes) {
+  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (std::uint64_t{1} << 30));
+}
+
+}  // namespace
+
+std::uint64_t device_weight_bytes(const model_geometry& model,
+                                  dtype compute,
+                                  std::uint32_t mtp_blocks,
+                                  std::uint32_t multiprocessors) {
+  weight_tally tally(model, compute, multiprocessors);
+  tally.matrix(model.vocabulary, model.hidden);  // embedding
+  tally.matrix(model.vocabulary, model.hidden);  // lm_head
+  tally.vector(model.hidden);
+  for (const layer_geometry& layer : model.layers) {
+    tally.layer(layer);
+  }
+  for (const layer_geometry& layer : std::span(model.mtp_layers).first(mtp_blocks)) {
+    tally.vector(model.hidden);  // enorm, hnorm, final norm
+    tally.vector(model.hidden);
+    tally.vector(model.hidden);
+    tally.matrix(model.hidden, 2 * std::uint64_t{model.hidden});
+    tally.layer(layer);
+  }
+  return tally.bytes();
+}
+
+device_needs device_needs_of(const device_question& asked, std::uint32_t multiprocessors) {
+  program_model m = program_model_of(
+      asked.model, asked.plan, asked.limits, asked.compute, asked.kv, multiprocessors);
+  m.chains_hidden = asked.chains_hidden;
+  expect_kernels(m);
+  device_needs needs;
+  needs.weight_bytes =
+      device_weight_bytes(asked.model, asked.compute, m.mtp_blocks, multiprocessors);
+  for (std::uint32_t pool = 0; pool < asked.plan.pools(); ++pool) {
+    needs.kv_bytes +=
+        std::uint64_t{asked.sizes.pages[pool]} * asked.plan.layout(pool_id{pool}).page_bytes();
+  }
+  const backend_needs step =
+      backend_needs_of(m,
+                       asked.limits,
+                       table_entries_of(asked.plan, asked.limits.context_tokens),
+                       asked.drafts_max,
+                       asked.order_fixed);
+  needs.step_bytes =
+      aligned(step.memory_bytes) + aligned(step.table_entries * sizeof(std::uint32_t));
+  return needs;
+}
+
+device_needs device_needs_of(const model_geometry& model,
+                             const engine_options& asked,
+                             bool has_tiers,
+                             dtype compute,
+                             std::uint32_t multiprocessors) {
+  engine_options options = asked;
+  if (!has_tiers) {
+    options.tier_moves.fetches_max = 0;  // As the engine does: nothing is fetched.
+  }
+  const dtype kv = options.kv.value_or(compute);
+  const auto [plan, sizes] = plan_pools(model, options, kv);
+  return device_needs_of({.model = model,
+                          .plan = plan,
+                          .sizes = sizes,
+                          .limits = limits_of(options, model),
+                          .compute = compute,
+                          .kv = kv,
+                          .drafts_max = options.speculation.rows_max(),
+                          .chains_hidden = options.speculation.chain == mtp_chain::previous_hidden,
+                          .order_fixed = is_order_fixed(options)},
+                         multiprocessors);
+}
+
+void expect_room(const device_needs& needs,
+                 std::string_view model_name,
+                 std::string_view device_name,
+                 std::uint64_t free_bytes) {
+  if (needs.total_bytes() <= free_bytes) {
+    return;
+  }
+  throw error(fmt::format(
+      "{} does not fit on {}: {} of weights, {} of KV and {} for a step, {} more than the {} that "
+      "are free; lower the context, the cache or --chunk, or take a smaller model",
+      model_name,
+      device_name,
+      gib(needs.weight_bytes),
+      gib(needs.kv_bytes),
+      gib(needs.step_bytes),
+      gib(needs.total_bytes() - free_bytes),
+      gib(free_bytes)));
+}
+
+}  // namespace oriel::engine

@@ -1,0 +1,155 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// What is said of a device before weights are read: what it has no kernel for, and what it has no
+// room for.
+#include "engine/with_blocks.hpp"
+#include "support/host_backend.hpp"
+
+#include <oriel/core/random.hpp>
+
+#include <catch2/catch.hpp>
+#include <engine/device_needs.hpp>
+#include <engine/engine.hpp>
+#include <engine/engine_pools.hpp>
+#include <engine/error.hpp>
+#include <engine/program_runner.hpp>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+using namespace oriel;
+using namespace oriel::engine;
+using namespace engine_life;
+
+namespace {
+
+constexpr std::uint32_t multiprocessors = 132;
+
+/// What the refusal says; empty: it was none.
+std::string refusal(const std::function<void()>& ask) {
+  try {
+    ask();
+  } catch (const engine::error& e) {
+    return e.what();
+  }
+  return {};
+}
+
+bool says(const std::string& text, const char* what) {
+  return text.find(what) != std::string::npos;
+}
+
+/// Experts of a width that a device reads.
+model_geometry some_model(std::uint64_t seed, bool moe) {
+  random_stream random(seed, 128);
+  model_geometry m = toy_geometry({0, 16, 16, 0}, moe);
+  m.hidden = 8 * (1 + random.next_below(12));
+  m.mtp_layers.assign(random.next_below(4), toy_geometry({16}, false).layers[0]);
+  return m;
+}
+
+engine_options options_of(const model_geometry& m, random_stream& random) {
+  engine_options o{.chunk_tokens = 16 + random.next_below(100),
+                   .sequences_max = 1 + random.next_below(6),
+                   .context_tokens = 64 + random.next_below(400)};
+  o.heal = false;
+  o.prefix_cache = random.next_below(2) == 0;
+  if (!m.mtp_layers.empty() && random.next_below(2) == 0) {
+    o.speculation.drafter = drafter_kind::mtp;
+    o.speculation.drafts_max =
+        1 + random.next_below(static_cast<std::uint32_t>(m.mtp_layers.size()));
+  }
+  return o;
+}
+
+}  // namespace
+
+TEST_CASE("what a device is asked for is what the engine's runner takes") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 12)));
+  INFO("seed " << seed);
+  random_stream random(seed, 129);
+  const model_geometry model = some_model(seed, false);
+  const dtype compute = seed % 3 == 0 ? dtype::f32 : dtype::bf16;
+  engine_options o = options_of(model, random);
+  const device_needs needs = device_needs_of(model, o, false, compute, multiprocessors);
+  const model_weights weights = random_weights(model, compute, seed);
+  std::optional<oriel::test::host_backend> backend;
+  std::uint64_t kv_bytes = 0;
+  o.make_runner = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
+    const pool_plan& plan = setup.pools.plan();
+    for (std::uint32_t i = 0; i < plan.pools(); ++i) {
+      kv_bytes += setup.pools.pool(pool_id{i}).capacity() * plan.layout(pool_id{i}).page_bytes();
+    }
+    program_model m =
+        program_model_of(setup.model, plan, setup.limits, compute, setup.kv, multiprocessors);
+    m.chains_hidden = setup.chains_hidden;
+    backend.emplace(setup.model, weights, layer_homes(setup.pools));
+    return std::make_unique<program_runner>(m,
+                                            setup.limits,
+                                            table_entries_of(plan, setup.limits.context_tokens),
+                                            setup.drafts_max,
+                                            *backend,
+                                            setup.order_fixed);
+  };
+  serial_executor serial;
+  const tokenizer tokens = no_text();
+  const engine::engine e(model, weights, tokens, o, serial);
+  const std::uint64_t tables = backend->taken.table_entries * sizeof(std::uint32_t);
+  CHECK(needs.kv_bytes == kv_bytes);
+  CHECK(needs.step_bytes >= backend->taken.memory_bytes + tables);
+  CHECK(needs.step_bytes < backend->taken.memory_bytes + tables + 2 * 256);
+}
+
+TEST_CASE("weights on a device take what they take as they lie in a checkpoint, experts in tiles") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 12)));
+  INFO("seed " << seed);
+  const bool moe = seed % 2 == 0;
+  const model_geometry model = some_model(seed, moe);
+  const dtype compute = !moe && seed % 3 == 0 ? dtype::f32 : dtype::bf16;
+  const std::uint64_t bytes =
+      random_weights(
+          model, compute, seed, best_isa(), host::gemm_backend::automatic, weight_form::plain)
+          .bytes();
+  const auto blocks = static_cast<std::uint32_t>(model.mtp_layers.size());
+  const std::uint64_t needed = device_weight_bytes(model, compute, blocks, multiprocessors);
+  const std::uint64_t pieces = 3 + (4 + blocks) * 9 + blocks * 4;
+  std::uint64_t tiles = 0;  // A piece has 128 rows of 64 columns.
+  for (const layer_geometry& layer : model.layers) {
+    tiles += layer.ffn.is_moe() ? 4 * layer.ffn.experts : 0;
+  }
+  CHECK(needed >= bytes);
+  CHECK(needed <= bytes + pieces * 256 + tiles * 128 * 64 * 2);
+}
+
+TEST_CASE("what a device has no kernel for is refused with its name") {
+  model_geometry model = some_model(1, true);
+  const engine_options o{.context_tokens = 256};
+  const auto ask = [&](dtype compute) {
+    return refusal([&] { (void)device_needs_of(model, o, false, compute, multiprocessors); });
+  };
+  CHECK(ask(dtype::bf16).empty());
+  const std::string in_f32 = ask(dtype::f32);
+  CHECK(says(in_f32, "toy cannot be computed on a device"));
+  CHECK(says(in_f32, "experts"));
+  model.hidden = 44;
+  CHECK(says(ask(dtype::bf16), "44 numbers"));
+  model.hidden = 48;
+  CHECK(ask(dtype::bf16).empty());
+}
+
+TEST_CASE("a model that does not fit is refused, with what is missing") {
+  constexpr std::uint64_t gib = std::uint64_t{1} << 30;
+  const device_needs needs{.weight_bytes = 100 * gib, .kv_bytes = 30 * gib, .step_bytes = gib / 2};
+  const auto ask = [&](std::uint64_t free_bytes) {
+    return refusal([&] { expect_room(needs, "mimo", "H200", free_bytes); });
+  };
+  CHECK(ask(needs.total_bytes()).empty());
+  CHECK_FALSE(ask(needs.total_bytes() - 1).empty());
+  const std::string said = ask(120 * gib);
+  CHECK(says(said, "mimo does not fit on H200"));
+  CHECK(says(said, "100.00 GiB of weights"));
+  CHECK(says(said, "30.00 GiB of KV"));
+  CHECK(says(said, "0.50 GiB for a step"));
+  CHECK(says(said, "10.50 GiB more than the 120.00 GiB that are free"));
+}

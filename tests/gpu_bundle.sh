@@ -31,13 +31,18 @@ for folder in "$into"/include/*-linux-gnu; do
 done
 cp "$usr"/lib/*/libpcre2-8.a "$usr"/lib/*/libutf8proc.a "$usr"/lib/*/lib{ssl,crypto}.a "$into/lib/"
 cp "$usr"/lib/*/libsimdjson.so.14 "$into/lib/"  # By the name that programs ask for: no links.
-cp -r "$usr/lib/cmake/Catch2" "$into/lib/cmake/"
 cp -r "$usr"/share/cmake/{CLI11,nlohmann_json} "$into/share/cmake/"
-# Debian's own files of these two name libraries that are not here.
+# Debian's own files of these name libraries that are not here.
 package_file() {  # package_file <name>: from stdin
   mkdir -p "$into/lib/cmake/$1"
-  cat > "$into/lib/cmake/$1/$1-config.cmake"
+  cat > "$into/lib/cmake/$1/$1Config.cmake"
 }
+package_file Catch2 <<'EOT'
+add_library(Catch2::Catch2 INTERFACE IMPORTED)
+target_include_directories(Catch2::Catch2 INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../../../include")
+list(APPEND CMAKE_MODULE_PATH "${CMAKE_CURRENT_LIST_DIR}")
+EOT
+cp "$usr"/lib/cmake/Catch2/Catch{,AddTests}.cmake "$into/lib/cmake/Catch2/"
 package_file fmt <<'EOT'
 add_library(fmt::fmt INTERFACE IMPORTED)
 target_include_directories(fmt::fmt INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../../../include")

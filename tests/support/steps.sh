@@ -38,7 +38,18 @@ step() {
 # What a step said last, for who reads only the end.
 step_tail() { sed 's/^/    /' "$steps/$1.log" | tail -n "${2:-12}"; }
 
+# Of a family ("memcheck: this", "memcheck: that") those that passed share a line; the others come last.
 steps_summary() {
-  awk -F '\t' '{ printf "%-12s %s (%s)\n", $2, $1, $3; n[$2]++ }
-    END { for (o in n) { printf "%s%d %s", s, n[o], o; s = ", " } print ""; exit n["passed"] != NR }' "$steps/outcomes"
+  awk -F '\t' '
+    { n[$2]++ }
+    $2 == "passed" && $1 ~ /: / { sub(/: .*/, "", $1); family[$1]++; next }
+    $2 == "passed" { printf "%-12s %s (%s)\n", $2, $1, $3; next }
+    { others = others sprintf("%-12s %s (%s)\n", $2, $1, $3) }
+    END {
+      for (f in family) printf "%-12s %s: %d\n", "passed", f, family[f]
+      printf "%s", others
+      for (o in n) { printf "%s%d %s", s, n[o], o; s = ", " }
+      print ""
+      exit n["passed"] != NR
+    }' "$steps/outcomes"
 }

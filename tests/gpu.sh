@@ -1,30 +1,79 @@
 #!/usr/bin/env bash
-# On a machine with a CUDA device: the device tests, plain and under compute-sanitizer.
-# Usage: tests/gpu.sh [--engine]. Needs nvcc, CMake, ninja, g++, Catch2 and xxhash, OpenSSL for Redis over TLS; with
-# --engine, which tests whole models, also fmt, simdjson, nlohmann-json, CLI11, PCRE2 and utf8proc. What is not in
-# the system's folders may lie in GPU_DEPS (as unpacked Debian packages: GPU_DEPS/include, GPU_DEPS/lib).
+# On a machine with a CUDA device: the device tests, plain and under compute-sanitizer. Ends within GPU_SECONDS (570:
+# a call of ten minutes) with a line for each step: what passed, failed, or ran out of time.
+#
+#     tests/gpu.sh [--engine] [--sanitize | --no-sanitize]
+#       --engine       whole models, too
+#       --sanitize     build, and the sanitizers alone; --no-sanitize: everything but them. So two calls have twice
+#                      the time; what was built is kept.
+#
+# Needs nvcc, CMake, ninja, g++, Catch2 and xxhash; with --engine also fmt, simdjson, nlohmann-json, CLI11, PCRE2,
+# utf8proc and OpenSSL. What is not in the system's folders is looked for in GPU_DEPS, by default .gpu_deps, which
+# tests/gpu_bundle.sh makes on a Debian machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-examples=OFF
-case "${1:-}" in
-  "") ;;
-  --engine) examples=ON ;;
-  *) echo "usage: $0 [--engine]" >&2; exit 2 ;;
-esac
+. tests/support/steps.sh
+examples=OFF sanitizes=1 tests=1
+while [ $# -gt 0 ]; do
+  case $1 in
+    --engine) examples=ON ;;
+    --sanitize) tests=0 ;;
+    --no-sanitize) sanitizes=0 ;;
+    *) echo "usage: $0 [--engine] [--sanitize | --no-sanitize]" >&2; exit 2 ;;
+  esac
+  shift
+done
+[ $((tests + sanitizes)) -gt 0 ] || { echo "gpu: nothing is left to do" >&2; exit 2; }
+steps_begin "${GPU_SECONDS:-570}"
+deps=${GPU_DEPS:-$PWD/.gpu_deps}
 # A folder of its own: what is switched off here stays in the cache.
 build=build/gpu
-cmake --preset cuda -B "$build" -DORIEL_EXAMPLES=$examples -DORIEL_BENCH=OFF -DCMAKE_PREFIX_PATH="${GPU_DEPS:-}" > /dev/null
-passes() {  # passes <target>: exit code 77, no device, is a failure here
-  cmake --build "$build" --target "$1"
-  "./$build/tests/$1" || { echo "gpu: $1: failed, or no device (exit 77)" >&2; exit 1; }
+programs=(test.cuda)
+if [ $examples = ON ] && [ $tests = 1 ]; then programs+=(test.cuda_engine); fi
+
+build_all() {
+  cmake --preset cuda -B "$build" -DORIEL_EXAMPLES=$examples -DORIEL_TIER=$examples -DORIEL_BENCH=OFF \
+    -DORIEL_ONEDNN=OFF -DCMAKE_PREFIX_PATH="$deps"
+  cmake --build "$build" --target "${programs[@]}"
 }
-passes test.cuda
-if [ $examples = ON ]; then passes test.cuda_engine; fi
-sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
-if [ ! -x "$sanitizer" ]; then
-  echo "gpu: compute-sanitizer is not here; its tools were not run"
-  exit 0
+export -f build_all
+export build examples deps
+if ! step build 400 bash -euc "programs=(${programs[*]}); build_all"; then
+  step_tail build 40
+  steps_summary || true
+  exit 1
 fi
-for tool in memcheck racecheck initcheck synccheck; do
-  "$sanitizer" --tool "$tool" --error-exitcode 1 "./$build/tests/test.cuda"
-done
+
+# Exit code 77, no device, is a failure here.
+if [ $tests = 1 ]; then
+  for program in "${programs[@]}"; do
+    step "$program" 240 "./$build/tests/$program" || step_tail "$program" 30
+  done
+fi
+
+# One process for each tool and test case, four at a time: a case that takes too long costs no other.
+# [long] cases are left out; [grid] is theirs in small.
+sanitize() {
+  local sanitizer tool name number=0 quoted
+  sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
+  if [ ! -x "$sanitizer" ]; then
+    printf 'sanitizers\tnot run\tcompute-sanitizer is not here\n' >> "$steps/outcomes"
+    return
+  fi
+  for tool in memcheck racecheck synccheck initcheck; do
+    while read -r name; do
+      quoted=$(printf '%s' "$name" | sed 's/[][,\\*"]/\\&/g')
+      number=$((number + 1))
+      step "$tool: $name" 40 "$sanitizer" --tool "$tool" --error-exitcode 1 "./$build/tests/test.cuda" "$quoted" &
+      [ $((number % 4)) -ne 0 ] || wait
+    done < <("./$build/tests/test.cuda" "~[long]" --list-test-names-only || true)
+    wait
+  done
+  while IFS=$'\t' read -r name outcome _; do
+    case $name:$outcome in
+      *check:*:failed) echo "$name"; step_tail "$name" 10 ;;
+    esac
+  done < "$steps/outcomes"
+}
+if [ $sanitizes = 1 ]; then sanitize; fi
+steps_summary

@@ -1,100 +1,35 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Copies of scattered pages beside one large copy, and decoding beside copies. Random bytes, other
-// pages each round, all rows in turn, medians of the rounds.
-//
-//     bench.cuda.kv_copy [rounds]    prints a table; 77 where there is no device
-#include <oriel/core/random.hpp>
-#include <oriel/kernels/attention.hpp>
+// What: copies of scattered pages of KV beside one large copy, and decoding beside copies. Other
+//       pages each round. All ways are printed on stderr; those with a goal are figures.
+// Why:  >= 0.95 LINK with 4 multiprocessors, <= 3 % from attention beside it (bench/cuda/table.py).
+#include "attention_batch.hpp"
+
 #include <oriel/kernels/kv_copy.hpp>
 
-#include <cuda_runtime_api.h>
-
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
-#include <memory>
 #include <numeric>
-#include <string>
-#include <utility>
-#include <vector>
 
 namespace {
 
-using namespace oriel;  // NOLINT: a program
-
-void require(bool ok, const char* what) {
-  if (!ok) {
-    std::fprintf(stderr,
-                 "bench.cuda.kv_copy: %s failed (%s)\n",
-                 what,
-                 cudaGetErrorString(cudaGetLastError()));
-    std::exit(1);
-  }
-}
-#define ORIEL_CUDA_CALL(call) require((call) == cudaSuccess, #call)
+using namespace oriel;         // NOLINT: a program
+using namespace oriel::bench;  // NOLINT
 
 constexpr std::size_t bytes_moved = std::size_t{256} << 20;  // of one copy: beyond every cache
 
-/// Memory for `bytes_moved` and a bit, on one side, filled with random bytes.
-std::byte* make_memory(bool is_host, std::size_t bytes) {
-  void* p = nullptr;
-  ORIEL_CUDA_CALL(is_host ? cudaMallocHost(&p, bytes) : cudaMalloc(&p, bytes));
-  random_stream random(bytes);
-  std::vector<std::uint16_t> some(std::size_t{8} << 20);  // bf16 in [1, 2): nothing overflows.
-  std::ranges::generate(
-      some, [&] { return static_cast<std::uint16_t>(0x3F80 | random.next_below(128)); });
-  for (std::size_t at = 0; at < bytes; at += some.size() * 2) {
-    ORIEL_CUDA_CALL(cudaMemcpy(static_cast<std::byte*>(p) + at,
-                               some.data(),
-                               std::min(bytes - at, some.size() * 2),
-                               cudaMemcpyDefault));
-  }
-  return static_cast<std::byte*>(p);
-}
-
-/// Milliseconds of what `enqueue` gives the stream.
-class stopwatch {
+/// Pinned memory, of a device's random numbers.
+class pinned_bytes {
  public:
-  explicit stopwatch(cudaStream_t stream) : stream_(stream) {
-    ORIEL_CUDA_CALL(cudaEventCreate(&begin_));
-    ORIEL_CUDA_CALL(cudaEventCreate(&end_));
+  explicit pinned_bytes(const device_bytes& from) {
+    ORIEL_CUDA_CALL(cudaMallocHost(reinterpret_cast<void**>(&data_), from.size()));
+    ORIEL_CUDA_CALL(cudaMemcpy(data_, from.data(), from.size(), cudaMemcpyDeviceToHost));
   }
-  ~stopwatch() {
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-  }
-  stopwatch(const stopwatch&) = delete;
-  stopwatch& operator=(const stopwatch&) = delete;
-
-  template <class F>
-  double ms(F&& enqueue) {
-    ORIEL_CUDA_CALL(cudaDeviceSynchronize());
-    ORIEL_CUDA_CALL(cudaEventRecord(begin_, stream_));
-    enqueue(stream_);
-    ORIEL_CUDA_CALL(cudaEventRecord(end_, stream_));
-    ORIEL_CUDA_CALL(cudaEventSynchronize(end_));
-    float ms = 0;
-    ORIEL_CUDA_CALL(cudaEventElapsedTime(&ms, begin_, end_));
-    return static_cast<double>(ms);
-  }
+  ~pinned_bytes() { cudaFreeHost(data_); }
+  pinned_bytes(const pinned_bytes&) = delete;
+  pinned_bytes& operator=(const pinned_bytes&) = delete;
+  [[nodiscard]] std::byte* data() const { return data_; }
 
  private:
-  cudaStream_t stream_;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
-};
-
-double median(std::vector<double> x) {
-  std::ranges::nth_element(x, x.begin() + static_cast<long>(x.size() / 2));
-  return x[x.size() / 2];
-}
-
-struct row {
-  std::string name;
-  std::function<void(cudaStream_t)> enqueue;
-  std::size_t yardstick;  ///< the row that it is a part of
-  std::vector<double> ms = {};
+  std::byte* data_ = nullptr;
 };
 
 /// Pages of one layer, scattered over both sides.
@@ -150,194 +85,166 @@ class page_copy {
   kv_page_pair* pairs_ = nullptr;
 };
 
-/// A decode of 64 sequences over 4,096 keys each: 0.67 GB of K and V, several times over.
-class decode {
- public:
-  explicit decode(std::uint32_t multiprocessors) {
-    const auto plan = cuda::plan_attention(shape,
-                                           {.sequences_max = sequences,
-                                            .rows_max = sequences,
-                                            .rows_per_sequence_max = 1,
-                                            .keys_max = keys,
-                                            .multiprocessors = multiprocessors});
-    require(static_cast<bool>(plan), "plan_attention");
-    plan_ = *plan;
-    constexpr std::uint32_t pages = sequences * keys / page_tokens;
-    kv_ = make_memory(false, std::size_t{pages} * page_bytes);
-    q_ = make_memory(false, std::size_t{sequences} * shape.q_heads * shape.head_dim_qk * 2);
-    out_ = make_memory(false, std::size_t{sequences} * shape.q_heads * shape.head_dim_vo * 2);
-    workspace_ = make_memory(false, plan_.workspace_bytes + 256);
-    std::vector<std::uint32_t> table(pages);
-    std::iota(table.begin(), table.end(), 0u);
-    ORIEL_CUDA_CALL(cudaMallocHost(reinterpret_cast<void**>(&table_), pages * sizeof *table_));
-    std::ranges::copy(table, table_);
-    ORIEL_CUDA_CALL(cudaMallocHost(reinterpret_cast<void**>(&parts_), sequences * sizeof *parts_));
-    for (std::uint32_t s = 0; s < sequences; ++s) {
-      parts_[s] = {table_ + s * (keys / page_tokens), 0, keys - 1, 1};
-    }
-  }
-  decode(const decode&) = delete;
-  decode& operator=(const decode&) = delete;
-  ~decode() {
-    for (std::byte* p : {kv_, q_, out_, workspace_}) {
-      cudaFree(p);
-    }
-    cudaFreeHost(table_);
-    cudaFreeHost(parts_);
-  }
+using way = cuda::kv_copy_way;
 
-  void operator()(cudaStream_t stream) const {
-    basic_attention_args<bf16> args{};
-    args.kv = {kv_, kv_ + k_bytes, page_bytes};
-    args.q = reinterpret_cast<const bf16*>(q_);
-    args.q_stride = std::size_t{shape.q_heads} * shape.head_dim_qk;
-    args.out = reinterpret_cast<bf16*>(out_);
-    args.scale = 0.07f;
-    args.sequences = {parts_, sequences};
-    for (int step = 0; step < 8; ++step) {
-      require(static_cast<bool>(
-                  cuda::run_attention(plan_, args, {workspace_, plan_.workspace_bytes}, stream)),
-              "run_attention");
+/// Both sides of every copy, and what is copied: a layer's pages.
+struct sides {
+  device_bytes device{bytes_moved, dtype::bf16}, other{bytes_moved, dtype::bf16};
+  pinned_bytes host{device};
+};
+constexpr attention_shape large{64, 4, 192, 128, 64, 0, dtype::bf16};  // 160 KiB a page
+constexpr attention_shape small{16, 1, 192, 128, 16, 0, dtype::bf16};  // 10 KiB
+
+/// Copies of scattered pages in all ways beside one large copy; those with an id are figures, all
+/// are printed.
+class copies {
+ public:
+  copies(std::string limit, std::byte* from, std::byte* to, bool is_up, double counted)
+      : limit_(std::move(limit)), from_(from), to_(to), is_up_(is_up), counted_(counted) {
+    one_ = race_.add([this] {
+      return watch_.ms([&](cudaStream_t stream) {
+        ORIEL_CUDA_CALL(cudaMemcpyAsync(to_, from_, bytes_moved, cudaMemcpyDefault, stream));
+      });
+    });
+  }
+  void add(const std::string& name,
+           const std::string& id,
+           const attention_shape& layer,
+           bool permutes,
+           way how,
+           std::uint32_t multiprocessors) {
+    copies_.push_back(std::make_unique<page_copy>(
+        layer,
+        permutes,
+        is_up_,
+        cuda::kv_copy_options{.way = how, .multiprocessors = multiprocessors},
+        from_,
+        to_));
+    page_copy& c = *copies_.back();
+    rows_.push_back({name, id, race_.add([&] {
+                       c.shuffle(random_);
+                       return watch_.ms(c);
+                     })});
+  }
+  void run(std::uint32_t rounds) {
+    race_.run(rounds);
+    const double bytes = counted_ * static_cast<double>(bytes_moved);
+    for (const row& r : rows_) {
+      const double rate = bytes / race_.took(r.number) / 1e6, of_one = race_.ratio(one_, r.number);
+      std::fprintf(stderr, "| %s | %.1f GB/s | %.3f of one copy |\n", r.name.c_str(), rate, of_one);
+      if (!r.id.empty()) {
+        report({r.id, "", rate, "GB/s", limit_, bytes / race_.took(one_) / 1e6, of_one});
+      }
     }
   }
 
  private:
-  static constexpr std::uint32_t sequences = 64, keys = 4096, page_tokens = 64;
-  static constexpr attention_shape shape{64, 4, 192, 128, page_tokens, 0, dtype::bf16};
-  static constexpr std::size_t k_bytes = std::size_t{4} * page_tokens * 192 * 2,
-                               page_bytes = std::size_t{4} * page_tokens * (192 + 128) * 2;
-  cuda::attention_plan plan_{};
-  std::byte *kv_ = nullptr, *q_ = nullptr, *out_ = nullptr, *workspace_ = nullptr;
-  std::uint32_t* table_ = nullptr;
-  paged_sequence* parts_ = nullptr;
+  struct row {
+    std::string name, id;
+    std::size_t number;
+  };
+  std::string limit_;
+  std::byte *from_, *to_;
+  bool is_up_;
+  double counted_;  ///< bytes for each byte moved
+  stopwatch watch_;
+  race race_;
+  random_stream random_{1};
+  std::size_t one_ = 0;
+  std::vector<row> rows_;
+  std::vector<std::unique_ptr<page_copy>> copies_;
 };
 
-/// Decoding alone and beside a copy that lasts longer; prints a line for each.
-void beside_copies(int rounds, page_copy& copy, random_stream& random) {
-  cudaStream_t compute = nullptr, copies = nullptr;
-  ORIEL_CUDA_CALL(cudaStreamCreateWithFlags(&compute, cudaStreamNonBlocking));
-  ORIEL_CUDA_CALL(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking));
-  stopwatch watch(compute);
-  const decode all(132), fewer(128);
-  std::vector<double> alone, beside;
-  for (int round = 0; round < rounds; ++round) {
-    copy.shuffle(random);
-    alone.push_back(watch.ms(all));
-    ORIEL_CUDA_CALL(cudaDeviceSynchronize());
-    beside.push_back(watch.ms([&](cudaStream_t stream) {
-      copy(copies);
-      fewer(stream);
-    }));
+/// Host to device, or device to host. The figures are of pages in the host's order: permuted.
+void over_the_link(bool is_up) {
+  const sides s;
+  const std::string id = is_up ? "kv_up" : "kv_down", begin = is_up ? "up, " : "down, ";
+  copies all("LINK",
+             is_up ? s.host.data() : s.device.data(),
+             is_up ? s.device.data() : s.host.data(),
+             is_up,
+             1);
+  for (const auto& [name, layer] :
+       {std::pair{"64 tokens, 4 heads", large}, {"16 tokens, 1 head", small}}) {
+    const bool is_large = layer.page_size == large.page_size;
+    all.add(begin + name + ", engines", "", layer, false, way::engine, 1);
+    for (const std::uint32_t n : {2u, 4u}) {
+      const std::string of = begin + name + ", " + std::to_string(n) + " multiprocessors";
+      const bool is_the_goal = n == 4;
+      all.add(of, "", layer, false, way::multiprocessors, n);
+      all.add(of + ", permuted",
+              !is_the_goal ? ""
+              : is_large   ? id
+                           : id + "_small",
+              layer,
+              true,
+              way::multiprocessors,
+              n);
+    }
   }
+  all.run(15);
+}
+
+void on_the_device() {
+  const sides s;
+  copies all("COPY", s.device.data(), s.other.data(), false, 2);
+  const std::uint32_t n = facts().multiprocessors;
+  all.add("on the device, 64 tokens", "kv_device", large, false, way::multiprocessors, n);
+  all.add("the same, permuted", "", large, true, way::multiprocessors, n);
+  all.add("on the device, 16 tokens", "", small, false, way::multiprocessors, n);
+  all.run(15);
+}
+
+/// Decoding alone, and on four multiprocessors less beside a copy by these that lasts longer.
+void beside_copies() {
+  const sides s;
+  const std::vector<std::uint32_t> keys(64, 4096);
+  const std::uint32_t n = facts().multiprocessors;
+  const batch all(shape_of(0), keys, 1),
+      fewer(shape_of(0), keys, 1, pages::scattered, false, n - 4);
+  page_copy copy(large,
+                 true,
+                 true,
+                 {.way = way::multiprocessors, .multiprocessors = 4},
+                 s.host.data(),
+                 s.device.data());
+  stopwatch compute, copying;
+  random_stream random(1);
+  const auto decode = [](const batch& b) {
+    return [&b](cudaStream_t stream) {
+      for (int step = 0; step < 8; ++step) {
+        b(stream);
+      }
+    };
+  };
+  race r;
+  const auto alone = r.add([&] { return compute.ms(decode(all)); });
+  const auto beside = r.add([&] {
+    ORIEL_CUDA_CALL(cudaDeviceSynchronize());  // The last copy may not have ended.
+    copy.shuffle(random);
+    return compute.ms([&](cudaStream_t stream) {
+      copy(copying.stream());
+      decode(fewer)(stream);
+    });
+  });
+  r.run(15);
   ORIEL_CUDA_CALL(cudaDeviceSynchronize());
-  std::printf("\ndecode on 132 multiprocessors: %.3f ms; on 128 beside a copy by 4: %.3f (%.3f)\n",
-              median(alone),
-              median(beside),
-              median(beside) / median(alone));
-  cudaStreamDestroy(compute);
-  cudaStreamDestroy(copies);
+  report({"kv_beside",
+          "",
+          1e3 * r.took(beside),
+          "us",
+          "alone",
+          1e3 * r.took(alone),
+          r.ratio(beside, alone)});
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("bench.cuda.kv_copy: skipped, no CUDA device\n");
-    return 77;
-  }
-  const int rounds = count > 1 ? std::atoi(arguments[1]) : 15;
-  require(rounds > 0, "rounds > 0");
-  cudaStream_t stream = nullptr;
-  ORIEL_CUDA_CALL(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  std::byte *host = make_memory(true, bytes_moved), *device = make_memory(false, bytes_moved),
-            *other = make_memory(false, bytes_moved);
-
-  std::vector<row> rows;
-  const auto one_copy = [&](const char* name, std::byte* from, std::byte* to) {
-    rows.push_back({name,
-                    [=](cudaStream_t s) {
-                      ORIEL_CUDA_CALL(cudaMemcpyAsync(to, from, bytes_moved, cudaMemcpyDefault, s));
-                    },
-                    rows.size()});
-  };
-  one_copy("LINK up: one copy", host, device);
-  one_copy("LINK down: one copy", device, host);
-  one_copy("COPY: one copy on the device", device, other);
-
-  const std::pair<const char*, attention_shape> layers[] = {
-      {"64 tokens, 4 heads (160 KiB)", {64, 4, 192, 128, 64, 0, dtype::bf16}},
-      {"16 tokens, 1 head (10 KiB)", {16, 1, 192, 128, 16, 0, dtype::bf16}}};
-  using way = cuda::kv_copy_way;
-  std::vector<std::unique_ptr<page_copy>> copies;
-  const auto pages = [&](const std::string& name,
-                         const attention_shape& layer,
-                         std::size_t yardstick,
-                         bool permutes,
-                         way how,
-                         std::uint32_t multiprocessors) {
-    const bool is_up = yardstick == 0;
-    std::byte* from = is_up ? host : device;
-    std::byte* to = is_up ? device : yardstick == 1 ? host : other;
-    copies.push_back(std::make_unique<page_copy>(
-        layer,
-        permutes,
-        is_up,
-        cuda::kv_copy_options{.way = how, .multiprocessors = multiprocessors},
-        from,
-        to));
-    rows.push_back({name, std::ref(*copies.back()), yardstick});
-  };
-  for (const auto& [name, layer] : layers) {
-    for (std::size_t direction = 0; direction < 2; ++direction) {
-      const std::string begin = std::string(direction == 0 ? "up, " : "down, ") + name;
-      pages(begin + ", engines", layer, direction, false, way::engine, 1);
-      for (const std::uint32_t n : {2u, 4u}) {
-        const std::string of = ", " + std::to_string(n) + " multiprocessors";
-        pages(begin + of, layer, direction, false, way::multiprocessors, n);
-        pages(begin + of + ", permuted", layer, direction, true, way::multiprocessors, n);
-      }
-    }
-    pages(std::string("on the device, ") + name, layer, 2, false, way::multiprocessors, 132);
-    pages(std::string("on the device, ") + name + ", permuted",
-          layer,
-          2,
-          true,
-          way::multiprocessors,
-          132);
-  }
-
-  random_stream random(1);
-  stopwatch watch(stream);
-  for (int round = -1; round < rounds; ++round) {  // The first warms up.
-    for (const auto& copy : copies) {
-      copy->shuffle(random);
-    }
-    for (row& r : rows) {
-      const double ms = watch.ms(r.enqueue);
-      if (round >= 0) {
-        r.ms.push_back(ms);
-      }
-    }
-  }
-  std::printf("| copy of 256 MiB | GB/s | of one copy |\n|---|---|---|\n");
-  for (const row& r : rows) {
-    const double bytes = static_cast<double>(bytes_moved) * (r.yardstick == 2 ? 2 : 1);
-    std::printf("| %s | %.1f | %.3f |\n",
-                r.name.c_str(),
-                bytes / median(r.ms) / 1e6,
-                median(rows[r.yardstick].ms) / median(r.ms));
-  }
-  page_copy beside(layers[0].second,
-                   true,
-                   true,
-                   {.way = way::multiprocessors, .multiprocessors = 4},
-                   host,
-                   device);
-  beside_copies(rounds, beside, random);
-  cudaFreeHost(host);
-  cudaFree(device);
-  cudaFree(other);
-  cudaStreamDestroy(stream);
-  return 0;
+  return run_tasks(count,
+                   arguments,
+                   {{{"kv_up", "kv_up_small"}, [] { over_the_link(true); }},
+                    {{"kv_down", "kv_down_small"}, [] { over_the_link(false); }},
+                    {{"kv_device"}, on_the_device},
+                    {{"kv_beside"}, beside_copies}});
 }

@@ -138,7 +138,7 @@ attention_shape shape_of(int kind, std::uint32_t group, std::uint32_t page, std:
 
 }  // namespace
 
-TEST_CASE("cuda attention agrees with the reference") {
+TEST_CASE("cuda attention agrees with the reference", "[long]") {
   const int kind = GENERATE(0, 1, 2, 3, 4);  // The last two are for the generic unit.
   const std::uint32_t group = GENERATE(8u, 16u);
   const std::uint32_t window = GENERATE(0u, 128u, 512u, 1024u);
@@ -167,7 +167,31 @@ TEST_CASE("cuda attention agrees with the reference") {
   }
 }
 
-TEST_CASE("cuda attention has the same bits for decoding, verifying, chunks, pages and rings") {
+TEST_CASE("cuda attention on a grid of small shapes", "[grid]") {
+  const int kind = GENERATE(0, 1, 2, 3, 4);
+  const std::uint32_t window = GENERATE(0u, 128u);
+  const std::uint32_t length = kind == 0 && window == 0 ? 1030 : 150;  // 1030: two splits.
+  const attention_shape shape = shape_of(kind, 16, 16, window);
+  INFO(describe(shape, isa::scalar));
+  random_stream random(window, 75);
+  const auto sinks = random_sinks(shape, random);
+  serial_executor serial;
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, pool_pages(shape), 5);
+  const chunk all{&a, bench.add_table(length, window != 0 ? length : 0), 0, length};
+  bench.append({&all, 1}, serial);
+  const double bound = error_bound(shape, a, keys_seen(shape, length));
+  for (const std::uint32_t rows : {1u, 4u, 9u}) {  // One warpgroup, one, two.
+    INFO("rows " << rows);
+    const chunk part{&a, 0, length - rows, rows};
+    const auto expected = bench.expect({&part, 1}, sinks, shape.kv == dtype::bf16);
+    const auto found = attend(bench, {&part, 1}, sinks, length, rows);
+    CHECK(largest_difference(found, expected) <= 2 * bound);  // Twice: as above.
+  }
+}
+
+TEST_CASE("cuda attention has the same bits for decoding, verifying, chunks, pages and rings",
+          "[long]") {
   const int kind = GENERATE(0, 1, 2);
   const std::uint32_t window = GENERATE(0u, 512u);
   constexpr std::uint32_t length = 2048 + 3, rows = 8;  // On both sides of a split's border.

@@ -41,7 +41,6 @@ TEST_CASE("cuda stream_layers: layers are read behind their gates, and go back b
       cuda::plan_kv_copy({.layer = c.shape.layer, .from = c.shape.to, .to = c.shape.from});
   REQUIRE(up_plan);
   REQUIRE(down_plan);
-  const std::size_t k_bytes = up_plan->k.tiles * std::size_t{up_plan->k.tile_bytes};
 
   const own_stream compute, up, down;
   auto fences = *stream_fences<cuda::device_streams>::make(compute.stream);
@@ -62,16 +61,19 @@ TEST_CASE("cuda stream_layers: layers are read behind their gates, and go back b
 
   for (int step = 0; step < 6; ++step) {
     std::memset(back.data(), 0xFF, c.from.bytes);
+    std::memset(seen.data(), 0xFF, c.to.bytes);
     // The compute's last use of the pages; the load comes behind it.
     ORIEL_REQUIRE_CUDA(cudaMemsetAsync(pool.data(), 0xFF, c.to.bytes, compute.stream));
     REQUIRE(loads.can_begin());
     const stream_load load = loads.begin(load_of.copies, *fences.mark());
     for (std::uint32_t l = 0; l < c.layers; ++l) {
       REQUIRE(loads.wait(load, l));
-      for (const kv_page_pair p : c.pages) {
-        const std::size_t at = c.to.k[l] + p.to * c.to.page_stride_bytes;
-        ORIEL_REQUIRE_CUDA(cudaMemcpyAsync(
-            seen.data() + at, pool.data() + at, k_bytes, cudaMemcpyDeviceToHost, compute.stream));
+      for (const copy_part& part : c.parts_of(l)) {
+        ORIEL_REQUIRE_CUDA(cudaMemcpyAsync(seen.data() + part.to,
+                                           pool.data() + part.to,
+                                           part.bytes,
+                                           cudaMemcpyDeviceToHost,
+                                           compute.stream));
       }
     }
     loads.end(load);
@@ -82,11 +84,9 @@ TEST_CASE("cuda stream_layers: layers are read behind their gates, and go back b
     stores.end(store);
     REQUIRE(*loads.is_done(load));  // The store's fence stands behind it.
     for (std::uint32_t l = 0; l < c.layers; ++l) {
-      for (const kv_page_pair p : c.pages) {
-        const std::size_t at = c.to.k[l] + p.to * c.to.page_stride_bytes;
-        REQUIRE(std::memcmp(seen.data() + at, expected.data() + at, k_bytes) == 0);
-        const std::size_t from = c.from.k[l] + p.from * c.from.page_stride_bytes;
-        REQUIRE(std::memcmp(back.data() + from, c.source.data() + from, k_bytes) == 0);
+      for (const copy_part& part : c.parts_of(l)) {
+        REQUIRE(std::memcmp(seen.data() + part.to, expected.data() + part.to, part.bytes) == 0);
+        REQUIRE(std::memcmp(back.data() + part.from, c.source.data() + part.from, part.bytes) == 0);
       }
     }
   }

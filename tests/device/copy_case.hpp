@@ -56,6 +56,11 @@ struct copy_pool {
   }
 };
 
+/// K, or V, of a layer in a page: where it begins in the memory of both sides.
+struct copy_part {
+  std::size_t from, to, bytes;
+};
+
 struct copy_case {
   /// f32 or bf16 by the seed's parity; the orders by its next two bits.
   explicit copy_case(std::uint64_t seed)
@@ -95,11 +100,26 @@ struct copy_case {
   }
 
   /// What the target has afterwards. @param count  pages that are copied
-  [[nodiscard]] std::vector<std::byte> expected(std::uint32_t count) {
-    std::vector<std::byte> target(to.bytes, poison);
+  /// @param before  what each of its bytes was
+  [[nodiscard]] std::vector<std::byte> expected(std::uint32_t count, std::byte before = poison) {
+    std::vector<std::byte> target(to.bytes, before);
     const auto views = layers_in(source.data(), target.data());
     reference::kv_copy(shape, {views, std::span(pages).first(count)});
     return target;
+  }
+  /// All that a copy of layer `layer` reads and writes.
+  [[nodiscard]] std::vector<copy_part> parts_of(std::uint32_t layer) const {
+    const attention_shape& s = shape.layer;
+    const std::size_t k_bytes = k_bytes_per_page(s.page_size, s.kv_heads, s.head_dim_qk, s.kv),
+                      v_bytes = v_bytes_per_page(s.page_size, s.kv_heads, s.head_dim_vo, s.kv);
+    std::vector<copy_part> parts;
+    for (const kv_page_pair p : pages) {
+      const std::size_t source_page = p.from * from.page_stride_bytes,
+                        target_page = p.to * to.page_stride_bytes;
+      parts.push_back({from.k[layer] + source_page, to.k[layer] + target_page, k_bytes});
+      parts.push_back({from.v[layer] + source_page, to.v[layer] + target_page, v_bytes});
+    }
+    return parts;
   }
   [[nodiscard]] std::uint32_t page_count() const {
     return static_cast<std::uint32_t>(pages.size());

@@ -3,7 +3,8 @@
 /// @file
 /// The KV copy kernel's program on the host: the machine that kernels/cuda/detail/kv_copy_agent.cuh
 /// asks for. Bulk copies come when the random numbers say, in any order that a device may take;
-/// until then their stage holds poison.
+/// until then their stage holds poison. The mover waits for its stores as late as it may: other
+/// threads run ahead of it to the next barrier.
 #pragma once
 
 #include <oriel/core/random.hpp>
@@ -44,6 +45,7 @@ class copy_machine {
   }
 
   void load(std::uint32_t stage, const detail::kv_piece& piece) {
+    mover_arrives();
     REQUIRE(piece.target.bytes <= detail::kv_stage_bytes);
     REQUIRE(piece.target.bytes % 16 == 0);
     REQUIRE(reinterpret_cast<std::uintptr_t>(piece.from) % 16 == 0);
@@ -72,17 +74,14 @@ class copy_machine {
   }
 
   void store(std::uint32_t stage, std::byte* to, std::uint32_t bytes) {
+    mover_arrives();
     stores_.push_back({stage, to, bytes, {}, false, false});
     pass();
   }
   template <std::uint32_t N>
   void wait_read() {
     pass();
-    for (std::size_t i = 0; i + N < stores_.size(); ++i) {
-      while (!stores_[i].is_read) {
-        REQUIRE(go_on());
-      }
-    }
+    awaited_ = stores_.size() > N ? stores_.size() - N : 0;
   }
   void wait_written() {
     while (go_on()) {
@@ -100,9 +99,11 @@ class copy_machine {
       f(backwards ? detail::kv_permute_threads - 1 - i : i, detail::kv_permute_threads);
     }
   }
-  void meet() {}
+  void meet() { mover_arrives(); }
+  /// What other threads wrote, they may have written before the mover came here.
   void publish() {
     std::memcpy(seen(0), stage(0), detail::kv_stages * detail::kv_stage_bytes);
+    mover_arrives();
     pass();
   }
 
@@ -133,6 +134,14 @@ class copy_machine {
   /// As bulk copies see it.
   [[nodiscard]] std::byte* seen(std::uint32_t i) const {
     return copied_.data() + i * detail::kv_stage_bytes;
+  }
+  /// The mover is past its last wait_read.
+  void mover_arrives() {
+    for (std::size_t i = 0; i < awaited_; ++i) {
+      while (!stores_[i].is_read) {
+        REQUIRE(go_on());
+      }
+    }
   }
   /// Some time passes.
   void pass() {
@@ -181,6 +190,7 @@ class copy_machine {
   std::array<std::uint32_t, detail::kv_stages> ended_{};  // phases of each barrier
   std::deque<pending_load> loads_;
   std::deque<pending_store> stores_;  // in the order of their groups
+  std::size_t awaited_ = 0;           // of the first so many the mover waits for the reads
 };
 
 /// All blocks of one launch, last first.

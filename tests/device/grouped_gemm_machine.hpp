@@ -10,8 +10,11 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+#include <deque>
+#include <functional>
 #include <vector>
 
 namespace oriel::test {
@@ -77,6 +80,8 @@ class host_gemm_producer {
   std::vector<bool> written_;
 };
 
+/// Products run as late as they may: when they are waited for. A stage that is given back is
+/// poisoned at once, as if the producer had begun to fill it again.
 template <dtype Type>
 class host_gemm_consumer {
  public:
@@ -84,7 +89,7 @@ class host_gemm_consumer {
 
   explicit host_gemm_consumer(const std::vector<std::vector<std::byte>>& stages)
       : stages_(stages),
-        shared_(base + host_gemm_producer<Type>::stage_bytes),
+        shared_(base + std::size_t{slots} * stage_size),
         threads_(detail::warpgroup_threads) {
     std::memset(static_cast<void*>(threads_.data()), 0xFF, threads_.size() * sizeof(thread_state));
     CHECK(shared_.size() < 1u << 18);  // A descriptor's address has 18 bits.
@@ -97,40 +102,45 @@ class host_gemm_consumer {
     }
   }
   [[nodiscard]] std::uint32_t wait_stage() {
-    std::memcpy(shared_.data() + base, stages_.at(waited_).data(), stages_[waited_].size());
+    REQUIRE(waited_ - released_ < slots);
+    const std::uint32_t at = place_of(waited_);
+    std::memcpy(shared_.data() + at, stages_.at(waited_).data(), stage_size);
     ++waited_;
-    return base;
+    return at;
   }
-  [[nodiscard]] const std::byte* stage_bytes() const { return shared_.data() + base; }
-  void release() { ++released_; }
-  void begin_multiply() { open_ = true; }
+  /// Of the stage that was waited for last.
+  [[nodiscard]] const std::byte* stage_bytes() const {
+    return shared_.data() + place_of(waited_ - 1);
+  }
+  void release() {
+    REQUIRE(released_ < waited_);
+    std::memset(shared_.data() + place_of(released_), 0xFF, stage_size);
+    ++released_;
+  }
+  void begin_multiply() {
+    REQUIRE_FALSE(open_);
+    open_ = true;
+    under_way_.emplace_back();
+  }
   void commit_multiply() {
     REQUIRE(open_);
     open_ = false;
-    ++under_way_;
   }
   template <std::uint32_t Pending>
   void wait_multiply() {
-    under_way_ = std::min(under_way_, Pending);
+    REQUIRE_FALSE(open_);
+    for (; under_way_.size() > Pending; under_way_.pop_front()) {
+      for (const auto& product : under_way_.front()) {
+        product();
+      }
+    }
     CHECK(waited_ - released_ <= 2);
   }
   template <std::uint32_t Columns, std::uint32_t Size>
   void add(float (thread_state::*to)[Size], std::uint64_t w, std::uint64_t x, bool accumulate) {
     REQUIRE(open_);
-    const auto a = operand(w, 64), b = operand(x, Columns);
-    constexpr std::uint32_t depth = 32 / element_bytes;
-    for (std::uint32_t thread = 0; thread < 128; ++thread) {
-      for (std::uint32_t r = 0; r < Columns / 2; ++r) {
-        const std::uint32_t row = thread / 32 * 16 + (thread % 32 >> 2) + (r >> 1 & 1) * 8;
-        const std::uint32_t column = (r >> 2) * 8 + thread % 4 * 2 + (r & 1);
-        float& d = (threads_[thread].*to)[r];
-        float sum = accumulate ? d : 0.0f;
-        for (std::uint32_t k = 0; k < depth; ++k) {
-          sum += a[row * depth + k] * b[column * depth + k];
-        }
-        d = sum;
-      }
-    }
+    under_way_.back().push_back(
+        [=, this] { multiply<Columns>(to, operand(w, 64), operand(x, Columns), accumulate); });
   }
   void transpose_pairs(std::uint32_t count) {
     for (std::uint32_t i = 0; i < count; ++i) {
@@ -151,12 +161,40 @@ class host_gemm_consumer {
   }
   /// Every stage was waited for and given back, and nothing is under way.
   [[nodiscard]] bool is_done() const {
-    return waited_ == stages_.size() && released_ == waited_ && under_way_ == 0 && !open_;
+    return waited_ == stages_.size() && released_ == waited_ && under_way_.empty() && !open_;
   }
 
  private:
   static constexpr std::uint32_t base = 1024;  // So that address 0 is nothing's.
+  static constexpr std::uint32_t slots = detail::gemm_tile<Type>::stages;
+  static constexpr std::uint32_t stage_size = host_gemm_producer<Type>::stage_bytes;
   static constexpr std::uint32_t element_bytes = Type == dtype::bf16 ? 2 : 1;
+
+  /// The address of a stage, by its number.
+  [[nodiscard]] static std::uint32_t place_of(std::size_t stage) {
+    return base + static_cast<std::uint32_t>(stage % slots) * stage_size;
+  }
+
+  /// One instruction: D = (D) + A B^T over 32 bytes of k.
+  template <std::uint32_t Columns, std::uint32_t Size>
+  void multiply(float (thread_state::*to)[Size],
+                const std::vector<float>& a,
+                const std::vector<float>& b,
+                bool accumulate) {
+    constexpr std::uint32_t depth = 32 / element_bytes;
+    for (std::uint32_t thread = 0; thread < 128; ++thread) {
+      for (std::uint32_t r = 0; r < Columns / 2; ++r) {
+        const std::uint32_t row = thread / 32 * 16 + (thread % 32 >> 2) + (r >> 1 & 1) * 8;
+        const std::uint32_t column = (r >> 2) * 8 + thread % 4 * 2 + (r & 1);
+        float& d = (threads_[thread].*to)[r];
+        float sum = accumulate ? d : 0.0f;
+        for (std::uint32_t k = 0; k < depth; ++k) {
+          sum += a[row * depth + k] * b[column * depth + k];
+        }
+        d = sum;
+      }
+    }
+  }
 
   /// `rows` x 32 bytes that a descriptor without swizzle denotes, K-major.
   [[nodiscard]] std::vector<float> operand(std::uint64_t desc, std::uint32_t rows) const {
@@ -186,7 +224,7 @@ class host_gemm_consumer {
   std::vector<std::byte> shared_;
   std::vector<thread_state> threads_;
   std::size_t waited_ = 0, released_ = 0;
-  std::uint32_t under_way_ = 0;
+  std::deque<std::vector<std::function<void()>>> under_way_;  // by group, in order
   bool open_ = false;
 };
 

@@ -80,6 +80,23 @@ TEST_CASE("the engines' runs write the reference's bytes, in any order") {
   REQUIRE(same_bytes(target, c.expected(c.page_count())));
 }
 
+TEST_CASE("a case's parts are all that its copy writes, V as well as K") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 48)));
+  INFO("seed " << seed);
+  copy_case c(seed);
+  const auto a = c.expected(c.page_count(), std::byte{0x00});
+  const auto b = c.expected(c.page_count(), std::byte{0xFF});
+  std::vector<bool> is_in_a_part(a.size(), false);
+  for (std::uint32_t l = 0; l < c.layers; ++l) {
+    for (const copy_part& part : c.parts_of(l)) {
+      std::fill_n(is_in_a_part.begin() + static_cast<long>(part.to), part.bytes, true);
+    }
+  }
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    REQUIRE((a[i] == b[i]) == is_in_a_part[i]);
+  }
+}
+
 TEST_CASE("what lies side by side on both sides is one run") {
   const copy_pool dense(pro, 3, 8, true, false), gaps(pro, 3, 8, true, true);
   const auto runs = [&](const copy_pool& from,

@@ -23,6 +23,9 @@ struct mutant {
 constexpr const char* copies =
     "the copy kernel writes the reference's bytes whatever order its copies come in";
 
+constexpr const char* products =
+    "grouped products of small integers*";  // A comma would part two names.
+
 constexpr const char* streams =
     "loads and stores beside a compute: nothing is read early or touched late";
 
@@ -32,11 +35,16 @@ constexpr mutant all_mutants[] = {
     {"stage_is_stored_before_it_is_full", "poison goes out", copies},
     {"stage_is_loaded_while_it_is_read", "a piece goes where the one before should", copies},
     {"stage_is_permuted_into_while_it_is_read", "the same, by threads", copies},
+    {"threads_do_not_wait_for_the_mover", "the same, by those that run ahead of it", copies},
     {"permuted_stage_is_not_published", "bulk copies do not see what threads wrote", copies},
     {"block_leaves_before_its_stores", "its shared memory goes with it", copies},
     {"runs_cross_pools",
      "one copy goes through two allocations",
      "parts of two allocations that touch by chance are two runs"},
+    // The grouped product's ring.
+    {"gemm_stage_goes_back_under_its_products", "bf16 operands are overwritten", products},
+    {"gemm_part_is_added_before_it_is_there", "e4m3 sums of the k tile before", products},
+    {"gemm_stage_goes_back_with_its_scales", "e4m3 scales are overwritten", products},
     // Streams and events.
     {"copies_do_not_wait_for_their_fence", "a page is filled while others read it", streams},
     {"event_stands_before_its_copy", "it is done before its copy is", streams},

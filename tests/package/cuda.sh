@@ -64,9 +64,18 @@ for folders in a-o p-r s t-z; do
   compile "$work/headers.cu" "public headers $folders"
 done
 
-# The library, the program and the tests link; without a device every test is reported as skipped, but
-# for what is said there.
-cmake --build --preset cuda --target test.cuda test.cuda_engine test.no_device oriel_cli > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+# The library, the program, the tests and the device's benchmarks link; without a device every test is reported as
+# skipped, but for what is said there.
+benches=(bench.cuda.{attention,gemm,moe,sample,kv_copy} bench.peers.cub)
+cmake --build --preset cuda --target test.cuda test.cuda_engine test.no_device oriel_cli "${benches[@]}" > "$work/log" 2>&1 \
+  || { cat "$work/log" >&2; exit 1; }
 ctest --preset cuda --no-tests=error > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 grep -E 'tests passed|Skipped' "$work/log" || true
 ./build/cuda/tests/test.no_device > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+if ! nvidia-smi > /dev/null 2>&1; then
+  for bench in "${benches[@]}"; do
+    code=0
+    "./build/cuda/bench/$bench" > "$work/log" 2>&1 || code=$?
+    [ $code = 77 ] || { cat "$work/log" >&2; echo "cuda: $bench: exit code $code without a device" >&2; exit 1; }
+  done
+fi

@@ -19,6 +19,8 @@
 #include "scalar_math.cuh"
 #include "stage_ring.cuh"
 
+#include <oriel/core/mutation.hpp>
+
 #ifdef __CUDACC__
 #include "ptx.cuh"
 #endif
@@ -218,7 +220,9 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
                             machine);
     machine.commit_multiply();
     if (k_tile != 0) {
-      machine.template wait_multiply<1>();
+      if (!ORIEL_MUTANT(gemm_stage_goes_back_under_its_products)) {
+        machine.template wait_multiply<1>();
+      }
       machine.release();
     }
   }
@@ -266,11 +270,18 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
                             true,
                             machine);
     machine.commit_multiply();
-    machine.template wait_multiply<0>();
+    if (!ORIEL_MUTANT(gemm_part_is_added_before_it_is_there)) {
+      machine.template wait_multiply<0>();
+    }
+    if (ORIEL_MUTANT(gemm_stage_goes_back_with_its_scales)) {
+      machine.release();
+    }
     machine.each([&](std::uint32_t thread, thread_state& t) {
       promote_part<Columns>(warpgroup, thread, machine.stage_bytes(), t);
     });
-    machine.release();
+    if (!ORIEL_MUTANT(gemm_stage_goes_back_with_its_scales)) {
+      machine.release();
+    }
   }
 }
 

@@ -316,7 +316,9 @@ ORIEL_HOST_DEVICE void permute_pieces(const kv_copy_call& call,
         machine.template wait_read<kv_stages_out - 1>();
       }
     });
-    machine.meet();
+    if (!ORIEL_MUTANT(threads_do_not_wait_for_the_mover)) {
+      machine.meet();
+    }
     machine.wait_load(in, i / kv_loads_ahead % 2);
     const kv_piece_target target = machine.target(in);
     machine.each([&](std::uint32_t thread, std::uint32_t threads) {

@@ -1,0 +1,207 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// What: the router of 384 experts, and what moves rows: the sort of pairs, gathering tokens by
+//       expert, combining, appending to KV pages.
+// Why:  the rows of routing and of rows that move in the goals (bench/cuda/table.py). Bytes are
+//       those that must be read and written once.
+#include "measure.hpp"
+
+#include <oriel/core/random.hpp>
+#include <oriel/kernels/gather_rows.hpp>
+#include <oriel/kernels/kv_append.hpp>
+#include <oriel/kernels/moe_combine.hpp>
+#include <oriel/kernels/moe_permute.hpp>
+#include <oriel/kernels/moe_route.hpp>
+
+#include <numeric>
+
+namespace {
+
+using namespace oriel;         // NOLINT: a program
+using namespace oriel::bench;  // NOLINT
+
+constexpr std::uint32_t experts = 384, top_k = 8, hidden = 4096, tokens_max = 32768;
+
+/// Microseconds of a node that does `run(stream, i)`, of `nodes` with inputs of their own.
+void beside_goal(const std::string& id,
+                 double goal_us,
+                 std::uint32_t nodes,
+                 const std::function<void(cudaStream_t, std::uint32_t)>& run) {
+  stopwatch watch;
+  const recorded ours(watch.stream(), nodes, run);
+  const recorded nothing(
+      watch.stream(), nodes, [](cudaStream_t s, std::uint32_t) { enqueue_empty_kernel(s); });
+  race r;
+  const auto took = r.add([&] { return 1e3 * watch.ms(ours) / nodes; });
+  const auto empty = r.add([&] { return 1e3 * watch.ms(nothing) / nodes; });
+  r.run(30);
+  report({id, "", r.took(took), "us", "the goal", goal_us, r.took(took) / goal_us});
+  report({id, "an empty graph node", r.took(empty), "us"});
+}
+
+void router(const std::string& id, std::uint32_t tokens, double goal_us) {
+  const auto plan = cuda::plan_moe_route({.experts = experts, .top_k = top_k});
+  require(static_cast<bool>(plan), "plan_moe_route");
+  const std::size_t logits_bytes = std::size_t{tokens} * experts * sizeof(float);
+  const auto copies = static_cast<std::uint32_t>(cold_copies(logits_bytes, facts().cache_bytes));
+  const device_bytes logits(copies * logits_bytes, dtype::f32), bias(experts * 4, dtype::f32),
+      ids(std::size_t{tokens} * top_k * 4, dtype::f32),
+      weights(std::size_t{tokens} * top_k * 4, dtype::f32);
+  beside_goal(id, goal_us, copies, [&](cudaStream_t stream, std::uint32_t i) {
+    const moe_route_args args{.ids = ids.as<std::uint32_t>(),
+                              .weights = weights.as<float>(),
+                              .logits = logits.as<float>() + i * (logits_bytes / sizeof(float)),
+                              .logits_stride = experts,
+                              .correction_bias = bias.as<float>(),
+                              .tokens = tokens};
+    require(static_cast<bool>(cuda::run_moe_route(*plan, args, stream)), "run_moe_route");
+  });
+}
+
+void beside_copy(const std::string& id,
+                 double bytes,
+                 const std::function<void(cudaStream_t)>& run) {
+  stopwatch watch;
+  const copy_yardstick copy;
+  race r;
+  const auto ours = r.add([&] { return watch.ms(run); });
+  const auto limit = r.add([&] { return watch.ms(copy); });
+  r.run(30);
+  report({id,
+          "",
+          bytes / r.took(ours) / 1e6,
+          "GB/s",
+          "COPY",
+          copy_yardstick::moved / r.took(limit) / 1e6,
+          r.ratio(limit, ours) * bytes / copy_yardstick::moved});
+}
+
+/// 16,384 tokens, each to 8 experts: the sort; rows gathered (1.2 GB); rows combined.
+class permutation {
+ public:
+  permutation() {
+    random_stream random(1);
+    std::vector<std::uint32_t> ids;
+    for (std::uint32_t t = 0; t < tokens; ++t) {
+      const std::uint32_t first = random.next_below(experts);
+      for (std::uint32_t slot = 0; slot < top_k; ++slot) {
+        ids.push_back((first + slot * 47) % experts);
+      }
+    }
+    ids_ = on_device(ids);
+    const auto plan = cuda::plan_moe_permute({experts, top_k, tokens});
+    require(static_cast<bool>(plan), "plan_moe_permute");
+    plan_ = *plan;
+    workspace_ = device_bytes(plan_.workspace_bytes, dtype::f32);
+    sort(nullptr);
+    ORIEL_CUDA_CALL(cudaDeviceSynchronize());
+  }
+  void sort(cudaStream_t stream) const {
+    require(static_cast<bool>(
+                cuda::run_moe_permute(plan_, {ids_.as<std::uint32_t>(), pairs}, bytes(), stream)),
+            "run_moe_permute");
+  }
+  [[nodiscard]] moe_permutation rows() const { return cuda::permutation_in(plan_, bytes()); }
+  static constexpr std::uint32_t tokens = 16384, pairs = tokens * top_k;
+
+ private:
+  [[nodiscard]] std::span<std::byte> bytes() const {
+    return {workspace_.data(), plan_.workspace_bytes};
+  }
+  cuda::moe_permute_plan plan_{};
+  device_bytes ids_, workspace_;
+};
+
+constexpr double row = 2.0 * hidden;  // bytes, bf16
+
+void sort_pairs() {
+  const permutation p;
+  stopwatch watch;
+  race r;
+  const auto ours =
+      r.add([&] { return 1e3 * watch.ms([&](cudaStream_t stream) { p.sort(stream); }); });
+  r.run(30);
+  report({"sort_pairs", "", r.took(ours), "us"});
+}
+
+/// Reads each token's row 8 times, of which memory has to give one: what is counted is each row of
+/// the result, written, and each token's row, read once.
+void gather() {
+  const permutation p;
+  const auto plan = cuda::plan_gather_rows({.width = hidden, .divisor = top_k});
+  require(static_cast<bool>(plan), "plan_gather_rows");
+  const device_bytes x(p.tokens * std::size_t{2} * hidden, dtype::bf16),
+      out(p.pairs * std::size_t{2} * hidden, dtype::bf16);
+  const basic_gather_rows_args<bf16> args{.out = out.as<bf16>(),
+                                          .out_stride = hidden,
+                                          .x = x.as<bf16>(),
+                                          .x_stride = hidden,
+                                          .rows = p.rows().pair_of_row};
+  beside_copy("gather", (p.tokens + p.pairs) * row, [&](cudaStream_t stream) {
+    require(static_cast<bool>(cuda::run_gather_rows(*plan, args, stream)), "run_gather_rows");
+  });
+}
+
+void combine() {
+  const permutation p;
+  const auto plan = cuda::plan_moe_combine({hidden, top_k});
+  require(static_cast<bool>(plan), "plan_moe_combine");
+  const device_bytes y(p.pairs * std::size_t{2} * hidden, dtype::bf16),
+      out(p.tokens * std::size_t{2} * hidden, dtype::bf16),
+      weights(std::size_t{p.pairs} * sizeof(float), dtype::f32);
+  const basic_moe_combine_args<bf16> args{.out = out.as<bf16>(),
+                                          .out_stride = hidden,
+                                          .y = y.as<bf16>(),
+                                          .y_stride = hidden,
+                                          .weights = weights.as<float>(),
+                                          .row_of_pair = p.rows().row_of_pair.data(),
+                                          .tokens = p.tokens};
+  beside_copy("combine", (p.tokens + p.pairs) * row, [&](cudaStream_t stream) {
+    require(static_cast<bool>(cuda::run_moe_combine(*plan, args, stream)), "run_moe_combine");
+  });
+}
+
+/// 131,072 tokens of K and V (4 heads of 192/128), f32 to bf16 pages: 1 GB.
+void append() {
+  constexpr std::uint32_t tokens = 131'072, page_tokens = 64, heads = 4, dk = 192, dv = 128;
+  const attention_shape shape{64, heads, dk, dv, page_tokens, 0, dtype::bf16};
+  const auto plan = cuda::plan_kv_append(shape, tokens);
+  require(static_cast<bool>(plan), "plan_kv_append");
+  std::vector<std::uint32_t> table(tokens / page_tokens);
+  std::iota(table.begin(), table.end(), 0u);
+  random_stream random(2);
+  for (auto i = static_cast<std::uint32_t>(table.size()); i > 1; --i) {
+    std::swap(table[i - 1], table[random.next_below(i)]);
+  }
+  const device_bytes pages = on_device(table);
+  const device_bytes parts =
+      on_device(std::vector<paged_sequence>{{pages.as<std::uint32_t>(), 0, 0, tokens}});
+  const std::size_t k_bytes = k_bytes_per_page(page_tokens, heads, dk, dtype::bf16),
+                    v_bytes = v_bytes_per_page(page_tokens, heads, dv, dtype::bf16);
+  const device_bytes kv(table.size() * (k_bytes + v_bytes), dtype::bf16),
+      k(std::size_t{tokens} * heads * dk * sizeof(float), dtype::f32),
+      v(std::size_t{tokens} * heads * dv * sizeof(float), dtype::f32);
+  const kv_append_args args{.kv = {kv.data(), kv.data() + k_bytes, k_bytes + v_bytes},
+                            .k = k.as<float>(),
+                            .v = v.as<float>(),
+                            .k_stride = heads * dk,
+                            .v_stride = heads * dv,
+                            .v_scale = 1.0f,
+                            .sequences = {parts.as<paged_sequence>(), 1}};
+  beside_copy("append", tokens * 6.0 * heads * (dk + dv), [&](cudaStream_t stream) {
+    require(static_cast<bool>(cuda::run_kv_append(*plan, args, stream)), "run_kv_append");
+  });
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  return run_tasks(count,
+                   arguments,
+                   {{{"router_128"}, [] { router("router_128", 128, 6); }},
+                    {{"router_32k"}, [] { router("router_32k", tokens_max, 35); }},
+                    {{"sort_pairs"}, sort_pairs},
+                    {{"gather"}, gather},
+                    {{"combine"}, combine},
+                    {{"append"}, append}});
+}

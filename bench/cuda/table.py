@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Oriel authors
+# SPDX-License-Identifier: Apache-2.0
+"""Makes one table of what bench/cuda and bench/peers measured, with a line for each goal, measured or not.
+
+Usage: table.py FACTS OUTCOMES OUT.md OUT.json LINES...
+FACTS     lines "name<tab>value" of the machine; OUTCOMES of tests/support/steps.sh
+LINES     files of JSON lines (bench/cuda/figures.hpp); other lines are skipped
+"""
+
+import json
+import sys
+from pathlib import Path
+
+# id, step that measures it, what it is, sense and size of the goal for the ratio (None: no goal).
+ROWS = [
+    ("GEMM", "gemm", "GEMM: cuBLASLt 8192 x 8192 x 8192, bf16", None, None),
+    ("decode", "attention", "GA decode, bf16 KV, 64 x 4,096 keys (0.67 GB)", ">=", 0.93),
+    ("decode_skewed", "attention", "the same, lengths 1:100 (0.57 GB)", ">=", 0.90),
+    ("decode_128k", "attention", "GA decode, batch 1, 128 K context", ">=", 0.88),
+    ("verify4", "attention", "verify(4) / decode(1), time", "<=", 1.06),
+    ("verify4_e4m3", "attention", "verify(4) / decode(1), fp8 KV, time", "<=", 1.15),
+    ("decode_e4m3", "attention", "GA decode, fp8 KV", ">=", 0.85),
+    ("decode_e4m3_time", "attention", "GA decode, fp8 KV / bf16 KV, time", "<=", 0.58),
+    ("prefill_8k", "attention", "GA prefill, causal 8 K, paged", ">=", 0.82),
+    ("prefill_8k_paged", "attention", "the same, paged / contiguous, time", "<=", 1.04),
+    ("prefill_32k", "attention", "GA prefill, causal 32 K, paged", ">=", 0.86),
+    ("prefill_32k_paged", "attention", "the same, paged / contiguous, time", "<=", 1.04),
+    ("swa_prefill", "attention", "SWA prefill, 32 K rows, bytes of Q, K, V, O", ">=", 0.65),
+    ("swa_decode", "attention", "SWA decode, batch 256, rings", ">=", 0.80),
+    ("swa_decode_small", "attention", "SWA decode, batch 8, a node of a graph", "<=", 1.00),
+    ("grouped_gemm", "gemm", "grouped GEMM, 64 experts x 256 rows, bf16", ">=", 0.93),
+    ("grouped_gemm_1024", "gemm", "grouped GEMM, 64 experts x 1,024 rows, bf16", ">=", 0.93),
+    ("grouped_swiglu", "gemm", "grouped GEMM with SwiGLU, 256 rows", ">=", 0.90),
+    ("grouped_zipf", "gemm", "grouped GEMM, Zipf-skewed rows, 512 on average", ">=", 0.87),
+    ("grouped_gemm_e4m3", "gemm", "grouped GEMM, 256 rows, e4m3", None, None),
+    ("weight_stream", "gemm", "MoE decode, stream of weights, bf16", ">=", 0.88),
+    ("weight_stream_e4m3", "gemm", "MoE decode, stream of weights, e4m3", ">=", 0.88),
+    ("router_128", "moe", "router, 384 experts, 128 tokens", "<=", 1.00),
+    ("router_32k", "moe", "router, 384 experts, 32 K tokens", "<=", 1.00),
+    ("sort_pairs", "moe", "permute: sort of 131,072 pairs by expert", None, None),
+    ("gather", "moe", "permute: rows gathered by expert", ">=", 0.92),
+    ("combine", "moe", "unpermute: rows combined", ">=", 0.92),
+    ("append", "moe", "append to KV pages, f32 to bf16", ">=", 0.92),
+    ("kv_up", "kv_copy", "KV host -> device, 160 KiB pages, 4 SMs", ">=", 0.95),
+    ("kv_down", "kv_copy", "KV device -> host, 160 KiB pages, 4 SMs", ">=", 0.95),
+    ("kv_up_small", "kv_copy", "KV host -> device, 10 KiB pages, 4 SMs", ">=", 0.95),
+    ("kv_down_small", "kv_copy", "KV device -> host, 10 KiB pages, 4 SMs", ">=", 0.95),
+    ("kv_device", "kv_copy", "KV device -> device, 160 KiB pages", None, None),
+    ("kv_beside", "kv_copy", "attention beside such a copy, time", "<=", 1.03),
+    ("sample_greedy", "sample", "verify and sample, greedy, 256 x 152,576 logits", ">=", 0.80),
+    ("sample_top_p", "sample", "verify and sample, temperature 0.7, top-p 0.9", ">=", 0.80),
+    ("sample_top_k", "sample", "verify and sample, top-k 50, min-p 0.05", ">=", 0.80),
+    ("plan", "plan", "plan for 256 sequences (host; no sync, no allocation)", "<=", 1.00),
+]
+
+
+def read_lines(paths):
+    """JSON lines by id: (our figure or None, peers, in the order they came)."""
+    ours, peers = {}, {}
+    for path in paths:
+        for line in Path(path).read_text(errors="replace").splitlines() if Path(path).exists() else []:
+            if not line.startswith("{"):
+                continue
+            try:
+                figure = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # A program that was stopped within a line.
+            if figure.get("peer"):
+                peers.setdefault(figure["id"], []).append(figure)
+            else:
+                ours[figure["id"]] = figure
+    return ours, peers
+
+
+def read_pairs(path):
+    return [line.split("\t") for line in Path(path).read_text().splitlines() if "\t" in line]
+
+
+def is_met(sense, goal, ratio):
+    return ratio >= goal if sense == ">=" else ratio <= goal
+
+
+def number(x):
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
+
+
+def result_of(row, ours, outcomes):
+    """What becomes of a row: the figure with goal and verdict, or with the reason why there is none."""
+    figure_id, step, name, sense, goal = row
+    result = {"id": figure_id, "figure": name, "sense": sense, "goal": goal}
+    figure = ours.get(figure_id)
+    if figure is None or "missing" in figure:
+        outcome = outcomes.get(step, ["not run"])
+        reason = figure["missing"] if figure else f"step {step}: {' '.join(outcome)}"
+        return result | {"verdict": "NOT MEASURED", "missing": reason}
+    result |= {key: figure[key] for key in ("value", "unit", "limit", "limit_value", "ratio")}
+    verdict = "" if goal is None else "met" if is_met(sense, goal, figure["ratio"]) else "MISSED"
+    return result | {"verdict": verdict}
+
+
+def peer_line(peer, ours):
+    name = f"| - {peer['peer']} "
+    if "missing" in peer:
+        return name + f"| | not measured: {peer['missing']} | | | |"
+    ratio = ""
+    if ours and "value" in ours and peer.get("unit") == ours["unit"] and peer["value"]:
+        faster = ours["value"] / peer["value"]
+        ratio = f"{1 / faster if ours['unit'] == 'us' else faster:.3f} of its rate"
+    return name + f"| | {number(peer['value'])} {peer['unit']} | {ratio} | | |"
+
+
+def markdown_of(facts, results, peers, outcomes):
+    lines = [f"{name}: {value}  " for name, value in facts]
+    lines += ["", "| figure | ours | limit or peer | ratio | goal | |", "|---|---|---|---|---|---|"]
+    for r in results:
+        goal = "" if r["goal"] is None else f"{r['sense']} {r['goal']:.2f}"
+        if "missing" in r:
+            lines.append(f"| {r['figure']} | | {r['missing']} | | {goal} | {r['verdict']} |")
+        else:
+            limit = f"{r['limit']}: {number(r['limit_value'])} {r['unit']}" if r["limit"] else ""
+            ratio = f"{r['ratio']:.3f}" if r["limit"] else ""
+            value = f"{number(r['value'])} {r['unit']}"
+            lines.append(f"| {r['figure']} | {value} | {limit} | {ratio} | {goal} | {r['verdict']} |")
+        lines += [peer_line(peer, r) for peer in peers.get(r["id"], [])]
+    lines += ["", "| step | outcome | |", "|---|---|---|"]
+    lines += [f"| {step} | {' | '.join(outcome)} |" for step, outcome in outcomes.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main(facts_path, outcomes_path, markdown_path, json_path, *line_paths):
+    facts = [(name, value) for name, value, *_ in read_pairs(facts_path)]
+    outcomes = {name: rest for name, *rest in read_pairs(outcomes_path)}
+    ours, peers = read_lines(line_paths)
+    results = [result_of(row, ours, outcomes) for row in ROWS]
+    known = {row[0] for row in ROWS}
+    strangers = sorted((ours.keys() | peers.keys()) - known)
+    if strangers:
+        raise SystemExit(f"table.py: no row for {', '.join(strangers)}")
+    markdown = markdown_of(facts, results, peers, outcomes)
+    Path(markdown_path).write_text(markdown)
+    whole = {"facts": dict(facts), "figures": results, "peers": peers, "steps": outcomes}
+    Path(json_path).write_text(json.dumps(whole, indent=1) + "\n")
+    sys.stdout.write(markdown)
+    verdicts = [r["verdict"] for r in results]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("met", "MISSED", "NOT MEASURED"))
+    print(f"\ngoals: {counts}")
+    return 1 if "NOT MEASURED" in verdicts else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 6:
+        raise SystemExit(__doc__)
+    sys.exit(main(*sys.argv[1:]))

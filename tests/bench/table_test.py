@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Oriel authors
+# SPDX-License-Identifier: Apache-2.0
+"""bench/cuda/table.py: every goal has a line, met, missed, or named as not measured."""
+
+import io
+import json
+import re
+import sys
+import tempfile
+import unittest
+from contextlib import redirect_stdout
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bench" / "cuda"))
+import table  # noqa: E402
+
+
+def figure(figure_id, ratio, value=4000.0, unit="GB/s", peer="", limit="COPY"):
+    return json.dumps({"id": figure_id, "peer": peer, "unit": unit, "limit": limit, "value": value,
+                       "limit_value": 4300.0, "ratio": ratio})
+
+
+class TableTest(unittest.TestCase):
+    def make(self, lines, outcomes=""):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            (folder / "facts").write_text("GPU\tone\ncommit\tabc\n")
+            (folder / "outcomes").write_text(outcomes)
+            (folder / "lines").write_text("\n".join(lines) + "\n")
+            out = io.StringIO()
+            with redirect_stdout(out):
+                code = table.main(*(str(folder / name) for name in
+                                    ("facts", "outcomes", "md", "json", "lines", "never_written")))
+            return code, (folder / "md").read_text(), json.loads((folder / "json").read_text())
+
+    def line(self, markdown, name):
+        return next(line for line in markdown.splitlines() if line.startswith(f"| {name} |"))
+
+    def test_goals_are_met_or_missed_at_their_border(self):
+        _, markdown, whole = self.make([figure("decode", 0.93), figure("decode_128k", 0.8799),
+                                        figure("verify4", 1.06, unit="us"),
+                                        figure("kv_beside", 1.0301, unit="us")])
+        verdicts = {f["id"]: f["verdict"] for f in whole["figures"]}
+        self.assertEqual(verdicts["decode"], "met")
+        self.assertEqual(verdicts["decode_128k"], "MISSED")
+        self.assertEqual(verdicts["verify4"], "met")
+        self.assertEqual(verdicts["kv_beside"], "MISSED")
+        line = self.line(markdown, "GA decode, bf16 KV, 64 x 4,096 keys (0.67 GB)")
+        self.assertIn("| 4,000 GB/s | COPY: 4,300 GB/s | 0.930 | >= 0.93 | met |", line)
+
+    def test_nothing_is_left_out(self):
+        code, markdown, whole = self.make(
+            [json.dumps({"id": "decode_e4m3", "peer": "", "missing": "plan_attention of e4m3 KV failed"}),
+             '{"id": "decode_skewed", "pee'],
+            "attention\ttimed out\t90 s of 90, exit code 124\n")
+        self.assertEqual(code, 1)
+        for _, _, name, _, _ in table.ROWS:
+            self.assertIn("NOT MEASURED", self.line(markdown, name))
+        self.assertIn("plan_attention of e4m3", self.line(markdown, "GA decode, fp8 KV"))
+        self.assertIn("step attention: timed out 90 s", self.line(markdown, "the same, lengths 1:100 (0.57 GB)"))
+        self.assertIn("step gemm: not run", self.line(markdown, table.ROWS[0][2]))
+        self.assertEqual(len(whole["figures"]), len(table.ROWS))
+
+    def test_peers_stand_below_their_row(self):
+        _, markdown, _ = self.make([figure("decode", 0.93), figure("decode", 0.8, 3200.0, peer="another"),
+                                    figure("sort_pairs", 0, 10.0, "us", limit=""),
+                                    figure("sort_pairs", 0, 20.0, "us", "CUB", ""),
+                                    json.dumps({"id": "plan", "peer": "third", "missing": "not installed"})])
+        lines = markdown.splitlines()
+        at = lines.index(self.line(markdown, "GA decode, bf16 KV, 64 x 4,096 keys (0.67 GB)"))
+        self.assertEqual(lines[at + 1], "| - another | | 3,200 GB/s | 1.250 of its rate | | |")
+        self.assertIn("| - CUB | | 20 us | 2.000 of its rate | | |", lines)  # Half the time.
+        self.assertIn("| - third | | not measured: not installed | | | |", lines)
+
+    def test_a_figure_without_a_row_is_an_error(self):
+        with self.assertRaises(SystemExit):
+            self.make([figure("nobody", 1.0)])
+
+    def test_rows_and_programs_name_the_same_figures(self):
+        programs = " ".join(path.read_text() for path in (ROOT / "bench" / "cuda").glob("*.cpp"))
+        for figure_id, step, *_ in table.ROWS:
+            stem = re.sub(r"_(paged|small)$", "", figure_id)
+            self.assertTrue(f'"{figure_id}"' in programs or f'"{stem}"' in programs, figure_id)
+            self.assertTrue((ROOT / "bench" / "cuda" / f"{step}.cpp").exists(), step)
+
+
+if __name__ == "__main__":
+    unittest.main()

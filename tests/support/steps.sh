@@ -1,0 +1,55 @@
+# shellcheck shell=bash
+# Steps with a time limit each, within one for all; sourced by tests/gpu.sh and bench/gpu.sh. A step that fails or
+# takes too long stops no other, and the summary names it.
+#
+#     steps_begin <seconds>                       of the whole script
+#     step <name> <seconds at most> <command...>  runs it; its output goes to $steps/<name>.log
+#     steps_summary                               a line for each step; false where one did not pass
+
+steps_begin() {
+  steps=$(mktemp -d)
+  steps_end=$((SECONDS + $1))
+  : > "$steps/outcomes"
+}
+
+# Seconds until the script's end.
+steps_left() { echo $((steps_end - SECONDS)); }
+
+# The step's outcome as exit code. Steps may run side by side in the background.
+step() {
+  local name=${1//\//_} limit=$2 log=$steps/${1//\//_}.log begin=$SECONDS left code=0 outcome
+  shift 2
+  left=$(steps_left)
+  if [ "$left" -le 0 ]; then
+    printf '%s\t%s\t%s\n' "$name" "not run" "no time left" >> "$steps/outcomes"
+    return 1
+  fi
+  [ "$limit" -le "$left" ] || limit=$left
+  timeout --kill-after=5 "$limit" "$@" > "$log" 2>&1 || code=$?
+  case $code in
+    0) outcome=passed ;;
+    124 | 137) outcome="timed out" ;;
+    *) outcome=failed ;;
+  esac
+  printf '%s\t%s\t%s s of %s, exit code %s\n' "$name" "$outcome" $((SECONDS - begin)) "$limit" "$code" >> "$steps/outcomes"
+  return "$code"
+}
+
+# What a step said last, for who reads only the end.
+step_tail() { sed 's/^/    /' "$steps/$1.log" | tail -n "${2:-12}"; }
+
+# Of a family ("memcheck: this", "memcheck: that") those that passed share a line; the others come last.
+steps_summary() {
+  awk -F '\t' '
+    { n[$2]++ }
+    $2 == "passed" && $1 ~ /: / { sub(/: .*/, "", $1); family[$1]++; next }
+    $2 == "passed" { printf "%-12s %s (%s)\n", $2, $1, $3; next }
+    { others = others sprintf("%-12s %s (%s)\n", $2, $1, $3) }
+    END {
+      for (f in family) printf "%-12s %s: %d\n", "passed", f, family[f]
+      printf "%s", others
+      for (o in n) { printf "%s%d %s", s, n[o], o; s = ", " }
+      print ""
+      exit n["passed"] != NR
+    }' "$steps/outcomes"
+}

@@ -32,6 +32,9 @@ runner_maker compute_device::take(const model_geometry& model,
   if (shows_progress()) {
     note("{}: {} of weights\n", device.name, bytes_text(engine::bytes_of(*uploaded)));
   }
+  if (engine::computes_in_e4m3(*uploaded)) {
+    note("{}: FP8 weights are multiplied in FP8, with rows in FP8 (e4m3)\n", model.name);
+  }
   return engine::cuda_runners(uploaded, device);
 }
 

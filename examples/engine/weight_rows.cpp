@@ -4,7 +4,9 @@
 
 #include <engine/weight_rows.hpp>
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace oriel::engine {
 namespace {
@@ -60,7 +62,7 @@ const void* weight_rows::read(const row_range& range,
   const std::byte* const from = stored(range, first, count).data();
   const std::size_t elements = std::size_t{count} * range.columns;
   const dtype type = *range.weight->type;
-  if (type == dtype::e4m3) {
+  if (type == dtype::e4m3 && to != dtype::e4m3) {
     return dequantised(range, first, count, to);
   }
   if (type == to && is_aligned(from, size_bytes(type))) {
@@ -103,6 +105,38 @@ const void* weight_rows::dequantised(const row_range& range,
   run_.resize(elements * size_bytes(to));
   widen(reinterpret_cast<const std::byte*>(dequantised_.data()), elements, run_.data());
   return run_.data();
+}
+
+bool weight_rows::is_e4m3(const matrix_rows& matrix) noexcept {
+  return std::ranges::all_of(
+      matrix, [](const row_range& range) { return *range.weight->type == dtype::e4m3; });
+}
+
+/// The grids of all tensors, one behind the other, and where each row finds itself in them.
+scale_grid weight_rows::grid_of(const matrix_rows& matrix) const {
+  scale_grid grid;
+  std::vector<std::pair<const tensor_entry*, std::uint64_t>> begins;  // in rows of the grid
+  std::uint64_t grid_rows = 0;
+  bool is_plain = true;
+  for (const row_range& range : matrix) {
+    auto begin = std::ranges::find(begins, range.scale, &decltype(begins)::value_type::first);
+    if (begin == begins.end()) {
+      begin = begins.insert(begin, {range.scale, grid_rows});
+      const std::vector<float> scales = vector_of(*range.scale);
+      grid.scales.insert(grid.scales.end(), scales.begin(), scales.end());
+      grid_rows += range.scale->shape[0];
+    }
+    const std::uint64_t first = begin->second + range.grid_scale_row;
+    for (std::uint32_t r = 0; r < range.rows; ++r) {
+      const std::uint64_t row = first + (range.first_row + r - range.grid_first_row) / scale_block;
+      is_plain = is_plain && row == grid.rows.size() / scale_block;
+      grid.rows.push_back(static_cast<std::uint32_t>(row));
+    }
+  }
+  if (is_plain) {
+    grid.rows.clear();
+  }
+  return grid;
 }
 
 void weight_rows::release(const row_range& range, std::uint32_t first, std::uint32_t count) {

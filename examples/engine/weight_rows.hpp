@@ -1,15 +1,16 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// `weight_rows`: reads ranges of a checkpoint's rows as f32 or bf16, run by run, and lets go of
-/// the file's pages behind itself, so that resident memory stays at one run beside the packed
-/// weights.
+/// `weight_rows`: reads ranges of a checkpoint's rows as f32, bf16 or, as they are, e4m3, run by
+/// run, and lets go of the file's pages behind itself, so that resident memory stays at one run
+/// beside the packed weights.
 #pragma once
 
 #include <oriel/core/dtype.hpp>
 
 #include <engine/checkpoint_layout.hpp>
 #include <engine/safetensors.hpp>
+#include <engine/weights.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -33,7 +34,7 @@ class weight_rows {
   }
 
   /// Calls `sink(rows, first_row, count)` for runs of the matrix's rows, in order, as elements of
-  /// `to` (f32 or bf16). Quantised weights are rounded once to bf16, whatever `to` is.
+  /// `to`. Quantised weights are rounded once to bf16, or stay as they are where `to` is e4m3.
   template <class Sink>
   void for_each_run(const matrix_rows& matrix, dtype to, Sink&& sink) {
     std::uint32_t done = 0;
@@ -47,6 +48,11 @@ class weight_rows {
       done += range.rows;
     }
   }
+
+  /// Is the whole matrix stored in e4m3?
+  [[nodiscard]] static bool is_e4m3(const matrix_rows& matrix) noexcept;
+  /// The scales of such a matrix.
+  [[nodiscard]] scale_grid grid_of(const matrix_rows& matrix) const;
 
   /// A vector as f32; empty for null.
   [[nodiscard]] std::vector<float> vector(const tensor_entry* entry);

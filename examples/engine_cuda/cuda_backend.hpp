@@ -45,7 +45,9 @@ class cuda_backend final : public step_backend {
   void send_tables(std::span<const std::uint32_t> entries,
                    std::span<const table_range> changes) override;
   void need_pages(std::uint32_t pool, std::uint32_t pages) override;
-  [[nodiscard]] const char* arithmetic() const noexcept override { return "cuda "; }
+  [[nodiscard]] const char* arithmetic() const noexcept override {
+    return weights_->products().empty() ? "cuda " : "cuda e4m3 ";
+  }
   void run(const step_program& program, bool repeats, std::span<const fetched_part> parts) override;
 
  private:

@@ -74,6 +74,7 @@ class cuda_runner final : public step_runner {
     }
     m.mtp_blocks = m.layers() - static_cast<std::uint32_t>(setup.model.layers.size());
     m.chains_hidden = setup.chains_hidden;
+    m.products = weights.products();
     return m;
   }
   static std::vector<std::uint32_t> pages_max(const runner_setup& setup) {
@@ -123,6 +124,10 @@ std::shared_ptr<const cuda_weights> upload_weights(const model_geometry& model,
 
 std::uint64_t bytes_of(const cuda_weights& weights) noexcept {
   return weights.size_bytes();
+}
+
+bool computes_in_e4m3(const cuda_weights& weights) noexcept {
+  return !weights.products().empty();
 }
 
 std::function<std::unique_ptr<step_runner>(const runner_setup&)> cuda_runners(

@@ -57,6 +57,7 @@ struct block_scaled_gemm_args {
   const float* weight_scales;       ///< [ceil(n / 128), weight_scale_stride]
   std::size_t weight_scale_stride;  ///< the plan's
   std::uint32_t rows;               ///< a multiple of 4
+  bool accumulate = false;          ///< out += instead of out =; added in f32, before the rounding
 };
 
 namespace cuda {

@@ -544,13 +544,15 @@ int bench(const bench_options& o) {
                                            : text_tokens(folder, o);
   const dtype compute = is_random ? dtype::bf16 : engine::compute_type_of(*opened);
   const auto [plan, sizes] = plan_pools(model, compute, o);
-  device.expect({.model = model,
-                 .plan = plan,
-                 .sizes = sizes,
-                 .limits = limits_of(o),
-                 .compute = compute,
-                 .kv = compute,
-                 .order_fixed = o.order_fixed.value_or(false)});
+  device.expect(
+      {.model = model,
+       .plan = plan,
+       .sizes = sizes,
+       .limits = limits_of(o),
+       .compute = compute,
+       .kv = compute,
+       .order_fixed = o.order_fixed.value_or(false),
+       .kept = is_random ? engine::kept_matrices() : engine::kept_in_e4m3(*opened, compute)});
   engine::model_weights weights =
       is_random ? draw_with_progress(model, o.seed, device.form())
                 : load_with_progress(*opened, o.drafts.uses_mtp(), device.form());

@@ -24,6 +24,7 @@ compute_device::compute_device(const std::string& name) : is_host_(name == "cpu"
 void compute_device::expect(const model_geometry& model,
                             const engine::engine_options& options,
                             dtype compute,
+                            const engine::kept_matrices& kept,
                             bool has_tiers) const {
   if (is_host_) {
     return;
@@ -34,7 +35,7 @@ void compute_device::expect(const model_geometry& model,
   }
   const engine::cuda_device device = engine::find_cuda_device();
   engine::expect_room(
-      engine::device_needs_of(model, options, has_tiers, compute, device.multiprocessors),
+      engine::device_needs_of(model, options, has_tiers, compute, device.multiprocessors, kept),
       model.name,
       device.name,
       device.free_bytes);
@@ -62,6 +63,9 @@ runner_maker compute_device::take(const model_geometry& model,
   if (shows_progress()) {
     note("{}: {} of weights\n", device.name, bytes_text(engine::bytes_of(*uploaded)));
   }
+  if (engine::computes_in_e4m3(*uploaded)) {
+    note("{}: FP8 weights are multiplied in FP8, with rows in FP8 (e4m3)\n", model.name);
+  }
   return engine::cuda_runners(uploaded, device);
 }
 
@@ -77,6 +81,7 @@ compute_device::compute_device(const std::string& name) : is_host_(name == "cpu"
 void compute_device::expect(const model_geometry&,
                             const engine::engine_options&,
                             dtype,
+                            const engine::kept_matrices&,
                             bool) const {}
 
 void compute_device::expect(const engine::device_question&) const {}

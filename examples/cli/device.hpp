@@ -8,6 +8,7 @@
 
 #include <engine/device_needs.hpp>
 #include <engine/engine_options.hpp>
+#include <engine/scaled_products.hpp>
 #include <engine/weights.hpp>
 
 #include <functional>
@@ -38,6 +39,7 @@ class compute_device {
   void expect(const model_geometry& model,
               const engine::engine_options& options,
               dtype compute,
+              const engine::kept_matrices& kept,
               bool has_tiers) const;
   void expect(const engine::device_question& asked) const;
   /// Brings the weights to the device and lets go of the host's.

@@ -611,6 +611,7 @@ int run(const run_options& o) {
       model,
       options,
       engine::compute_type_of(checkpoint),
+      engine::kept_in_e4m3(checkpoint, engine::compute_type_of(checkpoint)),
       o.tiers.host_gib != 0.0 || !o.tiers.disk_folder.empty() || !o.tiers.remote_url.empty());
 
   engine::model_weights weights =

@@ -46,6 +46,11 @@ std::string system_message(int number) {
                   bytes_text(bytes_max)));
 }
 
+bool stores_e4m3(const engine::checkpoint& checkpoint) {
+  return std::ranges::any_of(checkpoint.tensors.entries(),
+                             [](const engine::tensor_entry& t) { return t.type == dtype::e4m3; });
+}
+
 }  // namespace
 
 void hold_standard_streams() noexcept {
@@ -155,11 +160,15 @@ engine::model_weights load_with_progress(const engine::checkpoint& checkpoint,
                                          bool with_mtp,
                                          engine::weight_form form) {
   const model_geometry& model = checkpoint.config.geometry;
-  const dtype compute = engine::compute_type_of(checkpoint);
-  expect_memory_for_weights(count_parameters(model).total * size_bytes(compute), model.name);
   engine::load_options options;
   options.with_mtp = with_mtp;
   options.form = form;
+  options.keeps_e4m3 = form == engine::weight_form::plain && stores_e4m3(checkpoint);
+  const dtype compute = engine::compute_type_of(checkpoint);
+  expect_memory_for_weights(options.keeps_e4m3
+                                ? checkpoint.tensors.size_bytes()
+                                : count_parameters(model).total * size_bytes(compute),
+                            model.name);
   if (!shows_progress()) {
     return engine::load_weights(checkpoint, options);
   }

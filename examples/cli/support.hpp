@@ -73,7 +73,8 @@ void expect_memory_for_weights(std::uint64_t bytes, const std::string& model);
 /// because a vocabulary must not be empty; nobody looks at the text it gives.
 [[nodiscard]] engine::tokenizer no_tokenizer();
 
-/// Loads the weights, with a progress line on stderr when that is a terminal.
+/// Loads the weights, with a progress line on stderr when that is a terminal. In the plain form
+/// e4m3 stays e4m3, with its scales.
 [[nodiscard]] engine::model_weights load_with_progress(
     const engine::checkpoint& checkpoint,
     bool with_mtp = false,

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/kernels/device_gemm.hpp>
 #include <oriel/kernels/embed.hpp>
 #include <oriel/kernels/gather_rows.hpp>
 #include <oriel/kernels/grouped_gemm.hpp>
@@ -63,56 +64,87 @@ void expect_kernels(const program_model& m) {
 /// Sizes as the upload has them.
 class weight_tally {
  public:
-  weight_tally(const model_geometry& model, dtype compute, std::uint32_t multiprocessors)
-      : g_(model), compute_(compute), multiprocessors_(multiprocessors) {}
+  weight_tally(const model_geometry& model,
+               dtype compute,
+               std::uint32_t multiprocessors,
+               const kept_matrices& kept)
+      : g_(model), compute_(compute), multiprocessors_(multiprocessors), kept_(kept) {}
 
-  void matrix(std::uint64_t n, std::uint64_t k) { add(n * k * size_bytes(compute_)); }
+  void table(std::uint64_t n, std::uint64_t k) { add(n * k * size_bytes(compute_)); }
   void vector(std::uint64_t n) { add(n * sizeof(float)); }
-  void layer(const layer_geometry& l) {
+  void matrix(weight_name name, std::uint32_t n, std::uint32_t k) {
+    const auto kept = kept_.find(name);
+    if (kept == kept_.end()) {
+      table(n, k);
+      return;
+    }
+    if (kept->second.kind == product_kind::block_scaled) {
+      const auto plan = cuda::plan_block_scaled_gemm({n, k, dtype::e4m3}, dtype::f32, 4);
+      expect(plan, g_, "e4m3 matrices");
+      add(std::uint64_t{n} * k);
+      vector(kept->second.scales / scale_columns(k) * plan->weight_scale_stride);
+    } else {
+      packed({.groups = 1, .n = n, .k = k, .weights = dtype::e4m3}, "e4m3 matrices");
+      vector(kept->second.scales);
+      vector(kept->second.has_row_map ? n : 0);
+    }
+  }
+  void layer(std::uint32_t index, const layer_geometry& l) {
     const attention_geometry& a = l.attention;
     vector(g_.hidden);
     vector(g_.hidden);
-    matrix(std::uint64_t{a.q_heads} * a.head_dim_qk +
-               std::uint64_t{a.kv_heads} * (a.head_dim_qk + a.head_dim_vo),
+    matrix({weight_role::qkv, index},
+           a.q_heads * a.head_dim_qk + a.kv_heads * (a.head_dim_qk + a.head_dim_vo),
            g_.hidden);
-    matrix(g_.hidden, std::uint64_t{a.q_heads} * a.head_dim_vo);
+    matrix({weight_role::o, index}, g_.hidden, a.q_heads * a.head_dim_vo);
     vector(a.has_sink ? a.q_heads : 0);
     if (!l.ffn.is_moe()) {
-      matrix(2 * std::uint64_t{l.ffn.intermediate}, g_.hidden);
-      matrix(g_.hidden, l.ffn.intermediate);
+      matrix({weight_role::gate_up, index}, 2 * l.ffn.intermediate, g_.hidden);
+      matrix({weight_role::down, index}, g_.hidden, l.ffn.intermediate);
       return;
     }
     vector(std::uint64_t{l.ffn.experts} * g_.hidden);  // The router is f32.
     vector(l.ffn.experts);
-    experts({.groups = l.ffn.experts,
+    experts({weight_role::expert_gate_up, index},
+            {.groups = l.ffn.experts,
              .n = l.ffn.intermediate,
              .k = g_.hidden,
              .weights = compute_,
              .swiglu = true});
     experts(
+        {weight_role::expert_down, index},
         {.groups = l.ffn.experts, .n = g_.hidden, .k = l.ffn.intermediate, .weights = compute_});
   }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
 
  private:
+  static std::uint64_t scale_columns(std::uint32_t k) noexcept { return (k - 1) / scale_block + 1; }
   void add(std::uint64_t bytes) noexcept { bytes_ += aligned(bytes); }
-  void experts(const grouped_gemm_shape& shape) {
+  void packed(const grouped_gemm_shape& shape, const char* what) {
     const auto plan =
         cuda::plan_grouped_gemm(shape, {.rows_max = 1, .multiprocessors = multiprocessors_});
-    expect(plan, g_, "experts");
-    if (shape.k * size_bytes(shape.weights) % 16 != 0) {  // rows lie side by side
+    expect(plan, g_, what);
+    add(plan->packed_bytes * shape.groups);
+  }
+  void experts(weight_name name, grouped_gemm_shape shape) {
+    const bool stays_e4m3 = kept_.contains(name);
+    shape.weights = stays_e4m3 ? dtype::e4m3 : shape.weights;
+    packed(shape, "experts");
+    if (stays_e4m3) {
+      vector(shape.groups * shape.plain_grid_rows() * scale_columns(shape.k));
+    } else if (shape.k * size_bytes(shape.weights) % 16 != 0) {  // rows lie side by side
       throw error(
           fmt::format("{} cannot be computed on a device: a row of {} numbers, which its experts "
                       "read, is no multiple of 16 bytes",
                       g_.name,
                       shape.k));
     }
-    add(plan->packed_bytes * shape.groups);
   }
 
   const model_geometry& g_;
   dtype compute_;
   std::uint32_t multiprocessors_;
+  const kept_matrices& kept_;
   std::uint64_t bytes_ = 0;
 };
 
@@ -125,20 +157,22 @@ std::string gib(std::uint64_t bytes) {
 std::uint64_t device_weight_bytes(const model_geometry& model,
                                   dtype compute,
                                   std::uint32_t mtp_blocks,
-                                  std::uint32_t multiprocessors) {
-  weight_tally tally(model, compute, multiprocessors);
-  tally.matrix(model.vocabulary, model.hidden);  // embedding
-  tally.matrix(model.vocabulary, model.hidden);  // lm_head
+                                  std::uint32_t multiprocessors,
+                                  const kept_matrices& kept) {
+  weight_tally tally(model, compute, multiprocessors, kept);
+  tally.table(model.vocabulary, model.hidden);  // embedding
+  tally.matrix({weight_role::lm_head}, model.vocabulary, model.hidden);
   tally.vector(model.hidden);
+  std::uint32_t index = 0;
   for (const layer_geometry& layer : model.layers) {
-    tally.layer(layer);
+    tally.layer(index++, layer);
   }
   for (const layer_geometry& layer : std::span(model.mtp_layers).first(mtp_blocks)) {
     tally.vector(model.hidden);  // enorm, hnorm, final norm
     tally.vector(model.hidden);
     tally.vector(model.hidden);
-    tally.matrix(model.hidden, 2 * std::uint64_t{model.hidden});
-    tally.layer(layer);
+    tally.matrix({weight_role::eh_proj, index}, model.hidden, 2 * model.hidden);
+    tally.layer(index++, layer);
   }
   return tally.bytes();
 }
@@ -147,10 +181,11 @@ device_needs device_needs_of(const device_question& asked, std::uint32_t multipr
   program_model m = program_model_of(
       asked.model, asked.plan, asked.limits, asked.compute, asked.kv, multiprocessors);
   m.chains_hidden = asked.chains_hidden;
+  m.products = kinds_of(asked.kept);
   expect_kernels(m);
   device_needs needs;
   needs.weight_bytes =
-      device_weight_bytes(asked.model, asked.compute, m.mtp_blocks, multiprocessors);
+      device_weight_bytes(asked.model, asked.compute, m.mtp_blocks, multiprocessors, asked.kept);
   for (std::uint32_t pool = 0; pool < asked.plan.pools(); ++pool) {
     needs.kv_bytes +=
         std::uint64_t{asked.sizes.pages[pool]} * asked.plan.layout(pool_id{pool}).page_bytes();
@@ -170,7 +205,8 @@ device_needs device_needs_of(const model_geometry& model,
                              const engine_options& asked,
                              bool has_tiers,
                              dtype compute,
-                             std::uint32_t multiprocessors) {
+                             std::uint32_t multiprocessors,
+                             const kept_matrices& kept) {
   engine_options options = asked;
   if (!has_tiers) {
     options.tier_moves.fetches_max = 0;  // As the engine does: nothing is fetched.
@@ -185,7 +221,8 @@ device_needs device_needs_of(const model_geometry& model,
                           .kv = kv,
                           .drafts_max = options.speculation.rows_max(),
                           .chains_hidden = options.speculation.chain == mtp_chain::previous_hidden,
-                          .order_fixed = is_order_fixed(options)},
+                          .order_fixed = is_order_fixed(options),
+                          .kept = kept},
                          multiprocessors);
 }
 

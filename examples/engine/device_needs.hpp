@@ -10,6 +10,7 @@
 #include <oriel/model/geometry.hpp>
 
 #include <engine/engine_options.hpp>
+#include <engine/scaled_products.hpp>
 #include <engine/step_runner.hpp>
 
 #include <cstdint>
@@ -28,6 +29,7 @@ struct device_question {
   std::uint32_t drafts_max = 0;
   bool chains_hidden = false;
   bool order_fixed = false;
+  kept_matrices kept = {};  ///< kept_in_e4m3 of the checkpoint
 };
 
 /// Bytes on the device.
@@ -51,16 +53,18 @@ struct device_needs {
                                            const engine_options& options,
                                            bool has_tiers,
                                            dtype compute,
-                                           std::uint32_t multiprocessors);
+                                           std::uint32_t multiprocessors,
+                                           const kept_matrices& kept = {});
 
-/// Bytes of a model's weights on a device: experts packed for grouped products, the rest plain,
-/// each at a multiple of 256 bytes.
+/// Bytes of a model's weights on a device: experts, and e4m3 that cuBLASLt does not take, packed
+/// for grouped products, the rest plain, each at a multiple of 256 bytes.
 /// @param mtp_blocks  that are loaded with it
-/// @throws engine::error: a device cannot multiply with such experts
+/// @throws engine::error: a device cannot multiply with such weights
 [[nodiscard]] std::uint64_t device_weight_bytes(const model_geometry& model,
                                                 dtype compute,
                                                 std::uint32_t mtp_blocks,
-                                                std::uint32_t multiprocessors);
+                                                std::uint32_t multiprocessors,
+                                                const kept_matrices& kept = {});
 
 /// @throws engine::error: the device has less free memory; says by how much, and what takes it
 void expect_room(const device_needs& needs,

@@ -3,6 +3,7 @@
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/kernels/draft_rows.hpp>
+#include <oriel/kernels/quantize_rows.hpp>
 #include <oriel/kernels/verify_chains.hpp>
 
 #include <engine/error.hpp>
@@ -26,6 +27,11 @@ constexpr std::uint32_t product_rows_least = 1024;  // where products are order-
 std::uint32_t carried_rows_of(const program_model& model, std::uint32_t sequences) noexcept {
   const std::uint32_t open = std::max(model.mtp_blocks, 1u) - 1;
   return (sequences * open + 3) / 4 * 4;
+}
+
+/// Products of scaled rows compute whole fours.
+std::size_t in_fours(std::size_t rows) {
+  return (rows + 3) / 4 * 4;
 }
 
 std::size_t aligned(std::size_t bytes) {
@@ -137,7 +143,7 @@ class builder {
                       std::size_t columns,
                       dtype type = dtype::f32,
                       buffer_role role = buffer_role::scratch) {
-    return {add(name, rows * columns * size_bytes(type), role), type, 0, columns};
+    return {add(name, in_fours(rows) * columns * size_bytes(type), role), type, 0, columns};
   }
   static matrix_slice columns_from(matrix_slice m, std::size_t column) {
     m.offset += column;
@@ -159,6 +165,12 @@ class builder {
                                      std::uint32_t end_layer);
   /// `x` as a product of matrices reads it: itself, or rounded.
   matrix_slice operand(const matrix_slice& x, std::uint32_t width, std::size_t rows, row_set set);
+  scaled_slice scaled(const char* name, std::size_t rows, std::size_t columns);
+  /// `x` as a product with e4m3 weights reads it.
+  scaled_slice scaled_operand(const matrix_slice& x,
+                              std::uint32_t width,
+                              std::size_t rows,
+                              row_set set);
   void norm(weight_name weight, const matrix_slice& x, const matrix_slice& out, row_set rows) {
     p_.operations.emplace_back(norm_op{weight, x, out, rows});
   }
@@ -190,6 +202,32 @@ class builder {
     program_buffer& workspace = p_.buffers[static_cast<std::size_t>(gemm_workspace_)];
     workspace.size_bytes = std::max(workspace.size_bytes, plan.workspace_bytes);
     p_.operations.emplace_back(gemm_op{weight, plan, x, out, accumulate, gemm_workspace_, rows});
+  }
+  [[nodiscard]] product_kind kind_of(weight_name weight) const {
+    const auto found = model_.products.find(weight);
+    return found == model_.products.end() ? product_kind::plain : found->second;
+  }
+  void scaled_gemm(weight_name weight,
+                   std::uint32_t n,
+                   std::uint32_t k,
+                   const scaled_slice& x,
+                   const matrix_slice& out,
+                   bool accumulate,
+                   row_set rows);
+  /// A product with a matrix of weights, whatever its kind; `x` is brought into its form.
+  void product(weight_name weight,
+               std::uint32_t n,
+               std::uint32_t k,
+               const matrix_slice& x,
+               const matrix_slice& out,
+               bool accumulate,
+               row_set rows) {
+    const std::size_t count = p_.rows_of[static_cast<std::size_t>(rows)];
+    if (kind_of(weight) == product_kind::plain) {
+      gemm(weight, n, k, operand(x, k, count, rows), out, accumulate, rows);
+    } else {
+      scaled_gemm(weight, n, k, scaled_operand(x, k, count, rows), out, accumulate, rows);
+    }
   }
   void layer(std::uint32_t index, const pass& rows);
   [[nodiscard]] std::vector<cuda::attention_plan> attention_plans(const attention_shape& shape,
@@ -260,7 +298,7 @@ matrix_slice builder::operand(const matrix_slice& x,
                               std::uint32_t width,
                               std::size_t rows,
                               row_set set) {
-  if (model_.compute == dtype::f32) {
+  if (x.type == model_.compute) {
     return x;
   }
   const matrix_slice rounded = matrix("rounded rows", rows, width, dtype::bf16);
@@ -292,6 +330,53 @@ std::vector<cuda::attention_plan> builder::attention_plans(const attention_shape
   return plans;
 }
 
+scaled_slice builder::scaled(const char* name, std::size_t rows, std::size_t columns) {
+  constexpr std::size_t row_unit = 16;  // bytes that products copy at a time
+  const std::size_t stride = (columns + row_unit - 1) / row_unit * row_unit;
+  const std::size_t groups = (columns + quantize_group - 1) / quantize_group;
+  return {.values = matrix(name, rows, stride, dtype::e4m3),
+          .scales = add("scales of rows", groups * in_fours(rows) * sizeof(float)),
+          .scale_stride = in_fours(rows)};
+}
+
+scaled_slice builder::scaled_operand(const matrix_slice& x,
+                                     std::uint32_t width,
+                                     std::size_t rows,
+                                     row_set set) {
+  const scaled_slice out = scaled("e4m3 rows", rows, width);
+  p_.operations.emplace_back(quantize_op{width, x, out, set});
+  return out;
+}
+
+void builder::scaled_gemm(weight_name weight,
+                          std::uint32_t n,
+                          std::uint32_t k,
+                          const scaled_slice& x,
+                          const matrix_slice& out,
+                          bool accumulate,
+                          row_set rows) {
+  const product_limits limits = product_limits_of(rows);
+  const auto rows_max = static_cast<std::uint32_t>(in_fours(limits.rows_max));
+  scaled_gemm_op op{weight, {}, x, out, accumulate, gemm_workspace_, rows};
+  if (kind_of(weight) == product_kind::block_scaled) {
+    const auto plan =
+        planned(cuda::plan_block_scaled_gemm(
+                    {.n = n, .k = k, .weights = dtype::e4m3}, out.type, rows_max, limits.order),
+                "a product of e4m3");
+    program_buffer& workspace = p_.buffers[static_cast<std::size_t>(gemm_workspace_)];
+    workspace.size_bytes = std::max(workspace.size_bytes, plan.workspace_bytes);
+    op.plan = plan;
+  } else {
+    // These have one order for any number of rows.
+    const auto count = static_cast<std::uint32_t>(p_.rows_of[static_cast<std::size_t>(rows)]);
+    op.plan = planned(
+        cuda::plan_grouped_gemm({.groups = 1, .n = n, .k = k, .weights = dtype::e4m3},
+                                {.rows_max = count, .multiprocessors = model_.multiprocessors}),
+        "a product of e4m3");
+  }
+  p_.operations.emplace_back(op);
+}
+
 void builder::attention(std::uint32_t index, const pass& r) {
   const attention_geometry& a = model_.layer(index).attention;
   const std::uint32_t k_at = a.q_heads * a.head_dim_qk, v_at = k_at + a.kv_heads * a.head_dim_qk;
@@ -307,13 +392,7 @@ void builder::attention(std::uint32_t index, const pass& r) {
   const matrix_slice normed = matrix("normed rows", r.count, g_.hidden);
   norm({weight_role::input_norm, index}, r.x, normed, r.rows);
   const matrix_slice qkv = matrix("q, k, v", r.count, width);
-  gemm({weight_role::qkv, index},
-       width,
-       g_.hidden,
-       operand(normed, g_.hidden, r.count, r.rows),
-       qkv,
-       false,
-       r.rows);
+  product({weight_role::qkv, index}, width, g_.hidden, normed, qkv, false, r.rows);
   // q and k heads lie side by side in a row, so one call rotates both.
   const std::uint32_t kind = rope_kind(a);
   p_.operations.emplace_back(
@@ -331,27 +410,15 @@ void builder::attention(std::uint32_t index, const pass& r) {
                                          add("attention workspace", plan.workspace_bytes),
                                          r.rows});
   }
-  gemm({weight_role::o, index},
-       g_.hidden,
-       heads_width,
-       operand(heads, heads_width, r.count, r.rows),
-       r.x,
-       true,
-       r.rows);
+  product({weight_role::o, index}, g_.hidden, heads_width, heads, r.x, true, r.rows);
 }
 
 void builder::dense(std::uint32_t index, const pass& r, const matrix_slice& normed) {
   const std::uint32_t inter = model_.layer(index).ffn.intermediate;
   const matrix_slice gate_up = matrix("gate, up", r.count, 2 * std::size_t{inter}, model_.compute);
-  gemm({weight_role::gate_up, index},
-       2 * inter,
-       g_.hidden,
-       operand(normed, g_.hidden, r.count, r.rows),
-       gate_up,
-       false,
-       r.rows);
+  product({weight_role::gate_up, index}, 2 * inter, g_.hidden, normed, gate_up, false, r.rows);
   p_.operations.emplace_back(swiglu_op{inter, gate_up, gate_up, r.rows});
-  gemm({weight_role::down, index}, g_.hidden, inter, gate_up, r.x, true, r.rows);
+  product({weight_role::down, index}, g_.hidden, inter, gate_up, r.x, true, r.rows);
 }
 
 void builder::experts(std::uint32_t index, const pass& r, const matrix_slice& normed) {
@@ -365,16 +432,21 @@ void builder::experts(std::uint32_t index, const pass& r, const matrix_slice& no
   const auto permute = planned(
       cuda::plan_moe_permute({.experts = f.experts, .top_k = f.top_k, .tokens_max = r.count}),
       "the permutation of experts");
-  const matrix_slice x = operand(normed, g_.hidden, r.count, r.rows);
+  const bool is_scaled = kind_of({weight_role::expert_gate_up, index}) == product_kind::grouped;
+  const scaled_slice x = is_scaled ? scaled_operand(normed, g_.hidden, r.count, r.rows)
+                                   : scaled_slice{operand(normed, g_.hidden, r.count, r.rows)};
   p_.operations.emplace_back(
       experts_op{.layer = index,
                  .permute = permute,
+                 .type = is_scaled ? dtype::e4m3 : model_.compute,
                  .x = x,
                  .ids = ids,
                  .weights = weights,
                  .out = r.x,
                  .permutation = add("permutation", permute.workspace_bytes),
                  .act = matrix("experts' activations", pairs, f.intermediate, model_.compute),
+                 .act_e4m3 = is_scaled ? scaled("experts' e4m3 activations", pairs, f.intermediate)
+                                       : scaled_slice{},
                  .y = matrix("experts' outputs", pairs, g_.hidden),
                  .rows = r.rows});
 }
@@ -395,13 +467,7 @@ matrix_slice builder::head(weight_name norm_weight,
   const matrix_slice normed = matrix("normed rows", count, g_.hidden);
   norm(norm_weight, x, normed, rows);
   const matrix_slice logits = matrix("logits", count, g_.vocabulary, dtype::f32, role);
-  gemm({weight_role::lm_head},
-       g_.vocabulary,
-       g_.hidden,
-       operand(normed, g_.hidden, count, rows),
-       logits,
-       false,
-       rows);
+  product({weight_role::lm_head}, g_.vocabulary, g_.hidden, normed, logits, false, rows);
   return logits;
 }
 
@@ -449,13 +515,7 @@ void builder::block(std::uint32_t s, const matrix_slice& told, buffer_id tokens,
   const matrix_slice pair = matrix("embedding, hidden", r.count, 2 * std::size_t{g_.hidden});
   norm({weight_role::enorm, index}, embedded, pair, r.rows);
   norm({weight_role::hnorm, index}, told, columns_from(pair, g_.hidden), r.rows);
-  gemm({weight_role::eh_proj, index},
-       g_.hidden,
-       2 * g_.hidden,
-       operand(pair, 2 * g_.hidden, r.count, r.rows),
-       r.x,
-       false,
-       r.rows);
+  product({weight_role::eh_proj, index}, g_.hidden, 2 * g_.hidden, pair, r.x, false, r.rows);
   layer(index, r);
 }
 
@@ -575,7 +635,7 @@ void builder::make_decode() {
       add("verdicts", shape_.sequences * sizeof(chain_verdict), buffer_role::output);
   const bool keeps_hidden = model_.mtp_blocks != 0;
   matrix_slice hiddens = matrix("residual stream",
-                                carried + shape_.rows,
+                                carried + in_fours(shape_.rows),
                                 g_.hidden,
                                 dtype::f32,
                                 keeps_hidden ? buffer_role::output : buffer_role::scratch);

@@ -25,13 +25,16 @@
 #include <oriel/core/dtype.hpp>
 #include <oriel/kernels/attention.hpp>
 #include <oriel/kernels/device_gemm.hpp>
+#include <oriel/kernels/grouped_gemm.hpp>
 #include <oriel/kernels/moe_permute.hpp>
 #include <oriel/kernels/rope.hpp>
 #include <oriel/kernels/sample.hpp>
 #include <oriel/model/geometry.hpp>
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <tuple>
 #include <variant>
@@ -40,6 +43,43 @@
 namespace oriel::engine {
 
 // What a program is made for -------------------------------------------------------------------
+
+enum class weight_role : std::uint8_t {
+  embedding,
+  input_norm,
+  post_attention_norm,
+  qkv,
+  o,
+  sinks,
+  gate_up,
+  down,
+  router,
+  correction_bias,
+  expert_gate_up,
+  expert_down,
+  enorm,
+  hnorm,
+  eh_proj,
+  final_norm,  ///< of the model (layer no_layer), or of an MTP block
+  lm_head
+};
+inline constexpr std::uint32_t no_layer = UINT32_MAX;
+
+struct weight_name {
+  weight_role role;
+  std::uint32_t layer = no_layer;  ///< as program_model::layer
+
+  friend auto operator<=>(const weight_name&, const weight_name&) = default;
+};
+
+/// Who multiplies with a matrix, or with a layer's experts.
+enum class product_kind : std::uint8_t {
+  plain,         ///< device_gemm.hpp, experts grouped_gemm.hpp: of program_model::compute
+  block_scaled,  ///< device_gemm.hpp: e4m3 with one plain grid of scales
+  grouped        ///< grouped_gemm.hpp: e4m3, packed, with any grid of scales
+};
+/// Of the matrices that are not plain.
+using product_kinds = std::map<weight_name, product_kind>;
 
 /// The model as programs see it. `layers` are the model's, then those of the MTP blocks in use.
 struct program_model {
@@ -52,12 +92,13 @@ struct program_model {
   std::vector<std::uint32_t> pool_of = {};  ///< [layers]: whose tables a layer reads
   std::uint32_t mtp_blocks = 0;             ///< in use
   bool chains_hidden = false;               ///< blocks are told the output of the one before
+  product_kinds products = {};              ///< of e4m3 weights (scaled_products.hpp)
   /// Rows of a decoding sequence at most: 1 and its drafts. Sequences of no more rows are attended
   /// to with splits of their own where the context is long, in steps with prompts, too.
   std::uint32_t decode_rows_max = 1;
-  /// Order-fixed: every dense product of every program is planned for so many rows, so that an
-  /// element is computed by one algorithm in whatever step it is. 0: for the rows of its bucket,
-  /// which is faster where these are few.
+  /// Order-fixed: every dense product of every program, of either kind, is planned for so many
+  /// rows, so that an element is computed by one algorithm in whatever step it is. 0: for the rows
+  /// of its bucket, which is faster where these are few.
   std::uint32_t product_rows = 0;
 
   [[nodiscard]] std::uint32_t layers() const noexcept {
@@ -124,40 +165,22 @@ struct program_buffer {
 /// Rows of a matrix in a buffer.
 struct matrix_slice {
   buffer_id buffer = no_buffer;
-  dtype type = dtype::f32;  ///< f32 or bf16
-  std::size_t offset = 0;   ///< elements
-  std::size_t stride = 0;   ///< elements from one row to the next
+  dtype type = dtype::f32;
+  std::size_t offset = 0;  ///< elements
+  std::size_t stride = 0;  ///< elements from one row to the next
+};
+
+/// Rows of e4m3 with their scales, as quantize_rows leaves them: of group g and row r
+/// scales[g * scale_stride + r].
+struct scaled_slice {
+  matrix_slice values;
+  buffer_id scales = no_buffer;  ///< [ceil(columns / 128), scale_stride] f32
+  std::size_t scale_stride = 0;  ///< rows, rounded up to a multiple of 4
 };
 
 /// How many rows an operation has: an entry of the input `row_counts`.
 enum class row_set : std::uint8_t { rows, logit_rows, sequences, carried_rows, draft_rows };
 inline constexpr std::size_t row_sets = 5;
-
-enum class weight_role : std::uint8_t {
-  embedding,
-  input_norm,
-  post_attention_norm,
-  qkv,
-  o,
-  sinks,
-  gate_up,
-  down,
-  router,
-  correction_bias,
-  expert_gate_up,
-  expert_down,
-  enorm,
-  hnorm,
-  eh_proj,
-  final_norm,  ///< of the model (layer no_layer), or of an MTP block
-  lm_head
-};
-inline constexpr std::uint32_t no_layer = UINT32_MAX;
-
-struct weight_name {
-  weight_role role;
-  std::uint32_t layer = no_layer;  ///< as program_model::layer
-};
 
 struct embed_op {
   buffer_id tokens;
@@ -184,6 +207,23 @@ struct gemm_op {
   weight_name weight;
   cuda::gemm_plan plan;
   matrix_slice x, out;
+  bool accumulate;
+  buffer_id workspace;
+  row_set rows;
+};
+/// f32 or bf16 to e4m3, `width` elements a row.
+struct quantize_op {
+  std::uint32_t width;
+  matrix_slice x;
+  scaled_slice out;
+  row_set rows;
+};
+/// A product with an e4m3 matrix. Computes the rows up to the next multiple of 4; `out` has them.
+struct scaled_gemm_op {
+  weight_name weight;
+  std::variant<cuda::block_scaled_gemm_plan, cuda::grouped_gemm_plan> plan;
+  scaled_slice x;
+  matrix_slice out;
   bool accumulate;
   buffer_id workspace;
   row_set rows;
@@ -224,11 +264,13 @@ struct route_op {
 struct experts_op {
   std::uint32_t layer;
   cuda::moe_permute_plan permute;
-  matrix_slice x;  ///< [rows, hidden] of `compute`
+  dtype type;      ///< of the experts: bf16 (for `compute`) or e4m3
+  scaled_slice x;  ///< [rows, hidden] of `type`
   buffer_id ids, weights;
   matrix_slice out;       ///< [rows, hidden], f32
   buffer_id permutation;  ///< the plan's workspace
   matrix_slice act;       ///< [rows * top_k, intermediate] of `compute`: behind SwiGLU
+  scaled_slice act_e4m3;  ///< where `type` is e4m3: `act`, quantised
   matrix_slice y;         ///< [rows * top_k, hidden], f32
   row_set rows;
 };
@@ -261,6 +303,8 @@ using operation = std::variant<embed_op,
                                norm_op,
                                round_op,
                                gemm_op,
+                               quantize_op,
+                               scaled_gemm_op,
                                rope_op,
                                append_op,
                                attend_op,
@@ -332,11 +376,27 @@ void visit_buffers(const operation& op, Visit&& visit) {
   const auto all = [&](auto... ids) { (visit(ids), ...); };
   struct visitor {
     const decltype(all)& touch;
+    void touch_scaled(const scaled_slice& s) const {
+      if (s.values.buffer != no_buffer) {
+        touch(s.values.buffer);
+      }
+      if (s.scales != no_buffer) {
+        touch(s.scales);
+      }
+    }
     void operator()(const embed_op& o) const { touch(o.tokens, o.out.buffer); }
     void operator()(const rope_table_op& o) const { touch(o.positions, o.table); }
     void operator()(const norm_op& o) const { touch(o.x.buffer, o.out.buffer); }
     void operator()(const round_op& o) const { touch(o.x.buffer, o.out.buffer); }
     void operator()(const gemm_op& o) const { touch(o.x.buffer, o.out.buffer, o.workspace); }
+    void operator()(const quantize_op& o) const {
+      touch(o.x.buffer);
+      touch_scaled(o.out);
+    }
+    void operator()(const scaled_gemm_op& o) const {
+      touch(o.out.buffer, o.workspace);
+      touch_scaled(o.x);
+    }
     void operator()(const rope_op& o) const { touch(o.x.buffer, o.table); }
     void operator()(const append_op& o) const { touch(o.k.buffer, o.v.buffer, o.sequences); }
     void operator()(const attend_op& o) const {
@@ -345,7 +405,9 @@ void visit_buffers(const operation& op, Visit&& visit) {
     void operator()(const swiglu_op& o) const { touch(o.gate_up.buffer, o.out.buffer); }
     void operator()(const route_op& o) const { touch(o.logits.buffer, o.ids, o.weights); }
     void operator()(const experts_op& o) const {
-      touch(o.x.buffer, o.ids, o.weights, o.out.buffer, o.permutation, o.act.buffer, o.y.buffer);
+      touch(o.ids, o.weights, o.out.buffer, o.permutation, o.act.buffer, o.y.buffer);
+      touch_scaled(o.x);
+      touch_scaled(o.act_e4m3);
     }
     void operator()(const gather_op& o) const { touch(o.x.buffer, o.index, o.out.buffer); }
     void operator()(const sample_op& o) const {

@@ -20,15 +20,29 @@ std::uint32_t rows_of(const matrix_rows& matrix) {
 /// Follows the layout and fills in the weights.
 class loader {
  public:
-  loader(const checkpoint& opened, const weights_packing& packing, weight_rows& rows)
-      : opened_(opened), packing_(packing), rows_(rows) {}
+  loader(const checkpoint& opened,
+         const weights_packing& packing,
+         bool keeps_e4m3,
+         weight_rows& rows)
+      : opened_(opened), packing_(packing), keeps_e4m3_(keeps_e4m3), rows_(rows) {}
 
   aligned_bytes embedding();
-  packed_matrix matrix(const matrix_rows& from) { return matrix(from, packing_.compute); }
+  packed_matrix matrix(const matrix_rows& from) {
+    if (!stays_e4m3(from)) {
+      return matrix(from, packing_.compute);
+    }
+    packed_matrix scaled = matrix(from, dtype::e4m3);
+    scaled.grid = rows_.grid_of(from);
+    return scaled;
+  }
   layer_weights layer(const layer_layout& from, const layer_geometry& geometry);
   mtp_weights mtp(const mtp_layout& from, const layer_geometry& geometry);
 
  private:
+  template <class Layout>
+  bool stays_e4m3(const Layout& from) const {
+    return keeps_e4m3_ && weight_rows::is_e4m3(from);
+  }
   auto source(const matrix_rows& from, dtype type) {
     return [this, &from, type](auto&& sink) { rows_.for_each_run(from, type, sink); };
   }
@@ -42,6 +56,7 @@ class loader {
 
   const checkpoint& opened_;
   const weights_packing& packing_;
+  bool keeps_e4m3_;
   weight_rows& rows_;
 };
 
@@ -60,12 +75,23 @@ moe_weights loader::moe(const moe_layout& from, const ffn_geometry& geometry) {
   moe_weights to;
   to.router = matrix(from.router, dtype::f32);
   to.correction_bias = rows_.vector(from.correction_bias);
+  const bool is_scaled = stays_e4m3(from);
+  const dtype type = is_scaled ? dtype::e4m3 : packing_.compute;
   packing_.experts(
       opened_.config.geometry.hidden,
       geometry,
+      type,
       to,
-      [&](std::uint32_t e) { return source(from.experts[e].gate_up, packing_.compute); },
-      [&](std::uint32_t e) { return source(from.experts[e].down, packing_.compute); });
+      [&](std::uint32_t e) { return source(from.experts[e].gate_up, type); },
+      [&](std::uint32_t e) { return source(from.experts[e].down, type); });
+  for (std::size_t e = 0; is_scaled && e < from.experts.size(); ++e) {
+    const auto add = [&](const matrix_rows& matrix, std::vector<float>& scales) {
+      const std::vector<float> more = rows_.grid_of(matrix).scales;
+      scales.insert(scales.end(), more.begin(), more.end());
+    };
+    add(from.experts[e].gate_up, to.gate_up_scales);
+    add(from.experts[e].down, to.down_scales);
+  }
   return to;
 }
 
@@ -109,7 +135,9 @@ model_weights load_weights(const checkpoint& opened, const load_options& options
     throw error("weights are computed with in f32 or bf16, not in e4m3");
   }
   weight_rows rows(opened.tensors, options.progress);
-  loader loading(opened, packing, rows);
+  const bool keeps_e4m3 =
+      options.keeps_e4m3 && packing.form == weight_form::plain && packing.compute == dtype::bf16;
+  loader loading(opened, packing, keeps_e4m3, rows);
   const model_geometry& g = opened.config.geometry;
 
   model_weights weights;

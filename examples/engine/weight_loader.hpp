@@ -24,6 +24,9 @@ struct load_options {
   bool with_mtp = true;               ///< false: leave the MTP blocks out, where nothing drafts
   std::optional<dtype> compute = {};  ///< f32 or bf16; none: f32 for f32 checkpoints, else bf16
   weight_form form = weight_form::packed;
+  /// Matrices that are stored in e4m3 stay in it, with their scales, routers and the embedding
+  /// excepted. Only where form is plain and the rest is computed in bf16.
+  bool keeps_e4m3 = false;
   std::function<void(const load_progress&)> progress =
       {};  ///< called after each few MiB; may be empty
 };

@@ -4,7 +4,9 @@
 
 #include <engine/weight_rows.hpp>
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace oriel::engine {
 namespace {
@@ -60,7 +62,7 @@ const void* weight_rows::read(const row_range& range,
   const std::byte* const from = stored(range, first, count).data();
   const std::size_t elements = std::size_t{count} * range.columns;
   const dtype type = *range.weight->type;
-  if (type == dtype::e4m3) {
+  if (type == dtype::e4m3 && to != dtype::e4m3) {
     return dequantised(range, first, count, to);
   }
   if (type == to && is_aligned(from, size_bytes(type))) {
@@ -103,6 +105,53 @@ const void* weight_rows::dequantised(const row_range& range,
   run_.resize(elements * size_bytes(to));
   widen(reinterpret_cast<const std::byte*>(dequantised_.data()), elements, run_.data());
   return run_.data();
+}
+
+bool weight_rows::is_e4m3(const matrix_rows& matrix) noexcept {
+  return std::ranges::all_of(
+      matrix, [](const row_range& range) { return *range.weight->type == dtype::e4m3; });
+}
+
+bool weight_rows::is_e4m3(const moe_layout& layer) noexcept {
+  return std::ranges::all_of(
+      layer.experts, [](const ffn_layout& e) { return is_e4m3(e.gate_up) && is_e4m3(e.down); });
+}
+
+scale_places weight_rows::places_of(const matrix_rows& matrix) {
+  scale_places places;
+  std::vector<std::uint64_t> begins;  // [grids] in rows of all grids
+  std::uint64_t grid_rows = 0;
+  bool is_plain = true;
+  for (const row_range& range : matrix) {
+    const auto grid = std::ranges::find(places.grids, range.scale);
+    const auto index = static_cast<std::size_t>(grid - places.grids.begin());
+    if (grid == places.grids.end()) {
+      places.grids.push_back(range.scale);
+      begins.push_back(grid_rows);
+      grid_rows += range.scale->shape[0];
+      places.scales += range.scale->shape[0] * range.scale->shape[1];
+    }
+    const std::uint64_t first = begins[index] + range.grid_scale_row;
+    for (std::uint32_t r = 0; r < range.rows; ++r) {
+      const std::uint64_t row = first + (range.first_row + r - range.grid_first_row) / scale_block;
+      is_plain = is_plain && row == places.rows.size() / scale_block;
+      places.rows.push_back(static_cast<std::uint32_t>(row));
+    }
+  }
+  if (is_plain) {
+    places.rows.clear();
+  }
+  return places;
+}
+
+scale_grid weight_rows::grid_of(const matrix_rows& matrix) const {
+  scale_places places = places_of(matrix);
+  scale_grid grid{.scales = {}, .rows = std::move(places.rows)};
+  for (const tensor_entry* const entry : places.grids) {
+    const std::vector<float> scales = vector_of(*entry);
+    grid.scales.insert(grid.scales.end(), scales.begin(), scales.end());
+  }
+  return grid;
 }
 
 void weight_rows::release(const row_range& range, std::uint32_t first, std::uint32_t count) {

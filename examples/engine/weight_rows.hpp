@@ -1,15 +1,16 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// `weight_rows`: reads ranges of a checkpoint's rows as f32 or bf16, run by run, and lets go of
-/// the file's pages behind itself, so that resident memory stays at one run beside the packed
-/// weights.
+/// `weight_rows`: reads ranges of a checkpoint's rows as f32, bf16 or, as they are, e4m3, run by
+/// run, and lets go of the file's pages behind itself, so that resident memory stays at one run
+/// beside the packed weights.
 #pragma once
 
 #include <oriel/core/dtype.hpp>
 
 #include <engine/checkpoint_layout.hpp>
 #include <engine/safetensors.hpp>
+#include <engine/weights.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -25,6 +26,13 @@ struct load_progress {
   std::uint64_t total_bytes = 0;
 };
 
+/// The grids of a matrix's tensors, one behind the other, and where each row finds itself in them.
+struct scale_places {
+  std::vector<const tensor_entry*> grids;
+  std::vector<std::uint32_t> rows;  ///< as scale_grid::rows
+  std::uint64_t scales = 0;         ///< of all grids
+};
+
 class weight_rows {
  public:
   weight_rows(const safetensors_store& tensors, std::function<void(const load_progress&)> report)
@@ -33,7 +41,7 @@ class weight_rows {
   }
 
   /// Calls `sink(rows, first_row, count)` for runs of the matrix's rows, in order, as elements of
-  /// `to` (f32 or bf16). Quantised weights are rounded once to bf16, whatever `to` is.
+  /// `to`. Quantised weights are rounded once to bf16, or stay as they are where `to` is e4m3.
   template <class Sink>
   void for_each_run(const matrix_rows& matrix, dtype to, Sink&& sink) {
     std::uint32_t done = 0;
@@ -47,6 +55,15 @@ class weight_rows {
       done += range.rows;
     }
   }
+
+  /// Is the whole matrix stored in e4m3?
+  [[nodiscard]] static bool is_e4m3(const matrix_rows& matrix) noexcept;
+  /// Is every expert?
+  [[nodiscard]] static bool is_e4m3(const moe_layout& layer) noexcept;
+  /// Where such a matrix has its scales. Reads nothing.
+  [[nodiscard]] static scale_places places_of(const matrix_rows& matrix);
+  /// The scales of such a matrix.
+  [[nodiscard]] scale_grid grid_of(const matrix_rows& matrix) const;
 
   /// A vector as f32; empty for null.
   [[nodiscard]] std::vector<float> vector(const tensor_entry* entry);

@@ -20,12 +20,20 @@
 
 namespace oriel::engine {
 
+/// Scales of an e4m3 matrix [n, k]: one for each 128 columns of a row's block. A row of the grid is
+/// a row of some tensor's grid: matrices of several tensors, or of shards, have several.
+struct scale_grid {
+  std::vector<float> scales;        ///< [grid rows, ceil(k / 128)]; empty: no scales
+  std::vector<std::uint32_t> rows;  ///< [n] row of the grid; empty: row r has r / 128
+};
+
 /// A matrix packed for `run_gemm`. Whoever multiplies makes its own plan, for its own rows_max and
 /// concurrency, but with `model_weights::path` and `model_weights::backend`: those two and the
 /// shape alone decide the packed layout.
 struct packed_matrix {
   gemm_shape shape{};
   aligned_bytes bytes;
+  scale_grid grid = {};  ///< of e4m3: only where form is plain (load_options::keeps_e4m3)
 };
 
 struct attention_weights {
@@ -50,6 +58,9 @@ struct moe_weights {
   aligned_bytes down;
   std::size_t gate_up_stride_bytes = 0;  ///< a multiple of 64
   std::size_t down_stride_bytes = 0;     ///< a multiple of 64
+  /// Of e4m3: [experts, grid rows, ceil(hidden / 128)], the gate's grid rows, then the up's.
+  std::vector<float> gate_up_scales;
+  std::vector<float> down_scales;  ///< of e4m3: [experts, grid rows, ceil(intermediate / 128)]
 };
 
 struct layer_weights {

@@ -55,23 +55,19 @@ struct weights_packing {
     return packed;
   }
 
-  /// All experts of a layer. `gate_up(e)` and `down(e)` are the sources of expert e.
+  /// All experts of a layer, of `compute`, or where form is plain of e4m3. `gate_up(e)` and
+  /// `down(e)` are the sources of expert e.
   template <class GateUp, class Down>
   void experts(std::uint32_t hidden,
                const ffn_geometry& ffn,
+               dtype type,
                moe_weights& out,
                GateUp&& gate_up,
                Down&& down) const {
-    const moe_gemm_shape shape{.hidden = hidden,
-                               .inter = ffn.intermediate,
-                               .experts = ffn.experts,
-                               .top_k = ffn.top_k,
-                               .weights = compute,
-                               .activation = compute};
-    out.gate_up_shape = {.n = 2 * ffn.intermediate, .k = hidden, .weights = compute};
-    out.down_shape = {.n = hidden, .k = ffn.intermediate, .weights = compute};
+    out.gate_up_shape = {.n = 2 * ffn.intermediate, .k = hidden, .weights = type};
+    out.down_shape = {.n = hidden, .k = ffn.intermediate, .weights = type};
     if (form == weight_form::plain) {
-      const std::size_t row_bytes = hidden * size_bytes(compute);
+      const std::size_t row_bytes = hidden * size_bytes(type);
       out.gate_up_stride_bytes = stride_of(2 * std::size_t{ffn.intermediate} * row_bytes);
       out.down_stride_bytes = stride_of(std::size_t{ffn.intermediate} * row_bytes);
       out.gate_up = aligned_bytes(out.gate_up_stride_bytes * ffn.experts);
@@ -79,10 +75,16 @@ struct weights_packing {
       for (std::uint32_t e = 0; e < ffn.experts; ++e) {
         gate_up(e)(copy_rows(out.gate_up.data() + e * out.gate_up_stride_bytes, row_bytes));
         down(e)(copy_rows(out.down.data() + e * out.down_stride_bytes,
-                          ffn.intermediate * size_bytes(compute)));
+                          ffn.intermediate * size_bytes(type)));
       }
       return;
     }
+    const moe_gemm_shape shape{.hidden = hidden,
+                               .inter = ffn.intermediate,
+                               .experts = ffn.experts,
+                               .top_k = ffn.top_k,
+                               .weights = type,
+                               .activation = type};
     const auto plan = host::plan_moe_gemm(shape, 1, 1, path, backend);
     if (!plan) {
       throw_unplanned(out.gate_up_shape);

@@ -96,6 +96,7 @@ moe_weights random_model::moe(const ffn_geometry& f) {
   packing_.experts(
       hidden,
       f,
+      packing_.compute,
       to,
       [&](std::uint32_t) { return rows_.source(2 * f.intermediate, hidden, packing_.compute); },
       [&](std::uint32_t) { return rows_.source(hidden, f.intermediate, packing_.compute); });

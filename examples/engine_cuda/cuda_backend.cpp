@@ -9,6 +9,7 @@
 #include <oriel/kernels/moe_combine.hpp>
 #include <oriel/kernels/moe_permute.hpp>
 #include <oriel/kernels/moe_route.hpp>
+#include <oriel/kernels/quantize_rows.hpp>
 #include <oriel/kernels/rms_norm.hpp>
 #include <oriel/kernels/rope.hpp>
 #include <oriel/kernels/round_rows.hpp>
@@ -169,6 +170,97 @@ class cuda_step {
       multiply<bf16, bf16>(o);
     }
   }
+  template <class T>
+  void quantise(std::uint32_t width,
+                const matrix_slice& x,
+                const scaled_slice& out,
+                std::uint32_t rows,
+                const std::uint32_t* row_count) {
+    const auto plan = checked(cuda::plan_quantize_rows({width}), "rows to e4m3");
+    check(cuda::run_quantize_rows(
+        plan,
+        basic_quantize_rows_args<T>{.out = at<e4m3>(out.values),
+                                    .out_stride = out.values.stride,
+                                    .scales = buffer<float>(out.scales).data(),
+                                    .scale_row_stride = 1,
+                                    .scale_group_stride = out.scale_stride,
+                                    .x = at<T>(x),
+                                    .x_stride = x.stride,
+                                    .rows = rows},
+        d_.stream_,
+        row_count));
+  }
+  void run(const quantize_op& o) {
+    if (o.x.type == dtype::f32) {
+      quantise<float>(o.width, o.x, o.out, most(o.rows), count(o.rows));
+    } else {
+      quantise<bf16>(o.width, o.x, o.out, most(o.rows), count(o.rows));
+    }
+  }
+  /// Rows in whole fours, which the buffers have.
+  template <class Out>
+  void multiply(const scaled_gemm_op& o, const cuda::block_scaled_gemm_plan& plan) {
+    check(cuda::run_block_scaled_gemm(
+        *d_.products_,
+        plan,
+        block_scaled_gemm_args<Out>{.out = at<Out>(o.out),
+                                    .out_stride = o.out.stride,
+                                    .x = at<e4m3>(o.x.values),
+                                    .x_stride = o.x.values.stride,
+                                    .x_scales = buffer<float>(o.x.scales).data(),
+                                    .weights = weight<e4m3>(o.weight),
+                                    .weight_stride = plan.k,
+                                    .weight_scales = scales(o.weight),
+                                    .weight_scale_stride = plan.weight_scale_stride,
+                                    .rows = static_cast<std::uint32_t>(o.x.scale_stride),
+                                    .accumulate = o.accumulate},
+        buffer<std::byte>(o.workspace),
+        d_.stream_));
+  }
+  template <class Out>
+  void multiply(const scaled_gemm_op& o, const cuda::grouped_gemm_plan& plan) {
+    grouped_gemm_args<Out> args = grouped<Out>(plan, o.weight, o.x, o.out);
+    args.rows = most(o.rows);
+    args.accumulate = o.accumulate;
+    check(cuda::run_grouped_gemm(plan, args, d_.stream_));
+  }
+  void run(const scaled_gemm_op& o) {
+    std::visit(
+        [&](const auto& plan) {
+          o.out.type == dtype::f32 ? multiply<float>(o, plan) : multiply<bf16>(o, plan);
+        },
+        o.plan);
+  }
+  [[nodiscard]] const float* scales(weight_name name) const {
+    return reinterpret_cast<const float*>(d_.weights_->part(name, weight_part::scales));
+  }
+  /// Of the rows in their order, scales included where the weights have some.
+  template <class Out>
+  [[nodiscard]] grouped_gemm_args<Out> grouped(const cuda::grouped_gemm_plan& plan,
+                                               weight_name name,
+                                               const scaled_slice& x,
+                                               const matrix_slice& out) const {
+    grouped_gemm_args<Out> args{};
+    args.out = at<Out>(out);
+    args.out_stride = out.stride;
+    args.x = x.values.type == dtype::e4m3 ? static_cast<const void*>(at<e4m3>(x.values))
+                                          : at<bf16>(x.values);
+    args.x_stride = x.values.stride;
+    args.row_divisor = 1;
+    args.weights = weight<std::byte>(name);
+    if (plan.shape.weights == dtype::e4m3) {
+      const std::size_t columns = (plan.shape.k - 1) / scale_block + 1;
+      args.x_scales = buffer<float>(x.scales).data();
+      args.x_scale_row_stride = 1;
+      args.x_scale_column_stride = x.scale_stride;
+      args.weight_scales = scales(name);
+      args.weight_scale_group_stride = plan.shape.plain_grid_rows() * columns;
+      args.weight_scale_stride = columns;
+      args.weight_scale_rows =
+          reinterpret_cast<const std::uint32_t*>(d_.weights_->part(name, weight_part::scale_rows));
+    }
+    return args;
+  }
   void run(const rope_op& o) {
     // The table has the positions; they are named for their number.
     const std::span<const std::uint32_t> positions = buffer<std::uint32_t>(
@@ -256,27 +348,22 @@ class cuda_step {
     const cuda::grouped_gemm_limits limits{.rows_max = pairs,
                                            .multiprocessors = d_.multiprocessors_};
     const auto gate_up = checked(
-        cuda::plan_grouped_gemm(expert_gate_up_shape(model_, f, compute()), limits), "experts");
-    const auto down = checked(
-        cuda::plan_grouped_gemm(expert_down_shape(model_, f, compute()), limits), "experts");
-    grouped_gemm_args<bf16> first{};
-    first.out = at<bf16>(o.act);
-    first.out_stride = o.act.stride;
-    first.x = at<bf16>(o.x);
-    first.x_stride = o.x.stride;
+        cuda::plan_grouped_gemm(expert_gate_up_shape(model_, f, o.type), limits), "experts");
+    const auto down =
+        checked(cuda::plan_grouped_gemm(expert_down_shape(model_, f, o.type), limits), "experts");
+    auto first = grouped<bf16>(gate_up, {weight_role::expert_gate_up, o.layer}, o.x, o.act);
     first.row_index = rows.pair_of_row.data();
     first.row_divisor = f.top_k;
-    first.weights = weight<std::byte>({weight_role::expert_gate_up, o.layer});
     first.offsets = rows.expert_offsets.data();
     first.rows = pairs;
     check(cuda::run_grouped_gemm(gate_up, first, d_.stream_));
-    grouped_gemm_args<float> second{};
-    second.out = at<float>(o.y);
-    second.out_stride = o.y.stride;
-    second.x = at<bf16>(o.act);
-    second.x_stride = o.act.stride;
-    second.row_divisor = 1;
-    second.weights = weight<std::byte>({weight_role::expert_down, o.layer});
+    scaled_slice act{o.act};
+    if (o.type == dtype::e4m3) {
+      act = o.act_e4m3;
+      // The last offset is the number of pairs.
+      quantise<bf16>(f.intermediate, o.act, act, pairs, rows.expert_offsets.data() + f.experts);
+    }
+    auto second = grouped<float>(down, {weight_role::expert_down, o.layer}, act, o.y);
     second.offsets = rows.expert_offsets.data();
     second.rows = pairs;
     check(cuda::run_grouped_gemm(down, second, d_.stream_));
@@ -347,8 +434,10 @@ cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
                            const cuda_device& device)
     : weights_(std::move(weights)),
       multiprocessors_(device.multiprocessors),
-      arithmetic_(
-          fmt::format("cuda {}, cuBLASLt {}, ", device.name, cuda::gemm_library::version())) {
+      arithmetic_(fmt::format("cuda {}, cuBLASLt {}, {}",
+                              device.name,
+                              cuda::gemm_library::version(),
+                              weights_->products().empty() ? "" : "e4m3, ")) {
   products_.emplace(checked(cuda::gemm_library::create(), "products on the device"));
   for (std::uint32_t i = 0; i < pools.plan().pools(); ++i) {
     const page_layout& layout = pools.pool(pool_id{i}).layout();

@@ -47,7 +47,8 @@ class cuda_backend final : public step_backend {
   void send_tables(std::span<const std::uint32_t> entries,
                    std::span<const table_range> changes) override;
   void need_pages(std::uint32_t pool, std::uint32_t pages) override;
-  /// The same bits are promised for one kind of device and one version of cuBLASLt.
+  /// The same bits are promised for one kind of device, one version of cuBLASLt, and weights that
+  /// are all in bf16, or kept in e4m3.
   [[nodiscard]] const char* arithmetic() const noexcept override { return arithmetic_.c_str(); }
   void run(const step_program& program, bool repeats, std::span<const fetched_part> parts) override;
 

@@ -71,6 +71,7 @@ class cuda_runner final : public step_runner {
                                        setup.kv,
                                        device.multiprocessors);
     m.chains_hidden = setup.chains_hidden;
+    m.products = weights.products();
     return m;
   }
 
@@ -117,6 +118,10 @@ std::shared_ptr<const cuda_weights> upload_weights(const model_geometry& model,
 
 std::uint64_t bytes_of(const cuda_weights& weights) noexcept {
   return weights.size_bytes();
+}
+
+bool computes_in_e4m3(const cuda_weights& weights) noexcept {
+  return !weights.products().empty();
 }
 
 std::function<std::unique_ptr<step_runner>(const runner_setup&)> cuda_runners(

@@ -34,14 +34,17 @@ struct cuda_device {
 /// A model's weights on the device.
 class cuda_weights;
 
-/// Copies the weights to the device, tensor by tensor; experts are packed for the grouped products
-/// on the way. The host's may go then.
+/// Copies the weights to the device, tensor by tensor; experts, and e4m3 matrices with ragged grids
+/// of scales, are packed for the grouped products on the way. The host's may go then. What was
+/// loaded in e4m3 (load_options::keeps_e4m3) is multiplied in e4m3.
 /// @pre weights.form == weight_form::plain
 /// @throws engine::error, std::bad_alloc
 [[nodiscard]] std::shared_ptr<const cuda_weights> upload_weights(const model_geometry& model,
                                                                  const model_weights& weights,
                                                                  const cuda_device& device);
 [[nodiscard]] std::uint64_t bytes_of(const cuda_weights& weights) noexcept;
+/// Are matrices multiplied in e4m3, for the checkpoint has them so?
+[[nodiscard]] bool computes_in_e4m3(const cuda_weights& weights) noexcept;
 
 /// What engine_options::make_runner wants.
 [[nodiscard]] std::function<std::unique_ptr<step_runner>(const runner_setup&)> cuda_runners(

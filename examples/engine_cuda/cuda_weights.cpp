@@ -5,9 +5,11 @@
 #include <cuda_runtime_api.h>
 
 #include <engine/error.hpp>
+#include <engine/scaled_products.hpp>
 #include <engine_cuda/cuda_weights.hpp>
 #include <fmt/format.h>
 
+#include <cstring>
 #include <functional>
 #include <span>
 #include <variant>
@@ -19,6 +21,7 @@ namespace {
 /// A tensor that will be on the device: its size there, and who writes it into `to` on the host.
 struct upload {
   weight_name name;
+  weight_part part;
   std::size_t size_bytes;
   std::function<std::span<const std::byte>(std::vector<std::byte>& staging)> bytes;
 };
@@ -31,19 +34,23 @@ class uploads {
   std::vector<upload> list();
 
  private:
-  void add(weight_name name, std::span<const std::byte> bytes) {
+  void add(weight_name name,
+           std::span<const std::byte> bytes,
+           weight_part part = weight_part::values) {
     if (!bytes.empty()) {
-      all_.push_back({name, bytes.size(), [bytes](std::vector<std::byte>&) { return bytes; }});
+      all_.push_back(
+          {name, part, bytes.size(), [bytes](std::vector<std::byte>&) { return bytes; }});
     }
   }
-  void add(weight_name name, const packed_matrix& m) { add(name, m.bytes.span()); }
+  void add(weight_name name, const packed_matrix& m);
   void add(weight_name name, const std::vector<float>& v) {
     add(name, std::as_bytes(std::span(v)));
   }
-  void add_experts(weight_name name,
+  void add_grouped(weight_name name,
                    const grouped_gemm_shape& shape,
                    const aligned_bytes& plain,
                    std::size_t stride_bytes);
+  void add_plain_grid(weight_name name, const packed_matrix& m);
   void add_layer(std::uint32_t index, const layer_geometry& g, const layer_weights& w);
 
   const model_geometry& model_;
@@ -52,33 +59,76 @@ class uploads {
   std::vector<upload> all_;
 };
 
-void uploads::add_experts(weight_name name,
+void uploads::add(weight_name name, const packed_matrix& m) {
+  switch (kind_of(m)) {
+    case product_kind::plain:
+      add(name, m.bytes.span());
+      break;
+    case product_kind::block_scaled:
+      add(name, m.bytes.span());
+      add_plain_grid(name, m);
+      break;
+    case product_kind::grouped:
+      add_grouped(name,
+                  {.groups = 1, .n = m.shape.n, .k = m.shape.k, .weights = dtype::e4m3},
+                  m.bytes,
+                  m.bytes.size());
+      add(name, std::as_bytes(std::span(m.grid.scales)), weight_part::scales);
+      add(name, std::as_bytes(std::span(m.grid.rows)), weight_part::scale_rows);
+      break;
+  }
+}
+
+/// Rows of the grid at the stride that cuBLASLt wants.
+void uploads::add_plain_grid(weight_name name, const packed_matrix& m) {
+  const std::size_t columns = (m.shape.k - 1) / scale_block + 1;
+  const std::size_t stride =
+      cuda::plan_block_scaled_gemm(m.shape, dtype::f32, 4)->weight_scale_stride;
+  const std::size_t rows = m.grid.scales.size() / columns;
+  all_.push_back({name,
+                  weight_part::scales,
+                  rows * stride * sizeof(float),
+                  [=, &m](std::vector<std::byte>& staging) {
+                    staging.assign(rows * stride * sizeof(float), std::byte{0});
+                    for (std::size_t r = 0; r < rows; ++r) {
+                      std::memcpy(staging.data() + r * stride * sizeof(float),
+                                  m.grid.scales.data() + r * columns,
+                                  columns * sizeof(float));
+                    }
+                    return std::span<const std::byte>(staging);
+                  }});
+}
+
+void uploads::add_grouped(weight_name name,
                           const grouped_gemm_shape& shape,
                           const aligned_bytes& plain,
                           std::size_t stride_bytes) {
   const auto plan =
       cuda::plan_grouped_gemm(shape, {.rows_max = 1, .multiprocessors = multiprocessors_});
   if (!plan) {
-    throw error(fmt::format("experts cannot be computed on a device: {}", plan.error().detail));
+    throw error(fmt::format("a product cannot be computed on a device: {}", plan.error().detail));
   }
-  if (shape.k * size_bytes(shape.weights) % 16 != 0) {  // rows lie side by side in a step's memory
+  // Rows of bf16 lie side by side in a step's memory.
+  if (shape.weights == dtype::bf16 && shape.k % 8 != 0) {
     throw error(
         fmt::format("experts of width {} cannot be computed on a device: "
                     "a row is no multiple of 16 bytes",
                     shape.k));
   }
-  all_.push_back(
-      {name, plan->packed_bytes * shape.groups, [=, &plain](std::vector<std::byte>& staging) {
-         staging.resize(plan->packed_bytes * shape.groups);
-         for (std::size_t e = 0; e < shape.groups; ++e) {
-           cuda::pack_grouped_weights(*plan,
-                                      plain.data() + e * stride_bytes,
-                                      0,
-                                      shape.weight_rows(),
-                                      staging.data() + e * plan->packed_bytes);
-         }
-         return std::span<const std::byte>(staging);
-       }});
+  all_.push_back({name,
+                  weight_part::values,
+                  plan->packed_bytes * shape.groups,
+                  [=, &plain](std::vector<std::byte>& staging) {
+                    staging.resize(plan->packed_bytes * shape.groups);
+                    for (std::size_t e = 0; e < shape.groups; ++e) {
+                      cuda::pack_grouped_weights(*plan,
+                                                 plain.data() + e * stride_bytes,
+                                                 0,
+                                                 shape.weight_rows(),
+                                                 staging.data() + e * plan->packed_bytes);
+                    }
+                    return std::span<const std::byte>(staging);
+                  }});
 }
 
 void uploads::add_layer(std::uint32_t index, const layer_geometry& g, const layer_weights& w) {
@@ -95,14 +145,18 @@ void uploads::add_layer(std::uint32_t index, const layer_geometry& g, const laye
   const auto& moe = std::get<moe_weights>(w.ffn);
   add({weight_role::router, index}, moe.router);
   add({weight_role::correction_bias, index}, moe.correction_bias);
-  add_experts({weight_role::expert_gate_up, index},
-              expert_gate_up_shape(model_, g.ffn, weights_.compute),
+  const weight_name gate_up{weight_role::expert_gate_up, index};
+  const weight_name down{weight_role::expert_down, index};
+  add_grouped(gate_up,
+              expert_gate_up_shape(model_, g.ffn, moe.gate_up_shape.weights),
               moe.gate_up,
               moe.gate_up_stride_bytes);
-  add_experts({weight_role::expert_down, index},
-              expert_down_shape(model_, g.ffn, weights_.compute),
+  add_grouped(down,
+              expert_down_shape(model_, g.ffn, moe.down_shape.weights),
               moe.down,
               moe.down_stride_bytes);
+  add(gate_up, std::as_bytes(std::span(moe.gate_up_scales)), weight_part::scales);
+  add(down, std::as_bytes(std::span(moe.down_scales)), weight_part::scales);
 }
 
 std::vector<upload> uploads::list() {
@@ -128,29 +182,29 @@ std::vector<upload> uploads::list() {
 
 grouped_gemm_shape expert_gate_up_shape(const model_geometry& model,
                                         const ffn_geometry& ffn,
-                                        dtype compute) {
+                                        dtype type) {
   return {.groups = ffn.experts,
           .n = ffn.intermediate,
           .k = model.hidden,
-          .weights = compute,
+          .weights = type,
           .swiglu = true};
 }
 
 grouped_gemm_shape expert_down_shape(const model_geometry& model,
                                      const ffn_geometry& ffn,
-                                     dtype compute) {
-  return {.groups = ffn.experts, .n = model.hidden, .k = ffn.intermediate, .weights = compute};
+                                     dtype type) {
+  return {.groups = ffn.experts, .n = model.hidden, .k = ffn.intermediate, .weights = type};
 }
 
 cuda_weights::cuda_weights(const model_geometry& model,
                            const model_weights& weights,
                            std::uint32_t multiprocessors)
-    : model_(model), compute_(weights.compute) {
+    : model_(model), compute_(weights.compute), products_(scaled_products(weights)) {
   ORIEL_EXPECTS(weights.form == weight_form::plain);
   const std::vector<upload> all = uploads(model, weights, multiprocessors).list();
   std::vector<memory_piece> pieces;
   for (const upload& u : all) {
-    at_[{u.name.role, u.name.layer}] = pieces.size();
+    at_[{u.name, u.part}] = pieces.size();
     pieces.push_back({"weights", u.size_bytes});
   }
   auto memory = preallocation<cuda::device_memory>::make(pieces);

@@ -356,11 +356,12 @@ status run(const gemm_library& library,
   if (args.rows == 0) {
     return {};
   }
-  return multiply(library.get(),
-                  product_of(plan, args, plan.n, plan.k, dtype::e4m3, out),
-                  {args.out, args.x, args.weights, args.x_scales, args.weight_scales, false},
-                  workspace.first(plan.workspace_bytes),
-                  stream);
+  return multiply(
+      library.get(),
+      product_of(plan, args, plan.n, plan.k, dtype::e4m3, out),
+      {args.out, args.x, args.weights, args.x_scales, args.weight_scales, args.accumulate},
+      workspace.first(plan.workspace_bytes),
+      stream);
 }
 
 }  // namespace

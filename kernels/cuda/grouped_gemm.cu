@@ -61,6 +61,7 @@ status run_pack_grouped_weights(const grouped_gemm_plan& plan,
 status run_grouped_gemm(const grouped_gemm_plan& plan,
                         const grouped_gemm_args<bf16>& args,
                         CUstream_st* stream) noexcept {
+  ORIEL_EXPECTS(!args.accumulate);
   return run(plan, args, stream);
 }
 

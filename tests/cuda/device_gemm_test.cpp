@@ -173,6 +173,7 @@ TEST_CASE("cuda gemm: in the fixed order a row's bits do not depend on its compa
 }
 
 TEST_CASE("cuda gemm: block-scaled e4m3 with a plain grid") {
+  const bool accumulate = GENERATE(false, true);
   if (!library_is_built()) {
     return;
   }
@@ -192,7 +193,8 @@ TEST_CASE("cuda gemm: block-scaled e4m3 with a plain grid") {
   }
   const auto device_w = to_device(stored<e4m3>(w)), device_x = to_device(stored<e4m3>(x));
   const auto device_w_scales = to_device(w_scales), device_x_scales = to_device(x_scales);
-  const device_array<float> out(rows * n);
+  const auto before = small_integers(random, rows * n);
+  const device_array<float> out = to_device(before);
   const device_array<std::byte> workspace(plan->workspace_bytes);
   REQUIRE(cuda::run_block_scaled_gemm(
       library,
@@ -206,13 +208,14 @@ TEST_CASE("cuda gemm: block-scaled e4m3 with a plain grid") {
                                     .weight_stride = k,
                                     .weight_scales = device_w_scales.data(),
                                     .weight_scale_stride = stride,
-                                    .rows = rows},
+                                    .rows = rows,
+                                    .accumulate = accumulate},
       {workspace.data(), workspace.size()},
       nullptr));
   const auto found = out.to_host();
   for (std::uint32_t r = 0; r < rows; ++r) {
     for (std::uint32_t c = 0; c < n; ++c) {
-      double sum = 0.0;
+      double sum = accumulate ? static_cast<double>(before[r * n + c]) : 0.0;
       for (std::uint32_t i = 0; i < k; ++i) {
         sum += static_cast<double>(x[r * k + i]) * static_cast<double>(w[c * k + i]) *
                static_cast<double>(w_scales[c / 128 * stride + i / 128]) *

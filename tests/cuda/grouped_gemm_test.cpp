@@ -152,5 +152,11 @@ TEST_CASE("cuda grouped_gemm: a row's bits do not depend on companions and tiles
     REQUIRE(cuda::run_grouped_gemm(fewer, args, nullptr));
     const auto found = out.to_host();
     REQUIRE(std::equal(found.begin(), found.begin() + rows * shape.n, many.begin()));
+    args.accumulate = true;
+    REQUIRE(cuda::run_grouped_gemm(fewer, args, nullptr));
+    const auto twice = out.to_host();
+    for (std::size_t i = 0; i < std::size_t{rows} * shape.n; ++i) {
+      REQUIRE(twice[i] == 2 * many[i]);
+    }
   }
 }

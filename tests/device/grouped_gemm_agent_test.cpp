@@ -23,7 +23,8 @@ template <class Out>
 std::vector<Out> run_case(const grouped_gemm_case& c,
                           std::size_t stride,
                           std::uint32_t multiprocessors,
-                          Out before) {
+                          Out before,
+                          bool accumulate = false) {
   const auto plan = cuda::plan_grouped_gemm(
       c.shape, {.rows_max = std::max(c.rows, 1u), .multiprocessors = multiprocessors});
   REQUIRE(plan);
@@ -31,13 +32,18 @@ std::vector<Out> run_case(const grouped_gemm_case& c,
   std::vector<Out> out(std::size_t{c.rows + 1} * stride, before);
   auto args = c.args(out.data(), stride);
   args.weights = packed.data();
+  args.accumulate = accumulate;
   run_grouped_gemm_on_host(*plan, args);
   return out;
 }
 
-std::vector<float> expected_of(const grouped_gemm_case& c, std::size_t stride) {
+std::vector<float> expected_of(const grouped_gemm_case& c,
+                               std::size_t stride,
+                               bool accumulate = false) {
   std::vector<float> out(std::size_t{c.rows + 1} * stride, untouched);
-  reference::grouped_gemm(c.shape, c.args(out.data(), stride));
+  auto args = c.args(out.data(), stride);
+  args.accumulate = accumulate;
+  reference::grouped_gemm(c.shape, args);
   return out;
 }
 
@@ -62,6 +68,8 @@ TEST_CASE("grouped products of small integers are exact, f32 and bf16, over rand
   const std::uint32_t multiprocessors = 1 + random.next_below(40);
   const auto expected = expected_of(c, stride);
   REQUIRE(run_case<float>(c, stride, multiprocessors, untouched) == expected);
+  REQUIRE(run_case<float>(c, stride, multiprocessors, untouched, true) ==
+          expected_of(c, stride, true));
   const auto in_bf16 = run_case<bf16>(c, stride, multiprocessors, to_bf16(untouched));
   for (std::size_t i = 0; i < expected.size(); ++i) {
     REQUIRE(in_bf16[i] == to_bf16(expected[i]));

@@ -8,14 +8,19 @@
 #include <oriel/core/random.hpp>
 
 #include <catch2/catch.hpp>
+#include <engine/checkpoint.hpp>
 #include <engine/device_needs.hpp>
 #include <engine/engine.hpp>
 #include <engine/engine_pools.hpp>
 #include <engine/error.hpp>
 #include <engine/program_runner.hpp>
+#include <engine/scaled_products.hpp>
+#include <engine/weight_loader.hpp>
 
+#include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 using namespace oriel;
@@ -65,15 +70,14 @@ engine_options options_of(const model_geometry& m, random_stream& random) {
 
 }  // namespace
 
-TEST_CASE("what a device is asked for is what the engine's runner takes") {
-  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 12)));
-  INFO("seed " << seed);
-  random_stream random(seed, 129);
-  const model_geometry model = some_model(seed, false);
-  const dtype compute = seed % 3 == 0 ? dtype::f32 : dtype::bf16;
-  engine_options o = options_of(model, random);
-  const device_needs needs = device_needs_of(model, o, false, compute, multiprocessors);
-  const model_weights weights = random_weights(model, compute, seed);
+namespace {
+
+/// What an engine's runner takes, beside what was said.
+void check_needs(const model_geometry& model,
+                 const model_weights& weights,
+                 engine_options o,
+                 const device_needs& needs,
+                 const model_weights* e4m3_weights = nullptr) {
   std::optional<oriel::test::host_backend> backend;
   std::uint64_t kv_bytes = 0;
   o.make_runner = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
@@ -81,10 +85,13 @@ TEST_CASE("what a device is asked for is what the engine's runner takes") {
     for (std::uint32_t i = 0; i < plan.pools(); ++i) {
       kv_bytes += setup.pools.pool(pool_id{i}).capacity() * plan.layout(pool_id{i}).page_bytes();
     }
-    program_model m =
-        program_model_of(setup.model, plan, setup.limits, compute, setup.kv, multiprocessors);
+    program_model m = program_model_of(
+        setup.model, plan, setup.limits, weights.compute, setup.kv, multiprocessors);
     m.chains_hidden = setup.chains_hidden;
-    backend.emplace(setup.model, weights, layer_homes(setup.pools));
+    if (e4m3_weights != nullptr) {
+      m.products = scaled_products(*e4m3_weights);
+    }
+    backend.emplace(setup.model, weights, layer_homes(setup.pools), e4m3_weights);
     return std::make_unique<program_runner>(m,
                                             setup.limits,
                                             table_entries_of(plan, setup.limits.context_tokens),
@@ -99,6 +106,19 @@ TEST_CASE("what a device is asked for is what the engine's runner takes") {
   CHECK(needs.kv_bytes == kv_bytes);
   CHECK(needs.step_bytes >= backend->taken.memory_bytes + tables);
   CHECK(needs.step_bytes < backend->taken.memory_bytes + tables + 2 * 256);
+}
+
+}  // namespace
+
+TEST_CASE("what a device is asked for is what the engine's runner takes") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 12)));
+  INFO("seed " << seed);
+  random_stream random(seed, 129);
+  const model_geometry model = some_model(seed, false);
+  const dtype compute = seed % 3 == 0 ? dtype::f32 : dtype::bf16;
+  const engine_options o = options_of(model, random);
+  const device_needs needs = device_needs_of(model, o, false, compute, multiprocessors);
+  check_needs(model, random_weights(model, compute, seed), o, needs);
 }
 
 TEST_CASE("weights on a device take what they take as they lie in a checkpoint, experts in tiles") {
@@ -120,6 +140,90 @@ TEST_CASE("weights on a device take what they take as they lie in a checkpoint, 
   }
   CHECK(needed >= bytes);
   CHECK(needed <= bytes + pieces * 256 + tiles * 128 * 64 * 2);
+}
+
+TEST_CASE("of an FP8 checkpoint is known before it is read what stays in e4m3, and what it takes") {
+  const std::string name = GENERATE("fp8_fused", "fp8_ambiguous", "fp8_split_twin", "released_w5");
+  INFO(name);
+  const checkpoint opened =
+      open_checkpoint(std::filesystem::path(ORIEL_TEST_DIR) / "golden" / name);
+  const model_geometry& model = opened.config.geometry;
+  const auto blocks = static_cast<std::uint32_t>(model.mtp_layers.size());
+  const model_weights plain =
+      load_weights(opened, {.form = weight_form::plain, .keeps_e4m3 = true});
+  const kept_matrices kept = kept_in_e4m3(opened, dtype::bf16);
+  CHECK(kinds_of(kept) == scaled_products(plain));
+  CHECK(kept_in_e4m3(opened, dtype::f32).empty());
+  // Scales are those that were loaded; where cuBLASLt reads them, rows of them have a stride.
+  for (const auto& [weight, matrix] : kept) {
+    INFO("role " << static_cast<int>(weight.role) << ", layer " << weight.layer);
+    if (weight.role == weight_role::qkv && weight.layer < model.layers.size()) {
+      const scale_grid& grid = plain.layers[weight.layer].attention.qkv.grid;
+      CHECK(matrix.scales == grid.scales.size());
+      CHECK(matrix.has_row_map == !grid.rows.empty());
+    }
+  }
+  const std::uint64_t needed =
+      device_weight_bytes(model, dtype::bf16, blocks, multiprocessors, kept);
+  std::uint64_t tiles = 0;  // A piece has 128 rows of 128 bytes.
+  for (const auto& [weight, matrix] : kept) {
+    const bool is_expert =
+        weight.role == weight_role::expert_gate_up || weight.role == weight_role::expert_down;
+    tiles += matrix.kind == product_kind::plain ? 0 : is_expert ? 8 : 32;
+  }
+  for (const layer_geometry& layer : model.layers) {
+    tiles += layer.ffn.is_moe() ? 4 * layer.ffn.experts : 0;
+  }
+  const std::uint64_t pieces = 3 + (model.layers.size() + blocks) * 15 + blocks * 4;
+  CHECK(needed >= plain.bytes());
+  CHECK(needed <= plain.bytes() + pieces * 256 + tiles * 128 * 128);
+  engine_options o{.context_tokens = 128};
+  o.heal = false;
+  const device_needs needs = device_needs_of(model, o, false, dtype::bf16, multiprocessors, kept);
+  check_needs(model, load_weights(opened), o, needs, &plain);
+}
+
+TEST_CASE("e4m3 halves what matrices take on a device, and experts of it may have any width") {
+  model_geometry model = toy_geometry({0, 16, 16, 0}, true);
+  model.hidden = 1'024;
+  for (layer_geometry& layer : model.layers) {
+    layer.attention = {.q_heads = 8,
+                       .kv_heads = 4,
+                       .head_dim_qk = 64,
+                       .head_dim_vo = 64,
+                       .rotary_dims = 16,
+                       .rope_base_dims = 16};
+    layer.ffn.intermediate = 512;
+  }
+  kept_matrices kept;
+  for (std::uint32_t l = 0; l < model.layers.size(); ++l) {
+    const bool moe = model.layers[l].ffn.is_moe();
+    kept[{weight_role::qkv, l}] = {product_kind::grouped, 8 * 8, true};
+    kept[{weight_role::o, l}] = {product_kind::block_scaled, 8 * 4, false};
+    kept[{moe ? weight_role::expert_gate_up : weight_role::gate_up, l}] = {
+        moe ? product_kind::grouped : product_kind::block_scaled, moe ? 0u : 8u * 8u, false};
+    kept[{moe ? weight_role::expert_down : weight_role::down, l}] = {
+        moe ? product_kind::grouped : product_kind::block_scaled, moe ? 0u : 8u * 4u, false};
+  }
+  const auto bytes = [&](const kept_matrices& which) {
+    return static_cast<double>(device_weight_bytes(model, dtype::bf16, 0, multiprocessors, which));
+  };
+  // The tables of 61 tokens, norms and the router stay.
+  CHECK(bytes(kept) < 0.52 * bytes({}));
+  CHECK(bytes(kept) > 0.5 * bytes({}));
+  model.hidden = 44;
+  const engine_options o{.context_tokens = 256};
+  const auto ask = [&](const kept_matrices& which) {
+    return refusal(
+        [&] { (void)device_needs_of(model, o, false, dtype::bf16, multiprocessors, which); });
+  };
+  CHECK(says(ask({}), "44 numbers"));
+  for (auto& [name, matrix] : kept) {
+    matrix.kind = product_kind::grouped;
+  }
+  CHECK(ask(kept).empty());
+  kept[{weight_role::o, 0}].kind = product_kind::block_scaled;
+  CHECK(says(ask(kept), "e4m3"));
 }
 
 TEST_CASE("what a device has no kernel for is refused with its name") {

@@ -2,21 +2,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // Step programs, run on the host in the memory that they plan, give the host runner's bits.
 #include "engine/with_blocks.hpp"
+#include "support/e4m3_model.hpp"
 #include "support/host_backend.hpp"
 
 #include <oriel/core/random.hpp>
 #include <oriel/kv/dual_pool.hpp>
 
 #include <catch2/catch.hpp>
+#include <engine/checkpoint.hpp>
 #include <engine/engine.hpp>
 #include <engine/engine_pools.hpp>
 #include <engine/model_runner.hpp>
 #include <engine/program_runner.hpp>
+#include <engine/scaled_products.hpp>
 #include <engine/step_program.hpp>
 #include <engine/table_mirror.hpp>
+#include <engine/weight_loader.hpp>
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -192,8 +198,10 @@ using product_key = std::tuple<std::uint32_t,
                                std::size_t,
                                std::size_t,
                                std::size_t>;
+std::size_t misaligned(const matrix_slice& s) {
+  return s.offset * size_bytes(s.type) % 16;
+}
 product_key key_of(const gemm_op& op) {
-  const auto misaligned = [](const matrix_slice& s) { return s.offset * size_bytes(s.type) % 16; };
   const cuda::gemm_plan& plan = op.plan;
   return {plan.shape.n,
           plan.shape.k,
@@ -206,6 +214,48 @@ product_key key_of(const gemm_op& op) {
           misaligned(op.x),
           misaligned(op.out)};
 }
+product_key key_of(const scaled_gemm_op& op, const cuda::block_scaled_gemm_plan& plan) {
+  return {plan.n,
+          plan.k,
+          dtype::e4m3,
+          plan.out,
+          plan.rows_max,
+          plan.order,
+          op.x.values.stride,
+          op.out.stride,
+          misaligned(op.x.values),
+          misaligned(op.out)};
+}
+
+/// Some of the matrices in e4m3, for either kind of product, as far as their sizes allow.
+product_kinds random_products(random_stream& random, const program_model& model) {
+  product_kinds kinds;
+  const model_geometry& g = *model.geometry;
+  const auto draw = [&](weight_name name, std::uint32_t n, std::uint32_t k) {
+    const bool is_taken = n % 16 == 0 && k % 16 == 0;
+    if (random.next_below(3) != 0) {
+      kinds[name] = is_taken && random.next_below(4) != 0 ? product_kind::block_scaled
+                                                          : product_kind::grouped;
+    }
+  };
+  for (std::uint32_t l = 0; l < model.layers(); ++l) {
+    const attention_geometry& a = model.layer(l).attention;
+    const ffn_geometry& f = model.layer(l).ffn;
+    draw({weight_role::qkv, l},
+         a.q_heads * a.head_dim_qk + a.kv_heads * (a.head_dim_qk + a.head_dim_vo),
+         g.hidden);
+    draw({weight_role::o, l}, g.hidden, a.q_heads * a.head_dim_vo);
+    if (!f.is_moe()) {
+      draw({weight_role::gate_up, l}, 2 * f.intermediate, g.hidden);
+      draw({weight_role::down, l}, g.hidden, f.intermediate);
+    } else if (random.next_below(2) == 0) {
+      kinds[{weight_role::expert_gate_up, l}] = product_kind::grouped;
+      kinds[{weight_role::expert_down, l}] = product_kind::grouped;
+    }
+  }
+  draw({weight_role::lm_head}, g.vocabulary, g.hidden);
+  return kinds;
+}
 
 }  // namespace
 
@@ -213,12 +263,21 @@ TEST_CASE("order-fixed, a matrix is multiplied by one plan in all programs") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 20)));
   INFO("seed " << seed);
   random_stream random(seed, 126);
-  const model_geometry geometry = random_geometry(random);
+  model_geometry geometry = random_geometry(random);
   program_model model{.geometry = &geometry,
                       .compute = random.next_below(4) == 0 ? dtype::f32 : dtype::bf16,
                       .context_tokens = 512,
                       .mtp_blocks = static_cast<std::uint32_t>(geometry.mtp_layers.size())};
   model.pool_of.assign(geometry.layers.size() + model.mtp_blocks, 0);
+  if (model.compute == dtype::bf16 && random.next_below(2) == 0) {
+    geometry.hidden = (geometry.hidden + 15) / 16 * 16;
+    geometry.vocabulary = (geometry.vocabulary + 15) / 16 * 16;
+    for (layer_geometry& layer : geometry.layers) {
+      layer.attention.head_dim_qk = layer.attention.head_dim_vo = 16;
+      layer.ffn.intermediate = 48;
+    }
+    model.products = random_products(random, model);
+  }
   const std::uint32_t drafts_max = random.next_below(4);
   program_shape most{.sequences = up_to(random, 40)};
   most.rows = most.sequences + random.next_below(2'000);
@@ -233,7 +292,7 @@ TEST_CASE("order-fixed, a matrix is multiplied by one plan in all programs") {
                                                drafts_max,
                                                true);
   model.decode_rows_max = 1 + drafts_max;
-  std::map<std::pair<weight_role, std::uint32_t>, std::set<product_key>> keys;
+  std::map<weight_name, std::set<product_key>> keys;
   std::size_t products = 0;
   for (int i = 0; i < 40; ++i) {
     const program_shape asked = random_shape(random, model, most, drafts_max);
@@ -241,14 +300,21 @@ TEST_CASE("order-fixed, a matrix is multiplied by one plan in all programs") {
     CHECK(p.memory_bytes <= needs.memory_bytes);  // Taken once, for the largest.
     for (const operation& op : p.operations) {
       if (const auto* const product = std::get_if<gemm_op>(&op)) {
-        keys[{product->weight.role, product->weight.layer}].insert(key_of(*product));
+        keys[product->weight].insert(key_of(*product));
         ++products;
+      } else if (const auto* const scaled = std::get_if<scaled_gemm_op>(&op)) {
+        if (const auto* const plan = std::get_if<cuda::block_scaled_gemm_plan>(&scaled->plan)) {
+          REQUIRE(plan->rows_max % 4 == 0);
+          REQUIRE(scaled->x.scale_stride <= plan->rows_max);  // So many rows are multiplied.
+          keys[scaled->weight].insert(key_of(*scaled, *plan));
+          ++products;
+        }
       }
     }
   }
   CHECK(products > 5 * keys.size());
   for (const auto& [matrix, met] : keys) {
-    INFO("role " << static_cast<int>(matrix.first) << ", layer " << matrix.second);
+    INFO("role " << static_cast<int>(matrix.role) << ", layer " << matrix.layer);
     CHECK(met.size() == 1);
     CHECK(std::get<cuda::gemm_order>(*met.begin()) == cuda::gemm_order::fixed);
   }
@@ -388,17 +454,24 @@ constexpr std::uint32_t planned_context = 4'096;
 
 /// Two runners over pools of their own, and sequences that have the same pages in both.
 struct two_runners {
-  explicit two_runners(library& b, dtype compute)
+  two_runners(library& b, dtype compute, const model_weights* e4m3_weights = nullptr)
       : books(b),
         pools{make_pools(b.model, options(b), compute), make_pools(b.model, options(b), compute)},
         host(b.model, b.weights, layer_homes(pools[0]), 16, compute, limits(), serial),
-        backend(b.model, b.weights, layer_homes(pools[1])),
-        device(model_of(b.model, pools[1], compute, 16, planned_context),
-               limits(),
-               pages_max(pools[1].plan()),
-               3,
-               backend) {}
+        backend(b.model, b.weights, layer_homes(pools[1]), e4m3_weights),
+        device(
+            with_products(model_of(b.model, pools[1], compute, 16, planned_context), e4m3_weights),
+            limits(),
+            pages_max(pools[1].plan()),
+            3,
+            backend) {}
 
+  static program_model with_products(program_model m, const model_weights* e4m3_weights) {
+    if (e4m3_weights != nullptr) {
+      m.products = scaled_products(*e4m3_weights);
+    }
+    return m;
+  }
   static engine_options options(const library& b) {
     engine_options o{.chunk_tokens = 64, .sequences_max = members, .context_tokens = context};
     o.prefix_cache = false;
@@ -444,22 +517,15 @@ std::vector<block_table_view> tables_of(const host_pools::sequence_type& kv) {
 
 }  // namespace
 
-TEST_CASE("programs give the bits of the host's runner for prompts in chunks and mixed batches") {
-  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 6)));
-  INFO("seed " << seed);
-  const dtype compute = seed % 3 == 0 ? dtype::f32 : dtype::bf16;
-  library books{.model = toy_model({0, 16, 32, 0, 16, 16}, seed % 2 == 0),
-                .weights = {},
-                .tokens = no_text()};
-  for (layer_geometry& layer : books.model.layers) {
-    // Of a tensor-core unit: decoding sequences are an operation of their own.
-    layer.attention.head_dim_qk = layer.attention.head_dim_vo = seed % 2 == 1 ? 64 : 12;
-  }
-  books.weights = random_weights(books.model, compute, seed);
-  two_runners r(books, compute);
+namespace {
+
+/// Prompts in chunks and mixed batches of decoding rows, through both runners: judge(found,
+/// expected) sees the logits of each step.
+template <class Judge>
+void run_both(two_runners& r, std::uint64_t seed, int steps, Judge&& judge) {
   random_stream random(seed, 123);
   std::vector<twin> running;
-  for (int step = 0; step < 25; ++step) {
+  for (int step = 0; step < steps; ++step) {
     std::erase_if(running, [&](const twin& t) {
       return t.kv[0].length() + 40 > context || random.next_below(15) == 0;
     });
@@ -477,7 +543,7 @@ TEST_CASE("programs give the bits of the host's runner for prompts in chunks and
       const std::uint32_t rows = random.next_below(3) == 0 ? 1 + random.next_below(38) : 1;
       t.tokens.resize(t.kv[0].length());
       for (std::uint32_t i = 0; i < rows; ++i) {
-        t.tokens.push_back(token_id{random.next_below(books.model.vocabulary)});
+        t.tokens.push_back(token_id{random.next_below(r.books.model.vocabulary)});
       }
       const std::uint32_t logit_rows = random.next_below(std::min(rows, 4u) + 1);
       for (int side = 0; side < 2; ++side) {
@@ -491,7 +557,7 @@ TEST_CASE("programs give the bits of the host's runner for prompts in chunks and
     }
     const std::span<const float> expected = r.host.forward(batch[0]);
     const std::span<const float> found = r.device.forward(batch[1]);
-    REQUIRE(same_bits(found, expected));
+    judge(found, expected);
     for (std::size_t i = 0; i < running.size(); ++i) {
       for (auto& kv : running[i].kv) {
         kv.accept(static_cast<std::uint32_t>(batch[0][i].tokens.size()));
@@ -499,8 +565,120 @@ TEST_CASE("programs give the bits of the host's runner for prompts in chunks and
       }
     }
   }
+}
+
+}  // namespace
+
+TEST_CASE("programs give the bits of the host's runner for prompts in chunks and mixed batches") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 6)));
+  INFO("seed " << seed);
+  const dtype compute = seed % 3 == 0 ? dtype::f32 : dtype::bf16;
+  library books{.model = toy_model({0, 16, 32, 0, 16, 16}, seed % 2 == 0),
+                .weights = {},
+                .tokens = no_text()};
+  for (layer_geometry& layer : books.model.layers) {
+    // Of a tensor-core unit: decoding sequences are an operation of their own.
+    layer.attention.head_dim_qk = layer.attention.head_dim_vo = seed % 2 == 1 ? 64 : 12;
+  }
+  books.weights = random_weights(books.model, compute, seed);
+  two_runners r(books, compute);
+  run_both(r, seed, 25, [](std::span<const float> found, std::span<const float> expected) {
+    REQUIRE(same_bits(found, expected));
+  });
   CHECK(r.backend.runs > 10);
   CHECK(r.backend.graph_runs == 0);
+}
+
+namespace {
+
+/// Error of many logits, by their norm.
+struct logit_error {
+  double squares = 0, of = 0;
+
+  void operator()(std::span<const float> found, std::span<const float> expected) {
+    REQUIRE(found.size() == expected.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const double x = static_cast<double>(expected[i]), d = static_cast<double>(found[i]) - x;
+      squares += d * d;
+      of += x * x;
+    }
+  }
+  [[nodiscard]] double value() const { return std::sqrt(squares / of); }
+};
+
+/// What quantised rows may do to logits: twice what the arithmetic's own roundings do, as for bf16
+/// (tests/golden/README.md). A number in e4m3 is off by at most half a step, 2^-4 of it, evenly
+/// spread: by 2^-4 / sqrt(3) in the mean square where steps are largest. The errors of a product's
+/// terms do not know of each other, so they add up as its terms do, and the product is off by that
+/// part of itself. A layer has three in a row (QKV, gate and up, down), and all together are off by
+/// the root of their number, if each goes into the logits whole.
+double allowed_error(const model_geometry& model) {
+  const double of_a_product = 0x1p-4 / std::sqrt(3.0);
+  return 2 * of_a_product * std::sqrt(3.0 * static_cast<double>(model.layers.size()));
+}
+
+constexpr int e4m3_steps = 7;  // References are slow.
+
+/// Sizes of which cuBLASLt takes some and a grouped product the rest.
+model_geometry scaled_geometry(bool moe) {
+  model_geometry m = toy_geometry({0, 16, 16, 0}, moe);
+  m.hidden = 144;
+  for (layer_geometry& layer : m.layers) {
+    layer.attention.head_dim_qk = 40;
+    layer.attention.head_dim_vo = 24;
+    layer.ffn.intermediate = layer.ffn.is_moe() ? 136 : 144;
+  }
+  m.mtp_layers.assign(3, m.layers[1]);
+  return m;
+}
+
+}  // namespace
+
+TEST_CASE("programs of e4m3 matrices give the logits of the dequantised model, but for e4m3 rows") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 4)));
+  INFO("seed " << seed);
+  library books{.model = scaled_geometry(seed % 2 == 0), .weights = {}, .tokens = no_text()};
+  oriel::test::e4m3_twins twins = oriel::test::random_e4m3_model(books.model, seed);
+  books.weights = std::move(twins.packed);
+  const auto error_of = [&](const model_weights& e4m3_weights) {
+    two_runners r(books, dtype::bf16, &e4m3_weights);
+    logit_error error;
+    run_both(r, seed, e4m3_steps, error);
+    CHECK(r.backend.block_scaled_products > 0);
+    CHECK(r.backend.grouped_products > 0);
+    return error.value();
+  };
+  const double error = error_of(twins.e4m3), allowed = allowed_error(books.model);
+  CAPTURE(error, allowed);
+  CHECK(error <= allowed);
+  CHECK(error >= 0x1p-9);  // They were quantised.
+  // One matrix with the scales of other rows is another model.
+  scale_grid& grid = twins.e4m3.layers[0].attention.qkv.grid;
+  REQUIRE(!grid.rows.empty());
+  for (std::size_t i = 0; i < grid.scales.size(); i += 2) {
+    grid.scales[i] *= 4.0f;
+  }
+  const double wrong = error_of(twins.e4m3);
+  CAPTURE(wrong);
+  CHECK(wrong > allowed);
+}
+
+TEST_CASE("FP8 checkpoints run as programs of e4m3, fused QKV with its shards' scales") {
+  const std::string name = GENERATE("fp8_fused", "fp8_ambiguous");
+  INFO(name);
+  const checkpoint opened =
+      open_checkpoint(std::filesystem::path(ORIEL_TEST_DIR) / "golden" / name);
+  library books{
+      .model = opened.config.geometry, .weights = load_weights(opened), .tokens = no_text()};
+  const model_weights plain =
+      load_weights(opened, {.form = weight_form::plain, .keeps_e4m3 = true});
+  REQUIRE(scaled_products(plain).size() >= 2 * books.model.layers.size());
+  two_runners r(books, dtype::bf16, &plain);
+  logit_error error;
+  run_both(r, 1, e4m3_steps, error);
+  CAPTURE(error.value(), allowed_error(books.model));
+  CHECK(error.value() <= allowed_error(books.model));
+  CHECK(error.value() >= 0x1p-9);
 }
 
 namespace {

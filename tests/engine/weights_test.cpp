@@ -183,6 +183,75 @@ TEST_CASE("FP8 with its scales by shard gives the weights of its bf16 twin") {
   CHECK(same(loaded(twins.fp8, wide), loaded(twins.plain, wide)));
 }
 
+TEST_CASE("FP8 stays FP8 in the plain form, each row with the scales of its shard") {
+  const tiny::fp8_twins twins = tiny::make_fp8();
+  const load_options kept{.form = weight_form::plain, .keeps_e4m3 = true};
+  const model_weights w = loaded(twins.fp8, kept);
+  const model_weights expected = loaded(twins.plain, {.form = weight_form::plain});
+  std::size_t matrices = 0;
+  const auto compare = [&](const std::byte* codes,
+                           const float* scales,
+                           const std::uint32_t* rows,
+                           const gemm_shape& shape,
+                           const std::byte* plain) {
+    REQUIRE(shape.weights == dtype::e4m3);
+    const std::size_t columns = (shape.k + 127) / 128;
+    for (std::size_t i = 0; i < std::size_t{shape.n} * shape.k; ++i) {
+      const std::size_t r = i / shape.k, row = rows != nullptr ? rows[r] : r / 128;
+      const float scale = scales[row * columns + i % shape.k / 128];
+      const bf16 x = to_bf16(to_float(static_cast<e4m3>(codes[i])) * scale);
+      REQUIRE(std::memcmp(&x, plain + 2 * i, sizeof x) == 0);
+    }
+    ++matrices;
+  };
+  const auto compare_matrix = [&](const packed_matrix& a, const packed_matrix& b) {
+    compare(a.bytes.data(),
+            a.grid.scales.data(),
+            a.grid.rows.empty() ? nullptr : a.grid.rows.data(),
+            a.shape,
+            b.bytes.data());
+  };
+  const auto compare_layer = [&](const layer_weights& a, const layer_weights& b) {
+    compare_matrix(a.attention.qkv, b.attention.qkv);
+    CHECK(same(a.attention.o, b.attention.o));
+    if (const auto* const x = std::get_if<dense_ffn_weights>(&a.ffn)) {
+      compare_matrix(x->gate_up, std::get<dense_ffn_weights>(b.ffn).gate_up);
+      compare_matrix(x->down, std::get<dense_ffn_weights>(b.ffn).down);
+      return;
+    }
+    const auto &x = std::get<moe_weights>(a.ffn), &y = std::get<moe_weights>(b.ffn);
+    CHECK(same(x.router, y.router));
+    const std::size_t gate_up_scales = x.gate_up_scales.size() / tiny::experts;
+    const std::size_t down_scales = x.down_scales.size() / tiny::experts;
+    std::vector<std::uint32_t> rows(x.gate_up_shape.n);  // The gate's grid, then the up's.
+    for (std::uint32_t r = 0; r < rows.size(); ++r) {
+      rows[r] = r / tiny::expert_inter;
+    }
+    for (std::size_t e = 0; e < tiny::experts; ++e) {
+      compare(x.gate_up.data() + e * x.gate_up_stride_bytes,
+              x.gate_up_scales.data() + e * gate_up_scales,
+              rows.data(),
+              x.gate_up_shape,
+              y.gate_up.data() + e * y.gate_up_stride_bytes);
+      compare(x.down.data() + e * x.down_stride_bytes,
+              x.down_scales.data() + e * down_scales,
+              nullptr,
+              x.down_shape,
+              y.down.data() + e * y.down_stride_bytes);
+    }
+  };
+  for (std::size_t l = 0; l < w.layers.size(); ++l) {
+    compare_layer(w.layers[l], expected.layers[l]);
+  }
+  compare_layer(w.mtp[0].layer, expected.mtp[0].layer);
+  CHECK(same(w.mtp[0].eh_proj, expected.mtp[0].eh_proj));
+  CHECK(matrices == 4 + 2 * 2 + 2 * 2 * tiny::experts);
+  CHECK(w.bytes() < expected.bytes());
+  // Elsewhere it is dequantised as ever.
+  const load_options packed{.keeps_e4m3 = true};
+  CHECK(same(loaded(twins.fp8, packed), loaded(twins.plain)));
+}
+
 TEST_CASE("weights can be computed with in another type than they are stored in") {
   const load_options as_bf16{.compute = dtype::bf16}, as_f32{.compute = dtype::f32};
   const tiny::checkpoint f32 = tiny::make(dtype::f32);

@@ -12,9 +12,13 @@
 #include <oriel/kernels/embed.hpp>
 #include <oriel/kernels/gather_rows.hpp>
 #include <oriel/kernels/gemm.hpp>
+#include <oriel/kernels/grouped_gemm.hpp>
 #include <oriel/kernels/kv_append.hpp>
+#include <oriel/kernels/moe_combine.hpp>
 #include <oriel/kernels/moe_gemm.hpp>
+#include <oriel/kernels/moe_permute.hpp>
 #include <oriel/kernels/moe_route.hpp>
+#include <oriel/kernels/quantize_rows.hpp>
 #include <oriel/kernels/rms_norm.hpp>
 #include <oriel/kernels/round_rows.hpp>
 #include <oriel/kernels/swiglu.hpp>
@@ -38,10 +42,15 @@ namespace oriel::test {
 class host_backend final : public engine::step_backend {
  public:
   /// @param layers_kv  [layers], pages as the host has them
+  /// @param e4m3_weights  the model again, plain, loaded with keeps_e4m3: for products of e4m3
   host_backend(const model_geometry& model,
                const engine::model_weights& weights,
-               std::vector<pool_layer> layers_kv)
-      : model_(model), weights_(weights), layers_kv_(std::move(layers_kv)) {}
+               std::vector<pool_layer> layers_kv,
+               const engine::model_weights* e4m3_weights = nullptr)
+      : model_(model),
+        weights_(weights),
+        e4m3_weights_(e4m3_weights),
+        layers_kv_(std::move(layers_kv)) {}
 
   void take_memory(const engine::backend_needs& needs) override {
     taken = needs;
@@ -91,7 +100,8 @@ class host_backend final : public engine::step_backend {
 
   engine::backend_needs taken;
   const char* named = "";  ///< the arithmetic; set before a runner is made
-  std::size_t runs = 0, graph_runs = 0, drafting_runs = 0;
+  std::size_t runs = 0, graph_runs = 0, drafting_runs = 0, block_scaled_products = 0,
+              grouped_products = 0;
 
  private:
   using slice = engine::matrix_slice;
@@ -144,10 +154,17 @@ class host_backend final : public engine::step_backend {
     return is_main(layer) ? model_.layers[layer] : model_.mtp_layers[layer - model_.layers.size()];
   }
   const engine::mtp_weights& block_of(std::uint32_t layer) const {
-    return weights_.mtp[layer - model_.layers.size()];
+    return block_of(weights_, layer);
+  }
+  const engine::mtp_weights& block_of(const engine::model_weights& of, std::uint32_t layer) const {
+    return of.mtp[layer - model_.layers.size()];
   }
   const engine::layer_weights& layer_of(std::uint32_t layer) const {
-    return is_main(layer) ? weights_.layers[layer] : block_of(layer).layer;
+    return layer_of(weights_, layer);
+  }
+  const engine::layer_weights& layer_of(const engine::model_weights& of,
+                                        std::uint32_t layer) const {
+    return is_main(layer) ? of.layers[layer] : block_of(of, layer).layer;
   }
   const std::vector<float>& vector_of(engine::weight_name name) const {
     using engine::weight_role;
@@ -166,24 +183,25 @@ class host_backend final : public engine::step_backend {
                                               : block_of(name.layer).final_norm;
     }
   }
-  const engine::packed_matrix& matrix_of(engine::weight_name name) const {
+  const engine::packed_matrix& matrix_of(const engine::model_weights& of,
+                                         engine::weight_name name) const {
     using engine::weight_role;
     switch (name.role) {
       case weight_role::qkv:
-        return layer_of(name.layer).attention.qkv;
+        return layer_of(of, name.layer).attention.qkv;
       case weight_role::o:
-        return layer_of(name.layer).attention.o;
+        return layer_of(of, name.layer).attention.o;
       case weight_role::gate_up:
-        return std::get<engine::dense_ffn_weights>(layer_of(name.layer).ffn).gate_up;
+        return std::get<engine::dense_ffn_weights>(layer_of(of, name.layer).ffn).gate_up;
       case weight_role::down:
-        return std::get<engine::dense_ffn_weights>(layer_of(name.layer).ffn).down;
+        return std::get<engine::dense_ffn_weights>(layer_of(of, name.layer).ffn).down;
       case weight_role::router:
-        return std::get<engine::moe_weights>(layer_of(name.layer).ffn).router;
+        return std::get<engine::moe_weights>(layer_of(of, name.layer).ffn).router;
       case weight_role::eh_proj:
-        return block_of(name.layer).eh_proj;
+        return block_of(of, name.layer).eh_proj;
       default:
         REQUIRE(name.role == weight_role::lm_head);
-        return weights_.lm_head;
+        return of.lm_head;
     }
   }
 
@@ -222,7 +240,7 @@ class host_backend final : public engine::step_backend {
                            .rows = count_of(o.rows)});
   }
   void interpret(const engine::gemm_op& o) {
-    const engine::packed_matrix& w = matrix_of(o.weight);
+    const engine::packed_matrix& w = matrix_of(weights_, o.weight);
     const gemm_shape& shape = o.plan.shape;
     REQUIRE((w.shape.n == shape.n && w.shape.k == shape.k && w.shape.weights == shape.weights));
     const std::uint32_t rows = count_of(o.rows);
@@ -245,6 +263,77 @@ class host_backend final : public engine::step_backend {
                    scratch(plan->workspace_bytes),
                    serial_);
     store(out, o.out, rows, shape.n);
+  }
+  /// Rows of a slice, side by side, to e4m3 by the reference.
+  void quantise(std::uint32_t width,
+                const slice& x,
+                const engine::scaled_slice& out,
+                std::uint32_t rows) {
+    const std::vector<float> values = widened(x, rows, width);
+    reference::quantize_rows({width},
+                             {.out = buffer<e4m3>(out.values.buffer).data() + out.values.offset,
+                              .out_stride = out.values.stride,
+                              .scales = buffer<float>(out.scales).data(),
+                              .scale_row_stride = 1,
+                              .scale_group_stride = out.scale_stride,
+                              .x = values.data(),
+                              .x_stride = width,
+                              .rows = rows});
+  }
+  void interpret(const engine::quantize_op& o) { quantise(o.width, o.x, o.out, count_of(o.rows)); }
+  /// For the reference, which has plain weights.
+  grouped_gemm_args<float> scaled_args(const grouped_gemm_shape& shape,
+                                       const engine::scaled_slice& x,
+                                       const std::byte* weights,
+                                       std::span<const float> scales) {
+    const std::size_t columns = (shape.k - 1) / scale_block + 1;
+    return {.out = nullptr,
+            .out_stride = shape.n,
+            .x = buffer<e4m3>(x.values.buffer).data() + x.values.offset,
+            .x_stride = x.values.stride,
+            .row_index = nullptr,
+            .row_divisor = 1,
+            .weights = weights,
+            .offsets = nullptr,
+            .rows = 0,
+            .x_scales = buffer<float>(x.scales).data(),
+            .x_scale_row_stride = 1,
+            .x_scale_column_stride = x.scale_stride,
+            .weight_scales = scales.data(),
+            .weight_scale_group_stride = scales.size() / shape.groups,
+            .weight_scale_stride = columns,
+            .weight_scale_rows = nullptr};
+  }
+  void interpret(const engine::scaled_gemm_op& o) {
+    const engine::packed_matrix& w = matrix_of(*e4m3_weights_, o.weight);
+    const std::uint32_t rows = count_of(o.rows);
+    const auto* const block_scaled = std::get_if<cuda::block_scaled_gemm_plan>(&o.plan);
+    if (block_scaled != nullptr) {
+      REQUIRE((block_scaled->n == w.shape.n && block_scaled->k == w.shape.k));
+      REQUIRE((w.grid.rows.empty() && o.x.scale_stride <= block_scaled->rows_max));
+      REQUIRE(o.x.scale_stride % 4 == 0);
+    } else {
+      const auto& grouped = std::get<cuda::grouped_gemm_plan>(o.plan);
+      REQUIRE((grouped.shape.n == w.shape.n && grouped.shape.k == w.shape.k));
+      REQUIRE(o.x.values.stride % 16 == 0);
+    }
+    ++(block_scaled != nullptr ? block_scaled_products : grouped_products);
+    const grouped_gemm_shape shape{1, w.shape.n, w.shape.k, dtype::e4m3};
+    std::vector<float> out = o.accumulate ? widened(o.out, rows, shape.n)
+                                          : std::vector<float>(std::size_t{rows} * shape.n);
+    auto args = scaled_args(shape, o.x, w.bytes.data(), w.grid.scales);
+    args.weight_scale_rows = w.grid.rows.empty() ? nullptr : w.grid.rows.data();
+    args.out = out.data();
+    args.rows = rows;
+    args.accumulate = o.accumulate;
+    reference::grouped_gemm(shape, args);
+    store(out, o.out, rows, shape.n);
+    // cuBLASLt writes whole fours of rows; behind the batch they are nobody's.
+    const std::size_t written = block_scaled != nullptr ? o.x.scale_stride : rows;
+    const std::vector<float> nothing((written - rows) * shape.n, NAN);
+    slice behind = o.out;
+    behind.offset += rows * o.out.stride;
+    store(nothing, behind, written - rows, shape.n);
   }
   void interpret(const engine::rope_op& o) {
     const std::uint32_t rows = count_of(o.rows);
@@ -340,6 +429,10 @@ class host_backend final : public engine::step_backend {
     const ffn_geometry& f = geometry_of(o.layer).ffn;
     const auto& moe = std::get<engine::moe_weights>(layer_of(o.layer).ffn);
     const std::uint32_t rows = count_of(o.rows);
+    if (o.type == dtype::e4m3) {
+      scaled_experts(o, rows);
+      return;
+    }
     const auto plan = host::plan_moe_gemm({.hidden = model_.hidden,
                                            .inter = f.intermediate,
                                            .experts = f.experts,
@@ -355,7 +448,7 @@ class host_backend final : public engine::step_backend {
       gate_up.push_back(moe.gate_up.data() + e * moe.gate_up_stride_bytes);
       down.push_back(moe.down.data() + e * moe.down_stride_bytes);
     }
-    const std::vector<float> x = widened(o.x, rows, model_.hidden);
+    const std::vector<float> x = widened(o.x.values, rows, model_.hidden);
     std::vector<float> out(x.size()), sum = widened(o.out, rows, model_.hidden);
     host::run_moe_gemm(*plan,
                        {.out = out.data(),
@@ -374,6 +467,66 @@ class host_backend final : public engine::step_backend {
     }
     store(sum, o.out, rows, model_.hidden);
     // What a device would overwrite meanwhile.
+    for (const engine::buffer_id id : {o.permutation, o.act.buffer, o.y.buffer}) {
+      std::ranges::fill(buffer<std::byte>(id), std::byte{0xFF});
+    }
+  }
+  /// Permute, gate and up with SwiGLU, to e4m3, down, combine: as a device has it.
+  void scaled_experts(const engine::experts_op& o, std::uint32_t rows) {
+    const ffn_geometry& f = geometry_of(o.layer).ffn;
+    const auto& moe = std::get<engine::moe_weights>(layer_of(*e4m3_weights_, o.layer).ffn);
+    const std::uint32_t pairs = rows * f.top_k;
+    std::vector<std::uint32_t> offsets(f.experts + 1), pair_of_row(pairs), row_of_pair(pairs);
+    reference::moe_permute({.experts = f.experts, .top_k = f.top_k, .tokens_max = rows},
+                           buffer<std::uint32_t>(o.ids).first(pairs),
+                           offsets,
+                           pair_of_row,
+                           row_of_pair);
+    const auto multiply = [&](const grouped_gemm_shape& shape,
+                              const engine::scaled_slice& x,
+                              const engine::aligned_bytes& weights,
+                              std::size_t stride_bytes,
+                              std::span<const float> scales,
+                              bool gathers) {
+      const std::size_t expert_bytes = std::size_t{shape.weight_rows()} * shape.k;
+      std::vector<std::byte> side_by_side;  // without the padding between experts
+      for (std::size_t e = 0; e < shape.groups; ++e) {
+        const std::byte* const from = weights.data() + e * stride_bytes;
+        side_by_side.insert(side_by_side.end(), from, from + expert_bytes);
+      }
+      std::vector<float> out(std::size_t{pairs} * shape.n);
+      auto args = scaled_args(shape, x, side_by_side.data(), scales);
+      args.out = out.data();
+      args.row_index = gathers ? pair_of_row.data() : nullptr;
+      args.row_divisor = gathers ? f.top_k : 1;
+      args.offsets = offsets.data();
+      args.rows = pairs;
+      reference::grouped_gemm(shape, args);
+      return out;
+    };
+    const auto act = multiply({f.experts, f.intermediate, model_.hidden, dtype::e4m3, true},
+                              o.x,
+                              moe.gate_up,
+                              moe.gate_up_stride_bytes,
+                              moe.gate_up_scales,
+                              true);
+    store(act, o.act, pairs, f.intermediate);
+    quantise(f.intermediate, o.act, o.act_e4m3, pairs);
+    const auto y = multiply({f.experts, model_.hidden, f.intermediate, dtype::e4m3},
+                            o.act_e4m3,
+                            moe.down,
+                            moe.down_stride_bytes,
+                            moe.down_scales,
+                            false);
+    reference::moe_combine({model_.hidden, f.top_k},
+                           {.out = floats(o.out),
+                            .out_stride = o.out.stride,
+                            .y = y.data(),
+                            .y_stride = model_.hidden,
+                            .weights = buffer<float>(o.weights).data(),
+                            .row_of_pair = row_of_pair.data(),
+                            .tokens = rows,
+                            .accumulate = true});
     for (const engine::buffer_id id : {o.permutation, o.act.buffer, o.y.buffer}) {
       std::ranges::fill(buffer<std::byte>(id), std::byte{0xFF});
     }
@@ -426,6 +579,7 @@ class host_backend final : public engine::step_backend {
 
   const model_geometry& model_;
   const engine::model_weights& weights_;
+  const engine::model_weights* e4m3_weights_;
   std::vector<pool_layer> layers_kv_;
   engine::aligned_bytes memory_, inputs_, outputs_, scratch_;
   std::vector<std::uint32_t> tables_, positions_, needed_;

@@ -11,11 +11,11 @@
 /// Order: no algorithm that cuts k and adds up parts is ever chosen (split-K), so a call with the
 /// same arguments gives the same bits on the same kind of device. With gemm_order::fixed the
 /// algorithm is the first of those offered for rows_max rows that takes 1, 2, 4, ... and rows_max
-/// rows: plans of a matrix with one rows_max, whose operands have the same strides and are aligned
-/// to 16 bytes, compute every element by the same code, whatever its companions. A number of rows
-/// that this algorithm does not take is refused, never given to another one.
-/// NVIDIA promises the first and not that the same code means the same bits for any number of rows;
-/// who needs a promise takes grouped_gemm.hpp with one group.
+/// rows (block-scaled: 4, 8, ...): plans of a matrix with one rows_max, whose operands have the
+/// same strides and are aligned to 16 bytes, compute every element by the same code, whatever its
+/// companions. A number of rows that this algorithm does not take is refused, never given to
+/// another one. NVIDIA promises the first and not that the same code means the same bits for any
+/// number of rows; who needs a promise takes grouped_gemm.hpp with one group.
 #pragma once
 
 #include <oriel/kernels/gemm.hpp>
@@ -58,6 +58,7 @@ struct block_scaled_gemm_args {
   const float* weight_scales;       ///< [ceil(n / 128), weight_scale_stride]
   std::size_t weight_scale_stride;  ///< the plan's
   std::uint32_t rows;               ///< a multiple of 4
+  bool accumulate = false;          ///< out += instead of out =; added in f32, before the rounding
 };
 
 namespace cuda {

@@ -59,6 +59,7 @@ struct grouped_gemm_args {
   const std::byte* weights;        ///< of all groups: packed on a device, plain for the reference
   const std::uint32_t* offsets;    ///< [groups + 1] first row of each group; null: one has all rows
   std::uint32_t rows;              ///< of all groups, at most: out has so many
+  bool accumulate = false;         ///< out += instead of out =, behind all else; f32 alone
 
   // For e4m3 alone.
   const float* x_scales;                   ///< of (row of x, k / 128): see the strides

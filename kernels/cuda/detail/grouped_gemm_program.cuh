@@ -309,7 +309,8 @@ ORIEL_HOST_DEVICE_INLINE void store_f32(const grouped_gemm_call& call,
                                         float x) {
   const std::uint32_t feature = feature_of_packed(call.shape.swiglu, packed);
   if (row < work.rows && feature < call.shape.n) {
-    call.args.out[(work.first_row + row) * call.args.out_stride + feature] = x;
+    float* const to = call.args.out + (work.first_row + row) * call.args.out_stride + feature;
+    *to = call.args.accumulate ? *to + x : x;
   }
 }
 

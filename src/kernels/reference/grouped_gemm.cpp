@@ -72,7 +72,8 @@ void grouped_gemm(const grouped_gemm_shape& shape, const grouped_gemm_args<float
         if (shape.swiglu) {
           y = y / (1.0 + std::exp(-y)) * product(shape, args, source, group, shape.n + n);
         }
-        args.out[row * args.out_stride + n] = static_cast<float>(y);
+        float& to = args.out[row * args.out_stride + n];
+        to = args.accumulate ? to + static_cast<float>(y) : static_cast<float>(y);
       }
     }
   }

@@ -39,7 +39,7 @@ configure() {
 cudnn=$(python3 -c 'import nvidia.cudnn as c; print(list(c.__path__)[0])' 2> /dev/null || true)
 export -f configure
 export build deps cudnn
-programs=(plan attention gemm moe sample kv_copy)
+programs=(plan attention gemm moe rows sample kv_copy)
 peers=(cub cudnn_attention)
 step configure 60 bash -euc configure || step_tail configure 30
 for program in "${programs[@]}"; do
@@ -68,7 +68,7 @@ measure() {  # measure <step> <seconds> <program> [argument...]
   fi
   step "$name" "$limit" "$@" || true
 }
-limits=([0]=15 [1]=100 [2]=70 [3]=40 [4]=40 [5]=50)
+limits=(15 100 70 40 30 40 50)
 for i in "${!programs[@]}"; do
   measure "${programs[i]}" "${limits[i]}" "$build/bench/bench.cuda.${programs[i]}" $((limits[i] - 8))
 done

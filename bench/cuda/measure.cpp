@@ -190,6 +190,26 @@ void report(const figure& f) {
   std::fflush(stdout);
 }
 
+void beside_copy(const std::string& id,
+                 double bytes,
+                 std::uint32_t rounds,
+                 const std::function<void(cudaStream_t)>& run,
+                 double runs) {
+  stopwatch watch;
+  const copy_yardstick copy;
+  race r;
+  const auto ours = r.add([&] { return watch.ms(run) / runs; });
+  const auto limit = r.add([&] { return watch.ms(copy); });
+  r.run(rounds);
+  report({id,
+          "",
+          bytes / r.took(ours) / 1e6,
+          "GB/s",
+          "COPY",
+          copy_yardstick::moved / r.took(limit) / 1e6,
+          r.ratio(limit, ours) * bytes / copy_yardstick::moved});
+}
+
 int run_tasks(int count, char** arguments, const std::vector<task>& tasks) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {

@@ -3,8 +3,8 @@
 # beside the peers that are there (bench/peers), and makes one table of it. Ends within GPU_SECONDS (570: a call of ten
 # minutes); what fails, is not there or finds no time is a line of the table.
 #
-#     bench/gpu.sh          the table on stdout and in $OUT/gpu_bench.md, figures in $OUT/gpu_bench.json, what
-#                           the steps said in $OUT/gpu_bench.log (OUT: build/gpu by default)
+#     bench/gpu.sh     the table on stdout; the same, its figures as JSON, and what the steps said in three files
+#                      gpu_bench.* of the folder OUT (build/gpu by default)
 #
 # Needs nvcc, CMake, ninja, g++ and xxhash (GPU_DEPS or .gpu_deps: tests/gpu_bundle.sh makes it); of peers cuDNN's
 # headers and library, and a python3 that has PyTorch and Triton. Exit code 1: some row was not measured.
@@ -85,4 +85,4 @@ lines=()
 for name in "${programs[@]}" torch cub cudnn; do
   lines+=("$steps/$name.log")
 done
-python3 bench/cuda/table.py "$steps/facts" "$steps/outcomes" "$out/gpu_bench.md" "$out/gpu_bench.json" "${lines[@]}"
+python3 bench/cuda/table.py "$steps/facts" "$steps/outcomes" "$out/gpu_bench" "${lines[@]}"

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes one table of what bench/cuda and bench/peers measured, with a line for each goal, measured or not.
 
-Usage: table.py FACTS OUTCOMES OUT.md OUT.json LINES...
+Usage: table.py FACTS OUTCOMES OUT LINES...     writes the table to OUT with the suffix of Markdown, figures with .json
 FACTS     lines "name<tab>value" of the machine; OUTCOMES of tests/support/steps.sh
 LINES     files of JSON lines (bench/cuda/figures.hpp); other lines are skipped
 """
@@ -11,6 +11,8 @@ LINES     files of JSON lines (bench/cuda/figures.hpp); other lines are skipped
 import json
 import sys
 from pathlib import Path
+
+MARKDOWN = ".md"
 
 # id, step that measures it, what it is, sense and size of the goal for the ratio (None: no goal).
 ROWS = [
@@ -130,7 +132,7 @@ def markdown_of(facts, results, peers, outcomes):
     return "\n".join(lines) + "\n"
 
 
-def main(facts_path, outcomes_path, markdown_path, json_path, *line_paths):
+def main(facts_path, outcomes_path, out, *line_paths):
     facts = [(name, value) for name, value, *_ in read_pairs(facts_path)]
     outcomes = {name: rest for name, *rest in read_pairs(outcomes_path)}
     ours, peers = read_lines(line_paths)
@@ -140,9 +142,9 @@ def main(facts_path, outcomes_path, markdown_path, json_path, *line_paths):
     if strangers:
         raise SystemExit(f"table.py: no row for {', '.join(strangers)}")
     markdown = markdown_of(facts, results, peers, outcomes)
-    Path(markdown_path).write_text(markdown)
+    Path(out + MARKDOWN).write_text(markdown)
     whole = {"facts": dict(facts), "figures": results, "peers": peers, "steps": outcomes}
-    Path(json_path).write_text(json.dumps(whole, indent=1) + "\n")
+    Path(f"{out}.json").write_text(json.dumps(whole, indent=1) + "\n")
     sys.stdout.write(markdown)
     verdicts = [r["verdict"] for r in results]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("met", "MISSED", "NOT MEASURED"))
@@ -151,6 +153,6 @@ def main(facts_path, outcomes_path, markdown_path, json_path, *line_paths):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 6:
+    if len(sys.argv) < 5:
         raise SystemExit(__doc__)
     sys.exit(main(*sys.argv[1:]))

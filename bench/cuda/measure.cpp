@@ -13,7 +13,9 @@
 
 namespace oriel::bench {
 
-void fill_random(void* to, std::size_t bytes, dtype type, std::uint64_t seed);  // fill.cu
+// fill.cu
+void fill_random(void* to, std::size_t bytes, dtype type, std::uint64_t seed);
+void enqueue_wait(std::uint32_t ns, cudaStream_t stream);
 
 namespace {
 
@@ -47,8 +49,10 @@ stopwatch::~stopwatch() {
   cudaStreamDestroy(stream_);
 }
 
+// While the device waits the host enqueues: what launches cost it is not measured.
 void stopwatch::start() {
   ORIEL_CUDA_CALL(cudaDeviceSynchronize());
+  enqueue_wait(200'000, stream_);
   ORIEL_CUDA_CALL(cudaEventRecord(begin_, stream_));
 }
 
@@ -155,8 +159,10 @@ dense_gemm::dense_gemm(std::uint32_t m, std::uint32_t n, std::uint32_t k, stopwa
     const auto run = [&](cudaStream_t stream) {
       take(s.enqueue(offers[i].algo, stream), "cublasLtMatmul");
     };
-    watch.ms(run);
-    const double took = watch.ms(run);
+    double took = watch.ms(run);
+    for (int again = 0; again < 3; ++again) {
+      took = std::min(took, watch.ms(run));
+    }
     if (i == 0 || took < best) {
       best = took;
       s.algorithm = offers[i].algo;

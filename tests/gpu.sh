@@ -7,6 +7,7 @@
 #       --sanitize     build, and the sanitizers alone; --no-sanitize: everything but them. So two calls have twice
 #                      the time; what was built is kept.
 #
+# What the steps said is in gpu_tests.log of the folder OUT (build/gpu by default).
 # Needs nvcc, CMake, ninja, g++, Catch2 and xxhash; with --engine also fmt, simdjson, nlohmann-json, CLI11, PCRE2,
 # utf8proc and OpenSSL. What is not in the system's folders is looked for in GPU_DEPS, by default .gpu_deps, which
 # tests/gpu_bundle.sh makes on a Debian machine.
@@ -33,7 +34,7 @@ if [ $examples = ON ] && [ $tests = 1 ]; then programs+=(test.cuda_engine); fi
 
 build_all() {
   cmake --preset cuda -B "$build" -DORIEL_EXAMPLES=$examples -DORIEL_TIER=$examples -DORIEL_BENCH=OFF \
-    -DORIEL_ONEDNN=OFF -DCMAKE_PREFIX_PATH="$deps"
+    -DORIEL_ONEDNN=OFF -DORIEL_WERROR=OFF -DCMAKE_PREFIX_PATH="$deps"
   cmake --build "$build" --target "${programs[@]}"
 }
 export -f build_all
@@ -81,6 +82,9 @@ if [ $sanitizes = 1 ]; then
   fi
 fi
 
+out=${OUT:-build/gpu}
+mkdir -p "$out"
+tail -n 200 "$steps"/*.log > "$out/gpu_tests.log"  # With a line for the name of each.
 while IFS=$'\t' read -r name outcome _; do
   [ "$outcome" = passed ] || [ ! -e "$steps/$name.log" ] || { echo "$name"; step_tail "$name" 10; }
 done < "$steps/outcomes"

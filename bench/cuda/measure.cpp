@@ -52,7 +52,7 @@ stopwatch::~stopwatch() {
 // While the device waits the host enqueues: what launches cost it is not measured.
 void stopwatch::start() {
   ORIEL_CUDA_CALL(cudaDeviceSynchronize());
-  enqueue_wait(200'000, stream_);
+  enqueue_wait(1'000'000, stream_);  // 1 ms: graphs of a thousand nodes, too
   ORIEL_CUDA_CALL(cudaEventRecord(begin_, stream_));
 }
 

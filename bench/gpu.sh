@@ -3,8 +3,8 @@
 # beside the peers that are there (bench/peers), and makes one table of it. Ends within GPU_SECONDS (570: a call of ten
 # minutes); what fails, is not there or finds no time is a line of the table.
 #
-#     bench/gpu.sh          the table on stdout and in $OUT/gpu_bench.md, figures in $OUT/gpu_bench.json, what
-#                           the steps said in $OUT/gpu_bench.log (OUT: build/gpu by default)
+#     bench/gpu.sh     the table on stdout; the same, its figures as JSON, and what the steps said in three files
+#                      gpu_bench.* of the folder OUT (build/gpu by default)
 #
 # Needs nvcc, CMake, ninja, g++ and xxhash (GPU_DEPS or .gpu_deps: tests/gpu_bundle.sh makes it); of peers cuDNN's
 # headers and library, and a python3 that has PyTorch and Triton. Exit code 1: some row was not measured.
@@ -39,7 +39,7 @@ configure() {
 cudnn=$(python3 -c 'import nvidia.cudnn as c; print(list(c.__path__)[0])' 2> /dev/null || true)
 export -f configure
 export build deps cudnn
-programs=(plan attention gemm moe sample kv_copy)
+programs=(plan attention gemm moe rows sample kv_copy)
 peers=(cub cudnn_attention)
 step configure 60 bash -euc configure || step_tail configure 30
 for program in "${programs[@]}"; do
@@ -68,7 +68,7 @@ measure() {  # measure <step> <seconds> <program> [argument...]
   fi
   step "$name" "$limit" "$@" || true
 }
-limits=([0]=15 [1]=100 [2]=70 [3]=40 [4]=40 [5]=50)
+limits=(15 100 70 40 30 40 50)
 for i in "${!programs[@]}"; do
   measure "${programs[i]}" "${limits[i]}" "$build/bench/bench.cuda.${programs[i]}" $((limits[i] - 8))
 done
@@ -85,4 +85,4 @@ lines=()
 for name in "${programs[@]}" torch cub cudnn; do
   lines+=("$steps/$name.log")
 done
-python3 bench/cuda/table.py "$steps/facts" "$steps/outcomes" "$out/gpu_bench.md" "$out/gpu_bench.json" "${lines[@]}"
+python3 bench/cuda/table.py "$steps/facts" "$steps/outcomes" "$out/gpu_bench" "${lines[@]}"

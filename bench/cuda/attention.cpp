@@ -21,30 +21,9 @@ double sum(const std::vector<std::uint32_t>& x) {
   return std::accumulate(x.begin(), x.end(), 0.0);
 }
 
-/// `bytes` in the time of `run`, beside COPY.
-void beside_copy(const std::string& id,
-                 double bytes,
-                 std::uint32_t rounds,
-                 std::function<void(cudaStream_t)> run,
-                 double runs = 1) {
-  stopwatch watch;
-  const copy_yardstick copy;
-  race r;
-  const auto ours = r.add([&] { return watch.ms(run) / runs; });
-  const auto limit = r.add([&] { return watch.ms(copy); });
-  r.run(rounds);
-  report({id,
-          "",
-          bytes / r.took(ours) / 1e6,
-          "GB/s",
-          "COPY",
-          copy_yardstick::moved / r.took(limit) / 1e6,
-          r.ratio(limit, ours) * bytes / copy_yardstick::moved});
-}
-
 void decode(const std::string& id, const std::vector<std::uint32_t>& keys) {
   const batch b(shape_of(0), keys, 1);
-  beside_copy(id, sum(keys) * kv_token_bytes, 30, std::cref(b));
+  beside_copy(id, sum(keys) * kv_token_bytes(), 30, std::cref(b));
 }
 
 constexpr std::uint32_t sequences = 64, context = 4096;  // 0.67 GB of K and V
@@ -77,7 +56,7 @@ void decode_e4m3() {
   const batch wide(shape_of(0), same(sequences, context), 1);
   const batch narrow(shape_of(0, dtype::e4m3), same(sequences, context), 1);
   const batch narrow4(shape_of(0, dtype::e4m3), same(sequences, context), 4);
-  const double bytes = sequences * context * kv_token_bytes / 2;
+  const double bytes = sequences * context * kv_token_bytes(dtype::e4m3);
   stopwatch watch;
   const copy_yardstick copy;
   race r;
@@ -140,14 +119,14 @@ void prefill(const std::string& id, std::uint32_t tokens, std::uint32_t rounds) 
 void window_prefill() {
   constexpr std::uint32_t tokens = 32768;
   const batch b(shape_of(window), {tokens}, tokens);
-  beside_copy("swa_prefill", tokens * (kv_token_bytes + row_bytes), 30, std::cref(b));
+  beside_copy("swa_prefill", tokens * (kv_token_bytes() + row_bytes), 30, std::cref(b));
 }
 
 /// Batches in turn, so that each finds its keys in no cache, recorded as one graph.
 class cold_windows {
  public:
   cold_windows(std::uint32_t n, cudaStream_t stream)
-      : bytes_(n * (window * kv_token_bytes + row_bytes)) {
+      : bytes_(n * (window * kv_token_bytes() + row_bytes)) {
     const auto copies = static_cast<std::uint32_t>(
         cold_copies(static_cast<std::size_t>(bytes_), facts().cache_bytes));
     std::vector<std::uint32_t> keys(n);

@@ -18,7 +18,12 @@ namespace oriel::bench {
 
 inline constexpr std::uint32_t page_tokens = 64, q_heads = 64, kv_heads = 4, dk = 192, dv = 128;
 inline constexpr std::uint32_t window = 128, ring_pages = window / page_tokens + 1;
-inline constexpr double kv_token_bytes = 2.0 * kv_heads * (dk + dv);
+/// K and V of a token, whatever belongs to them (scales) included.
+[[nodiscard]] inline double kv_token_bytes(dtype kv = dtype::bf16) {
+  return static_cast<double>(k_bytes_per_page(page_tokens, kv_heads, dk, kv) +
+                             v_bytes_per_page(page_tokens, kv_heads, dv, kv)) /
+         page_tokens;
+}
 inline constexpr double row_bytes = 2.0 * q_heads * (dk + dv);  // Q and O
 
 [[nodiscard]] inline attention_shape shape_of(std::uint32_t window_tokens, dtype kv = dtype::bf16) {

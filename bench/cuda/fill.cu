@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Random content of device memory, and a kernel that does nothing.
+// Random content of device memory, a kernel that does nothing, and one that waits.
 #include <oriel/core/dtype.hpp>
 
 #include <cstddef>
@@ -37,11 +37,27 @@ __global__ void __launch_bounds__(256)
 
 __global__ void __launch_bounds__(32) empty() {}
 
+__device__ std::uint64_t now_ns() {
+  std::uint64_t t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+  return t;
+}
+
+__global__ void __launch_bounds__(1) wait(std::uint32_t ns) {
+  const std::uint64_t end = now_ns() + ns;
+  while (now_ns() < end) {
+  }
+}
+
 }  // namespace
 
 void fill_random(void* to, std::size_t bytes, dtype type, std::uint64_t seed) {
   const int kind = type == dtype::f32 ? 0 : type == dtype::bf16 ? 1 : 2;
   fill<<<1024, 256>>>(static_cast<std::uint64_t*>(to), bytes / 8, seed, kind);
+}
+
+void enqueue_wait(std::uint32_t ns, CUstream_st* stream) {
+  wait<<<1, 1, 0, stream>>>(ns);
 }
 
 void enqueue_empty_kernel(CUstream_st* stream) {

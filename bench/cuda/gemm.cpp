@@ -117,26 +117,11 @@ void yardstick() {
 
 /// Two rows an expert: gate, up and down of 64 experts, 3.2 GB of weights in bf16.
 void weight_stream(const std::string& id, dtype type) {
-  stopwatch watch;
   const experts_product first(up(type), same(2)), second(down(type), same(2));
-  const copy_yardstick copy;
-  race r;
-  const auto ours = r.add([&] {
-    return watch.ms([&](cudaStream_t stream) {
-      first(stream);
-      second(stream);
-    });
+  beside_copy(id, first.weight_bytes() + second.weight_bytes(), 20, [&](cudaStream_t stream) {
+    first(stream);
+    second(stream);
   });
-  const auto limit = r.add([&] { return watch.ms(copy); });
-  r.run(20);
-  const double bytes = first.weight_bytes() + second.weight_bytes();
-  report({id,
-          "",
-          bytes / r.took(ours) / 1e6,
-          "GB/s",
-          "COPY",
-          copy_yardstick::moved / r.took(limit) / 1e6,
-          r.ratio(limit, ours) * bytes / copy_yardstick::moved});
 }
 
 }  // namespace

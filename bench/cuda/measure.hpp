@@ -137,6 +137,13 @@ struct device_facts {
 };
 [[nodiscard]] device_facts facts();
 
+/// Reports `bytes` in the time of `run` (of one of `runs` that it enqueues), beside COPY.
+void beside_copy(const std::string& id,
+                 double bytes,
+                 std::uint32_t rounds,
+                 const std::function<void(cudaStream_t)>& run,
+                 double runs = 1);
+
 /// What a program measures for some figures.
 struct task {
   std::vector<std::string> ids;  ///< of the figures that it promises

@@ -1,19 +1,15 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// What: the router of 384 experts, and what moves rows: the sort of pairs, gathering tokens by
-//       expert, combining, appending to KV pages.
-// Why:  the rows of routing and of rows that move in the goals (bench/cuda/table.py). Bytes are
-//       those that must be read and written once.
+// What: the router of 384 experts, the sort of pairs, gathering tokens by expert, combining.
+// Why:  the rows of routing and permuting in the goals (bench/cuda/table.py). Bytes are those that
+//       must be read and written once.
 #include "measure.hpp"
 
 #include <oriel/core/random.hpp>
 #include <oriel/kernels/gather_rows.hpp>
-#include <oriel/kernels/kv_append.hpp>
 #include <oriel/kernels/moe_combine.hpp>
 #include <oriel/kernels/moe_permute.hpp>
 #include <oriel/kernels/moe_route.hpp>
-
-#include <numeric>
 
 namespace {
 
@@ -56,24 +52,6 @@ void router(const std::string& id, std::uint32_t tokens, double goal_us) {
                               .tokens = tokens};
     require(static_cast<bool>(cuda::run_moe_route(*plan, args, stream)), "run_moe_route");
   });
-}
-
-void beside_copy(const std::string& id,
-                 double bytes,
-                 const std::function<void(cudaStream_t)>& run) {
-  stopwatch watch;
-  const copy_yardstick copy;
-  race r;
-  const auto ours = r.add([&] { return watch.ms(run); });
-  const auto limit = r.add([&] { return watch.ms(copy); });
-  r.run(30);
-  report({id,
-          "",
-          bytes / r.took(ours) / 1e6,
-          "GB/s",
-          "COPY",
-          copy_yardstick::moved / r.took(limit) / 1e6,
-          r.ratio(limit, ours) * bytes / copy_yardstick::moved});
 }
 
 /// 16,384 tokens, each to 8 experts: the sort; rows gathered (1.2 GB); rows combined.
@@ -137,7 +115,7 @@ void gather() {
                                           .x = x.as<bf16>(),
                                           .x_stride = hidden,
                                           .rows = p.rows().pair_of_row};
-  beside_copy("gather", (p.tokens + p.pairs) * row, [&](cudaStream_t stream) {
+  beside_copy("gather", (p.tokens + p.pairs) * row, 30, [&](cudaStream_t stream) {
     require(static_cast<bool>(cuda::run_gather_rows(*plan, args, stream)), "run_gather_rows");
   });
 }
@@ -156,40 +134,8 @@ void combine() {
                                           .weights = weights.as<float>(),
                                           .row_of_pair = p.rows().row_of_pair.data(),
                                           .tokens = p.tokens};
-  beside_copy("combine", (p.tokens + p.pairs) * row, [&](cudaStream_t stream) {
+  beside_copy("combine", (p.tokens + p.pairs) * row, 30, [&](cudaStream_t stream) {
     require(static_cast<bool>(cuda::run_moe_combine(*plan, args, stream)), "run_moe_combine");
-  });
-}
-
-/// 131,072 tokens of K and V (4 heads of 192/128), f32 to bf16 pages: 1 GB.
-void append() {
-  constexpr std::uint32_t tokens = 131'072, page_tokens = 64, heads = 4, dk = 192, dv = 128;
-  const attention_shape shape{64, heads, dk, dv, page_tokens, 0, dtype::bf16};
-  const auto plan = cuda::plan_kv_append(shape, tokens);
-  require(static_cast<bool>(plan), "plan_kv_append");
-  std::vector<std::uint32_t> table(tokens / page_tokens);
-  std::iota(table.begin(), table.end(), 0u);
-  random_stream random(2);
-  for (auto i = static_cast<std::uint32_t>(table.size()); i > 1; --i) {
-    std::swap(table[i - 1], table[random.next_below(i)]);
-  }
-  const device_bytes pages = on_device(table);
-  const device_bytes parts =
-      on_device(std::vector<paged_sequence>{{pages.as<std::uint32_t>(), 0, 0, tokens}});
-  const std::size_t k_bytes = k_bytes_per_page(page_tokens, heads, dk, dtype::bf16),
-                    v_bytes = v_bytes_per_page(page_tokens, heads, dv, dtype::bf16);
-  const device_bytes kv(table.size() * (k_bytes + v_bytes), dtype::bf16),
-      k(std::size_t{tokens} * heads * dk * sizeof(float), dtype::f32),
-      v(std::size_t{tokens} * heads * dv * sizeof(float), dtype::f32);
-  const kv_append_args args{.kv = {kv.data(), kv.data() + k_bytes, k_bytes + v_bytes},
-                            .k = k.as<float>(),
-                            .v = v.as<float>(),
-                            .k_stride = heads * dk,
-                            .v_stride = heads * dv,
-                            .v_scale = 1.0f,
-                            .sequences = {parts.as<paged_sequence>(), 1}};
-  beside_copy("append", tokens * 6.0 * heads * (dk + dv), [&](cudaStream_t stream) {
-    require(static_cast<bool>(cuda::run_kv_append(*plan, args, stream)), "run_kv_append");
   });
 }
 
@@ -202,6 +148,5 @@ int main(int count, char** arguments) {
                     {{"router_32k"}, [] { router("router_32k", tokens_max, 35); }},
                     {{"sort_pairs"}, sort_pairs},
                     {{"gather"}, gather},
-                    {{"combine"}, combine},
-                    {{"append"}, append}});
+                    {{"combine"}, combine}});
 }

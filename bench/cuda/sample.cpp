@@ -60,40 +60,24 @@ void measure(const std::string& id, const sample_filters& filters) {
   for (int i = 0; i < 3; ++i) {
     logits.push_back(make_logits());
   }
-  stopwatch watch;
-  const copy_yardstick copy;
   std::size_t turn = 0;
-  race r;
-  const auto ours = r.add([&] {
+  beside_copy(id, static_cast<double>(elements * sizeof(float)), 30, [&](cudaStream_t stream) {
     const float* const x = logits[turn++ % logits.size()].as<float>();
-    return watch.ms([&](cudaStream_t stream) {
-      require(static_cast<bool>(cuda::run_sample(*plan,
-                                                 {{out.as<sampled_token>(), rows},
-                                                  x,
-                                                  vocabulary,
-                                                  {device_rows.as<sample_row>(), rows}},
-                                                 {workspace.data(), plan->workspace_bytes},
-                                                 stream)),
-              "run_sample");
-      require(static_cast<bool>(
-                  cuda::run_verify_chains({{verdicts.as<chain_verdict>(), chains.size()},
-                                           {device_chains.as<verify_chain>(), chains.size()},
-                                           {out.as<sampled_token>(), rows},
-                                           {device_drafts.as<token_id>(), chains.size() * drafts}},
-                                          stream)),
-              "run_verify_chains");
-    });
+    require(
+        static_cast<bool>(cuda::run_sample(
+            *plan,
+            {{out.as<sampled_token>(), rows}, x, vocabulary, {device_rows.as<sample_row>(), rows}},
+            {workspace.data(), plan->workspace_bytes},
+            stream)),
+        "run_sample");
+    require(static_cast<bool>(
+                cuda::run_verify_chains({{verdicts.as<chain_verdict>(), chains.size()},
+                                         {device_chains.as<verify_chain>(), chains.size()},
+                                         {out.as<sampled_token>(), rows},
+                                         {device_drafts.as<token_id>(), chains.size() * drafts}},
+                                        stream)),
+            "run_verify_chains");
   });
-  const auto limit = r.add([&] { return watch.ms(copy); });
-  r.run(30);
-  const double bytes = static_cast<double>(elements * sizeof(float));
-  report({id,
-          "",
-          bytes / r.took(ours) / 1e6,
-          "GB/s",
-          "COPY",
-          copy_yardstick::moved / r.took(limit) / 1e6,
-          r.ratio(limit, ours) * bytes / copy_yardstick::moved});
 }
 
 }  // namespace

@@ -32,8 +32,8 @@ class TableTest(unittest.TestCase):
             out = io.StringIO()
             with redirect_stdout(out):
                 code = table.main(*(str(folder / name) for name in
-                                    ("facts", "outcomes", "md", "json", "lines", "never_written")))
-            return code, (folder / "md").read_text(), json.loads((folder / "json").read_text())
+                                    ("facts", "outcomes", "out", "lines", "never_written")))
+            return code, (folder / ("out" + table.MARKDOWN)).read_text(), json.loads((folder / "out.json").read_text())
 
     def line(self, markdown, name):
         return next(line for line in markdown.splitlines() if line.startswith(f"| {name} |"))

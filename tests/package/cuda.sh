@@ -66,7 +66,7 @@ done
 
 # The library, the program, the tests and the device's benchmarks link; without a device every test is reported as
 # skipped, but for what is said there.
-benches=(bench.cuda.{attention,gemm,moe,sample,kv_copy} bench.peers.cub)
+benches=(bench.cuda.{attention,gemm,moe,rows,sample,kv_copy} bench.peers.cub)
 cmake --build --preset cuda --target test.cuda test.cuda_engine test.no_device oriel_cli "${benches[@]}" > "$work/log" 2>&1 \
   || { cat "$work/log" >&2; exit 1; }
 ctest --preset cuda --no-tests=error > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }

@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// What: kernels that read and write rows once: appending to KV pages, RMSNorm with the residual,
+//       quantising to e4m3.
+// Why:  append has a goal (bench/cuda/table.py), and a kernel that moves bytes should take the time
+//       of a copy. Bytes are those that must be read and written once.
+#include "measure.hpp"
+
+#include <oriel/core/random.hpp>
+#include <oriel/kernels/kv_append.hpp>
+#include <oriel/kernels/quantize_rows.hpp>
+#include <oriel/kernels/rms_norm.hpp>
+
+#include <numeric>
+
+namespace {
+
+using namespace oriel;         // NOLINT: a program
+using namespace oriel::bench;  // NOLINT
+
+/// 131,072 tokens of K and V (4 heads of 192/128), f32 to bf16 pages: 1 GB.
+void append() {
+  constexpr std::uint32_t tokens = 131'072, page_tokens = 64, heads = 4, dk = 192, dv = 128;
+  const attention_shape shape{64, heads, dk, dv, page_tokens, 0, dtype::bf16};
+  const auto plan = cuda::plan_kv_append(shape, tokens);
+  require(static_cast<bool>(plan), "plan_kv_append");
+  std::vector<std::uint32_t> table(tokens / page_tokens);
+  std::iota(table.begin(), table.end(), 0u);
+  random_stream random(2);
+  for (auto i = static_cast<std::uint32_t>(table.size()); i > 1; --i) {
+    std::swap(table[i - 1], table[random.next_below(i)]);
+  }
+  const device_bytes pages = on_device(table);
+  const device_bytes parts =
+      on_device(std::vector<paged_sequence>{{pages.as<std::uint32_t>(), 0, 0, tokens}});
+  const std::size_t k_bytes = k_bytes_per_page(page_tokens, heads, dk, dtype::bf16),
+                    v_bytes = v_bytes_per_page(page_tokens, heads, dv, dtype::bf16);
+  const device_bytes kv(table.size() * (k_bytes + v_bytes), dtype::bf16),
+      k(std::size_t{tokens} * heads * dk * sizeof(float), dtype::f32),
+      v(std::size_t{tokens} * heads * dv * sizeof(float), dtype::f32);
+  const kv_append_args args{.kv = {kv.data(), kv.data() + k_bytes, k_bytes + v_bytes},
+                            .k = k.as<float>(),
+                            .v = v.as<float>(),
+                            .k_stride = heads * dk,
+                            .v_stride = heads * dv,
+                            .v_scale = 1.0f,
+                            .sequences = {parts.as<paged_sequence>(), 1}};
+  beside_copy("append", tokens * 6.0 * heads * (dk + dv), 30, [&](cudaStream_t stream) {
+    require(static_cast<bool>(cuda::run_kv_append(*plan, args, stream)), "run_kv_append");
+  });
+}
+
+constexpr std::uint32_t rows = 32'768, width = 6144;
+constexpr std::size_t elements = std::size_t{rows} * width;
+
+/// bf16: x and what is added are read, their sum and the normalised rows written: 1.6 GB.
+void norm() {
+  const auto plan = cuda::plan_rms_norm({.width = width, .eps = 1e-5f, .activation = dtype::bf16});
+  require(static_cast<bool>(plan), "plan_rms_norm");
+  const device_bytes x(2 * elements, dtype::bf16), add(2 * elements, dtype::bf16),
+      sum(2 * elements, dtype::bf16), out(2 * elements, dtype::bf16),
+      weight(width * sizeof(float), dtype::f32);
+  const basic_rms_norm_args<bf16> args{.out = out.as<bf16>(),
+                                       .out_stride = width,
+                                       .x = x.as<bf16>(),
+                                       .x_stride = width,
+                                       .weight = weight.as<float>(),
+                                       .rows = rows,
+                                       .add = add.as<bf16>(),
+                                       .sum = sum.as<bf16>()};
+  beside_copy("rms_norm", 8.0 * elements, 30, [&](cudaStream_t stream) {
+    require(static_cast<bool>(cuda::run_rms_norm(*plan, args, stream)), "run_rms_norm");
+  });
+}
+
+/// bf16 to e4m3, and a scale for 128 of them: 0.6 GB.
+void quantize() {
+  const auto plan = cuda::plan_quantize_rows({.columns = width});
+  require(static_cast<bool>(plan), "plan_quantize_rows");
+  constexpr std::uint32_t groups = width / quantize_group;
+  const device_bytes x(2 * elements, dtype::bf16), out(elements, dtype::e4m3),
+      scales(std::size_t{rows} * groups * sizeof(float), dtype::f32);
+  const basic_quantize_rows_args<bf16> args{.out = out.as<e4m3>(),
+                                            .out_stride = width,
+                                            .scales = scales.as<float>(),
+                                            .scale_row_stride = 1,
+                                            .scale_group_stride = rows,
+                                            .x = x.as<bf16>(),
+                                            .x_stride = width,
+                                            .rows = rows};
+  beside_copy("quantize", 3.0 * elements + 4.0 * rows * groups, 30, [&](cudaStream_t stream) {
+    require(static_cast<bool>(cuda::run_quantize_rows(*plan, args, stream)), "run_quantize_rows");
+  });
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  return run_tasks(
+      count, arguments, {{{"append"}, append}, {{"rms_norm"}, norm}, {{"quantize"}, quantize}});
+}

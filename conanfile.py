@@ -27,6 +27,7 @@ class OrielConan(ConanFile):
     default_options = {"shared": False, "fPIC": True, "tier": False, "program": False}
     exports_sources = ("CMakeLists.txt", "LICENSE", "include/*", "src/*", "kernels/*", "examples/*",
                        "tests/conformance/*")
+    no_copy_source = True
     test_package_folder = "tests/package/conan"
 
     def requirements(self):

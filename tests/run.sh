@@ -18,6 +18,7 @@ done
 jobs=$(nproc)
 if command -v ccache > /dev/null; then  # Where there is a compiler cache, take it; nothing needs one.
   export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}
+  export CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER-ccache}
   export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS-pch_defines,time_macros}  # else it passes by precompiled headers
 fi
 

@@ -69,6 +69,9 @@ class Goals:
     def tiers(self):
         return [(name, tiers) for name, tiers in TIERS.items() if self.options.l3 in ("both", name.split()[0])]
 
+    def traces(self):
+        return [self.options.trace] if self.options.trace else list(FILES)
+
     def hours(self, trace, load, *arguments):
         """For how many hours session_hash with fcfs is so busy, by runs with one seed."""
         at_most = min(load, 0.9)
@@ -135,31 +138,57 @@ def affinity(goals):
                 goals.tell(f"{where} TTFT p99 / {against}", figure, figure.mean <= 0.6, "<= 0.6")
 
 
+def least_hours(p90_ms_of, limit_ms, hours, step=1.03):
+    """The least hours at which p90_ms_of(hours) <= limit_ms, to a factor of `step`, or None. It falls as hours grow: looked for by
+    factors of two, then by interpolating its logarithm, a little towards the middle so that both ends close in."""
+    good = bad = None
+    for _ in range(16):
+        ms = p90_ms_of(hours)
+        if ms <= limit_ms:
+            good = (hours, ms)
+        else:
+            bad = (hours, ms)
+        if not (good and bad):
+            hours *= 0.5 if good else 2.0
+            continue
+        width = math.log(good[0] / bad[0])
+        if width < math.log(step) * 1.001:
+            break
+        share = math.log(bad[1] / limit_ms) / math.log(bad[1] / good[1])  # of the way from bad to good
+        share += math.copysign(0.4 * math.log(step) / width, 0.5 - share)
+        edge = min(0.5, 0.9 * math.log(step) / width)
+        hours = bad[0] * math.exp(width * min(max(share, edge), 1 - edge))
+    return good and good[0]
+
+
 def throughput(goals):
     """The most input tokens/s with a TTFT p90 of 10 s, by the hours over which the same sessions start."""
     for tiers_name, tiers in goals.tiers():
-        best = {}
+        best, start = {}, 2.0
         for policy in ("predicted_seconds+least_seconds", "session_hash+fcfs", "threshold_gate+fcfs"):
             router, order = policy.split("+")
-            ask = lambda hours: goals.ask("agentic", "--hours", f"{hours:.4f}", "--tiers", tiers, "--compare", policy)
-            near = lambda answer: sum(of(answer, router, order, p90)) / goals.options.seeds <= 10_000
-            hours, good, bad = 2.0, None, None
-            for _ in range(12):
-                answer = ask(hours)
-                if near(answer):
-                    good = (hours, answer)
+            ask = lambda hours, seeds=None: goals.ask("agentic", "--hours", f"{hours:.4f}", "--tiers", tiers, "--compare", policy, seeds=seeds)
+            p90_ms = lambda answer: mean_of(of(answer, router, order, p90))[0]
+            few = min(goals.options.seeds, 2)
+            hours = least_hours(lambda h: p90_ms(ask(h, few)), 10_000, start)
+            if hours and few < goals.options.seeds:  # then, near there, with all seeds
+                if p90_ms(ask(hours)) <= 10_000:
+                    while p90_ms(ask(hours / 1.03)) <= 10_000:
+                        hours /= 1.03
                 else:
-                    bad = hours
-                if good and bad and good[0] / bad < 1.03:
-                    break
-                hours = math.sqrt(good[0] * bad) if good and bad else hours * (0.5 if good else 2.0)
-            best[policy] = of(good[1], router, order, lambda r: r["tokens_per_second"]) if good else None
-            if good:
-                goals.note(f"throughput, agentic, {tiers_name}: {policy}, tokens/s over {good[0]:.3g} h", Figure(best[policy]))
-            else:
+                    while p90_ms(ask(hours)) > 10_000:
+                        hours *= 1.03
+            if not hours:
                 goals.note(f"throughput, agentic, {tiers_name}: {policy}", "no load has p90 <= 10 s")
+                continue
+            start = hours * 1.5  # The others need more.
+            found = ask(hours)
+            best[policy] = of(found, router, order, lambda r: r["tokens_per_second"])
+            where = f"throughput, agentic, {tiers_name}: {policy},"
+            goals.note(f"{where} tokens/s over {hours:.3g} h", Figure(best[policy]))
+            goals.note(f"{where} utilisation", Figure(of(found, router, order, lambda r: r["utilisation"])))
         for against, least in (("threshold_gate+fcfs", 3.0), ("session_hash+fcfs", 1.5)):
-            if best[against] and best["predicted_seconds+least_seconds"]:
+            if against in best and "predicted_seconds+least_seconds" in best:
                 figure = Figure(best["predicted_seconds+least_seconds"], best[against])
                 goals.tell(f"throughput at TTFT p90 <= 10 s, agentic, {tiers_name}: / {against}", figure, figure.mean >= least,
                            f">= {least}")
@@ -167,7 +196,7 @@ def throughput(goals):
 
 def orders(goals):
     """What least_seconds with the guard does to whom, beside fcfs. Judged with the same router, session_hash."""
-    for trace in ("agentic", "conversation"):
+    for trace in goals.traces():
         for tiers_name, tiers in goals.tiers():
             for load in (0.7, 0.8, 0.9):
                 answer = goals.ask(trace, *goals.hours(trace, load, "--tiers", tiers), "--tiers", tiers, "--lengths", "64k", "--compare",
@@ -192,7 +221,7 @@ def guard(goals):
     """The theorem in every run; and the bound that admission makes absolute."""
     every = ",".join(f"{router}+{order}" for router in ("session_hash", "predicted_seconds")
                      for order in ("fcfs", "longest_prefix", "least_tokens", "least_seconds"))
-    for trace in ("agentic", "conversation"):
+    for trace in goals.traces():
         for load in (0.9, 1.5):
             answer = goals.ask(trace, *goals.hours(trace, load), "--open", "--compare", every)
             least = min(r["guard_slack_ms"] for r in answer["runs"])
@@ -245,6 +274,7 @@ def main():
     parser.add_argument("--first-seed", type=int, default=6)
     parser.add_argument("--clones", type=int, default=0, help="each session so many times [10; conversation 20]")
     parser.add_argument("--l3", choices=("with", "without", "both"), default="both", help="the store that all nodes share [both]")
+    parser.add_argument("--trace", choices=FILES, help="orders and guard on this one alone [both]")
     parser.add_argument("--goal", action="append", choices=GOALS, help="this one; may be repeated [all]")
     parser.add_argument("--list", action="store_true", help="name the goals")
     parser.add_argument("--dry-run", action="store_true", help="take the answers that are there, run nothing")

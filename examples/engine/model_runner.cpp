@@ -17,7 +17,7 @@ namespace {
 
 /// A plan, or an engine::error that says for what there is none.
 template <class Plan>
-Plan planned(const result<Plan>& plan, const char* what) {
+Plan plan_of(const result<Plan>& plan, const char* what) {
   if (!plan) {
     throw error(fmt::format(
         "no kernel for {}: {} ({})", what, name_of(plan.error().code), plan.error().detail));
@@ -80,13 +80,13 @@ model_runner::model_runner(const model_geometry& model,
                  model.mtp_layers.begin() + static_cast<std::ptrdiff_t>(mtp_blocks));
   const std::uint32_t threads = executor.concurrency();
   embed_ =
-      planned(host::plan_embed({model.vocabulary, model.hidden, weights.compute}, weights.path),
+      plan_of(host::plan_embed({model.vocabulary, model.hidden, weights.compute}, weights.path),
               "the embedding");
   norm_ =
-      planned(host::plan_rms_norm(
+      plan_of(host::plan_rms_norm(
                   {model.hidden, static_cast<float>(model.rms_eps), weights.compute}, weights.path),
               "the norms");
-  lm_head_ = planned(
+  lm_head_ = plan_of(
       host::plan_gemm(
           weights.lm_head.shape, limits.logit_rows_max, threads, weights.path, weights.backend),
       "lm_head");
@@ -96,7 +96,7 @@ model_runner::model_runner(const model_geometry& model,
                is_main ? weights.layers[l] : weights.mtp[l - model.layers.size()].layer);
   }
   for (std::size_t s = 0; s < mtp_blocks; ++s) {
-    eh_proj_.push_back(planned(
+    eh_proj_.push_back(plan_of(
         host::plan_gemm(
             weights.mtp[s].eh_proj.shape, limits.rows_max, threads, weights.path, weights.backend),
         "eh_proj"));
@@ -176,7 +176,7 @@ std::size_t model_runner::rope_index(const attention_geometry& a) {
       return i;
     }
   }
-  rope_.push_back({planned(host::plan_rope({.head_dim = a.head_dim_qk,
+  rope_.push_back({plan_of(host::plan_rope({.head_dim = a.head_dim_qk,
                                             .rotary_dims = a.rotary_dims,
                                             .rope_base_dims = a.rope_base_dims,
                                             .theta = a.rope_theta}),
@@ -190,14 +190,14 @@ void model_runner::plan_layer(const layer_geometry& layer, const layer_weights& 
   const host::gemm_backend backend = weights_.backend;
   const std::uint32_t rows = limits_.rows_max, threads = executor_.concurrency();
   const auto gemm = [&](const packed_matrix& w, const char* what) {
-    return planned(host::plan_gemm(w.shape, rows, threads, path, backend), what);
+    return plan_of(host::plan_gemm(w.shape, rows, threads, path, backend), what);
   };
   layer_plans p{};
   const attention_geometry& a = layer.attention;
   p.attention.qkv = gemm(weights.attention.qkv, "the q, k and v projection");
   p.attention.o = gemm(weights.attention.o, "the output projection");
   p.attention.rope = rope_index(a);
-  p.attention.attention = planned(host::plan_attention({.q_heads = a.q_heads,
+  p.attention.attention = plan_of(host::plan_attention({.q_heads = a.q_heads,
                                                         .kv_heads = a.kv_heads,
                                                         .head_dim_qk = a.head_dim_qk,
                                                         .head_dim_vo = a.head_dim_vo,
@@ -219,19 +219,19 @@ void model_runner::plan_ffn(const layer_geometry& layer,
   const host::gemm_backend backend = weights_.backend;
   const std::uint32_t rows = limits_.rows_max, threads = executor_.concurrency();
   const auto gemm = [&](const packed_matrix& w, const char* what) {
-    return planned(host::plan_gemm(w.shape, rows, threads, path, backend), what);
+    return plan_of(host::plan_gemm(w.shape, rows, threads, path, backend), what);
   };
   if (const auto* dense = std::get_if<dense_ffn_weights>(&weights.ffn)) {
     plans.gate_up = gemm(dense->gate_up, "the gate and up projection");
     plans.down = gemm(dense->down, "the down projection");
     plans.swiglu =
-        planned(host::plan_swiglu({layer.ffn.intermediate, weights_.compute}, path), "swiglu");
+        plan_of(host::plan_swiglu({layer.ffn.intermediate, weights_.compute}, path), "swiglu");
     return;
   }
   const auto& moe = std::get<moe_weights>(weights.ffn);
   plans.router = gemm(moe.router, "the router");
   plans.route =
-      planned(host::plan_moe_route({.experts = layer.ffn.experts,
+      plan_of(host::plan_moe_route({.experts = layer.ffn.experts,
                                     .top_k = layer.ffn.top_k,
                                     .groups = model_.expert_groups,
                                     .kept_groups = model_.expert_groups_kept,
@@ -239,7 +239,7 @@ void model_runner::plan_ffn(const layer_geometry& layer,
                                     .scale = static_cast<float>(model_.routed_scaling_factor)},
                                    path),
               "expert routing");
-  plans.experts = planned(host::plan_moe_gemm({.hidden = model_.hidden,
+  plans.experts = plan_of(host::plan_moe_gemm({.hidden = model_.hidden,
                                                .inter = layer.ffn.intermediate,
                                                .experts = layer.ffn.experts,
                                                .top_k = layer.ffn.top_k,

@@ -27,14 +27,14 @@ std::uint64_t record_bytes_of(const page_layout& layout) {
   return bytes;
 }
 
-struct scale {
+struct block_scale {
   double block_bytes = 0, worst_error = 0;
   std::vector<std::uint32_t> blocks;  // [pools]
 };
 
-scale scale_of(const std::vector<std::uint64_t>& records, std::uint32_t least_blocks) {
-  scale made{.block_bytes = static_cast<double>(std::ranges::min(records)) / least_blocks,
-             .blocks = {}};
+block_scale scale_of(const std::vector<std::uint64_t>& records, std::uint32_t least_blocks) {
+  block_scale made{.block_bytes = static_cast<double>(std::ranges::min(records)) / least_blocks,
+                   .blocks = {}};
   for (const std::uint64_t bytes : records) {
     const double exact = static_cast<double>(bytes) / made.block_bytes;
     made.blocks.push_back(static_cast<std::uint32_t>(std::lround(exact)));
@@ -45,10 +45,10 @@ scale scale_of(const std::vector<std::uint64_t>& records, std::uint32_t least_bl
 
 /// The fewest blocks that come within half a percent, or else those that come nearest.
 /// @param fewest  a header and a block behind it
-scale best_scale(const std::vector<std::uint64_t>& records, std::uint32_t fewest) {
-  scale best = scale_of(records, fewest);
+block_scale best_scale(const std::vector<std::uint64_t>& records, std::uint32_t fewest) {
+  block_scale best = scale_of(records, fewest);
   for (std::uint32_t more = 1; more <= 6 && best.worst_error > 0.005; ++more) {
-    scale next = scale_of(records, fewest + more);
+    block_scale next = scale_of(records, fewest + more);
     if (next.worst_error < best.worst_error) {
       best = std::move(next);
     }
@@ -74,7 +74,7 @@ status plan_disk(const cache_sizes& device, std::uint64_t bytes, tier_plan& plan
   }
   const auto fewest = static_cast<std::uint32_t>(
       record_header_bytes(device.plan.options().page_size, 2) / record_alignment_bytes + 1);
-  const scale scaled = best_scale(records, fewest);
+  const block_scale scaled = best_scale(records, fewest);
   plan.record_blocks = scaled.blocks;
   if (records.size() < device.plan.pools()) {  // No full layers: a page of nothing.
     plan.record_blocks.insert(plan.record_blocks.begin(), fewest);

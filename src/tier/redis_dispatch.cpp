@@ -13,7 +13,7 @@
 namespace oriel {
 namespace {
 
-constexpr std::size_t nodes_max = 256;
+constexpr std::size_t cluster_nodes_max = 256;
 constexpr std::size_t epochs_per_fetch = 256;
 /// Heads are asked for in one guess; few pages have larger ones.
 constexpr std::size_t front_bytes = 4096;
@@ -57,7 +57,7 @@ redis_store::state::node* redis_store::state::node_at(const std::string& host, s
       return n.get();
     }
   }
-  if (nodes_.size() >= nodes_max) {
+  if (nodes_.size() >= cluster_nodes_max) {
     return nullptr;
   }
   auto made = std::make_unique<node>();

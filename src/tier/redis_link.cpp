@@ -17,7 +17,7 @@ namespace oriel::detail {
 namespace {
 
 constexpr std::size_t in_bytes = 128 << 10;
-constexpr std::size_t parts_max = 64;  // of one readv or writev
+constexpr std::size_t iovecs_max = 64;  // of one readv or writev
 /// Of one read into slices: what is copied and summed while it is in the caches, and what the
 /// kernel has queued meanwhile is too. More at once was slower (docs/performance.md).
 constexpr std::size_t direct_bytes_max = 64 << 10;
@@ -225,7 +225,7 @@ void redis_link::greeted(std::uint64_t now_us) {
 }
 
 void redis_link::write_some(std::uint64_t now_us) {
-  std::array<iovec, parts_max> parts = {};
+  std::array<iovec, iovecs_max> parts = {};
   for (;;) {
     std::size_t count = 0, skip = out_sent_;
     const auto add = [&](const void* at, std::size_t bytes) {
@@ -312,10 +312,10 @@ std::size_t redis_link::read_ahead() const {
 
 // One read and what it brought. @returns was there anything, and are we still connected?
 bool redis_link::read_once(std::uint64_t now_us) {
-  std::array<iovec, parts_max + 1> parts = {};
+  std::array<iovec, iovecs_max + 1> parts = {};
   std::size_t direct_bytes = 0, count = 0;
   if (reading_ == reading::value && in_begin_ == in_end_) {
-    count = page_.targets(parts.data(), parts_max, direct_bytes_max, direct_bytes);
+    count = page_.targets(parts.data(), iovecs_max, direct_bytes_max, direct_bytes);
   }
   make_room(redis_head_bytes_max);
   const bool is_whole = direct_bytes == page_.left() || direct_bytes == 0;

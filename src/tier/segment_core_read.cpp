@@ -14,10 +14,6 @@
 namespace oriel::detail {
 namespace {
 
-bool is_aligned(const std::byte* at) noexcept {
-  return reinterpret_cast<std::uintptr_t>(at) % disk_alignment_bytes == 0;
-}
-
 std::uint64_t padded_sum(std::span<const std::span<std::byte>> slices) noexcept {
   std::uint64_t bytes = 0;
   for (const std::span<std::byte> s : slices) {
@@ -132,8 +128,9 @@ bool segment_core::plan_slices(operation& o, std::uint64_t at) {
   o.slices_at = at;
   for (std::uint32_t i = 0; i < o.item.slices.size(); ++i) {
     const std::span<std::byte> slice = o.item.slices[i];
-    const std::size_t direct =
-        is_aligned(slice.data()) ? slice.size() / disk_alignment_bytes * disk_alignment_bytes : 0;
+    const std::size_t direct = is_disk_aligned(slice.data())
+                                   ? slice.size() / disk_alignment_bytes * disk_alignment_bytes
+                                   : 0;
     if (direct != 0) {
       o.parts.push_back(slice.first(direct));
     }

@@ -14,16 +14,12 @@
 namespace oriel::detail {
 namespace {
 
-constexpr std::size_t parts_max = 1000;  // of one request: IOV_MAX is 1024
+constexpr std::size_t request_parts_max = 1000;  // of one request: IOV_MAX is 1024
 // A tombstone is written twice: no single bad block brings a deleted page back.
 constexpr std::uint64_t tombstone_copies = 2;
 constexpr std::uint64_t tombstone_bytes = tombstone_copies * record_alignment_bytes;
 
 constexpr std::size_t trimmed_max = 1024;  // tenants whose oldest segment is remembered
-
-bool is_aligned(const std::byte* at) noexcept {
-  return reinterpret_cast<std::uintptr_t>(at) % disk_alignment_bytes == 0;
-}
 
 /// Why there is nothing to write to, or 0 for other errors: no room, or a file system that became
 /// read-only. Reads are as good as before, so this pauses writes and makes nothing degraded.
@@ -53,7 +49,7 @@ bool segment_core::is_writable(const store_item& item) const noexcept {
   const std::uint64_t bytes = record_bytes(item.identity->tokens.size(), item.slices);
   std::uint64_t bounced = record_header_bytes_max;
   for (const std::span<std::byte> s : item.slices) {
-    bounced += is_aligned(s.data()) ? record_alignment_bytes : record_padded(s.size());
+    bounced += is_disk_aligned(s.data()) ? record_alignment_bytes : record_padded(s.size());
   }
   return bytes != 0 && bytes / record_alignment_bytes <= index_blocks_max &&
          bytes + record_alignment_bytes <= options_.segment_bytes &&
@@ -215,7 +211,7 @@ segment_core::staged segment_core::make_room(write_batch& batch,
                                              std::uint64_t now_us) {
   const std::uint64_t kept = is_carry ? 0 : reclaim_.reserved_bytes;
   if (!batch.records.empty()) {
-    const bool fits = batch.slot == head_ && batch.parts.size() + 2 < parts_max &&
+    const bool fits = batch.slot == head_ && batch.parts.size() + 2 < request_parts_max &&
                       batch.bytes + bytes <= options_.batch_bytes &&
                       segments_[head_].head_bytes + bytes + kept <= options_.segment_bytes;
     return fits ? staged::yes : staged::batch_is_full;
@@ -324,8 +320,9 @@ bool segment_core::stage_slices(write_batch& batch, const store_item& item) {
   sums_.clear();
   for (const std::span<std::byte> slice : item.slices) {
     sums_.push_back(summed_slice(slice));
-    const std::size_t direct =
-        is_aligned(slice.data()) ? slice.size() / disk_alignment_bytes * disk_alignment_bytes : 0;
+    const std::size_t direct = is_disk_aligned(slice.data())
+                                   ? slice.size() / disk_alignment_bytes * disk_alignment_bytes
+                                   : 0;
     if (direct != 0) {
       batch.parts.push_back(slice.first(direct));
     }
@@ -355,7 +352,8 @@ segment_core::staged segment_core::stage_put(write_batch& batch,
   const std::uint64_t bytes = record_bytes(item.identity->tokens.size(), item.slices);
   const std::size_t header_bytes =
       record_header_bytes(item.identity->tokens.size(), item.slices.size());
-  if (!batch.records.empty() && batch.parts.size() + 2 * item.slices.size() + 1 > parts_max) {
+  if (!batch.records.empty() &&
+      batch.parts.size() + 2 * item.slices.size() + 1 > request_parts_max) {
     return staged::batch_is_full;
   }
   if (const staged room = make_room(batch, bytes, false, now_us); room != staged::yes) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs Oriel into an empty folder, moves it, and uses it as its users do: find_package,
-# add_subdirectory, pkg-config, a C++23 program, the program oriel, Conan and vcpkg. What is built
-# here is built without optimisation: only that it fits together is tested.
+# add_subdirectory, pkg-config, a C++23 program, the program oriel, Conan and vcpkg. The library is built as
+# by the preset cpu, so that a compiler cache that saw it has it; what is not, without optimisation: only that it fits is tested.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source=$PWD
@@ -38,7 +38,7 @@ nvcc=${CUDACXX:-$(command -v nvcc || true)}
 cuda=OFF
 if [ -x "$nvcc" ]; then cuda=ON; fi
 quietly cmake -G Ninja -S . -B "$work/build" -DORIEL_TESTS=OFF -DORIEL_EXAMPLES=OFF -DORIEL_TIER=ON \
-  -DORIEL_CUDA=$cuda -DORIEL_ONEDNN=AUTO -DCMAKE_INSTALL_PREFIX="$work/first"
+  -DCMAKE_BUILD_TYPE=Release -DORIEL_WERROR=ON -DORIEL_CUDA=$cuda -DORIEL_ONEDNN=AUTO -DCMAKE_INSTALL_PREFIX="$work/first"
 quietly cmake --build "$work/build"
 quietly cmake --install "$work/build"
 mv "$work/first" "$work/moved"  # An install is relocatable.

@@ -11,7 +11,7 @@ function(vcpkg_cmake_configure)
   cmake_parse_arguments(ARG "" "SOURCE_PATH" "OPTIONS" ${ARGN})
   run("${CMAKE_COMMAND}" -G Ninja -S "${ARG_SOURCE_PATH}" -B "${WORK_DIR}/build"
       "-DCMAKE_INSTALL_PREFIX=${CURRENT_PACKAGES_DIR}"
-      -DCMAKE_INSTALL_LIBDIR=lib ${ARG_OPTIONS})
+      -DCMAKE_BUILD_TYPE=Release -DORIEL_WERROR=ON -DCMAKE_INSTALL_LIBDIR=lib ${ARG_OPTIONS})
 endfunction()
 
 function(vcpkg_cmake_install)

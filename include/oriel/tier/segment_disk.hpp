@@ -19,6 +19,11 @@ namespace oriel {
 /// Addresses, lengths and offsets of reads and writes are multiples of this (O_DIRECT).
 inline constexpr std::size_t disk_alignment_bytes = 4096;
 
+/// Whether a disk reads into and writes from here without a copy.
+inline bool is_disk_aligned(const std::byte* at) noexcept {
+  return reinterpret_cast<std::uintptr_t>(at) % disk_alignment_bytes == 0;
+}
+
 enum class disk_op : std::uint8_t { read, write, sync };
 
 /// One asynchronous operation on one file.

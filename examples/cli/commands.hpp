@@ -78,6 +78,7 @@ struct run_options {
   tier_options tiers;                ///< --host-cache-gib, --disk-cache, --remote
   std::optional<std::uint32_t> qkv_shards;
   std::string device = "cpu";  ///< --device: cpu, cuda
+  std::string kv_type;         ///< --kv-type: f32, bf16, e4m3; empty: the weights'
 };
 
 /// Options of `oriel inspect`.

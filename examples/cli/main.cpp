@@ -231,6 +231,9 @@ void check_drafts(const CLI::App& command, const draft_options& o) {
 
 /// What only several options together tell.
 void check_run(const CLI::App& command, const run_options& o) {
+  if (o.kv_type == "e4m3" && o.device != "cuda") {
+    throw CLI::ValidationError("--kv-type", "e4m3 needs --device cuda");
+  }
   check_drafts(command, o.drafts);
   if (!o.drafts.uses_mtp() && command.count("--spec-accept") != 0) {
     throw CLI::ValidationError("--spec-accept", "needs --spec mtp: lookups draw nothing");
@@ -267,6 +270,11 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
   command->add_option("-t,--threads", o.threads, "threads [all cores]")
       ->transform(whole_number(0, threads_max));
   add_device(*command, o.device);
+  command
+      ->add_option("--kv-type",
+                   o.kv_type,
+                   "how K and V are kept: f32, bf16, with --device cuda e4m3 [as the weights]")
+      ->check(CLI::IsMember({"f32", "bf16", "e4m3"}));
   add_sampling(*command, o);
   add_penalties(*command, o);
   auto* json = command->add_flag("--json", o.json, "print one JSON object");

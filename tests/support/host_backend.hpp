@@ -93,12 +93,13 @@ class host_backend final : public engine::step_backend {
       std::memcpy(outputs_.data() + at - program.input_bytes, memory_.data() + at, part.size_bytes);
     }
     ++runs;
+    computed_rows += count_of(engine::row_set::rows);
     graph_runs += repeats ? 1 : 0;
     drafting_runs += program.shape.drafts_next ? 1 : 0;
   }
 
-  std::size_t runs = 0, graph_runs = 0, drafting_runs = 0, block_scaled_products = 0,
-              grouped_products = 0;
+  std::size_t runs = 0, computed_rows = 0, graph_runs = 0, drafting_runs = 0,
+              block_scaled_products = 0, grouped_products = 0;
 
  private:
   using slice = engine::matrix_slice;
@@ -360,15 +361,15 @@ class host_backend final : public engine::step_backend {
     }
     REQUIRE(rows == count_of(o.rows));
     expect_needed(layers_kv_[o.layer].pool, o.shape.page_size, sequences(o.sequences));
-    host::run_kv_append(o.shape,
-                        {.kv = layers_kv_[o.layer].kv,
-                         .k = floats(o.k),
-                         .v = floats(o.v),
-                         .k_stride = o.k.stride,
-                         .v_stride = o.v.stride,
-                         .v_scale = static_cast<float>(model_.attention_value_scale),
-                         .sequences = sequences(o.sequences)},
-                        serial_);
+    const kv_append_args args{.kv = layers_kv_[o.layer].kv,
+                              .k = floats(o.k),
+                              .v = floats(o.v),
+                              .k_stride = o.k.stride,
+                              .v_stride = o.v.stride,
+                              .v_scale = static_cast<float>(model_.attention_value_scale),
+                              .sequences = sequences(o.sequences)};
+    o.shape.kv == dtype::e4m3 ? reference::kv_append(o.shape, args)
+                              : host::run_kv_append(o.shape, args, serial_);
   }
   void interpret(const engine::attend_op& o) {
     const attention_shape& shape = o.plan.shape;
@@ -376,18 +377,20 @@ class host_backend final : public engine::step_backend {
     for (const paged_sequence& s : sequences(o.sequences)) {
       REQUIRE(s.rows <= o.plan.limits.rows_per_sequence_max);
     }
-    const auto plan = host::plan_attention(shape, std::max(rows, 1u), 1, weights_.path);
     const std::vector<float>& sinks = layer_of(o.layer).attention.sinks;
-    host::run_attention(*plan,
-                        {.out = floats(o.out),
-                         .q = floats(o.q),
-                         .q_stride = o.q.stride,
-                         .kv = layers_kv_[o.layer].kv,
-                         .sequences = sequences(o.sequences),
-                         .sinks = sinks.empty() ? nullptr : sinks.data(),
-                         .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_qk))},
-                        scratch(plan->workspace_bytes),
-                        serial_);
+    const attention_args args{.out = floats(o.out),
+                              .q = floats(o.q),
+                              .q_stride = o.q.stride,
+                              .kv = layers_kv_[o.layer].kv,
+                              .sequences = sequences(o.sequences),
+                              .sinks = sinks.empty() ? nullptr : sinks.data(),
+                              .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_qk))};
+    if (shape.kv == dtype::e4m3) {
+      reference::attention(shape, args);
+      return;
+    }
+    const auto plan = host::plan_attention(shape, std::max(rows, 1u), 1, weights_.path);
+    host::run_attention(*plan, args, scratch(plan->workspace_bytes), serial_);
   }
   void interpret(const engine::swiglu_op& o) {
     const std::uint32_t rows = count_of(o.rows);

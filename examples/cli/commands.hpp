@@ -79,6 +79,7 @@ struct run_options {
   std::optional<std::uint32_t> qkv_shards;
   std::string device = "cpu";       ///< --device: cpu, cuda
   std::optional<bool> order_fixed;  ///< --products: fixed, fastest
+  std::string kv_type;              ///< --kv-type: f32, bf16, e4m3; empty: the weights'
 };
 
 /// Options of `oriel inspect`.

@@ -238,6 +238,9 @@ void check_device(const CLI::App& command, const std::string& device) {
 /// What only several options together tell.
 void check_run(const CLI::App& command, const run_options& o) {
   check_device(command, o.device);
+  if (o.kv_type == "e4m3" && o.device != "cuda") {
+    throw CLI::ValidationError("--kv-type", "e4m3 needs --device cuda");
+  }
   check_drafts(command, o.drafts);
   if (!o.drafts.uses_mtp() && command.count("--spec-accept") != 0) {
     throw CLI::ValidationError("--spec-accept", "needs --spec mtp: lookups draw nothing");
@@ -285,6 +288,11 @@ CLI::App* add_run(CLI::App& app, run_options& o) {
   command->add_option("-t,--threads", o.threads, "threads [all cores]")
       ->transform(whole_number(0, threads_max));
   add_device(*command, o.device, o.order_fixed, "fixed; fastest with --no-cache and no --spec");
+  command
+      ->add_option("--kv-type",
+                   o.kv_type,
+                   "how K and V are kept: f32, bf16, with --device cuda e4m3 [as the weights]")
+      ->check(CLI::IsMember({"f32", "bf16", "e4m3"}));
   add_sampling(*command, o);
   add_penalties(*command, o);
   auto* json = command->add_flag("--json", o.json, "print one JSON object");

@@ -461,6 +461,9 @@ engine::engine_options engine_options_of(const run_options& o,
                                  .chunk_tokens = o.chunk_tokens,
                                  .sequences_max = 1,
                                  .context_tokens = context_tokens};
+  if (!o.kv_type.empty()) {
+    options.kv = o.kv_type == "e4m3" ? dtype::e4m3 : o.kv_type == "bf16" ? dtype::bf16 : dtype::f32;
+  }
   options.prefix_cache = !o.no_cache;
   options.order_fixed = o.order_fixed;
   options.heal = o.heal == "on";
@@ -624,7 +627,7 @@ int run(const run_options& o) {
                         found ? *found : *stand_in,
                         options,
                         threads,
-                        tiers_of(o.tiers, model, options, weights.compute)};
+                        tiers_of(o.tiers, model, options, options.kv.value_or(weights.compute))};
   catch_interrupts();
   for (std::size_t i = 0; i < requests.size(); ++i) {
     if (i != 0 && !o.json && found) {

@@ -165,7 +165,7 @@ any_store make_disk(const tier_plan& plan, const pool_plan& pools) {
 }
 
 result<pool_plan> thin_plan(const pool_plan& pools) {
-  const kv_layer_shape one{.kv_heads = 1, .head_dim_qk = 1, .head_dim_vo = 1, .kv = dtype::e4m3};
+  const kv_layer_shape one{.kv_heads = 1, .head_dim_qk = 1, .head_dim_vo = 1, .kv = dtype::bf16};
   std::vector<kv_layer_shape> layers{one};
   for (std::uint32_t kind = 0; kind < pools.window_kinds(); ++kind) {
     layers.push_back(one);

@@ -37,10 +37,15 @@ status run(const attention_plan& plan,
   if (plan.unit == attention_unit::generic) {
     return detail::launch_attention_generic(launch, call, stream);
   }
-  const status computed =
-      plan.shape.head_dim_qk == 192   ? detail::launch_attention_192_128(launch, call, stream)
-      : plan.shape.head_dim_qk == 128 ? detail::launch_attention_128_128(launch, call, stream)
-                                      : detail::launch_attention_64_64(launch, call, stream);
+  const bool is_e4m3 = plan.shape.kv == dtype::e4m3;
+  const auto enqueue =
+      plan.shape.head_dim_qk == 192
+          ? is_e4m3 ? detail::launch_attention_192_128_e4m3 : detail::launch_attention_192_128
+      : plan.shape.head_dim_qk == 128
+          ? is_e4m3 ? detail::launch_attention_128_128_e4m3 : detail::launch_attention_128_128
+      : is_e4m3 ? detail::launch_attention_64_64_e4m3
+                : detail::launch_attention_64_64;
+  const status computed = enqueue(launch, call, stream);
   return computed && plan.splits_max != 0 ? launch_merge(plan, call, stream) : computed;
 }
 

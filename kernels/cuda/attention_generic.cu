@@ -52,8 +52,9 @@ __global__ void __launch_bounds__(warp_threads* generic_warps_per_block, 4)
 status launch_attention_generic(const attention_launch& launch,
                                 const attention_call& call,
                                 CUstream_st* stream) {
-  const auto kernel = call.shape.kv == dtype::bf16 ? attention_generic_kernel<dtype::bf16>
-                                                   : attention_generic_kernel<dtype::f32>;
+  const auto kernel = call.shape.kv == dtype::e4m3   ? attention_generic_kernel<dtype::e4m3>
+                      : call.shape.kv == dtype::bf16 ? attention_generic_kernel<dtype::bf16>
+                                                     : attention_generic_kernel<dtype::f32>;
   const dim3 threads(warp_threads, generic_warps_per_block);
   kernel<<<launch.blocks, threads, 0, stream>>>(call);
   return launched("attention: launch of the generic kernel");

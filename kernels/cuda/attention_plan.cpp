@@ -25,7 +25,7 @@ const char* problem_with(const attention_shape& s) noexcept {
   if (s.page_size == 0 || s.page_size % kv_tile_tokens != 0) {
     return "attention: page_size is no multiple of 16";
   }
-  return s.kv == dtype::e4m3 ? "attention: no device kernel for e4m3 KV" : nullptr;
+  return nullptr;
 }
 
 const char* problem_with(const attention_limits& limits) noexcept {
@@ -47,7 +47,7 @@ bool has_tensor_core_unit(const attention_shape& s) noexcept {
   const auto is = [&](std::uint32_t qk, std::uint32_t vo) {
     return s.head_dim_qk == qk && s.head_dim_vo == vo;
   };
-  return s.kv == dtype::bf16 && (is(192, 128) || is(128, 128) || is(64, 64));
+  return s.kv != dtype::f32 && (is(192, 128) || is(128, 128) || is(64, 64));
 }
 
 /// Pieces of the workspace; with a null base it only counts.

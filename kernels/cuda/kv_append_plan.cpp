@@ -6,9 +6,6 @@ namespace oriel::cuda {
 
 result<kv_append_plan> plan_kv_append(const attention_shape& shape,
                                       std::uint32_t rows_max) noexcept {
-  if (shape.kv != dtype::f32 && shape.kv != dtype::bf16) {
-    return failure{errc::unsupported_shape, 0, "kv_append: KV is f32 or bf16"};
-  }
   if (shape.page_size == 0 || shape.page_size % kv_tile_tokens != 0) {
     return failure{errc::unsupported_shape, 0, "kv_append: page_size is a multiple of 16"};
   }

@@ -9,7 +9,8 @@ kv_part part_of(const attention_shape& layer, std::size_t tile_bytes) {
   const auto bytes = static_cast<std::uint32_t>(tile_bytes);
   kv_part part{};
   part.tile_bytes = bytes;
-  part.dims = bytes / (kv_tile_tokens * static_cast<std::uint32_t>(size_bytes(layer.kv)));
+  part.dims = static_cast<std::uint32_t>((bytes / kv_tile_tokens - kv_scale_bytes(layer.kv)) /
+                                         size_bytes(layer.kv));
   part.tiles = layer.kv_heads * (layer.page_size / kv_tile_tokens);
   // Pieces of about one size: the last should not be a scrap.
   const std::uint32_t most = detail::kv_stage_bytes / bytes;
@@ -24,9 +25,6 @@ kv_part part_of(const attention_shape& layer, std::size_t tile_bytes) {
 result<kv_copy_plan> plan_kv_copy(const kv_copy_shape& shape,
                                   const kv_copy_options& options) noexcept {
   const attention_shape& layer = shape.layer;
-  if (layer.kv != dtype::f32 && layer.kv != dtype::bf16) {
-    return failure{errc::unsupported_shape, 0, "kv_copy: KV is f32 or bf16"};
-  }
   if (layer.page_size == 0 || layer.page_size % kv_tile_tokens != 0) {
     return failure{errc::unsupported_shape, 0, "kv_copy: page_size is a multiple of 16"};
   }

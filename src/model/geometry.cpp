@@ -89,7 +89,8 @@ std::uint32_t model_geometry::window_layers() const noexcept {
 
 std::uint64_t kv_bytes_per_token(const attention_geometry& layer, dtype kv) noexcept {
   const std::uint64_t dims = std::uint64_t{layer.head_dim_qk} + layer.head_dim_vo;
-  return layer.kv_heads * dims * size_bytes(kv);
+  const std::uint64_t scales = kv == dtype::e4m3 ? 2 * sizeof(float) : 0;
+  return layer.kv_heads * (dims * size_bytes(kv) + scales);
 }
 
 std::optional<std::string> problem_in(const model_geometry& model) {

@@ -332,6 +332,8 @@ class Usage(unittest.TestCase):
             self.assertEqual(run(command, "--device", "tpu").returncode, 2)
             self.usage(command, "--products", "fixed", says="--device cuda")
             self.usage(command, "--device", "cuda", "--products", "best", says="--products")
+        self.usage("run", "--kv-type", "e4m3", says="--device cuda")
+        self.assertEqual(run("run", "--kv-type", "f32", "-n", "1").returncode, 0)
 
     def test_values_out_of_range_are_2(self):
         for command, option, values in (

@@ -16,7 +16,8 @@ TEST_CASE("cuda kv_append writes the values of the host's") {
   const append_case c(seed);
   const aligned_bytes host(c.pool_bytes());
   backward_executor backward;
-  host::run_kv_append(c.shape, c.args(host.data()), backward);
+  c.shape.kv == dtype::e4m3 ? reference::kv_append(c.shape, c.args(host.data()))
+                            : host::run_kv_append(c.shape, c.args(host.data()), backward);
 
   const device_array<std::byte> pool(c.pool_bytes());
   const auto k = to_device(c.k), v = to_device(c.v);

@@ -15,7 +15,7 @@
 
 namespace oriel::test {
 
-/// Two flat tables, an empty part, and a ring that goes round; f32 or bf16 by the seed's parity.
+/// Two flat tables, an empty part, and a ring that goes round; f32, bf16 or e4m3 by the seed.
 struct append_case {
   static constexpr std::uint32_t pages = 16;
 
@@ -27,7 +27,9 @@ struct append_case {
              .head_dim_vo = 1 + random.next_below(140),
              .page_size = 16 * (1 + random.next_below(4)),
              .window_tokens = 0,
-             .kv = seed % 2 != 0 ? dtype::bf16 : dtype::f32};
+             .kv = seed % 3 == 0   ? dtype::f32
+                   : seed % 3 == 1 ? dtype::bf16
+                                   : dtype::e4m3};
     parts = {
         paged_sequence{tables.data(), 0, random.next_below(10), 1 + random.next_below(50)},
         paged_sequence{tables.data(), 0, 0, 0},

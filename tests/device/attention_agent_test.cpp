@@ -30,7 +30,7 @@ std::uint32_t pick(random_stream& random, std::initializer_list<std::uint32_t> x
 }
 
 /// A shape that has a tensor-core unit.
-attention_shape random_shape(random_stream& random) {
+attention_shape random_shape(random_stream& random, dtype kv) {
   const std::uint32_t dims = random.next_below(3);
   const std::uint32_t kv_heads = 1 + random.next_below(2);
   const std::uint32_t group =
@@ -44,7 +44,12 @@ attention_shape random_shape(random_stream& random) {
           .page_size = pick(random, {16, 32, 48, 64, 128}),
           .window_tokens =
               random.next_below(2) ? 0 : pick(random, {1, 5, 63, 64, 65, 128, 200, 512, 1024}),
-          .kv = dtype::bf16};
+          .kv = kv};
+}
+
+/// Each type with short and with long contexts, which every third seed has.
+dtype kv_of(std::uint64_t seed) {
+  return seed % 4 < 2 ? dtype::bf16 : dtype::e4m3;
 }
 
 /// With queries and outputs stored as bf16.
@@ -126,7 +131,7 @@ TEST_CASE("the device's attention agrees with the reference within its roundings
     return;
   }
   random_stream random(seed, 41);
-  attention_shape shape = random_shape(random);
+  attention_shape shape = random_shape(random, kv_of(seed));
   const auto sinks = random_sinks(shape, random);
   serial_executor serial;
   // Every third is long: with three splits, and for decoding or verifying.
@@ -162,7 +167,7 @@ TEST_CASE(
     return;
   }
   random_stream random(seed, 42);
-  attention_shape shape = random_shape(random);
+  attention_shape shape = random_shape(random, kv_of(seed));
   serial_executor serial;
   const bool is_long = seed % 3 == 0;
   if (is_long) {  // Rows on both sides of a split's border.
@@ -271,7 +276,7 @@ TEST_CASE("decoding sequences and prompts of a step may be two calls, with the b
 TEST_CASE("on the device, keys before the first of a sequence are as if it began there") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 8)));
   random_stream random(seed, 43);
-  attention_shape shape = random_shape(random);
+  attention_shape shape = random_shape(random, kv_of(seed));
   const auto sinks = random_sinks(shape, random);
   serial_executor serial;
   const std::uint32_t length = 2 + random.next_below(seed == 0 ? 1200 : 150);
@@ -291,7 +296,7 @@ TEST_CASE("on the device, keys before the first of a sequence are as if it began
 }
 
 TEST_CASE("the device's generic attention agrees with the reference for any shape") {
-  const dtype kv = GENERATE(dtype::f32, dtype::bf16);
+  const dtype kv = GENERATE(dtype::f32, dtype::bf16, dtype::e4m3);
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 16)));
   if (seed >= std::max<std::uint64_t>(4, scaled(16))) {
     return;
@@ -314,7 +319,7 @@ TEST_CASE("the device's generic attention agrees with the reference for any shap
   bench.append({&all, 1}, serial);
   const chunk part[] = {none, {&a, 0, length - rows, rows}};
   INFO("seed " << seed << " " << describe(shape, isa::scalar) << " length " << length);
-  const auto expected = bench.expect(part, sinks, kv == dtype::bf16);
+  const auto expected = bench.expect(part, sinks, kv != dtype::f32);
   const auto got = attend_as_device(bench, part, sinks, length, 4);
   CHECK(largest_difference(got, expected) <= error_bound(shape, a, keys_seen(shape, length)));
   const chunk last{&a, 0, length - 1, 1};  // Alone, the same bits.

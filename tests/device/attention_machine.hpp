@@ -9,6 +9,7 @@
 
 #include <oriel/kernels/attention.hpp>
 
+#include <cuda/detail/attention_convert.cuh>
 #include <cuda/detail/attention_generic_agent.cuh>
 #include <cuda/detail/attention_program.cuh>
 #include <cuda/detail/attention_units.hpp>
@@ -99,7 +100,8 @@ class host_block {
   host_block(const detail::attention_call& call, const detail::attention_work& work)
       : call_(call),
         work_(work),
-        shared_(base + call.warpgroups * Dims::query_bytes + Dims::stage_bytes),
+        shared_(base + call.warpgroups * Dims::query_bytes + Dims::stage_bytes +
+                (Dims::is_scaled ? Dims::raw_bytes : 0)),
         next_tile_(work.first_tile()),
         meeting_(call.warpgroups) {
     std::memset(shared_.data(), 0xFF, shared_.size());
@@ -112,27 +114,35 @@ class host_block {
   }
   [[nodiscard]] std::uint32_t k_stage() const { return queries(call_.warpgroups); }
   [[nodiscard]] std::uint32_t v_stage() const { return k_stage() + Dims::k_bytes; }
+  /// e4m3: where bulk copies go.
+  [[nodiscard]] std::uint32_t raw_stage() const { return k_stage() + Dims::stage_bytes; }
 
   void meet() { meeting_.arrive_and_wait(); }
   /// What the producer warp does for the next tile.
   void produce() {
-    std::memset(at(k_stage()), 0xFF, Dims::stage_bytes);
+    std::memset(at(k_stage()), 0xFF, shared_.size() - k_stage());
     k_bytes_ = v_bytes_ = 0;
     for (std::uint32_t lane = 0; lane < detail::warp_threads; ++lane) {
       const auto piece = detail::piece_of(call_, work_, next_tile_, lane);
       detail::copy_piece<Dims>(call_, work_, next_tile_, piece, *this);
     }
     const auto keys = detail::copied_keys(work_, next_tile_);  // What the barriers were told.
-    announced_ &= k_bytes_ == (keys.hi - keys.lo) * 2 * Dims::qk;
-    announced_ &= v_bytes_ == (keys.hi - keys.lo) * 2 * Dims::vo;
+    announced_ &= k_bytes_ == (keys.hi - keys.lo) * Dims::k_key_bytes;
+    announced_ &= v_bytes_ == (keys.hi - keys.lo) * Dims::v_key_bytes;
+    if constexpr (Dims::is_scaled) {
+      for (std::uint32_t thread = detail::converter_threads; thread-- > 0;) {
+        detail::convert_tile<Dims>(
+            work_, next_tile_, thread, detail::converter_threads, at(raw_stage()), at(k_stage()));
+      }
+    }
     ++next_tile_;
   }
   void copy_k(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
-    copy(k_stage() + to, from, bytes);
+    copy((Dims::is_scaled ? raw_stage() : k_stage()) + to, from, bytes);
     k_bytes_ += bytes;
   }
   void copy_v(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
-    copy(v_stage() + to, from, bytes);
+    copy((Dims::is_scaled ? raw_stage() + Dims::raw_k_bytes : v_stage()) + to, from, bytes);
     v_bytes_ += bytes;
   }
   /// Bulk copies were aligned, and as long as the barriers were told.
@@ -176,6 +186,9 @@ class host_consumer {
   [[nodiscard]] std::uint32_t queries_address() const { return block_.queries(warpgroup_); }
   [[nodiscard]] std::byte* queries() { return block_.at(queries_address()); }
   [[nodiscard]] std::byte* values() { return block_.at(block_.v_stage()); }
+  [[nodiscard]] const float* scales() {
+    return reinterpret_cast<const float*>(values() + Dims::v_bytes);
+  }
   void meet() {}  // Of the threads of one warpgroup: `each` is a meeting.
   void publish() {}
   void publish_to_all() { block_.meet(); }
@@ -326,6 +339,17 @@ void attend_generic_on_host(const detail::attention_call& call) {
   }
 }
 
+template <dtype Kv>
+void attend_with_dims(const cuda::attention_plan& plan, const detail::attention_call& call) {
+  if (plan.shape.head_dim_qk == 192) {
+    attend_on_host<detail::attention_dims<192, 128, Kv>>(plan, call);
+  } else if (plan.shape.head_dim_qk == 128) {
+    attend_on_host<detail::attention_dims<128, 128, Kv>>(plan, call);
+  } else {
+    attend_on_host<detail::attention_dims<64, 64, Kv>>(plan, call);
+  }
+}
+
 /// What cuda::run_attention enqueues, on the host. The workspace begins poisoned.
 template <class T>
 void run_attention_on_host(const cuda::attention_plan& plan, const basic_attention_args<T>& args) {
@@ -336,14 +360,13 @@ void run_attention_on_host(const cuda::attention_plan& plan, const basic_attenti
   REQUIRE(std::align(256, plan.workspace_bytes, workspace, room) != nullptr);
   const auto call = detail::make_attention_call(plan, args, static_cast<std::byte*>(workspace));
   if (plan.unit == cuda::attention_unit::generic) {
-    plan.shape.kv == dtype::bf16 ? attend_generic_on_host<dtype::bf16>(call)
-                                 : attend_generic_on_host<dtype::f32>(call);
-  } else if (plan.shape.head_dim_qk == 192) {
-    attend_on_host<detail::attention_dims<192, 128>>(plan, call);
-  } else if (plan.shape.head_dim_qk == 128) {
-    attend_on_host<detail::attention_dims<128, 128>>(plan, call);
+    plan.shape.kv == dtype::bf16   ? attend_generic_on_host<dtype::bf16>(call)
+    : plan.shape.kv == dtype::e4m3 ? attend_generic_on_host<dtype::e4m3>(call)
+                                   : attend_generic_on_host<dtype::f32>(call);
+  } else if (plan.shape.kv == dtype::e4m3) {
+    attend_with_dims<dtype::e4m3>(plan, call);
   } else {
-    attend_on_host<detail::attention_dims<64, 64>>(plan, call);
+    attend_with_dims<dtype::bf16>(plan, call);
   }
 }
 

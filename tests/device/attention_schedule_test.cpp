@@ -203,6 +203,67 @@ TEST_CASE("the ring of stages: no tile is lost, read early or overwritten, in an
   }
 }
 
+TEST_CASE("e4m3: two rings of stages, and the converters between them, in any interleaving") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 20)));
+  random_stream random(seed, 63);
+  constexpr std::uint32_t raw_stages = 4, stages = detail::converted_stages, tiles = 200;
+  constexpr std::uint32_t warps = 8, converters = 3;  // A thread of each converter warp.
+  std::vector<barrier_model> raw_full(raw_stages, barrier_model(1)),
+      raw_free(raw_stages, barrier_model(converters)), full(stages, barrier_model(converters)),
+      free(stages, barrier_model(warps));
+  std::vector<std::uint32_t> raw(raw_stages, ~0u);  // which tile
+  std::vector<std::vector<std::uint32_t>> made(stages, std::vector<std::uint32_t>(converters, ~0u));
+  struct copy {
+    std::uint32_t stage, tile;
+  };
+  std::deque<copy> under_way;
+  detail::stage_ring<raw_stages> producer;
+  std::vector<detail::stage_ring<raw_stages>> from(converters);
+  std::vector<detail::stage_ring<stages>> to(converters), consumer(warps);
+  std::vector<std::uint32_t> converted(converters), consumed(warps);
+  std::uint32_t produced = 0, idle = 0;
+  while (*std::min_element(consumed.begin(), consumed.end()) < tiles) {
+    REQUIRE(++idle < 10000);  // Nobody can move: a deadlock.
+    const std::uint32_t who = random.next_below(warps + converters + 2);
+    if (who < warps) {
+      auto& ring = consumer[who];
+      if (consumed[who] < tiles && full[ring.stage].has_passed(ring.parity)) {
+        for (const std::uint32_t tile : made[ring.stage]) {
+          REQUIRE(tile == consumed[who]);
+        }
+        free[ring.stage].arrive();
+        ++consumed[who];
+        ring.advance();
+        idle = 0;
+      }
+    } else if (who < warps + converters) {
+      const std::uint32_t c = who - warps;
+      if (converted[c] < tiles && raw_full[from[c].stage].has_passed(from[c].parity) &&
+          free[to[c].stage].has_passed(to[c].parity ^ 1)) {
+        REQUIRE(raw[from[c].stage] == converted[c]);
+        made[to[c].stage][c] = converted[c]++;
+        full[to[c].stage].arrive();
+        raw_free[from[c].stage].arrive();
+        from[c].advance();
+        to[c].advance();
+        idle = 0;
+      }
+    } else if (who == warps + converters) {
+      if (produced < tiles && raw_free[producer.stage].has_passed(producer.parity ^ 1)) {
+        raw_full[producer.stage].arrive(64);
+        under_way.push_back({producer.stage, produced++});
+        producer.advance();
+        idle = 0;
+      }
+    } else if (!under_way.empty()) {
+      raw[under_way.front().stage] = under_way.front().tile;
+      raw_full[under_way.front().stage].complete(64);
+      under_way.pop_front();
+      idle = 0;
+    }
+  }
+}
+
 TEST_CASE("plan_attention chooses unit, warpgroups and splits") {
   const auto plan = *cuda::plan_attention(full, decode);
   CHECK(plan.unit == cuda::attention_unit::tensor_core);
@@ -233,6 +294,8 @@ TEST_CASE("plan_attention chooses unit, warpgroups and splits") {
   shape = full;
   shape.kv = dtype::f32;
   CHECK(cuda::plan_attention(shape, decode)->unit == cuda::attention_unit::generic);
+  shape.kv = dtype::e4m3;
+  CHECK(cuda::plan_attention(shape, decode)->unit == cuda::attention_unit::tensor_core);
 }
 
 TEST_CASE("plan_attention refuses what no kernel does") {
@@ -252,9 +315,6 @@ TEST_CASE("plan_attention refuses what no kernel does") {
   CHECK(refused(shape, decode));
   shape = full;
   shape.page_size = 24;
-  CHECK(refused(shape, decode));
-  shape = full;
-  shape.kv = dtype::e4m3;
   CHECK(refused(shape, decode));
   cuda::attention_limits limits = decode;
   limits.sequences_max = 1025;

@@ -62,7 +62,7 @@ struct copy_part {
 };
 
 struct copy_case {
-  /// f32 or bf16 by the seed's parity; the orders by its next two bits.
+  /// f32 or bf16 by the seed's parity, e4m3 now and then; the orders by its next two bits.
   explicit copy_case(std::uint64_t seed)
       : random(seed, 71),
         shape(random_shape(seed, random)),
@@ -154,7 +154,9 @@ struct copy_case {
                       .head_dim_vo = dv,
                       .page_size = 16 * (1 + random.next_below(4)),
                       .window_tokens = 0,
-                      .kv = seed % 2 != 0 ? dtype::bf16 : dtype::f32},
+                      .kv = seed % 5 == 4   ? dtype::e4m3
+                            : seed % 2 != 0 ? dtype::bf16
+                                            : dtype::f32},
             .from = seed / 2 % 2 != 0 ? kv_order::device : kv_order::host,
             .to = seed / 4 % 2 != 0 ? kv_order::device : kv_order::host};
   }

@@ -42,6 +42,11 @@ inline void reorder_pages(const attention_shape& s,
     const std::size_t begin = page * from.page_stride_bytes;
     for (std::size_t tile = 0; tile < tiles; ++tile) {
       const std::size_t k = begin + tile * k_bytes, v = begin + tile * v_bytes;
+      if (s.kv == dtype::e4m3) {  // One order, scales included.
+        std::memcpy(to.k + k, from.k + k, k_bytes);
+        std::memcpy(to.v + v, from.v + v, v_bytes);
+        continue;
+      }
       reorder_tile(s, true, to_device, from.k + k, to.k + k);
       reorder_tile(s, false, to_device, from.v + v, to.v + v);
     }

@@ -10,6 +10,11 @@
 #include <device/append_case.hpp>
 #include <device/device_order.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -22,6 +27,15 @@ void run_grid(const cuda::kv_append_plan& plan, const kv_append_args& args) {
       for (std::uint32_t thread = 0; thread < detail::kv_append_threads; ++thread) {
         detail::kv_append_thread<Kv>(plan.shape, args, block, head, thread);
       }
+    }
+  }
+}
+
+void run_grid_scaled(const cuda::kv_append_plan& plan, const kv_append_args& args, bool backwards) {
+  for (std::uint32_t block = 0; block < plan.row_blocks; ++block) {
+    for (std::uint32_t head = 0; head < plan.shape.kv_heads; ++head) {
+      detail::kv_append_scaled(
+          plan.shape, args, block, head, detail::host_group<detail::kv_append_threads>(backwards));
     }
   }
 }
@@ -65,8 +79,9 @@ TEST_CASE("the device's view of a page finds the elements the layout defines") {
     part.ring_pages = 3;
   }
   random_stream random(seed, 32);
-  c.shape.kv == dtype::bf16 ? check_offsets<dtype::bf16>(c, random)
-                            : check_offsets<dtype::f32>(c, random);
+  c.shape.kv == dtype::bf16   ? check_offsets<dtype::bf16>(c, random)
+  : c.shape.kv == dtype::e4m3 ? check_offsets<dtype::e4m3>(c, random)
+                              : check_offsets<dtype::f32>(c, random);
 }
 
 TEST_CASE("a device's bf16 tile is core matrices of 8 x 8, K-major, every element once") {
@@ -98,16 +113,100 @@ TEST_CASE("the device's append writes the values of the host's") {
   INFO("seed " << seed);
   const append_case c(seed);
   const aligned_bytes host(c.pool_bytes()), device(c.pool_bytes());
-  backward_executor backward;
-  host::run_kv_append(c.shape, c.args(host.data()), backward);
   const auto plan = cuda::plan_kv_append(c.shape, c.rows + 40);  // A grid may be too large.
   REQUIRE(plan);
+  if (c.shape.kv == dtype::e4m3) {
+    reference::kv_append(c.shape, c.args(host.data()));
+    run_grid_scaled(*plan, c.args(device.data()), seed % 2 != 0);
+    REQUIRE(std::memcmp(host.data(), device.data(), c.pool_bytes()) == 0);
+    return;
+  }
+  backward_executor backward;
+  host::run_kv_append(c.shape, c.args(host.data()), backward);
   c.shape.kv == dtype::bf16 ? run_grid<dtype::bf16>(*plan, c.args(device.data()))
                             : run_grid<dtype::f32>(*plan, c.args(device.data()));
   const aligned_bytes reordered(c.pool_bytes());
   reorder_pages(
       c.shape, append_case::pages, false, c.view(device.data()), c.view(reordered.data()));
   REQUIRE(std::memcmp(host.data(), reordered.data(), c.pool_bytes()) == 0);
+}
+
+TEST_CASE("e4m3: a scale is of one token and head, and numbers are as near as their steps allow") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(2, 5, 8, 11, 14));
+  INFO("seed " << seed);
+  append_case c(seed);
+  REQUIRE(c.shape.kv == dtype::e4m3);
+  c.k[1] = 1e-30f;  // A small number beside large ones.
+  const aligned_bytes whole(c.pool_bytes()), single(c.pool_bytes());
+  const kv_append_args args = c.args(whole.data());
+  reference::kv_append(c.shape, args);
+  // Token by token, the last first: the same bytes.
+  std::size_t row = c.rows;
+  for (std::size_t p = c.parts.size(); p-- > 0;) {
+    for (std::uint32_t r = c.parts[p].rows; r-- > 0;) {
+      --row;
+      paged_sequence one = c.parts[p];
+      one.first_position += r;
+      one.rows = 1;
+      kv_append_args alone = c.args(single.data());
+      alone.k += row * c.k_stride;
+      alone.v += row * c.v_stride;
+      alone.sequences = {&one, 1};
+      reference::kv_append(c.shape, alone);
+    }
+  }
+  REQUIRE(std::memcmp(whole.data(), single.data(), c.pool_bytes()) == 0);
+  row = 0;
+  for (const paged_sequence& part : c.parts) {
+    for (std::uint32_t r = 0; r < part.rows; ++r, ++row) {
+      const std::uint32_t position = part.first_position + r;
+      for (std::uint32_t head = 0; head < c.shape.kv_heads; ++head) {
+        const auto check = [&](const float* x, std::uint32_t dims, float factor, auto&& value) {
+          float largest = 0.0f;
+          for (std::uint32_t d = 0; d < dims; ++d) {
+            largest = std::max(largest, std::abs(x[d] * factor));
+          }
+          for (std::uint32_t d = 0; d < dims; ++d) {
+            const double exact = static_cast<double>(x[d] * factor);
+            const double step = std::max(std::abs(exact) * 0x1p-4, largest / 448.0 * 0x1p-10);
+            REQUIRE(std::abs(value(d) - exact) <= step * 1.001);
+          }
+        };
+        check(c.k.data() + row * c.k_stride + std::size_t{head} * c.shape.head_dim_qk,
+              c.shape.head_dim_qk,
+              1.0f,
+              [&](std::uint32_t d) {
+                return reference::k_value(c.shape, args.kv, part, position, head, d);
+              });
+        check(c.v.data() + row * c.v_stride + std::size_t{head} * c.shape.head_dim_vo,
+              c.shape.head_dim_vo,
+              args.v_scale,
+              [&](std::uint32_t d) {
+                return reference::v_value(c.shape, args.kv, part, position, head, d);
+              });
+      }
+    }
+  }
+}
+
+TEST_CASE("e4m3: what is no number shows in all of its head, and there alone") {
+  const float bad =
+      GENERATE(std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity());
+  append_case c(2);
+  c.k[0] = bad;
+  const aligned_bytes pages(c.pool_bytes()), device(c.pool_bytes());
+  const kv_append_args args = c.args(pages.data());
+  reference::kv_append(c.shape, args);
+  const paged_sequence& part = c.parts[0];
+  for (std::uint32_t d = 0; d < c.shape.head_dim_qk; ++d) {
+    CHECK_FALSE(
+        std::isfinite(reference::k_value(c.shape, args.kv, part, part.first_position, 0, d)));
+  }
+  CHECK(std::isfinite(reference::v_value(c.shape, args.kv, part, part.first_position, 0, 0)));
+  run_grid_scaled(*cuda::plan_kv_append(c.shape, c.rows), c.args(device.data()), false);
+  const kv_layer_view view = c.view(device.data());
+  CHECK_FALSE(std::isfinite(reference::k_value(c.shape, view, part, part.first_position, 0, 0)));
+  CHECK(std::isfinite(reference::k_value(c.shape, view, part, part.first_position + 1, 0, 0)));
 }
 
 TEST_CASE("plan_kv_append covers the rows, and refuses what no kernel does") {
@@ -122,7 +221,7 @@ TEST_CASE("plan_kv_append covers the rows, and refuses what no kernel does") {
   CHECK_FALSE(cuda::plan_kv_append(shape, 1));
   shape.page_size = 32;
   shape.kv = dtype::e4m3;
-  CHECK_FALSE(cuda::plan_kv_append(shape, 1));
+  CHECK(cuda::plan_kv_append(shape, 1));
   shape.kv = dtype::f32;
   shape.kv_heads = 0;
   CHECK_FALSE(cuda::plan_kv_append(shape, 1));

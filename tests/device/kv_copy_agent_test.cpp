@@ -175,7 +175,8 @@ TEST_CASE("pages that the host wrote are a device's after one copy, and the host
   const append_case c(seed);
   const aligned_bytes host(c.pool_bytes()), device(c.pool_bytes()), back(c.pool_bytes());
   backward_executor backward;
-  host::run_kv_append(c.shape, c.args(host.data()), backward);
+  c.shape.kv == dtype::e4m3 ? reference::kv_append(c.shape, c.args(host.data()))
+                            : host::run_kv_append(c.shape, c.args(host.data()), backward);
   std::vector<kv_page_pair> pages;
   for (std::uint32_t p = 0; p < append_case::pages; ++p) {
     pages.push_back({p, p});
@@ -204,8 +205,9 @@ TEST_CASE("pages that the host wrote are a device's after one copy, and the host
         return view.k(part, position, head, dk) == k && view.v(part, position, head, dv) == v;
       };
       const kv_layer_view kv = c.view(device.data());
-      REQUIRE((c.shape.kv == dtype::bf16 ? same(paged_kv_view<dtype::bf16>(c.shape, kv))
-                                         : same(paged_kv_view<dtype::f32>(c.shape, kv))));
+      REQUIRE((c.shape.kv == dtype::bf16   ? same(paged_kv_view<dtype::bf16>(c.shape, kv))
+               : c.shape.kv == dtype::e4m3 ? same(paged_kv_view<dtype::e4m3>(c.shape, kv))
+                                           : same(paged_kv_view<dtype::f32>(c.shape, kv))));
     }
   }
   copy(kv_order::device, kv_order::host, device, back);
@@ -238,10 +240,16 @@ TEST_CASE("plan_kv_copy: pieces of whole tiles that fit a stage, and the way by 
   const auto f32 = cuda::plan_kv_copy({wide, kv_order::device, kv_order::host});
   CHECK_FALSE(f32->permutes);
   CHECK(f32->way == cuda::kv_copy_way::engine);
+  wide.kv = dtype::e4m3;  // Scales and all, 328 bytes a token and head: 41 KiB.
+  const auto e4m3 = cuda::plan_kv_copy({wide, kv_order::device, kv_order::host});
+  CHECK_FALSE(e4m3->permutes);
+  CHECK(e4m3->k.tile_bytes == 16 * (192 + 4));
+  CHECK(e4m3->v.tile_bytes == 16 * (128 + 4));
+  CHECK(e4m3->way == cuda::kv_copy_way::multiprocessors);
 
   // No piece but the last of a part is smaller than the others, and none larger than a stage.
   for (std::uint32_t dims = 1; dims <= 256; ++dims) {
-    for (const dtype kv : {dtype::f32, dtype::bf16}) {
+    for (const dtype kv : {dtype::f32, dtype::bf16, dtype::e4m3}) {
       const auto p =
           cuda::plan_kv_copy({{1, 3, dims, dims, 48, 0, kv}, kv_order::host, kv_order::host});
       REQUIRE(p);
@@ -261,9 +269,6 @@ TEST_CASE("plan_kv_copy refuses what nobody copies") {
     return cuda::plan_kv_copy({layer, kv_order::device, kv_order::host}, options).error().code;
   };
   attention_shape s = pro;
-  s.kv = dtype::e4m3;
-  CHECK(code(s) == errc::unsupported_shape);
-  s = pro;
   s.page_size = 24;
   CHECK(code(s) == errc::unsupported_shape);
   s.page_size = 0;

@@ -454,19 +454,25 @@ constexpr std::uint32_t planned_context = 4'096;
 
 /// Two runners over pools of their own, and sequences that have the same pages in both.
 struct two_runners {
-  two_runners(library& b, dtype compute, const model_weights* e4m3_weights = nullptr)
+  two_runners(library& b,
+              dtype compute,
+              const model_weights* e4m3_weights = nullptr,
+              std::optional<dtype> device_kv = {})
       : books(b),
-        pools{make_pools(b.model, options(b), compute), make_pools(b.model, options(b), compute)},
+        pools{make_pools(b.model, options(b), compute),
+              make_pools(b.model, options(b), device_kv.value_or(compute))},
         host(b.model, b.weights, layer_homes(pools[0]), 16, compute, limits(), serial),
         backend(b.model, b.weights, layer_homes(pools[1]), e4m3_weights),
-        device(
-            with_products(model_of(b.model, pools[1], compute, 16, planned_context), e4m3_weights),
-            limits(),
-            pages_max(pools[1].plan()),
-            3,
-            backend) {}
+        device(with_e4m3(model_of(b.model, pools[1], compute, 16, planned_context),
+                         e4m3_weights,
+                         device_kv.value_or(compute)),
+               limits(),
+               pages_max(pools[1].plan()),
+               3,
+               backend) {}
 
-  static program_model with_products(program_model m, const model_weights* e4m3_weights) {
+  static program_model with_e4m3(program_model m, const model_weights* e4m3_weights, dtype kv) {
+    m.kv = kv;
     if (e4m3_weights != nullptr) {
       m.products = scaled_products(*e4m3_weights);
     }
@@ -788,6 +794,7 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
   const auto by_programs = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
     program_model m = model_of(
         setup.model, setup.pools, books.weights.compute, setup.page_size, o.context_tokens);
+    m.kv = setup.kv;
     m.chains_hidden = setup.chains_hidden;
     backend.emplace(setup.model, books.weights, layer_homes(setup.pools));
     return std::make_unique<program_runner>(
@@ -800,4 +807,74 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
   CHECK(found.missing_mtp_rows == expected.missing_mtp_rows);
   CHECK(backend->graph_runs > 20);
   CHECK((o.speculation.drafter != drafter_kind::mtp || backend->drafting_runs > 10));
+}
+
+namespace {
+
+/// Prompts that share beginnings, so that a prefix cache has hits.
+std::vector<request> related_requests(const model_geometry& model, std::uint64_t seed) {
+  random_stream random(seed, 126);
+  std::vector<token_id> text;
+  for (int i = 0; i < 90; ++i) {
+    text.push_back(token_id{random.next_below(model.vocabulary)});
+  }
+  std::vector<request> requests;
+  for (std::uint64_t id = 0; id < 6; ++id) {
+    request r;
+    r.id = request_id{id};
+    r.prompt.assign(text.begin(), text.begin() + 20 + random.next_below(70));
+    r.prompt.push_back(token_id{random.next_below(model.vocabulary)});
+    r.max_new_tokens = 1 + random.next_below(20);
+    r.sampling = {.temperature = 0.8f, .seed = id};
+    requests.push_back(std::move(r));
+  }
+  return requests;
+}
+
+}  // namespace
+
+TEST_CASE("e4m3 KV: the same tokens, whatever was cached, chunked or batched") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 3)));
+  INFO("seed " << seed);
+  library books = with_blocks({0, 16, 0}, seed == 1, 16, 80 + seed);
+  const std::vector<request> requests = related_requests(books.model, seed);
+  std::size_t computed = 0;
+  const auto tokens_of = [&](bool cached, std::uint32_t chunk, std::uint32_t sequences) {
+    engine_options o{.chunk_tokens = chunk, .sequences_max = sequences, .context_tokens = context};
+    o.kv = dtype::e4m3;
+    o.heal = false;
+    o.prefix_cache = cached;
+    o.now_us = ticking_us;
+    std::optional<oriel::test::host_backend> backend;
+    const auto by_programs = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
+      program_model m =
+          model_of(setup.model, setup.pools, dtype::bf16, setup.page_size, o.context_tokens);
+      m.kv = setup.kv;
+      backend.emplace(setup.model, books.weights, layer_homes(setup.pools));
+      return std::make_unique<program_runner>(
+          m, setup.limits, two_runners::pages_max(setup.pools.plan()), setup.drafts_max, *backend);
+    };
+    const answers found = serve(books, o, requests, seed, by_programs);
+    computed = backend->computed_rows;
+    return found.tokens;
+  };
+  const auto cold = tokens_of(false, 64, 1);
+  const std::size_t rows = computed;
+  CHECK(tokens_of(true, 24, 3) == cold);
+  CHECK(computed < rows);  // There were hits.
+  CHECK(tokens_of(false, 16, 4) == cold);
+}
+
+TEST_CASE("e4m3 KV: logits are off by what rounding it does") {
+  library books{.model = toy_geometry({0, 16, 16, 0}, true), .weights = {}, .tokens = no_text()};
+  books.weights = random_weights(books.model, dtype::bf16, 9);
+  two_runners r(books, dtype::bf16, nullptr, dtype::e4m3);
+  logit_error error;
+  run_both(r, 9, 25, error);
+  // A score and an output are off as a product of e4m3 rows is: two of them a layer.
+  const double layers = static_cast<double>(books.model.layers.size());
+  const double allowed = 2 * 0x1p-4 / std::sqrt(3.0) * std::sqrt(2.0 * layers);
+  CAPTURE(error.value(), allowed);
+  CHECK(error.value() <= allowed);
+  CHECK(error.value() >= 0x1p-9);
 }

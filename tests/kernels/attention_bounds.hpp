@@ -52,10 +52,11 @@ inline double error_bound(const attention_shape& s, const token_stream& t, std::
     }
     return std::sqrt(m);
   };
-  const double score = largest_norm(t.q) * largest_norm(t.k) * 1.01 / std::sqrt(dk);
+  const double stored = s.kv == dtype::e4m3 ? 1.07 : 1.01;  // Rounding makes numbers larger, too.
+  const double score = largest_norm(t.q) * largest_norm(t.k) * stored / std::sqrt(dk);
   const double weight = (2 * dk + 4) * u * score + 8 * u * (1 + score);
-  const double rounding = s.kv == dtype::bf16 ? 0x1p-9 : 0.0;
-  return largest_magnitude(t.v) * 1.01 * (2 * weight + rounding + 4 * keys * u);
+  const double rounding = s.kv == dtype::f32 ? 0.0 : 0x1p-9;
+  return largest_magnitude(t.v) * stored * (2 * weight + rounding + 4 * keys * u);
 }
 
 inline std::uint32_t keys_seen(const attention_shape& s, std::uint32_t length) {

@@ -142,15 +142,15 @@ class attention_bench {
       const paged_sequence sequence = sequence_of(c);
       const std::size_t k_stride = std::size_t{shape_.kv_heads} * shape_.head_dim_qk;
       const std::size_t v_stride = std::size_t{shape_.kv_heads} * shape_.head_dim_vo;
-      host::run_kv_append(shape_,
-                          {.kv = view(),
-                           .k = c.tokens->k.data() + c.first * k_stride,
-                           .v = c.tokens->v.data() + c.first * v_stride,
-                           .k_stride = k_stride,
-                           .v_stride = v_stride,
-                           .v_scale = 1.0f,
-                           .sequences = {&sequence, 1}},
-                          executor);
+      const kv_append_args args{.kv = view(),
+                                .k = c.tokens->k.data() + c.first * k_stride,
+                                .v = c.tokens->v.data() + c.first * v_stride,
+                                .k_stride = k_stride,
+                                .v_stride = v_stride,
+                                .v_scale = 1.0f,
+                                .sequences = {&sequence, 1}};
+      shape_.kv == dtype::e4m3 ? reference::kv_append(shape_, args)
+                               : host::run_kv_append(shape_, args, executor);
     }
   }
 

@@ -94,14 +94,15 @@ class host_backend final : public engine::step_backend {
       std::memcpy(outputs_.data() + at - program.input_bytes, memory_.data() + at, part.size_bytes);
     }
     ++runs;
+    computed_rows += count_of(engine::row_set::rows);
     graph_runs += repeats ? 1 : 0;
     drafting_runs += program.shape.drafts_next ? 1 : 0;
   }
 
   engine::backend_needs taken;
   const char* named = "";  ///< the arithmetic; set before a runner is made
-  std::size_t runs = 0, graph_runs = 0, drafting_runs = 0, block_scaled_products = 0,
-              grouped_products = 0;
+  std::size_t runs = 0, computed_rows = 0, graph_runs = 0, drafting_runs = 0,
+              block_scaled_products = 0, grouped_products = 0;
 
  private:
   using slice = engine::matrix_slice;
@@ -363,39 +364,43 @@ class host_backend final : public engine::step_backend {
     }
     REQUIRE(rows == count_of(o.rows));
     expect_needed(layers_kv_[o.layer].pool, o.shape.page_size, sequences(o.sequences));
-    host::run_kv_append(o.shape,
-                        {.kv = layers_kv_[o.layer].kv,
-                         .k = floats(o.k),
-                         .v = floats(o.v),
-                         .k_stride = o.k.stride,
-                         .v_stride = o.v.stride,
-                         .v_scale = static_cast<float>(model_.attention_value_scale),
-                         .sequences = sequences(o.sequences)},
-                        serial_);
+    const kv_append_args args{.kv = layers_kv_[o.layer].kv,
+                              .k = floats(o.k),
+                              .v = floats(o.v),
+                              .k_stride = o.k.stride,
+                              .v_stride = o.v.stride,
+                              .v_scale = static_cast<float>(model_.attention_value_scale),
+                              .sequences = sequences(o.sequences)};
+    o.shape.kv == dtype::e4m3 ? reference::kv_append(o.shape, args)
+                              : host::run_kv_append(o.shape, args, serial_);
   }
   void interpret(const engine::attend_op& o) {
     const attention_shape& shape = o.plan.shape;
     const cuda::attention_limits& limits = o.plan.limits;
-    const auto plan = host::plan_attention(shape, std::max(count_of(o.rows), 1u), 1, weights_.path);
     const std::vector<float>& sinks = layer_of(o.layer).attention.sinks;
     std::size_t row = 0;
     for (const paged_sequence& s : sequences(o.sequences)) {
-      const bool is_served =
-          s.rows >= limits.rows_per_sequence_min && s.rows <= limits.rows_per_sequence_max;
-      if (is_served) {
-        host::run_attention(*plan,
-                            {.out = floats(o.out) + row * o.out.stride,
-                             .q = floats(o.q) + row * o.q.stride,
-                             .q_stride = o.q.stride,
-                             .kv = layers_kv_[o.layer].kv,
-                             .sequences = {&s, 1},
-                             .sinks = sinks.empty() ? nullptr : sinks.data(),
-                             .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_qk))},
-                            scratch(plan->workspace_bytes),
-                            serial_);
+      if (s.rows >= limits.rows_per_sequence_min && s.rows <= limits.rows_per_sequence_max) {
+        attend(shape,
+               {.out = floats(o.out) + row * o.out.stride,
+                .q = floats(o.q) + row * o.q.stride,
+                .q_stride = o.q.stride,
+                .kv = layers_kv_[o.layer].kv,
+                .sequences = {&s, 1},
+                .sinks = sinks.empty() ? nullptr : sinks.data(),
+                .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_qk))});
       }
       row += s.rows;
     }
+  }
+  void attend(const attention_shape& shape, const attention_args& args) {
+    if (shape.kv == dtype::e4m3) {
+      reference::attention(shape, args);
+      return;
+    }
+    const auto plan =
+        host::plan_attention(shape, std::max(args.sequences.front().rows, 1u), 1, weights_.path);
+    host::run_attention(*plan, args, scratch(plan->workspace_bytes), serial_);
   }
   void interpret(const engine::swiglu_op& o) {
     const std::uint32_t rows = count_of(o.rows);

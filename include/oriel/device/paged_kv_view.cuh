@@ -4,9 +4,10 @@
 /// `paged_kv_view`: one layer's KV pages as a thread of a kernel sees them, element by element.
 ///
 /// Pages, heads and tiles of 16 tokens lie as in kernels/paged_kv.hpp, and take as many bytes. f32
-/// tiles are the host's. Inside a bf16 tile the order is another, so that a tile copied into shared
-/// memory as it is can be an operand of a tensor core: 8 x 8 elements, K-major, 128 bytes in a row
-/// (a "core matrix" of wgmma without swizzle, and what ldmatrix reads without a bank conflict).
+/// and e4m3 tiles are as there. Inside a bf16 tile the order is another, so that a tile copied into
+/// shared memory as it is can be an operand of a tensor core: 8 x 8 elements, K-major, 128 bytes in
+/// a row (a "core matrix" of wgmma without swizzle, and what ldmatrix reads without a bank
+/// conflict).
 ///
 ///     K   bf16 tile   [2 key groups][ceil(head_dim_qk / 8)][8 keys][8 dims]
 ///     V   bf16 tile   [2 key groups][head_dim_vo][8 keys]
@@ -27,45 +28,43 @@
 
 namespace oriel {
 
-/// Tokens whose K or V lie in one core matrix.
-inline constexpr std::uint32_t kv_group_tokens = 8;
-
 /// Index of element (key, dim) in a device's K tile, in elements. `stored_dims`: of a K head.
 [[nodiscard]] ORIEL_HOST_DEVICE constexpr std::size_t device_index_in_k_tile(
     dtype kv, std::uint32_t stored_dims, std::uint32_t key, std::uint32_t dim) {
   if (kv == dtype::f32) {
     return reference::index_in_k_tile(kv, key, dim);
   }
-  constexpr std::uint32_t side = 8;  // of a core matrix
-  const std::uint32_t chunk = dim / side * side, left = stored_dims - chunk;
-  const std::uint32_t width = left < side ? left : side;
-  return std::size_t{key / kv_group_tokens} * kv_group_tokens * stored_dims +
-         chunk * kv_group_tokens + key % kv_group_tokens * width + (dim - chunk);
+  if (kv == dtype::e4m3) {
+    return reference::index_in_e4m3_k_tile(stored_dims, key, dim);
+  }
+  return reference::index_in_grouped_k_tile(stored_dims, key, dim);
 }
 
-/// Index of element (key, dim) in a device's V tile, in elements.
+/// Index of element (key, dim) in a device's V tile, in elements. `head_dim_vo`: as stored.
 [[nodiscard]] ORIEL_HOST_DEVICE constexpr std::size_t device_index_in_v_tile(
     dtype kv, std::uint32_t head_dim_vo, std::uint32_t key, std::uint32_t dim) {
   if (kv == dtype::f32) {
     return reference::index_in_v_tile(kv, head_dim_vo, key, dim);
   }
-  return (std::size_t{key / kv_group_tokens} * head_dim_vo + dim) * kv_group_tokens +
-         key % kv_group_tokens;
+  if (kv == dtype::e4m3) {
+    return reference::index_in_e4m3_v_tile(head_dim_vo, key, dim);
+  }
+  return reference::index_in_grouped_v_tile(head_dim_vo, key, dim);
 }
 
-/// Where K and V of one token lie. `Kv` is the storage type: f32 or bf16.
+/// Where K and V of one token lie. `Kv` is the storage type.
 template <dtype Kv>
 class paged_kv_view {
  public:
-  static_assert(Kv == dtype::f32 || Kv == dtype::bf16);
-  using element = std::conditional_t<Kv == dtype::bf16, bf16, float>;
+  using element = std::
+      conditional_t<Kv == dtype::f32, float, std::conditional_t<Kv == dtype::bf16, bf16, e4m3>>;
 
   /// @pre shape.kv == Kv
   ORIEL_HOST_DEVICE paged_kv_view(const attention_shape& shape, const kv_layer_view& kv)
       : kv_(kv),
         page_size_(shape.page_size),
         stored_dims_(stored_dims(shape.head_dim_qk)),
-        head_dim_vo_(shape.head_dim_vo),
+        stored_dims_vo_(Kv == dtype::e4m3 ? stored_dims(shape.head_dim_vo) : shape.head_dim_vo),
         k_tile_bytes_(k_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_qk, Kv)),
         v_tile_bytes_(v_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_vo, Kv)) {}
 
@@ -87,7 +86,7 @@ class paged_kv_view {
                                                              std::uint32_t dim) const {
     const std::uint32_t key = position % kv_tile_tokens;
     return tile_offset_bytes(sequence, position, head, v_tile_bytes_) +
-           device_index_in_v_tile(Kv, head_dim_vo_, key, dim) * sizeof(element);
+           device_index_in_v_tile(Kv, stored_dims_vo_, key, dim) * sizeof(element);
   }
 
   /// The element itself.
@@ -104,13 +103,27 @@ class paged_kv_view {
     return *reinterpret_cast<element*>(kv_.v + v_offset_bytes(sequence, position, head, dim));
   }
 
-  /// Dims a K head takes in memory: an odd head_dim_qk is padded with one zero in bf16.
-  [[nodiscard]] ORIEL_HOST_DEVICE static std::uint32_t stored_dims(std::uint32_t head_dim_qk) {
-    return Kv == dtype::bf16 ? (head_dim_qk + 1) / 2 * 2 : head_dim_qk;
+  /// The scale of a token of a head. @pre Kv is e4m3
+  [[nodiscard]] ORIEL_HOST_DEVICE float& k_scale(const paged_sequence& sequence,
+                                                 std::uint32_t position,
+                                                 std::uint32_t head) const {
+    return scale_in(kv_.k, sequence, position, head, k_tile_bytes_);
+  }
+  [[nodiscard]] ORIEL_HOST_DEVICE float& v_scale(const paged_sequence& sequence,
+                                                 std::uint32_t position,
+                                                 std::uint32_t head) const {
+    return scale_in(kv_.v, sequence, position, head, v_tile_bytes_);
+  }
+
+  /// Dims a head takes in memory: zeros pad it to an even number in bf16, to a multiple of 4 in
+  /// e4m3.
+  [[nodiscard]] ORIEL_HOST_DEVICE static std::uint32_t stored_dims(std::uint32_t head_dim) {
+    return stored_head_dims(head_dim, Kv);
   }
 
   /// `value`, rounded to the storage type.
   [[nodiscard]] ORIEL_HOST_DEVICE static element stored(float value) {
+    static_assert(Kv != dtype::e4m3);  // It has a scale first.
     if constexpr (Kv == dtype::bf16) {
       return to_bf16(value);
     } else {
@@ -130,10 +143,22 @@ class paged_kv_view {
     return page * kv_.page_stride_bytes + (head * tiles_per_head + tile) * tile_bytes;
   }
 
+  // Scales lie behind the numbers of a tile.
+  [[nodiscard]] ORIEL_HOST_DEVICE float& scale_in(std::byte* part,
+                                                  const paged_sequence& sequence,
+                                                  std::uint32_t position,
+                                                  std::uint32_t head,
+                                                  std::size_t tile_bytes) const {
+    std::byte* const end =
+        part + tile_offset_bytes(sequence, position, head, tile_bytes) + tile_bytes;
+    return reinterpret_cast<float*>(end)[static_cast<std::ptrdiff_t>(position % kv_tile_tokens) -
+                                         static_cast<std::ptrdiff_t>(kv_tile_tokens)];
+  }
+
   kv_layer_view kv_;
   std::uint32_t page_size_;
   std::uint32_t stored_dims_;
-  std::uint32_t head_dim_vo_;
+  std::uint32_t stored_dims_vo_;
   std::size_t k_tile_bytes_;  // of one head's 16 tokens
   std::size_t v_tile_bytes_;
 };

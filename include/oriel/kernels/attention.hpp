@@ -29,7 +29,7 @@ struct attention_shape {
   std::uint32_t head_dim_vo;    ///< 1 to 256; may differ from head_dim_qk
   std::uint32_t page_size;      ///< tokens; a multiple of kv_tile_tokens
   std::uint32_t window_tokens;  ///< keys a query sees, itself included; 0 = all (full attention)
-  dtype kv;                     ///< bf16 or f32: storage of K and V
+  dtype kv;                     ///< storage of K and V; e4m3 on devices alone
 };
 
 /// Arguments of one call. rows = sum of sequences[i].rows, in the order of `sequences`.
@@ -106,7 +106,7 @@ struct attention_limits {
 
 /// Which kernel serves a plan.
 enum class attention_unit : std::uint8_t {
-  tensor_core,  ///< bf16 KV, head dims (192, 128), (128, 128) or (64, 64)
+  tensor_core,  ///< bf16 or e4m3 KV, head dims (192, 128), (128, 128) or (64, 64)
   generic,      ///< any shape; one warp per row and head, no tensor cores
 };
 
@@ -123,8 +123,8 @@ struct attention_plan {
 };
 
 /// Chooses the kernel and sizes its memory. Pure host arithmetic; needs no device. O(1).
-/// @returns errc::unsupported_shape for a shape outside attention_shape's ranges, e4m3 KV, or
-///          limits that are 0, too large, or no range
+/// @returns errc::unsupported_shape for a shape outside attention_shape's ranges, or limits that
+///          are 0, too large, or no range
 [[nodiscard]] result<attention_plan> plan_attention(const attention_shape& shape,
                                                     const attention_limits& limits) noexcept;
 

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Writes new K and V rows into their pages, rounded to the cache dtype and laid out as in
-/// paged_kv.hpp. Everything that attends, also within the same chunk, reads the rounded values.
+/// Writes new K and V rows into their pages, rounded to the cache dtype, in e4m3 with a scale for
+/// each head of a row, and laid out as in paged_kv.hpp. Everything that attends, also within the
+/// same chunk, reads the rounded values.
 #pragma once
 
 #include <oriel/core/executor.hpp>
@@ -38,10 +39,10 @@ void kv_append(const attention_shape& shape, const kv_append_args& args);
 
 namespace host {
 
-/// Writes all rows, and the zero that pads an odd head_dim_qk in bf16. Every path writes the same
-/// bytes: a product and a rounding have one correct result.
-/// O(rows * kv_heads * (head_dim_qk + head_dim_vo)). Rows of one page may be written in any order
-/// and by any chunking; the bytes are the same.
+/// Writes all rows, f32 or bf16, and the zero that pads an odd head_dim_qk in bf16. Every path
+/// writes the same bytes: a product and a rounding have one correct result. O(rows * kv_heads *
+/// (head_dim_qk + head_dim_vo)). Rows of one page may be written in any order and by any chunking;
+/// the bytes are the same.
 void run_kv_append(const attention_shape& shape,
                    const kv_append_args& args,
                    executor_ref executor) noexcept;
@@ -57,14 +58,14 @@ struct kv_append_plan {
 };
 
 /// Pure host arithmetic; needs no device. O(1).
-/// @returns errc::unsupported_shape for another KV dtype, page size or number of heads
+/// @returns errc::unsupported_shape for another page size or number of heads
 [[nodiscard]] result<kv_append_plan> plan_kv_append(const attention_shape& shape,
                                                     std::uint32_t rows_max) noexcept;
 
-/// Enqueues the append of at most rows_max rows: the values that host::run_kv_append writes, in the
-/// order of device/paged_kv_view.cuh. Every pointer in `args` is device memory, also what
-/// `sequences` and its `pages` point to; they are read when the kernel runs, so that one captured
-/// graph serves changing lengths and tables.
+/// Enqueues the append of at most rows_max rows: the values that host::run_kv_append writes, of
+/// e4m3 those of reference::kv_append, in the order of device/paged_kv_view.cuh. Every pointer in
+/// `args` is device memory, also what `sequences` and its `pages` point to; they are read when the
+/// kernel runs, so that one captured graph serves changing lengths and tables.
 /// @returns errc::device_failure
 status run_kv_append(const kv_append_plan& plan,
                      const kv_append_args& args,

@@ -6,7 +6,8 @@
 /// A device keeps bf16 tiles as core matrices, everything outside of it as pairs (`kv_order`): host
 /// memory, disks and other machines. So a page that left one device is read by any other and by the
 /// host, and a record says nothing of who wrote it. The permutation is part of the copy: it happens
-/// in shared memory, on the way, and costs the link nothing. f32 tiles are the same in both.
+/// in shared memory, on the way, and costs the link nothing. f32 and e4m3 tiles are the same in
+/// both; scales of e4m3 are part of their tile.
 #pragma once
 
 #include <oriel/core/result.hpp>
@@ -81,7 +82,7 @@ struct kv_copy_options {
 
 /// K, or V, of a layer in a page: [kv_heads][page_size / 16] tiles, cut into pieces of whole tiles.
 struct kv_part {
-  std::uint32_t dims;             ///< of a head as stored: an odd head_dim_qk is padded in bf16
+  std::uint32_t dims;             ///< of a head as stored: odd numbers may be padded
   std::uint32_t tile_bytes;       ///< of 16 tokens; a multiple of 32
   std::uint32_t tiles;            ///< of a page
   std::uint32_t tiles_per_piece;  ///< of each piece but the last
@@ -98,7 +99,7 @@ struct kv_copy_plan {
 };
 
 /// Pure host arithmetic; needs no device. O(1).
-/// @returns errc::unsupported_shape for another KV dtype or page size, head dims beyond 256, or
+/// @returns errc::unsupported_shape for another page size, head dims beyond 256, or
 ///          engines that should permute; errc::invalid_argument for no multiprocessor
 [[nodiscard]] result<kv_copy_plan> plan_kv_copy(const kv_copy_shape& shape,
                                                 const kv_copy_options& options = {}) noexcept;

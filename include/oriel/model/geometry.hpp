@@ -76,7 +76,8 @@ struct model_geometry {
   [[nodiscard]] std::uint32_t window_layers() const noexcept;
 };
 
-/// Bytes of K and V that one layer stores for one token position.
+/// Bytes of K and V that one layer stores for one token position; of e4m3 with a scale each for
+/// every head (kernels/paged_kv.hpp).
 [[nodiscard]] std::uint64_t kv_bytes_per_token(const attention_geometry& layer, dtype kv) noexcept;
 
 /// Says what is wrong with a geometry, or nothing. Every layer's kv_heads divides q_heads, windows

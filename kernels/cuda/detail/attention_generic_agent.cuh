@@ -38,7 +38,8 @@ struct generic_row {
   std::uint32_t end;    ///< one past the row's own position
 };
 
-/// One chain over the dims, ascending. With bf16 KV the query is rounded to bf16, too.
+/// One chain over the dims, ascending. With bf16 and e4m3 KV the query is rounded to bf16, too; a
+/// scale multiplies the finished sum.
 template <dtype Kv>
 [[nodiscard]] ORIEL_HOST_DEVICE float generic_score(const attention_call& call,
                                                     const paged_kv_view<Kv>& view,
@@ -48,12 +49,15 @@ template <dtype Kv>
   for (std::uint32_t d = 0; d < call.shape.head_dim_qk; ++d) {
     const float q =
         call.q_bf16 != nullptr ? to_float(call.q_bf16[row.q + d]) : call.args.q[row.q + d];
-    if constexpr (Kv == dtype::bf16) {
+    if constexpr (Kv == dtype::f32) {
+      score = fmaf(q, view.k(*row.sequence, key, row.kv_head, d), score);
+    } else {
       const float k = to_float(view.k(*row.sequence, key, row.kv_head, d));
       score = fmaf(round_to_bf16(q), k, score);
-    } else {
-      score = fmaf(q, view.k(*row.sequence, key, row.kv_head, d), score);
     }
+  }
+  if constexpr (Kv == dtype::e4m3) {
+    score *= view.k_scale(*row.sequence, key, row.kv_head);
   }
   return score;
 }
@@ -108,10 +112,13 @@ ORIEL_HOST_DEVICE void attend_generic_row(const attention_call& call,
           const std::uint32_t d = index + i * warp_threads;
           if (d < shape.head_dim_vo) {
             float v;
-            if constexpr (Kv == dtype::bf16) {
-              v = to_float(view.v(*row.sequence, key, row.kv_head, d));
-            } else {
+            if constexpr (Kv == dtype::f32) {
               v = view.v(*row.sequence, key, row.kv_head, d);
+            } else {
+              v = to_float(view.v(*row.sequence, key, row.kv_head, d));
+            }
+            if constexpr (Kv == dtype::e4m3) {
+              v *= view.v_scale(*row.sequence, key, row.kv_head);
             }
             lane.out[i] = fmaf(weight, v, lane.out[i]);
           }

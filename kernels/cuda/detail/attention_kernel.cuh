@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// The attention kernel on a device: attention_program.cuh run by `Warpgroups` consumer warpgroups
-/// and one producer warp, persistently over the items that the block finds in device memory.
+/// and one producer warp, persistently over the items that the block finds in device memory. With
+/// e4m3 KV the producer fills raw stages, from which three converter warps fill stages of bf16.
 #pragma once
 
+#include "attention_convert.cuh"
 #include "attention_program.cuh"
 #include "attention_units.hpp"
 #include "launch.cuh"
@@ -14,10 +16,15 @@ namespace oriel::detail {
 /// Offsets into a block's shared memory.
 template <class Dims, std::uint32_t Warpgroups>
 struct attention_memory {
-  static constexpr std::uint32_t stages = attention_stages(Dims::stage_bytes);
+  static constexpr std::uint32_t stages =
+      Dims::is_scaled ? converted_stages : attention_stages(Dims::stage_bytes);
+  static constexpr std::uint32_t raw_stages =
+      Dims::is_scaled ? attention_raw_stages(Dims::raw_bytes) : 0;
   static constexpr std::uint32_t first_stage = Warpgroups * Dims::query_bytes;
-  static constexpr std::uint32_t barriers = first_stage + stages * Dims::stage_bytes;
-  static constexpr std::uint32_t tables = barriers + 3 * stages * 8;
+  static constexpr std::uint32_t first_raw = first_stage + stages * Dims::stage_bytes;
+  static constexpr std::uint32_t barriers = first_raw + raw_stages * Dims::raw_bytes;
+  static constexpr std::uint32_t raw_barriers = barriers + 3 * stages * 8;
+  static constexpr std::uint32_t tables = raw_barriers + 2 * raw_stages * 8;
 
   [[nodiscard]] static __device__ std::uint32_t k_stage(std::uint32_t stage) {
     return first_stage + stage * Dims::stage_bytes;
@@ -34,6 +41,16 @@ struct attention_memory {
   }
   [[nodiscard]] static __device__ std::uint32_t free(std::uint32_t stage) {
     return barriers + (2 * stages + stage) * 8;
+  }
+  // e4m3: k_full says that the converted stage is there, V and scales included; v_full is idle.
+  [[nodiscard]] static __device__ std::uint32_t raw_stage(std::uint32_t stage) {
+    return first_raw + stage * Dims::raw_bytes;
+  }
+  [[nodiscard]] static __device__ std::uint32_t raw_full(std::uint32_t stage) {
+    return raw_barriers + stage * 8;
+  }
+  [[nodiscard]] static __device__ std::uint32_t raw_free(std::uint32_t stage) {
+    return raw_barriers + (raw_stages + stage) * 8;
   }
 };
 
@@ -59,6 +76,9 @@ class attention_consumer {
   [[nodiscard]] __device__ __forceinline__ std::byte* values() const {
     return shared_ + memory::v_stage(ring_.stage);
   }
+  [[nodiscard]] __device__ __forceinline__ const float* scales() const {
+    return reinterpret_cast<const float*>(values() + Dims::v_bytes);
+  }
 
   __device__ __forceinline__ void meet() const {
     ptx::named_barrier(1 + warpgroup_, warpgroup_threads);
@@ -76,7 +96,9 @@ class attention_consumer {
     return address_ + memory::k_stage(ring_.stage);
   }
   __device__ __forceinline__ std::uint32_t wait_v() const {
-    ptx::mbarrier_wait(address_ + memory::v_full(ring_.stage), ring_.parity);
+    if constexpr (!Dims::is_scaled) {
+      ptx::mbarrier_wait(address_ + memory::v_full(ring_.stage), ring_.parity);
+    }
     return address_ + memory::v_stage(ring_.stage);
   }
   __device__ __forceinline__ void release() {
@@ -185,6 +207,81 @@ class attention_producer {
   stage_ring<memory::stages> ring_;
 };
 
+/// The producer warp where tiles are converted: K and V of a tile arrive together.
+template <class Dims, std::uint32_t Warpgroups>
+class attention_raw_producer {
+ public:
+  using memory = attention_memory<Dims, Warpgroups>;
+
+  __device__ __forceinline__ explicit attention_raw_producer(std::byte* shared)
+      : address_(ptx::shared_address(shared)) {}
+
+  __device__ __forceinline__ void produce(const attention_call& call, const attention_work& work) {
+    const std::uint32_t lane = threadIdx.x % warp_threads, last_tile = work.last_tile();
+    for (std::uint32_t tile = work.first_tile(); tile < last_tile; ++tile) {
+      const tile_piece piece = piece_of(call, work, tile, lane);  // While the stage is still busy.
+      ptx::mbarrier_wait(address_ + memory::raw_free(ring_.stage), ring_.parity ^ 1);
+      if (lane == 0) {
+        const key_range keys = copied_keys(work, tile);
+        ptx::mbarrier_arrive_expect(address_ + memory::raw_full(ring_.stage),
+                                    (keys.hi - keys.lo) * (Dims::k_key_bytes + Dims::v_key_bytes));
+      }
+      __syncwarp();
+      copy_piece<Dims>(call, work, tile, piece, *this);
+      ring_.advance();
+    }
+  }
+  __device__ __forceinline__ void copy_k(std::uint32_t to, const void* from, std::uint32_t bytes) {
+    ptx::bulk_copy(address_ + memory::raw_stage(ring_.stage) + to,
+                   from,
+                   bytes,
+                   address_ + memory::raw_full(ring_.stage));
+  }
+  __device__ __forceinline__ void copy_v(std::uint32_t to, const void* from, std::uint32_t bytes) {
+    copy_k(Dims::raw_k_bytes + to, from, bytes);
+  }
+
+ private:
+  std::uint32_t address_;
+  stage_ring<memory::raw_stages> ring_;
+};
+
+/// A converter thread. `index`: of converter_threads.
+template <class Dims, std::uint32_t Warpgroups>
+class attention_converter {
+ public:
+  using memory = attention_memory<Dims, Warpgroups>;
+
+  __device__ __forceinline__ attention_converter(std::byte* shared, std::uint32_t index)
+      : shared_(shared), address_(ptx::shared_address(shared)), index_(index) {}
+
+  __device__ __forceinline__ void convert(const attention_work& work) {
+    const std::uint32_t last_tile = work.last_tile();
+    for (std::uint32_t tile = work.first_tile(); tile < last_tile; ++tile) {
+      ptx::mbarrier_wait(address_ + memory::raw_full(raw_.stage), raw_.parity);
+      ptx::mbarrier_wait(address_ + memory::free(ring_.stage), ring_.parity ^ 1);
+      convert_tile<Dims>(work,
+                         tile,
+                         index_,
+                         converter_threads,
+                         shared_ + memory::raw_stage(raw_.stage),
+                         shared_ + memory::k_stage(ring_.stage));
+      ptx::fence_async_proxy();
+      ptx::mbarrier_arrive(address_ + memory::k_full(ring_.stage));
+      ptx::mbarrier_arrive(address_ + memory::raw_free(raw_.stage));
+      raw_.advance();
+      ring_.advance();
+    }
+  }
+
+ private:
+  std::byte* shared_;
+  std::uint32_t address_;
+  std::uint32_t index_;
+  stage_ring<memory::raw_stages> raw_;
+  stage_ring<memory::stages> ring_;
+};
+
 /// Threads of the producer: a warp copies. Beside two consumers it is a whole warpgroup, because
 /// only a warpgroup can hand its registers to others: 512 a thread of each of them, 2 x 232 + 40.
 template <std::uint32_t Warpgroups>
@@ -192,6 +289,9 @@ inline constexpr std::uint32_t producer_threads =
     Warpgroups == 1 ? warp_threads : warpgroup_threads;
 inline constexpr std::uint32_t consumer_registers = 232;
 inline constexpr std::uint32_t producer_registers = 40;
+/// e4m3: a warpgroup of the producer and the converters, 2 x 216 + 80.
+inline constexpr std::uint32_t scaled_consumer_registers = 216;
+inline constexpr std::uint32_t supplier_registers = 80;
 
 /// Counts items and rows of each sequence, and sums them up. All threads.
 __device__ __forceinline__ void fill_tables(const attention_call& call,
@@ -253,6 +353,72 @@ __global__ void __launch_bounds__(Warpgroups* warpgroup_threads + producer_threa
           attend_item<Dims>(call, work, warpgroup, consumer);
         });
   }
+}
+
+/// e4m3: a warpgroup more, whose first warp copies and whose others convert.
+template <class Dims, std::uint32_t Warpgroups>
+__global__ void __launch_bounds__((Warpgroups + 1) * warpgroup_threads, 1)
+    attention_scaled_kernel(const __grid_constant__ attention_call call) {
+  using memory = attention_memory<Dims, Warpgroups>;
+  extern __shared__ __align__(128) std::byte shared[];
+  const auto n = static_cast<std::uint32_t>(call.args.sequences.size());
+  auto* const item_begin = reinterpret_cast<std::uint32_t*>(shared + memory::tables);
+  std::uint32_t* const row_begin = item_begin + n + 1;
+  if (threadIdx.x == 0) {
+    const std::uint32_t address = ptx::shared_address(shared);
+    constexpr std::uint32_t consumer_warps = Warpgroups * warpgroup_threads / warp_threads;
+    for (std::uint32_t stage = 0; stage < memory::stages; ++stage) {
+      ptx::mbarrier_init(address + memory::k_full(stage), converter_threads);
+      ptx::mbarrier_init(address + memory::free(stage), consumer_warps);
+    }
+    for (std::uint32_t stage = 0; stage < memory::raw_stages; ++stage) {
+      ptx::mbarrier_init(address + memory::raw_full(stage), 1);
+      ptx::mbarrier_init(address + memory::raw_free(stage), converter_threads);
+    }
+    ptx::fence_mbarrier_init();
+  }
+  fill_tables(call, item_begin, row_begin);
+  __syncthreads();
+
+  const std::uint32_t warpgroup = threadIdx.x / warpgroup_threads;
+  const auto for_items = [&](auto&& f) {
+    for_each_item(call, item_begin, row_begin, blockIdx.x, gridDim.x, f);
+  };
+  if (warpgroup == Warpgroups) {
+    if constexpr (Warpgroups > 1) {
+      ptx::lower_registers<supplier_registers>();
+    }
+    if (const std::uint32_t index = threadIdx.x % warpgroup_threads; index < warp_threads) {
+      attention_raw_producer<Dims, Warpgroups> producer(shared);
+      for_items([&](const attention_work& work) { producer.produce(call, work); });
+    } else {
+      attention_converter<Dims, Warpgroups> converter(shared, index - warp_threads);
+      for_items([&](const attention_work& work) { converter.convert(work); });
+    }
+  } else {
+    if constexpr (Warpgroups > 1) {
+      ptx::raise_registers<scaled_consumer_registers>();
+    }
+    attention_consumer<Dims, Warpgroups> consumer(shared, warpgroup);
+    for_items(
+        [&](const attention_work& work) { attend_item<Dims>(call, work, warpgroup, consumer); });
+  }
+}
+
+/// As launch_attention.
+template <class Dims>
+status launch_scaled_attention(const attention_launch& launch,
+                               const attention_call& call,
+                               CUstream_st* stream) {
+  const auto kernel =
+      call.warpgroups == 2 ? attention_scaled_kernel<Dims, 2> : attention_scaled_kernel<Dims, 1>;
+  if (const status allowed = allow_shared(kernel, launch.shared_bytes, "attention: shared memory");
+      !allowed) {
+    return allowed;
+  }
+  kernel<<<launch.blocks, (call.warpgroups + 1) * warpgroup_threads, launch.shared_bytes, stream>>>(
+      call);
+  return launched("attention: launch");
 }
 
 /// Enqueues the kernel with one or two consumer warpgroups.

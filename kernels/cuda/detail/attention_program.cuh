@@ -10,6 +10,8 @@
 ///                     the copies. It runs ahead, across items, as far as there are stages.
 ///     consumer        a warpgroup per 64 rows; for each tile: scores = Q K^T, weights = softmax
 ///                     so far, out = out x shrink + weights x V
+///     converters      e4m3 alone, between the two: a tile as it was copied becomes one of bf16
+///                     (attention_convert.cuh)
 #pragma once
 
 #include "attention_rows.cuh"
@@ -31,7 +33,7 @@ ORIEL_HOST_DEVICE void copy_piece(const attention_call& call,
                               piece.key % call.shape.page_size;  // keys of the page before it
   const std::size_t page = piece.page * call.args.kv.page_stride_bytes;
   const std::uint32_t in_tile = piece.key - tile * tile_keys;
-  constexpr std::uint32_t k_bytes = Dims::qk * 2, v_bytes = Dims::vo * 2;  // of a key
+  constexpr std::uint32_t k_bytes = Dims::k_key_bytes, v_bytes = Dims::v_key_bytes;
   machine.copy_k(
       in_tile * k_bytes, call.args.kv.k + page + in_head * k_bytes, piece.keys * k_bytes);
   machine.copy_v(
@@ -101,6 +103,11 @@ ORIEL_HOST_DEVICE void attend_item(const attention_call& call,
       machine.each([&](std::uint32_t, thread_state& t) { begin_split(t); });
     }
     multiply_scores<Dims>(machine.queries_address(), machine.wait_k(), machine);
+    if constexpr (Dims::is_scaled) {
+      machine.each([&](std::uint32_t thread, thread_state& t) {
+        scale_scores(thread, machine.scales(), t);
+      });
+    }
     const bool unmasked = all_seen(call, work, warpgroup, tile);
     machine.each([&](std::uint32_t thread, thread_state& t) {
       if (!unmasked) {
@@ -109,9 +116,13 @@ ORIEL_HOST_DEVICE void attend_item(const attention_call& call,
       find_largest(t);
     });
     machine.quad_max(&thread_state::tile_max);
-    machine.each([&](std::uint32_t, thread_state& t) { weigh(c, t); });
+    machine.each([&](std::uint32_t thread, thread_state& t) {
+      weigh(c, thread, Dims::is_scaled ? machine.scales() + tile_keys : nullptr, t);
+    });
     const std::uint32_t v = machine.wait_v();
-    if (tile * tile_keys < work.key_begin || (tile + 1) * tile_keys > work.key_end) {
+    if (Dims::is_scaled) {
+      // What no row sees became zero when the tile became bf16.
+    } else if (tile * tile_keys < work.key_begin || (tile + 1) * tile_keys > work.key_end) {
       machine.each([&](std::uint32_t thread, thread_state&) {
         clear_values<Dims>(work,
                            tile,

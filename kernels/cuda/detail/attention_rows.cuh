@@ -16,15 +16,24 @@
 
 namespace oriel::detail {
 
-/// Head dims of an instantiation. Multiples of 64, so that every product is whole instructions.
-template <std::uint32_t Qk, std::uint32_t Vo>
+/// Head dims of an instantiation, and the type of K and V in pages. Multiples of 64, so that every
+/// product is whole instructions. Products are of bf16: a tile of e4m3 becomes one on its way, and
+/// the scales of its keys lie behind it.
+template <std::uint32_t Qk, std::uint32_t Vo, dtype Kv = dtype::bf16>
 struct attention_dims {
   static constexpr std::uint32_t qk = Qk;
   static constexpr std::uint32_t vo = Vo;
+  static constexpr bool is_scaled = Kv == dtype::e4m3;
   static constexpr std::uint32_t query_bytes = mma_rows * Qk * 2;  ///< of a warpgroup
   static constexpr std::uint32_t k_bytes = tile_keys * Qk * 2;     ///< of a tile
   static constexpr std::uint32_t v_bytes = tile_keys * Vo * 2;
-  static constexpr std::uint32_t stage_bytes = k_bytes + v_bytes;
+  /// [2][tile_keys] f32: of K, of V.
+  static constexpr std::uint32_t scale_bytes = is_scaled ? 2 * tile_keys * 4 : 0;
+  static constexpr std::uint32_t stage_bytes = k_bytes + v_bytes + scale_bytes;
+  static constexpr std::uint32_t k_key_bytes = is_scaled ? Qk + 4 : Qk * 2;  ///< in a page
+  static constexpr std::uint32_t v_key_bytes = is_scaled ? Vo + 4 : Vo * 2;
+  static constexpr std::uint32_t raw_k_bytes = tile_keys * k_key_bytes;  ///< of a tile, as copied
+  static constexpr std::uint32_t raw_bytes = raw_k_bytes + tile_keys * v_key_bytes;
 };
 
 /// The registers of one thread.
@@ -181,6 +190,39 @@ ORIEL_HOST_DEVICE void mask_scores(std::uint32_t thread,
   }
 }
 
+/// Scales of two neighbouring keys.
+struct two_scales {
+  float low, high;
+};
+/// From shared memory, 8-byte aligned. Where it is written: the compiler would load all scales of a
+/// tile at once, and has no registers for them.
+[[nodiscard]] ORIEL_HOST_DEVICE inline two_scales load_scales(const float* from) {
+#ifdef __CUDA_ARCH__
+  two_scales s;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(s.low), "=f"(s.high)
+               : "r"(ptx::shared_address(from)));
+  return s;
+#else
+  return {from[0], from[1]};
+#endif
+}
+
+/// e4m3: scores of the keys' numbers become scores of the keys. `scales`: of the tile.
+template <class Dims>
+ORIEL_HOST_DEVICE void scale_scores(std::uint32_t thread,
+                                    const float* scales,
+                                    attention_thread<Dims>& t) {
+  ORIEL_UNROLL
+  for (std::uint32_t r = 0; r < tile_keys / 2; r += 4) {  // Both rows have the same two columns.
+    const two_scales s = load_scales(scales + fragment_column(thread, r));
+    t.score[r] *= s.low;
+    t.score[r + 1] *= s.high;
+    t.score[r + 2] *= s.low;
+    t.score[r + 3] *= s.high;
+  }
+}
+
 /// Before the exchange: the largest of this thread's scores of each row.
 template <class Dims>
 ORIEL_HOST_DEVICE void find_largest(attention_thread<Dims>& t) {
@@ -193,9 +235,13 @@ ORIEL_HOST_DEVICE void find_largest(attention_thread<Dims>& t) {
 }
 
 /// After it: scores become weights relative to the largest so far, and what was summed before is
-/// scaled to it. `c`: scale x log2(e). A row that sees nothing of the tile is left as it is.
+/// scaled to it. `c`: scale x log2(e). A row that sees nothing of the tile is left as it is. With
+/// e4m3 the weights that meet V are multiplied with its `scales`, those that are summed are not.
 template <class Dims>
-ORIEL_HOST_DEVICE void weigh(float c, attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE void weigh(float c,
+                             std::uint32_t thread,
+                             const float* scales,
+                             attention_thread<Dims>& t) {
   float shrink[2], base[2];
   ORIEL_UNROLL
   for (std::uint32_t half = 0; half < 2; ++half) {
@@ -211,7 +257,12 @@ ORIEL_HOST_DEVICE void weigh(float c, attention_thread<Dims>& t) {
     const float low = attention_exp2(fmaf(t.score[r], c, -base[half]));
     const float high = attention_exp2(fmaf(t.score[r + 1], c, -base[half]));
     t.split_sum[half] += low + high;
-    t.weight[r / 2] = two_bf16(low, high);
+    if constexpr (Dims::is_scaled) {
+      const two_scales s = load_scales(scales + fragment_column(thread, r));
+      t.weight[r / 2] = two_bf16(low * s.low, high * s.high);
+    } else {
+      t.weight[r / 2] = two_bf16(low, high);
+    }
   }
   ORIEL_UNROLL
   for (std::uint32_t r = 0; r < Dims::vo / 2; ++r) {

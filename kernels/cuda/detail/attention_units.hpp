@@ -15,13 +15,29 @@ namespace oriel::detail {
   return stages < 8 ? stages : 8;
 }
 
-/// Shared memory of a block. `dims`: head_dim_qk + head_dim_vo.
+/// e4m3: tiles as they are copied, 80 KiB of them, at most 8, and tiles of bf16 that are made of
+/// them, one that is read and one that is written.
+inline constexpr std::uint32_t converted_stages = 2;
+[[nodiscard]] constexpr std::uint32_t attention_raw_stages(std::uint32_t raw_bytes) noexcept {
+  const std::uint32_t stages = 84 * 1024 / raw_bytes;
+  return stages < 8 ? stages : 8;
+}
+
+/// Shared memory of a block.
 [[nodiscard]] constexpr std::uint32_t attention_shared_bytes(const attention_shape& shape,
                                                              std::uint32_t warpgroups,
                                                              std::uint32_t sequences_max) noexcept {
   constexpr std::uint32_t rows = 64, bf16_bytes = 2, barrier_bytes = 8, barriers_per_stage = 3;
-  const std::uint32_t stage = tile_keys * (shape.head_dim_qk + shape.head_dim_vo) * bf16_bytes;
+  const std::uint32_t dims = shape.head_dim_qk + shape.head_dim_vo;
+  const std::uint32_t stage = tile_keys * dims * bf16_bytes;
   const std::uint32_t tables = 2 * (sequences_max + 1) * std::uint32_t{sizeof(std::uint32_t)};
+  if (shape.kv == dtype::e4m3) {
+    constexpr std::uint32_t scales = 2 * tile_keys * std::uint32_t{sizeof(float)};
+    const std::uint32_t raw = tile_keys * (dims + 2 * std::uint32_t{sizeof(float)});
+    return warpgroups * rows * shape.head_dim_qk * bf16_bytes +
+           converted_stages * (stage + scales + barriers_per_stage * barrier_bytes) +
+           attention_raw_stages(raw) * (raw + 2 * barrier_bytes) + tables;
+  }
   return warpgroups * rows * shape.head_dim_qk * bf16_bytes +
          attention_stages(stage) * (stage + barriers_per_stage * barrier_bytes) + tables;
 }
@@ -37,6 +53,9 @@ struct attention_launch {
 status launch_attention_192_128(const attention_launch&, const attention_call&, CUstream_st*);
 status launch_attention_128_128(const attention_launch&, const attention_call&, CUstream_st*);
 status launch_attention_64_64(const attention_launch&, const attention_call&, CUstream_st*);
+status launch_attention_192_128_e4m3(const attention_launch&, const attention_call&, CUstream_st*);
+status launch_attention_128_128_e4m3(const attention_launch&, const attention_call&, CUstream_st*);
+status launch_attention_64_64_e4m3(const attention_launch&, const attention_call&, CUstream_st*);
 status launch_attention_generic(const attention_launch&, const attention_call&, CUstream_st*);
 
 /// What the kernels are told. `workspace`: of the plan's size, or null where only the sizes count.

@@ -247,4 +247,11 @@ __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
   return y;
 }
 
+/// Two products of bf16, rounded to nearest even; subnormal numbers are numbers.
+__device__ __forceinline__ std::uint32_t multiply_bf16x2(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t y;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+  return y;
+}
+
 }  // namespace oriel::detail::ptx

@@ -28,6 +28,10 @@ void copy_part(const kv_copy_shape& shape, bool is_k, const std::byte* from, std
            : v_bytes_per_page(kv_tile_tokens, 1, layer.head_dim_vo, layer.kv);
   const auto dims = static_cast<std::uint32_t>(tile_bytes / (kv_tile_tokens * element));
   const std::size_t tiles = std::size_t{layer.kv_heads} * (layer.page_size / kv_tile_tokens);
+  if (layer.kv == dtype::e4m3) {  // One order, scales included.
+    std::memcpy(to, from, tiles * tile_bytes);
+    return;
+  }
   for (std::size_t tile = 0; tile < tiles; ++tile, from += tile_bytes, to += tile_bytes) {
     for (std::uint32_t key = 0; key < kv_tile_tokens; ++key) {
       for (std::uint32_t dim = 0; dim < dims; ++dim) {

@@ -144,7 +144,7 @@ attention_shape shape_of(int kind, std::uint32_t group, std::uint32_t page, std:
 }  // namespace
 
 TEST_CASE("cuda attention agrees with the reference", "[long]") {
-  const int kind = GENERATE(0, 1, 2, 3, 4, 5, 6, 7, 8);  // 3, 4 and 8 are for the generic unit.
+  const int kind = GENERATE(0, 1, 2, 3, 4, 5, 6, 7, 8);
   const std::uint32_t group = GENERATE(8u, 16u);
   const std::uint32_t window = GENERATE(0u, 128u, 512u, 1024u);
   const std::uint32_t length = GENERATE(1u, 130u, 2500u);
@@ -189,7 +189,7 @@ TEST_CASE("cuda attention on a grid of small shapes", "[grid]") {
   for (const std::uint32_t rows : {1u, 4u, 9u}) {  // One warpgroup, one, two.
     INFO("rows " << rows);
     const chunk part{&a, 0, length - rows, rows};
-    const auto expected = bench.expect({&part, 1}, sinks, shape.kv == dtype::bf16);
+    const auto expected = bench.expect({&part, 1}, sinks, shape.kv != dtype::f32);
     const auto found = attend(bench, {&part, 1}, sinks, length, rows);
     CHECK(largest_difference(found, expected) <= 2 * bound);  // Twice: as above.
   }

@@ -57,6 +57,7 @@ struct subject {
   std::shared_ptr<const cuda_weights> uploaded;
   cuda_device device = find_cuda_device();
   std::optional<model_weights> e4m3 = {};  ///< plain; then its programs are what is expected
+  std::optional<dtype> kv = {};
   std::uint32_t requests = 6, prompt_tokens_max = 300, new_tokens = 40;
 
   void upload(const model_weights& plain) { uploaded = upload_weights(model, plain, device); }
@@ -117,6 +118,7 @@ struct host_programs {
 token_lists serve(const subject& s, bool on_device, engine_options o, logits_observer* observer) {
   o.observer = observer;
   o.heal = false;
+  o.kv = s.kv;
   std::optional<host_programs> programs;
   if (on_device) {
     o.make_runner = cuda_runners(s.uploaded, s.device);
@@ -228,7 +230,10 @@ subject e4m3_subject(model_geometry model, model_weights packed, model_weights e
 TEST_CASE("cuda engine: the family's shapes in e4m3") {
   model_geometry m = family_model();
   oriel::test::e4m3_twins twins = oriel::test::random_e4m3_model(m, 3);
-  check(e4m3_subject(std::move(m), std::move(twins.packed), std::move(twins.e4m3)));
+  subject s = e4m3_subject(std::move(m), std::move(twins.packed), std::move(twins.e4m3));
+  check(s);
+  s.kv = dtype::e4m3;  // K and V as well.
+  check(s);
 }
 
 TEST_CASE("cuda engine: an FP8 checkpoint with fused QKV") {

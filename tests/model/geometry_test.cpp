@@ -43,6 +43,7 @@ TEST_CASE("a geometry counts its layers by kind, MTP blocks apart") {
   CHECK(m.window_layers() == 2);
   CHECK(kv_bytes_per_token(m.layers[0].attention, dtype::bf16) == 1 * (24 + 16) * 2);
   CHECK(kv_bytes_per_token(m.layers[1].attention, dtype::f32) == 2 * (24 + 16) * 4);
+  CHECK(kv_bytes_per_token(m.layers[1].attention, dtype::e4m3) == 2 * (24 + 16 + 2 * 4));
   CHECK_FALSE(problem_in(m));
 }
 

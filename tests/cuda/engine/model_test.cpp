@@ -47,6 +47,7 @@ struct subject {
   std::shared_ptr<const cuda_weights> uploaded;
   cuda_device device = find_cuda_device();
   std::optional<model_weights> e4m3 = {};  ///< plain; then its programs are what is expected
+  std::optional<dtype> kv = {};            ///< of K and V; none: as products are computed
 
   void upload(const model_weights& plain) { uploaded = upload_weights(model, plain, device); }
 };
@@ -154,6 +155,7 @@ engine_options cold_options(const subject& s) {
   engine_options o{
       .page_tokens = 64, .chunk_tokens = 128, .sequences_max = 1, .context_tokens = context_of(s)};
   o.heal = false;
+  o.kv = s.kv;
   o.prefix_cache = false;
   o.order_fixed = true;
   return o;
@@ -394,7 +396,10 @@ void check_e4m3(const subject& s) {
 TEST_CASE("cuda engine: the family's shapes in e4m3") {
   model_geometry m = family_model();
   e4m3_twins twins = random_e4m3_model(m, 3);
-  check_e4m3(e4m3_subject(std::move(m), std::move(twins.packed), std::move(twins.e4m3)));
+  subject s = e4m3_subject(std::move(m), std::move(twins.packed), std::move(twins.e4m3));
+  check_e4m3(s);
+  s.kv = dtype::e4m3;  // K and V as well.
+  check_e4m3(s);
 }
 
 TEST_CASE("cuda engine: an FP8 checkpoint with fused QKV") {

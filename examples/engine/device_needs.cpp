@@ -202,26 +202,26 @@ device_needs device_needs_of(const device_question& asked, std::uint32_t multipr
 }
 
 device_needs device_needs_of(const model_geometry& model,
-                             const engine_options& asked,
+                             const engine_options& options,
                              bool has_tiers,
                              dtype compute,
                              std::uint32_t multiprocessors,
                              const kept_matrices& kept) {
-  engine_options options = asked;
+  engine_options served = options;
   if (!has_tiers) {
-    options.tier_moves.fetches_max = 0;  // As the engine does: nothing is fetched.
+    served.tier_moves.fetches_max = 0;  // As the engine does: nothing is fetched.
   }
-  const dtype kv = options.kv.value_or(compute);
-  const auto [plan, sizes] = plan_pools(model, options, kv);
+  const dtype kv = served.kv.value_or(compute);
+  const auto [plan, sizes] = plan_pools(model, served, kv);
   return device_needs_of({.model = model,
                           .plan = plan,
                           .sizes = sizes,
-                          .limits = limits_of(options, model),
+                          .limits = limits_of(served, model),
                           .compute = compute,
                           .kv = kv,
-                          .drafts_max = options.speculation.rows_max(),
-                          .chains_hidden = options.speculation.chain == mtp_chain::previous_hidden,
-                          .order_fixed = is_order_fixed(options),
+                          .drafts_max = served.speculation.rows_max(),
+                          .chains_hidden = served.speculation.chain == mtp_chain::previous_hidden,
+                          .order_fixed = is_order_fixed(served),
                           .kept = kept},
                          multiprocessors);
 }

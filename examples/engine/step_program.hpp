@@ -31,7 +31,6 @@
 #include <oriel/kernels/sample.hpp>
 #include <oriel/model/geometry.hpp>
 
-#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -69,7 +68,10 @@ struct weight_name {
   weight_role role;
   std::uint32_t layer = no_layer;  ///< as program_model::layer
 
-  friend auto operator<=>(const weight_name&, const weight_name&) = default;
+  friend bool operator==(const weight_name&, const weight_name&) = default;
+  friend bool operator<(const weight_name& a, const weight_name& b) noexcept {
+    return std::tuple(a.role, a.layer) < std::tuple(b.role, b.layer);
+  }
 };
 
 /// Who multiplies with a matrix, or with a layer's experts.

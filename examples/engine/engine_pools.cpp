@@ -54,9 +54,11 @@ host_pools make_pools(const model_geometry& model, const engine_options& o, dtyp
     throw error(fmt::format("the KV pools do not fit the model: {}", plan.error().detail));
   }
   const pool_sizes sizes = sizes_of(*plan, o);
-  auto pools = host_pools::make(*plan, sizes);
+  auto pools = host_pools::make(
+      *plan, sizes, o.make_runner ? &engine_memory::reserve_addresses : &engine_memory::reserve);
   if (!pools) {
-    throw error(fmt::format("no memory for the KV pools ({} tokens): {}; lower -c",
+    throw error(fmt::format("no {} for the KV pools ({} tokens): {}; lower -c",
+                            o.make_runner ? "addresses" : "memory",
                             std::uint64_t{sizes.pages[0]} * o.page_tokens,
                             pools.error().detail));
   }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Step programs, run on the host in the memory that they plan, give the host runner's bits.
 #include "engine/with_blocks.hpp"
+#include "support/device_kv.hpp"
 #include "support/host_backend.hpp"
 
 #include <oriel/core/random.hpp>
@@ -391,12 +392,14 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
     }
     requests.push_back(std::move(r));
   }
+  std::optional<oriel::test::device_kv> kv;
   std::optional<oriel::test::host_backend> backend;
   const auto by_programs = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
     program_model m = model_of(
         setup.model, setup.pools, books.weights.compute, setup.page_size, o.context_tokens);
     m.chains_hidden = setup.chains_hidden;
-    backend.emplace(setup.model, books.weights, layer_homes(setup.pools));
+    kv.emplace(setup.pools);
+    backend.emplace(setup.model, books.weights, kv->layers());
     return std::make_unique<program_runner>(
         m, setup.limits, two_runners::pages_max(setup.pools.plan()), setup.drafts_max, *backend);
   };

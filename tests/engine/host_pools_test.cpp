@@ -5,11 +5,16 @@
 #include "engine/toy_server.hpp"
 #include "support/resident.hpp"
 
+#include <oriel/core/executor.hpp>
+
 #include <catch2/catch.hpp>
 #include <engine/engine_pools.hpp>
 #include <engine/step_runner.hpp>
 
+#include <cstdint>
 #include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 using namespace toy_engine;
@@ -66,18 +71,35 @@ TEST_CASE("addresses of an engine_memory name pages and take nothing") {
 
 TEST_CASE("an engine whose KV lies on a device starts with more of it than the host has memory") {
   constexpr std::uint64_t tib = std::uint64_t{1} << 40, mib = std::uint64_t{1} << 20;
+  model_geometry model = the_toy().model;
+  for (layer_geometry& layer : model.layers) {
+    layer.attention.kv_heads = 8;
+    layer.attention.head_dim_qk = 192;
+    layer.attention.head_dim_vo = 128;
+  }
   engine_options o = options_of(2, 64);
-  o.page_tokens = 1 << 16;
-  o.kv_tokens = std::uint64_t{1} << 33;
-  o.cache_windows = 4;
+  o.page_tokens = 1 << 11;
+  o.kv_tokens = std::uint64_t{1} << 27;
+  o.cache_tokens = 0;
   o.make_runner = [](const runner_setup& setup) -> std::unique_ptr<step_runner> {
     return std::make_unique<idle_runner>(setup.limits, setup.model.vocabulary);
   };
   const std::uint64_t before = resident_bytes();
-  server s(o);
-  const auto& pool = s.engine.kv_pools().pool(full_pool);
+  serial_executor serial;
+  oriel::engine::engine e(model, the_toy().weights, the_toy().tokens, o, serial);
+  const auto& pool = e.kv_pools().pool(full_pool);
   CHECK(std::uint64_t{pool.capacity()} * pool.layout().page_bytes() >= tib);
-  CHECK(s.serve(prompt_of(1, 100), 8).answer.size() == 8);
-  CHECK(s.serve(prompt_of(2, 100), 8).answer.size() == 8);
+  std::size_t tokens = 0;
+  for (std::uint64_t id = 1; id <= 2; ++id) {
+    request r;
+    r.id = request_id{id};
+    r.prompt = prompt_of(id, 100);
+    r.max_new_tokens = 8;
+    REQUIRE(e.submit(std::move(r)));
+  }
+  while (!e.idle()) {
+    tokens += e.step().size();
+  }
+  CHECK(tokens == 16);
   CHECK(resident_bytes() - before < 64 * mib);
 }

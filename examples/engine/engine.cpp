@@ -56,7 +56,6 @@ engine_options checked(engine_options o, const model_geometry& model, bool has_t
     if (has_tiers) {
       throw error("a device's KV cannot go to tiers yet: run without them");
     }
-    o.heal = false;
   }
   o.tier_moves.fetches_max = has_tiers ? o.tier_moves.fetches_max : 0;
   return o;

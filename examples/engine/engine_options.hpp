@@ -140,7 +140,7 @@ struct engine_options {
   logits_observer* observer = nullptr;  ///< lives as long as the engine; null: nobody looks
 
   /// Who computes the steps; empty: a model_runner, on the host. Runners of a device bring no KV
-  /// back: with one there are no heals and no tiers.
+  /// back: with one there are no tiers.
   std::function<std::unique_ptr<step_runner>(const runner_setup&)> make_runner = {};
 };
 

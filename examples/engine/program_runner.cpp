@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/kernels/draft_rows.hpp>
 #include <oriel/kernels/verify_chains.hpp>
 
@@ -32,6 +33,15 @@ std::uint32_t logit_rows_of(std::span<const step_rows* const> batch) {
     rows += s->logit_rows;
   }
   return rows;
+}
+
+bool heals(const step_rows& s) {
+  return s.heal != nullptr && s.first_position < s.heal->length;
+}
+
+/// Rows of a heal before its end: not all layers have what they need for them.
+std::uint32_t healing_rows_of(const step_rows& s) {
+  return heals(s) ? std::min(rows_of(s), s.heal->length - s.first_position) : 0;
 }
 
 constexpr std::size_t of(row_set rows) {
@@ -156,7 +166,7 @@ void program_runner::fill_rows(const step_program& program,
   const std::span<std::uint32_t> positions = input<std::uint32_t>(program, in.positions);
   std::size_t row = 0;
   for (const step_rows* const s : batch) {
-    ORIEL_EXPECTS(!s->gate && (s->heal == nullptr || s->first_position >= s->heal->length));
+    ORIEL_EXPECTS(!s->gate);
     ORIEL_EXPECTS(s->first_position + s->tokens.size() <= limits_.context_tokens);
     std::ranges::copy(s->tokens, tokens.begin() + static_cast<std::ptrdiff_t>(row));
     std::iota(positions.begin() + static_cast<std::ptrdiff_t>(row),
@@ -172,6 +182,33 @@ void program_runner::fill_rows(const step_program& program,
     for (std::uint32_t i = 0; i < batch.size(); ++i) {
       const step_rows& s = *batch[i];
       fill_sequence(parts[i], pool, i, s, s.first_position, rows_of(s), s.first_key);
+    }
+  }
+}
+
+/// A heal runs all its rows in all layers: those below a layer's frontier are wrong there, and no
+/// row that is right reads them. What was never written is not read, so they are numbers; full
+/// layers write nothing that is cached.
+void program_runner::fill_heals(const step_program& program,
+                                std::span<const step_rows* const> batch) {
+  const std::span<paged_sequence> written = input<paged_sequence>(program, program.inputs.written);
+  std::ranges::copy(input<paged_sequence>(program, program.inputs.sequences[0]), written.begin());
+  for (std::uint32_t i = 0; i < batch.size(); ++i) {
+    const step_rows& s = *batch[i];
+    if (!heals(s)) {
+      continue;
+    }
+    ORIEL_EXPECTS(s.heal->layers() == model_.geometry->layers.size() &&
+                  s.first_position >= s.heal->first_row());
+    if (!ORIEL_MUTANT(program_heals_write_cached_rows)) {
+      written[i].first_key = s.heal->length;
+    }
+    for (std::uint32_t pool = 1; pool < model_.pools(); ++pool) {
+      if (!s.heal->reads_window_at_safe_length() &&
+          !ORIEL_MUTANT(program_heals_read_what_nobody_wrote)) {
+        input<paged_sequence>(program, program.inputs.sequences[pool])[i].first_key =
+            s.heal->first_row();
+      }
     }
   }
 }
@@ -200,7 +237,10 @@ void program_runner::keep_hidden(std::span<const float> from,
   std::size_t at = 0;
   for (const step_rows* const s : batch) {
     const std::size_t count = s->tokens.size() * model_.geometry->hidden;
-    rows.push_back({s->first_position, std::span(values).subspan(at, count)});
+    const std::uint32_t left_out = healing_rows_of(*s);
+    rows.push_back(
+        {s->first_position + left_out,
+         std::span(values).subspan(at, count).subspan(left_out * model_.geometry->hidden)});
     at += count;
   }
 }
@@ -244,6 +284,7 @@ std::span<const float> program_runner::logits_of(const step_program& program) co
 
 std::span<const float> program_runner::forward(std::span<const step_rows> batch) {
   const step_program& p = begin(batch, program_kind::forward, 0);
+  fill_heals(p, batch_);
   const std::uint32_t rows = rows_of(batch_);
   const std::size_t hidden = std::size_t{rows} * model_.geometry->hidden;
   if (model_.mtp_blocks != 0) {
@@ -251,6 +292,9 @@ std::span<const float> program_runner::forward(std::span<const step_rows> batch)
   }
   backend_.run(p, false, parts_);
   counts_.layer_rows += std::uint64_t{rows} * model_.geometry->layers.size();
+  for (const step_rows& s : batch) {
+    counts_.heal_layer_rows += std::uint64_t{healing_rows_of(s)} * model_.geometry->layers.size();
+  }
   if (model_.mtp_blocks != 0) {
     keep_hidden(output<float>(p, p.outputs.hidden).first(hidden), batch_, hidden_, hidden_of_);
   } else {

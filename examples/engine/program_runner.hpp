@@ -65,8 +65,9 @@ class step_backend {
 };
 
 /// Thread safety: none. Memory: the backend's is taken in the constructor, for the largest buckets;
-/// programs are made when their bucket is met first. No heals, no gates: the engine that borrows it
-/// asks for neither.
+/// programs are made when their bucket is met first. No gates: the engine that borrows it asks for
+/// none. A heal runs its rows from the first one in every layer, where the host leaves out those
+/// below a layer's frontier: about twice the layer-rows of its plan, in one program for all.
 class program_runner final : public step_runner {
  public:
   /// @param pages_max  [pools] entries of a sequence's page table, at most
@@ -114,6 +115,7 @@ class program_runner final : public step_runner {
   template <class T>
   std::span<const T> output(const step_program& program, buffer_id id) const;
   void fill_rows(const step_program& program, std::span<const step_rows* const> batch);
+  void fill_heals(const step_program& program, std::span<const step_rows* const> batch);
   void fill_logit_rows(const step_program& program, std::span<const step_rows* const> batch);
   void fill_sampling(const step_program& program, std::span<const decoding_rows> batch);
   void fill_drafting(const step_program& program, std::span<const decoding_rows> batch);

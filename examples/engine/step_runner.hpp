@@ -31,7 +31,7 @@ struct step_rows {
   std::span<const block_table_view> tables;  ///< [pools]: by pool_id
   std::uint32_t logit_rows = 0;              ///< the last so many rows get logits
   /// The heal that these rows belong to, while first_position < heal->length; null for other rows,
-  /// ignored once the heal is done. Rows below a layer's frontier are not computed there.
+  /// ignored once the heal is done. What comes of rows below a layer's frontier there is nothing.
   const heal_plan* heal = nullptr;
   /// Asked in each layer before KV in front of these rows is read, when others still bring it;
   /// layers as in `layers_kv`. What needs no cached KV (norm, projections, rope) is done by then.
@@ -107,9 +107,8 @@ class step_runner {
   /// Computes the rows of `batch`, writes their KV, and returns the logits of the rows that asked
   /// for them: [sum of logit_rows, vocabulary], in the order of `batch`. Valid until the next call.
   ///
-  /// A healing sequence (prefix/heal.hpp) runs in any chunks from heal->first_row() on. In the
-  /// layers below its frontier a row makes K and V at most; full layers read what is cached before
-  /// heal->length and write nothing there. Rows of other sequences in the batch notice nothing;
+  /// A healing sequence (prefix/heal.hpp) runs in any chunks from heal->first_row() on. Full layers
+  /// read what is cached before heal->length and write nothing there. Rows of other sequences in the batch notice nothing;
   /// they are best placed before healing ones, whose rows make room as they end.
   ///
   /// A sequence whose gate says no is cut off: none of its rows runs on, its logits are zeros, and

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // Tests of the tests, as in mutants.cpp: engine, pools and tree are compiled with the bugs that
-// drafting invites, and each must make its case fail.
+// drafting and devices invite, and each must make its case fail.
 //
 //     test.draft_mutants          all of the list
 //     test.draft_mutants NAME     one mutant, "" none
@@ -31,6 +31,9 @@ constexpr const char* drawn =
     "drawn drafts leave the model's joint distribution\\, through the engine";
 constexpr const char* penalties =
     "penalties\\, biases and log-probabilities: the same with drafts\\, hits and preemptions";
+
+constexpr const char* by_programs =
+    "a heal by step programs gives the cold run's logits and pages";
 
 constexpr mutant all_mutants[] = {
     {"", "no mutant", from_scratch, true},
@@ -67,6 +70,10 @@ constexpr mutant all_mutants[] = {
     {"unchanged_pages_are_not_needed",
      "page 0 has no memory on a device",
      "a table that names page 0 alone needs it"},
+    {"program_heals_write_cached_rows", "a heal's wrong rows go into shared pages", by_programs},
+    {"program_heals_read_what_nobody_wrote",
+     "what is multiplied by zero is no number",
+     by_programs},
     {"names_forget_the_chain",
      "pages of another reading are found",
      "pages of another reading of the blocks are not found\\, the model's serve all others"},

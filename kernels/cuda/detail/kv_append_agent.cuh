@@ -29,7 +29,7 @@ ORIEL_HOST_DEVICE void append_k(const attention_shape& shape,
                                 std::uint32_t thread) {
   const std::uint32_t row = block * kv_append_rows + thread / kv_group_tokens;
   const row_home home = find_row(args.sequences, row);
-  if (home.sequence == nullptr) {
+  if (home.sequence == nullptr || home.position < home.sequence->first_key) {
     return;
   }
   const std::uint32_t dims = shape.head_dim_qk, stored = view.stored_dims(dims);
@@ -51,6 +51,9 @@ ORIEL_HOST_DEVICE void append_v(const attention_shape& shape,
     const row_home home = find_row(args.sequences, row);
     if (home.sequence == nullptr) {
       return;
+    }
+    if (home.position < home.sequence->first_key) {
+      continue;
     }
     const float* v = args.v + row * args.v_stride + std::size_t{head} * shape.head_dim_vo;
     for (std::uint32_t d = thread / kv_group_tokens; d < shape.head_dim_vo;

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace oriel::engine {
 namespace {
@@ -166,7 +167,6 @@ void program_runner::fill_rows(const step_program& program,
   const std::span<std::uint32_t> positions = input<std::uint32_t>(program, in.positions);
   std::size_t row = 0;
   for (const step_rows* const s : batch) {
-    ORIEL_EXPECTS(!s->gate);
     ORIEL_EXPECTS(s->first_position + s->tokens.size() <= limits_.context_tokens);
     std::ranges::copy(s->tokens, tokens.begin() + static_cast<std::ptrdiff_t>(row));
     std::iota(positions.begin() + static_cast<std::ptrdiff_t>(row),
@@ -250,6 +250,7 @@ const step_program& program_runner::begin(std::span<const step_rows> batch,
                                           program_kind kind,
                                           std::uint32_t block) {
   ORIEL_EXPECTS(!batch.empty() && batch.size() <= limits_.sequences_max);
+  is_cut_off_.assign(batch.size(), false);
   batch_.clear();
   for (const step_rows& s : batch) {
     batch_.push_back(&s);
@@ -275,12 +276,61 @@ const step_program& program_runner::begin(std::span<const step_rows> batch,
   return p;
 }
 
-/// Of the batch that ran. @returns empty where nobody asked
-std::span<const float> program_runner::logits_of(const step_program& program) const {
-  const std::size_t count = std::size_t{logit_rows_of(batch_)} * model_.geometry->vocabulary;
-  return count != 0 ? output<float>(program, program.outputs.logits).first(count)
-                    : std::span<const float>();
+/// Of the batch that ran; zeros of who was cut off. @returns empty where nobody asked
+std::span<const float> program_runner::logits_of(const step_program& program) {
+  const std::size_t vocabulary = model_.geometry->vocabulary;
+  const std::size_t count = logit_rows_of(batch_) * vocabulary;
+  if (count == 0) {
+    return {};
+  }
+  const std::span<const float> logits = output<float>(program, program.outputs.logits).first(count);
+  if (std::ranges::find(is_cut_off_, true) == is_cut_off_.end()) {
+    return logits;
+  }
+  logits_.assign(logits.begin(), logits.end());
+  auto row = logits_.begin();
+  for (std::size_t i = 0; i < batch_.size(); ++i) {
+    const auto end = row + static_cast<std::ptrdiff_t>(batch_[i]->logit_rows * vocabulary);
+    if (is_cut_off_[i]) {
+      std::fill(row, end, 0.0f);
+    }
+    row = end;
+  }
+  return logits_;
 }
+
+/// Whose keys do not come reads its own alone from that layer on: nothing that is not in place is
+/// read, what comes of it are numbers, and the others' rows do not notice.
+class program_runner::batch_gate {
+ public:
+  batch_gate(program_runner& of, const step_program& program) : of_(of), program_(program) {}
+
+  bool wait(std::uint32_t layer) {
+    bool is_open = true;
+    for (std::size_t i = 0; i < of_.batch_.size(); ++i) {
+      const step_rows& s = *of_.batch_[i];
+      layer_gate_ref gate = s.gate;
+      if (!gate || of_.is_cut_off_[i] || gate.wait(layer)) {
+        continue;
+      }
+      if (std::exchange(is_open, false)) {
+        of_.backend_.settle();
+      }
+      of_.is_cut_off_[i] = true;
+      for (std::uint32_t pool = 0; pool < of_.model_.pools(); ++pool) {
+        if (!ORIEL_MUTANT(cut_off_sequence_reads_on)) {
+          of_.input<paged_sequence>(program_, program_.inputs.sequences[pool])[i].first_key =
+              s.first_position;
+        }
+      }
+    }
+    return is_open;
+  }
+
+ private:
+  program_runner& of_;
+  const step_program& program_;
+};
 
 std::span<const float> program_runner::forward(std::span<const step_rows> batch) {
   const step_program& p = begin(batch, program_kind::forward, 0);
@@ -290,7 +340,10 @@ std::span<const float> program_runner::forward(std::span<const step_rows> batch)
   if (model_.mtp_blocks != 0) {
     parts_.push_back({p.outputs.hidden, 0, hidden * sizeof(float)});
   }
-  backend_.run(p, false, parts_);
+  batch_gate gate(*this, p);
+  const bool is_gated =
+      std::ranges::any_of(batch, [](const step_rows& s) { return static_cast<bool>(s.gate); });
+  backend_.run(p, false, parts_, is_gated ? layer_gate_ref(gate) : layer_gate_ref());
   counts_.layer_rows += std::uint64_t{rows} * model_.geometry->layers.size();
   for (const step_rows& s : batch) {
     counts_.heal_layer_rows += std::uint64_t{healing_rows_of(s)} * model_.geometry->layers.size();
@@ -413,10 +466,11 @@ std::optional<decoded_rows> program_runner::decode(std::span<const decoding_rows
                                                    bool drafts_next) {
   ORIEL_EXPECTS(!batch.empty() && batch.size() <= limits_.sequences_max);
   ORIEL_EXPECTS(!drafts_next || model_.mtp_blocks != 0);
+  is_cut_off_.assign(batch.size(), false);
   batch_.clear();
   std::uint32_t drafts = 0;
   for (const decoding_rows& d : batch) {
-    ORIEL_EXPECTS(!d.rows.tokens.empty());
+    ORIEL_EXPECTS(!d.rows.tokens.empty() && !d.rows.gate);
     batch_.push_back(&d.rows);
     drafts = std::max(drafts, rows_of(d.rows) - 1);
   }

@@ -13,6 +13,7 @@
 #include <oriel/prefix/heal.hpp>
 #include <oriel/request/sampling_options.hpp>
 #include <oriel/tier/layer_gate.hpp>
+#include <oriel/tier/page_mover.hpp>
 
 #include <engine/host_pools.hpp>
 
@@ -97,6 +98,7 @@ struct runner_setup {
   runner_limits limits;
   std::uint32_t drafts_max = 0;  ///< of one sequence and step
   bool chains_hidden = false;    ///< MTP blocks are told the output of the one before
+  std::uint32_t tiers = 0;       ///< below the pools: then a runner has a mover
 };
 
 /// Thread safety: none; one thread owns it.
@@ -108,8 +110,9 @@ class step_runner {
   /// for them: [sum of logit_rows, vocabulary], in the order of `batch`. Valid until the next call.
   ///
   /// A healing sequence (prefix/heal.hpp) runs in any chunks from heal->first_row() on. Full layers
-  /// read what is cached before heal->length and write nothing there. Rows of other sequences in the batch notice nothing;
-  /// they are best placed before healing ones, whose rows make room as they end.
+  /// read what is cached before heal->length and write nothing there. Rows of other sequences in
+  /// the batch notice nothing; they are best placed before healing ones, whose rows make room as
+  /// they end.
   ///
   /// A sequence whose gate says no is cut off: none of its rows runs on, its logits are zeros, and
   /// nothing of the step may be committed for it. The others have the bits they always have.
@@ -143,6 +146,10 @@ class step_runner {
   [[nodiscard]] virtual const char* arithmetic() const noexcept { return ""; }
   /// Bytes of activations and scratch.
   [[nodiscard]] virtual std::uint64_t workspace_bytes() const noexcept = 0;
+
+  /// Moves pages between the tiers and KV that the host cannot touch. Null: the host's pools have
+  /// the bytes, or there are no tiers, or this runner has no way.
+  [[nodiscard]] virtual page_mover* mover() noexcept { return nullptr; }
 
   /// Computes a step of decoding sequences in one piece: forward, sampling, verification by match,
   /// and where `drafts_next` every MTP block over what was accepted, as forward_mtp would behind

@@ -30,10 +30,12 @@ namespace oriel::engine {
 /// count and never store. Bytes grow with the ids that the tables name.
 class cuda_backend final : public step_backend {
  public:
+  /// @param moved  [layers] what each keeps, where there are tiers below the pools; else empty
   /// @throws engine::error
   cuda_backend(std::shared_ptr<const cuda_weights> weights,
                const host_pools& pools,
-               std::uint32_t multiprocessors);
+               std::uint32_t multiprocessors,
+               std::span<const kv_layer_shape> moved = {});
   ~cuda_backend() override;
   cuda_backend(const cuda_backend&) = delete;
   cuda_backend& operator=(const cuda_backend&) = delete;
@@ -46,13 +48,20 @@ class cuda_backend final : public step_backend {
                    std::span<const table_range> changes) override;
   void need_pages(std::uint32_t pool, std::uint32_t pages) override;
   [[nodiscard]] const char* arithmetic() const noexcept override { return "cuda "; }
-  void run(const step_program& program, bool repeats, std::span<const fetched_part> parts) override;
+  void run(const step_program& program,
+           bool repeats,
+           std::span<const fetched_part> parts,
+           layer_gate_ref gate) override;
+  void settle() override;
+  [[nodiscard]] page_mover* mover() noexcept override { return mover_.get(); }
 
  private:
   friend class cuda_step;  // enqueues the operations
 
   cudaGraphExec_t graph_of(const step_program& program);
-  void enqueue(const step_program& program);
+  void enqueue(const step_program& program, layer_gate_ref gate = {});
+  void make_mover(const host_pools& pools, std::span<const kv_layer_shape> shapes);
+  void send_inputs(const step_program& program);
 
   std::shared_ptr<const cuda_weights> weights_;
   std::uint32_t multiprocessors_;
@@ -64,6 +73,8 @@ class cuda_backend final : public step_backend {
   std::optional<preallocation<cuda::device_memory>> device_;  // memory of a step, page tables
   std::optional<preallocation<cuda::pinned_memory>> pinned_;  // inputs, outputs, page tables
   std::map<const step_program*, cudaGraphExec_t> graphs_;
+  cudaStream_t up_ = nullptr, down_ = nullptr;  // of the mover
+  std::unique_ptr<page_mover> mover_;           // goes before its streams; null: no tiers
 };
 
 }  // namespace oriel::engine

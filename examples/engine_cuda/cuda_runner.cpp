@@ -1,5 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/kernels/kv_copy.hpp>
+
 #include <cuda_runtime_api.h>
 
 #include <engine/error.hpp>
@@ -28,7 +30,7 @@ class cuda_runner final : public step_runner {
   cuda_runner(std::shared_ptr<const cuda_weights> weights,
               const cuda_device& device,
               const runner_setup& setup)
-      : backend_(weights, setup.pools, device.multiprocessors),
+      : backend_(weights, setup.pools, device.multiprocessors, moved(setup)),
         runner_(model_of(*weights, device, setup),
                 setup.limits,
                 pages_max(setup),
@@ -53,7 +55,10 @@ class cuda_runner final : public step_runner {
   hidden_rows mtp_hidden_of(std::size_t entry) const noexcept override {
     return runner_.mtp_hidden_of(entry);
   }
-  bool is_cut_off(std::size_t) const noexcept override { return false; }
+  bool is_cut_off(std::size_t sequence) const noexcept override {
+    return runner_.is_cut_off(sequence);
+  }
+  page_mover* mover() noexcept override { return runner_.mover(); }
   const runner_limits& limits() const noexcept override { return runner_.limits(); }
   const runner_counts& counts() const noexcept override { return runner_.counts(); }
   const char* arithmetic() const noexcept override { return runner_.arithmetic(); }
@@ -68,13 +73,31 @@ class cuda_runner final : public step_runner {
                     .kv = setup.kv,
                     .page_size = setup.page_size,
                     .context_tokens = setup.limits.context_tokens,
-                    .multiprocessors = device.multiprocessors};
+                    .multiprocessors = device.multiprocessors - multiprocessors_of_copies(setup)};
     for (std::uint32_t l = 0; l < setup.pools.plan().layers(); ++l) {
       m.pool_of.push_back(to_index(setup.pools.plan().home(l).pool));
     }
     m.mtp_blocks = m.layers() - static_cast<std::uint32_t>(setup.model.layers.size());
     m.chains_hidden = setup.chains_hidden;
     return m;
+  }
+  /// What copies beside a step take: attention, which has one block on each of the others, would
+  /// wait for their end (docs/kernels.md).
+  static std::uint32_t multiprocessors_of_copies(const runner_setup& setup) {
+    return setup.tiers != 0 ? cuda::kv_copy_options{}.multiprocessors : 0;
+  }
+  /// [layers] where there are tiers.
+  static std::vector<kv_layer_shape> moved(const runner_setup& setup) {
+    if (setup.tiers == 0) {
+      return {};
+    }
+    std::vector<kv_layer_shape> shapes = kv_shapes_of(setup.model.layers, setup.kv);
+    for (const kv_layer_shape& soft : kv_shapes_of(setup.model.mtp_layers, setup.kv)) {
+      if (shapes.size() < setup.pools.plan().layers()) {
+        shapes.push_back(soft);
+      }
+    }
+    return shapes;
   }
   static std::vector<std::uint32_t> pages_max(const runner_setup& setup) {
     const pool_plan& plan = setup.pools.plan();

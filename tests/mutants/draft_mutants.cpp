@@ -32,8 +32,10 @@ constexpr const char* drawn =
 constexpr const char* penalties =
     "penalties\\, biases and log-probabilities: the same with drafts\\, hits and preemptions";
 
-constexpr const char* by_programs =
-    "a heal by step programs gives the cold run's logits and pages";
+constexpr const char* by_programs = "a heal by step programs gives the cold run's logits and pages";
+constexpr const char* failing_tiers =
+    "reuse is exact on a device: through tiers that fail now and then";
+constexpr const char* drafts_and_tiers = "reuse is exact on a device: drafts and tiers";
 
 constexpr mutant all_mutants[] = {
     {"", "no mutant", from_scratch, true},
@@ -74,6 +76,10 @@ constexpr mutant all_mutants[] = {
     {"program_heals_read_what_nobody_wrote",
      "what is multiplied by zero is no number",
      by_programs},
+    {"cut_off_sequence_reads_on", "a layer that did not come is read", failing_tiers},
+    {"cut_off_is_asked_after_drafting",
+     "the answer is that of the blocks' batch",
+     drafts_and_tiers},
     {"names_forget_the_chain",
      "pages of another reading are found",
      "pages of another reading of the blocks are not found\\, the model's serve all others"},

@@ -22,6 +22,7 @@
 #include <oriel/kv/dual_pool.hpp>
 
 #include <catch2/catch.hpp>
+#include <device/fake_streams.hpp>
 #include <engine/aligned_bytes.hpp>
 #include <engine/program_runner.hpp>
 #include <engine/weights.hpp>
@@ -30,6 +31,7 @@
 #include <cmath>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -70,13 +72,27 @@ class host_backend final : public engine::step_backend {
 
   void run(const engine::step_program& program,
            bool repeats,
-           std::span<const engine::fetched_part> parts) override {
+           std::span<const engine::fetched_part> parts,
+           layer_gate_ref gate) override {
     p_ = &program;
-    std::memset(memory_.data(), 0xFF, memory_.size());
-    std::memcpy(memory_.data(), inputs_.data(), program.input_bytes);
+    const auto send_inputs = [&] {
+      std::memcpy(memory_.data(), inputs_.data(), program.input_bytes);
+    };
+    enqueue([&] { std::memset(memory_.data(), 0xFF, memory_.size()); });
+    enqueue(send_inputs);
     for (const engine::operation& op : program.operations) {
-      std::visit([&](const auto& o) { interpret(o); }, op);
+      if (const auto* o = std::get_if<engine::attend_op>(&op); o != nullptr && gate) {
+        ++gated_layers;
+        if (!gate.wait(o->layer)) {
+          enqueue(send_inputs);
+        }
+      }
+      enqueue([&] { std::visit([&](const auto& o) { interpret(o); }, op); });
     }
+    if (moves != nullptr) {
+      REQUIRE(moves->mark());
+    }
+    settle();
     std::memset(outputs_.data(), 0xFF, outputs_.size());
     for (const engine::fetched_part& part : parts) {
       const std::size_t at = program[part.buffer].offset_bytes + part.first_byte;
@@ -88,10 +104,32 @@ class host_backend final : public engine::step_backend {
     drafting_runs += program.shape.drafts_next ? 1 : 0;
   }
 
-  std::size_t runs = 0, graph_runs = 0, drafting_runs = 0;
+  void settle() override {
+    bool is_done = device == nullptr;
+    enqueue([&] { is_done = true; });
+    while (!is_done) {
+      REQUIRE(device->step());
+    }
+  }
+  page_mover* mover() noexcept override { return moves; }
+
+  std::size_t runs = 0, graph_runs = 0, drafting_runs = 0, gated_layers = 0;
+  /// Operations run in its stream 0, when it pleases. Null: at once.
+  fake_device* device = nullptr;
+  page_mover* moves = nullptr;
 
  private:
   using slice = engine::matrix_slice;
+
+  /// What the task refers to stays until `settle`.
+  void enqueue(fake_device::task task) {
+    if (device == nullptr) {
+      task();
+      return;
+    }
+    device->run(0, std::move(task));
+    device->steps(3);
+  }
 
   template <class T>
   std::span<T> buffer(engine::buffer_id id) {

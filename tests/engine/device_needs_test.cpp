@@ -3,6 +3,7 @@
 // What is said of a device before weights are read: what it has no kernel for, and what it has no
 // room for.
 #include "engine/with_blocks.hpp"
+#include "support/device_kv.hpp"
 #include "support/host_backend.hpp"
 
 #include <oriel/core/random.hpp>
@@ -78,6 +79,7 @@ void check_needs(const model_geometry& model,
                  engine_options o,
                  const device_needs& needs,
                  const model_weights* e4m3_weights = nullptr) {
+  std::optional<oriel::test::device_kv> kv;
   std::optional<oriel::test::host_backend> backend;
   std::uint64_t kv_bytes = 0;
   o.make_runner = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
@@ -91,7 +93,8 @@ void check_needs(const model_geometry& model,
     if (e4m3_weights != nullptr) {
       m.products = scaled_products(*e4m3_weights);
     }
-    backend.emplace(setup.model, weights, layer_homes(setup.pools), e4m3_weights);
+    kv.emplace(setup.pools);
+    backend.emplace(setup.model, weights, kv->layers(), e4m3_weights);
     return std::make_unique<program_runner>(m,
                                             setup.limits,
                                             table_entries_of(plan, setup.limits.context_tokens),
@@ -243,7 +246,7 @@ TEST_CASE("a model that does not fit is refused, with what is missing") {
   constexpr std::uint64_t gib = std::uint64_t{1} << 30;
   const device_needs needs{.weight_bytes = 100 * gib, .kv_bytes = 30 * gib, .step_bytes = gib / 2};
   const auto ask = [&](std::uint64_t free_bytes) {
-    return refusal([&] { expect_room(needs, "mimo", "H200", free_bytes); });
+    return refusal([&] { expect_room(needs, "mimo", "H200", free_bytes, 1 << 30); });
   };
   CHECK(ask(needs.total_bytes()).empty());
   CHECK_FALSE(ask(needs.total_bytes() - 1).empty());

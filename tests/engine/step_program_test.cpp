@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Step programs, run on the host in the memory that they plan, give the host runner's bits.
 #include "engine/with_blocks.hpp"
+#include "support/device_kv.hpp"
 #include "support/e4m3_model.hpp"
 #include "support/host_backend.hpp"
 
@@ -693,7 +694,7 @@ namespace {
 struct answers {
   std::map<std::uint64_t, std::vector<token_id>> tokens;
   std::map<std::uint64_t, draft_counts> drafts;
-  std::uint64_t missing_mtp_rows = 0;
+  std::uint64_t missing_mtp_rows = 0, healed_tokens = 0;
 };
 
 answers serve(const library& books,
@@ -720,6 +721,7 @@ answers serve(const library& books,
     }
   }
   result.missing_mtp_rows = e.metrics().missing_mtp_rows.value();
+  result.healed_tokens = e.metrics().healed_tokens.value();
   return result;
 }
 
@@ -760,12 +762,12 @@ TEST_CASE("a device's products are order-fixed where an answer might depend on i
 }
 
 TEST_CASE("an engine gives the same tokens and drafts when its steps are programs") {
+  static std::uint64_t healed_tokens = 0;  // of all seeds
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 8)));
   INFO("seed " << seed);
   library books = with_blocks({0, 16, 16, 0}, seed % 2 == 0, 16, 60 + seed);
   random_stream random(seed, 124);
   engine_options o{.chunk_tokens = 24, .sequences_max = 4, .context_tokens = context};
-  o.heal = false;
   o.prefix_cache = seed % 4 < 2;
   o.now_us = ticking_us;
   o.speculation.drafter = seed == 7   ? drafter_kind::none
@@ -777,7 +779,13 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
   for (std::uint64_t id = 0; id < 9; ++id) {
     request r;
     r.id = request_id{id};
-    const std::uint32_t length = 1 + random.next_below(90);
+    if (id % 2 != 0) {  // Parts anywhere from the one before: a hit, and sometimes a heal.
+      const auto& other = requests.back().prompt;
+      r.prompt.assign(other.begin(),
+                      other.begin() + random.next_below(static_cast<std::uint32_t>(other.size())));
+    }
+    const std::uint32_t length =
+        1 + random.next_below(90 - static_cast<std::uint32_t>(r.prompt.size()));
     for (std::uint32_t i = 0; i < length; ++i) {
       r.prompt.push_back(token_id{random.next_below(8)});
     }
@@ -790,13 +798,15 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
     }
     requests.push_back(std::move(r));
   }
+  std::optional<oriel::test::device_kv> kv;
   std::optional<oriel::test::host_backend> backend;
   const auto by_programs = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
     program_model m = model_of(
         setup.model, setup.pools, books.weights.compute, setup.page_size, o.context_tokens);
     m.kv = setup.kv;
     m.chains_hidden = setup.chains_hidden;
-    backend.emplace(setup.model, books.weights, layer_homes(setup.pools));
+    kv.emplace(setup.pools);
+    backend.emplace(setup.model, books.weights, kv->layers());
     return std::make_unique<program_runner>(
         m, setup.limits, two_runners::pages_max(setup.pools.plan()), setup.drafts_max, *backend);
   };
@@ -805,6 +815,9 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
   REQUIRE(found.tokens == expected.tokens);
   REQUIRE(found.drafts == expected.drafts);
   CHECK(found.missing_mtp_rows == expected.missing_mtp_rows);
+  CHECK(found.healed_tokens == expected.healed_tokens);
+  healed_tokens += found.healed_tokens;
+  CHECK((seed != 7 || healed_tokens != 0));
   CHECK(backend->graph_runs > 20);
   CHECK((o.speculation.drafter != drafter_kind::mtp || backend->drafting_runs > 10));
 }
@@ -842,15 +855,16 @@ TEST_CASE("e4m3 KV: the same tokens, whatever was cached, chunked or batched") {
   const auto tokens_of = [&](bool cached, std::uint32_t chunk, std::uint32_t sequences) {
     engine_options o{.chunk_tokens = chunk, .sequences_max = sequences, .context_tokens = context};
     o.kv = dtype::e4m3;
-    o.heal = false;
     o.prefix_cache = cached;
     o.now_us = ticking_us;
+    std::optional<oriel::test::device_kv> kv;
     std::optional<oriel::test::host_backend> backend;
     const auto by_programs = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
       program_model m =
           model_of(setup.model, setup.pools, dtype::bf16, setup.page_size, o.context_tokens);
       m.kv = setup.kv;
-      backend.emplace(setup.model, books.weights, layer_homes(setup.pools));
+      kv.emplace(setup.pools);
+      backend.emplace(setup.model, books.weights, kv->layers());
       return std::make_unique<program_runner>(
           m, setup.limits, two_runners::pages_max(setup.pools.plan()), setup.drafts_max, *backend);
     };

@@ -29,6 +29,9 @@ constexpr const char* products =
 constexpr const char* streams =
     "loads and stores beside a compute: nothing is read early or touched late";
 
+constexpr const char* stages =
+    "pages of a device go down and come up whole\\, in the order of each key";
+
 constexpr mutant all_mutants[] = {
     {"", "no mutant", "", true},
     // The pipe of the copy kernel.
@@ -54,6 +57,10 @@ constexpr mutant all_mutants[] = {
     {"half_a_copy_is_not_waited_for", "a page is given away and then written to", streams},
     {"load_is_done_with_its_first_copy", "the same", streams},
     {"load_goes_while_it_is_waited_for", "its events serve another load", streams},
+    // Between the pools of a device and stores.
+    {"mover_forgets_the_fence", "a page goes down before the step that writes it", stages},
+    {"store_reads_what_is_still_copied", "a store is given a stage too early", stages},
+    {"get_is_done_before_its_copy", "a page is published, or its layer read, too early", stages},
 };
 
 }  // namespace

@@ -381,7 +381,7 @@ class program_runner::batch_gate {
   batch_gate(program_runner& of, const step_program& program) : of_(of), program_(program) {}
 
   bool wait(std::uint32_t layer) {
-    if (std::exchange(asked_, layer) == layer) {
+    if (std::exchange(asked_, layer) == layer && !ORIEL_MUTANT(gate_is_asked_by_each_attention)) {
       return true;  // Its prompts are attended to apart from its few rows.
     }
     bool is_open = true;

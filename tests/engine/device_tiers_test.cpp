@@ -35,6 +35,20 @@ device_maker devices() {
   };
 }
 
+std::pair<std::vector<token_id>, request_usage> tokens_of(engine::engine& e, const request& r) {
+  REQUIRE(e.submit(r));
+  std::pair<std::vector<token_id>, request_usage> answer;
+  while (!e.idle()) {
+    for (const event& happened : e.step()) {
+      answer.second = happened.usage;
+      if (happened.token) {
+        answer.first.push_back(*happened.token);
+      }
+    }
+  }
+  return answer;
+}
+
 }  // namespace
 
 TEST_CASE("reuse is exact on a device: hits, heals, preemptions") {
@@ -87,6 +101,44 @@ TEST_CASE("reuse is exact on a device: through host memory and a folder, whose t
   if (t.requests >= 240) {
     CHECK(t.from_tier[0] + t.from_tier[1] >= 20);
   }
+}
+
+TEST_CASE("reuse is exact on a device: e4m3 KV comes back with its scales") {
+  const library books = random_library({0, 16, 33, 16}, false, 19);
+  engine_options o{.page_tokens = 16, .chunk_tokens = 32, .context_tokens = 256};
+  o.kv = dtype::e4m3;
+  o.now_us = ticking_us;
+  o.tier_moves.fetch_us_min = o.tier_moves.fetch_us_max = 10'000'000;
+  thread_pool threads{1};
+  std::uint64_t fetched = 0;
+  for (std::uint64_t seed = 0; seed < 6; ++seed) {
+    played_device cold_device(books.weights, seed), device(books.weights, seed + 10);
+    o.make_runner = std::ref(cold_device);
+    o.prefix_cache = false;
+    engine::engine cold(books.model, books.weights, books.tokens, o, threads);
+    o.make_runner = std::ref(device);
+    o.prefix_cache = true;
+    std::vector<tier> tiers =
+        make_tiers({.host_bytes = 8 << 20}, kv_page_shape(books.model, o, dtype::e4m3));
+    tiers[0].rates = {.latency_s = 0.0, .bytes_per_s = 1e15};  // On paper: it is asked.
+    engine::engine warm(books.model, books.weights, books.tokens, o, threads, std::move(tiers));
+    random_stream random(seed, 142);
+    request r;
+    for (std::uint32_t t = 0; t < 150; ++t) {
+      r.prompt.push_back(token_id{random.next_below(books.model.vocabulary)});
+    }
+    r.max_new_tokens = 12;
+    r.id = request_id{1};
+    const auto [expected, none] = tokens_of(cold, r);
+    CHECK(tokens_of(warm, r).first == expected);
+    REQUIRE(warm.cache()->tiers()->finish(no_deadline));
+    warm.cache()->tree().evict_full(warm.cache()->tree().evictable_full_pages(), ticking_us());
+    r.id = request_id{2};
+    const auto [found, usage] = tokens_of(warm, r);
+    CHECK(found == expected);
+    fetched += usage.fetched_tokens[0];
+  }
+  CHECK(fetched >= 6 * 64);
 }
 
 TEST_CASE("who has no way to tiers says so") {

@@ -524,6 +524,32 @@ std::vector<block_table_view> tables_of(const host_pools::sequence_type& kv) {
 
 }  // namespace
 
+TEST_CASE("a gate is asked once a layer, though few rows and prompts are attended to apart") {
+  library books{.model = toy_geometry({0, 16, 0}, false), .weights = {}, .tokens = no_text()};
+  for (layer_geometry& layer : books.model.layers) {
+    layer.attention.head_dim_qk = layer.attention.head_dim_vo = 64;  // Of a unit that has splits.
+  }
+  books.weights = random_weights(books.model, dtype::bf16, 10);
+  two_runners r(books, dtype::bf16);
+  struct {
+    std::vector<std::uint32_t> asked = {};
+    bool wait(std::uint32_t layer) {
+      asked.push_back(layer);
+      return true;
+    }
+  } gate;
+  twin few = admit(r), prompt = admit(r);
+  const std::vector<token_id> tokens(40, token_id{1});
+  REQUIRE((few.kv[1].reserve(1) && prompt.kv[1].reserve(40)));
+  const auto few_tables = tables_of(few.kv[1]), prompt_tables = tables_of(prompt.kv[1]);
+  const std::vector<step_rows> batch{
+      {.tokens = std::span(tokens).first(1), .tables = few_tables, .logit_rows = 1},
+      {.tokens = tokens, .tables = prompt_tables, .logit_rows = 1, .gate = gate}};
+  (void)r.device.forward(batch);
+  CHECK(gate.asked == std::vector<std::uint32_t>{0, 1, 2});
+  CHECK(r.backend.gated_attentions == 6);
+}
+
 namespace {
 
 /// Prompts in chunks and mixed batches of decoding rows, through both runners: judge(found,

@@ -44,6 +44,9 @@ constexpr mutant all_mutants[] = {
     {"runs_cross_pools",
      "one copy goes through two allocations",
      "parts of two allocations that touch by chance are two runs"},
+    {"e4m3_append_writes_cached_rows",
+     "a heal's wrong rows go into shared pages",
+     "the device's append writes the values of the host's"},
     // The grouped product's ring.
     {"gemm_stage_goes_back_under_its_products", "bf16 operands are overwritten", products},
     {"gemm_part_is_added_before_it_is_there", "e4m3 sums of the k tile before", products},

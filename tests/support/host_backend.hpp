@@ -92,7 +92,7 @@ class host_backend final : public engine::step_backend {
     enqueue(send_inputs);
     for (const engine::operation& op : program.operations) {
       if (const auto* o = std::get_if<engine::attend_op>(&op); o != nullptr && gate) {
-        ++gated_layers;
+        ++gated_attentions;
         if (!gate.wait(o->layer)) {
           enqueue(send_inputs);
         }
@@ -127,7 +127,7 @@ class host_backend final : public engine::step_backend {
   engine::backend_needs taken;
   const char* named = "";  ///< the arithmetic; set before a runner is made
   std::size_t runs = 0, computed_rows = 0, graph_runs = 0, drafting_runs = 0,
-              block_scaled_products = 0, grouped_products = 0, gated_layers = 0;
+              block_scaled_products = 0, grouped_products = 0, gated_attentions = 0;
   /// Operations run in its stream 0, when it pleases. Null: at once.
   fake_device* device = nullptr;
   page_mover* moves = nullptr;

@@ -14,6 +14,7 @@
 #include "find_row.cuh"
 #include "thread_group.cuh"
 
+#include <oriel/core/mutation.hpp>
 #include <oriel/device/paged_kv_view.cuh>
 #include <oriel/kernels/kv_append.hpp>
 
@@ -141,7 +142,8 @@ ORIEL_HOST_DEVICE void append_scaled(const attention_shape& shape,
   largest = g.template max_over<kv_group_tokens>(largest);
   g.each([&](std::uint32_t thread) {
     const row_home& at = home[thread];
-    if (at.sequence == nullptr || at.position < at.sequence->first_key) {
+    if (at.sequence == nullptr ||
+        (at.position < at.sequence->first_key && !ORIEL_MUTANT(e4m3_append_writes_cached_rows))) {
       return;
     }
     const float scale = kv_scale_of(std::bit_cast<float>(largest[thread]));

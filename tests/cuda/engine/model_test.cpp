@@ -3,8 +3,7 @@
 // Whole models on a device, through the engine: the host engine's greedy tokens wherever its choice
 // is clear; and order-fixed, the bits of a cold run whatever was batched, chunked, cached, drafted
 // or preempted. Models of e4m3 matrices are compared with the same step programs, interpreted on
-// the host with the reference kernels. Hits of the
-// busy runs may be healed ones.
+// the host with the reference kernels. Hits of the busy runs may be healed ones.
 #include "support/device_kv.hpp"
 #include "support/e4m3_model.hpp"
 #include "support/golden.hpp"

@@ -61,7 +61,8 @@ TEST_CASE("cuda engine: pages that go down and come up have their bytes") {
   const std::vector<kv_layer_shape> shapes{
       {.kv_heads = 2, .head_dim_qk = 192, .head_dim_vo = 128, .kv = dtype::bf16},
       {.kv_heads = 1, .head_dim_qk = 64, .head_dim_vo = 64, .window_tokens = 64, .kv = dtype::f32},
-      {.kv_heads = 2, .head_dim_qk = 192, .head_dim_vo = 128, .kv = dtype::bf16}};
+      {.kv_heads = 2, .head_dim_qk = 192, .head_dim_vo = 128, .kv = dtype::bf16},
+      {.kv_heads = 2, .head_dim_qk = 192, .head_dim_vo = 128, .kv = dtype::e4m3}};
   const pool_plan plan = *pool_plan::make(shapes, {.page_size = 64});
   constexpr std::uint32_t pages = 4;
   std::vector<cuda::device_memory> memory;
@@ -132,11 +133,12 @@ TEST_CASE("cuda engine: a prefix from host memory is the one that was on the dev
           model, dtype::bf16, 2, best_isa(), host::gemm_backend::automatic, weight_form::plain),
       device);
   engine_options o{.chunk_tokens = 64, .sequences_max = 1, .context_tokens = 256};
+  const dtype kv = GENERATE(dtype::bf16, dtype::e4m3);
+  o.kv = kv;
   o.make_runner = cuda_runners(uploaded, device);
   o.tier_moves.fetch_us_min = 10'000'000;
   o.tier_moves.fetch_us_max = 10'000'000;
-  std::vector<tier> tiers =
-      make_tiers({.host_bytes = 64 << 20}, kv_page_shape(model, o, dtype::bf16));
+  std::vector<tier> tiers = make_tiers({.host_bytes = 64 << 20}, kv_page_shape(model, o, kv));
   tiers[0].rates = {.latency_s = 0.0, .bytes_per_s = 1e15};  // On paper: it is asked.
   serial_executor serial;
   const tokenizer tokens = no_text();

@@ -138,7 +138,7 @@ class bench_model {
               thread_pool& threads)
       : options_(o),
         tokens_(random_tokens(model, o.prompt_tokens + o.new_tokens, o.seed)),
-        pools_(make_pools(model, weights.compute, o)),
+        pools_(make_pools(model, weights.compute, o, static_cast<bool>(maker))),
         runner_(make_runner(model, weights, maker, threads)) {
     std::ranges::copy(prompt, tokens_.begin());
   }
@@ -184,9 +184,13 @@ class bench_model {
 
   static engine::host_pools make_pools(const model_geometry& model,
                                        dtype kv,
-                                       const bench_options& o) {
+                                       const bench_options& o,
+                                       bool is_on_device) {
     const auto [plan, sizes] = plan_pools(model, kv, o);
-    auto pools = engine::host_pools::make(plan, sizes);
+    auto pools = engine::host_pools::make(
+        plan,
+        sizes,
+        is_on_device ? &engine::engine_memory::reserve_addresses : &engine::engine_memory::reserve);
     if (!pools) {
       throw engine::error(fmt::format("no memory for the KV pools: {}", pools.error().detail));
     }

@@ -29,16 +29,13 @@ void compute_device::expect(const model_geometry& model,
   if (is_host_) {
     return;
   }
-  if (has_tiers) {
-    throw engine::error(
-        "--device cuda: KV cannot go to tiers yet: no --host-cache-gib, --disk-cache, --remote");
-  }
   const engine::cuda_device device = engine::find_cuda_device();
   engine::expect_room(
       engine::device_needs_of(model, options, has_tiers, compute, device.multiprocessors, kept),
       model.name,
       device.name,
-      device.free_bytes);
+      device.free_bytes,
+      machine_memory_bytes());
 }
 
 void compute_device::expect(const engine::device_question& asked) const {
@@ -49,7 +46,8 @@ void compute_device::expect(const engine::device_question& asked) const {
   engine::expect_room(engine::device_needs_of(asked, device.multiprocessors),
                       asked.model.name,
                       device.name,
-                      device.free_bytes);
+                      device.free_bytes,
+                      machine_memory_bytes());
 }
 
 runner_maker compute_device::take(const model_geometry& model,

@@ -35,7 +35,7 @@ class compute_device {
   }
   /// Asked before weights are read, too; the host can do it all.
   /// @throws engine::error: the device has no kernel for some part of the model, or less free
-  /// memory than this takes; or tiers are asked for
+  /// memory than this takes, or the host less than what is between the device and its tiers
   void expect(const model_geometry& model,
               const engine::engine_options& options,
               dtype compute,

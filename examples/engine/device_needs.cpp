@@ -8,6 +8,7 @@
 #include <oriel/kernels/moe_route.hpp>
 #include <oriel/kernels/rms_norm.hpp>
 #include <oriel/kernels/swiglu.hpp>
+#include <oriel/tier/stream_mover.hpp>
 
 #include <engine/device_needs.hpp>
 #include <engine/engine_pools.hpp>
@@ -178,8 +179,12 @@ std::uint64_t device_weight_bytes(const model_geometry& model,
 }
 
 device_needs device_needs_of(const device_question& asked, std::uint32_t multiprocessors) {
-  program_model m = program_model_of(
-      asked.model, asked.plan, asked.limits, asked.compute, asked.kv, multiprocessors);
+  program_model m = program_model_of(asked.model,
+                                     asked.plan,
+                                     asked.limits,
+                                     asked.compute,
+                                     asked.kv,
+                                     step_multiprocessors(multiprocessors, asked.has_tiers));
   m.chains_hidden = asked.chains_hidden;
   m.products = kinds_of(asked.kept);
   expect_kernels(m);
@@ -198,6 +203,7 @@ device_needs device_needs_of(const device_question& asked, std::uint32_t multipr
                        asked.order_fixed);
   needs.step_bytes =
       aligned(step.memory_bytes) + aligned(step.table_entries * sizeof(std::uint32_t));
+  needs.stage_bytes = asked.has_tiers ? mover_bytes_of(asked.plan) : 0;
   return needs;
 }
 
@@ -222,6 +228,7 @@ device_needs device_needs_of(const model_geometry& model,
                           .drafts_max = served.speculation.rows_max(),
                           .chains_hidden = served.speculation.chain == mtp_chain::previous_hidden,
                           .order_fixed = is_order_fixed(served),
+                         .has_tiers = has_tiers,
                           .kept = kept},
                          multiprocessors);
 }
@@ -229,7 +236,17 @@ device_needs device_needs_of(const model_geometry& model,
 void expect_room(const device_needs& needs,
                  std::string_view model_name,
                  std::string_view device_name,
-                 std::uint64_t free_bytes) {
+                 std::uint64_t free_bytes,
+                 std::uint64_t host_bytes) {
+  if (needs.stage_bytes > host_bytes) {
+    throw error(fmt::format(
+        "{} on {} takes {} of the host for pages between the device and its tiers, this "
+        "machine has {}: run without tiers",
+        model_name,
+        device_name,
+        gib(needs.stage_bytes),
+        gib(host_bytes)));
+  }
   if (needs.total_bytes() <= free_bytes) {
     return;
   }

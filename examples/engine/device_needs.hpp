@@ -29,15 +29,18 @@ struct device_question {
   std::uint32_t drafts_max = 0;
   bool chains_hidden = false;
   bool order_fixed = false;
+  bool has_tiers = false;   ///< below the pools
   kept_matrices kept = {};  ///< kept_in_e4m3 of the checkpoint
 };
 
-/// Bytes on the device.
+/// Bytes on the device, and of pinned memory of the host.
 struct device_needs {
   std::uint64_t weight_bytes = 0;
-  std::uint64_t kv_bytes = 0;    ///< when every page is in use
-  std::uint64_t step_bytes = 0;  ///< inputs, activations and outputs of a step, page tables
+  std::uint64_t kv_bytes = 0;     ///< when every page is in use
+  std::uint64_t step_bytes = 0;   ///< inputs, activations and outputs of a step, page tables
+  std::uint64_t stage_bytes = 0;  ///< of the host: between the device and its tiers
 
+  /// On the device.
   [[nodiscard]] std::uint64_t total_bytes() const noexcept {
     return weight_bytes + kv_bytes + step_bytes;
   }
@@ -66,10 +69,12 @@ struct device_needs {
                                                 std::uint32_t multiprocessors,
                                                 const kept_matrices& kept = {});
 
-/// @throws engine::error: the device has less free memory; says by how much, and what takes it
+/// @throws engine::error: the machine has less memory than stages take; or the device has less free
+/// memory than the rest, and by how much, and what takes it
 void expect_room(const device_needs& needs,
                  std::string_view model_name,
                  std::string_view device_name,
-                 std::uint64_t free_bytes);
+                 std::uint64_t free_bytes,
+                 std::uint64_t host_bytes);
 
 }  // namespace oriel::engine

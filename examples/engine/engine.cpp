@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/mutation.hpp>
+#include <oriel/tier/staged_store.hpp>
 
 #include <engine/engine.hpp>
 #include <engine/engine_pools.hpp>
@@ -52,12 +53,6 @@ engine_options checked(engine_options o, const model_geometry& model, bool has_t
                             o.page_tokens));
   }
   check_speculation(o.speculation, model);
-  if (o.make_runner) {
-    if (has_tiers) {
-      throw error("a device's KV cannot go to tiers yet: run without them");
-    }
-    o.heal = false;
-  }
   o.tier_moves.fetches_max = has_tiers ? o.tier_moves.fetches_max : 0;
   return o;
 }
@@ -67,6 +62,7 @@ std::unique_ptr<step_runner> make_runner(const model_geometry& model,
                                          const host_pools& pools,
                                          const engine_options& o,
                                          dtype kv,
+                                         std::size_t tiers,
                                          executor_ref executor) {
   const runner_limits limits = limits_of(o, model);
   if (o.make_runner) {
@@ -77,10 +73,24 @@ std::unique_ptr<step_runner> make_runner(const model_geometry& model,
                           .limits = limits,
                           .drafts_max = o.speculation.rows_max(),
                           .chains_hidden = o.speculation.chain == mtp_chain::previous_hidden,
-                          .order_fixed = is_order_fixed(o)});
+                          .order_fixed = is_order_fixed(o),
+                          .tiers = static_cast<std::uint32_t>(tiers)});
   }
   return std::make_unique<model_runner>(
       model, weights, layer_homes(pools), o.page_tokens, kv, limits, executor);
+}
+
+/// Tiers of pools whose bytes the host cannot touch. @throws engine::error, std::bad_alloc
+std::vector<tier> staged(std::vector<tier> tiers, page_mover* mover) {
+  if (!tiers.empty() && mover == nullptr) {
+    throw error("the KV of this device cannot go to tiers: run without them");
+  }
+  const auto count = static_cast<std::uint32_t>(tiers.size());
+  for (tier& t : tiers) {
+    t.store = any_store(std::make_unique<staged_store<any_store>>(
+        std::move(t.store), *mover, mover->stages() / count));
+  }
+  return tiers;
 }
 
 /// What MTP blocks keep depends on what they were told: pages of another reading are not found. The
@@ -155,7 +165,7 @@ engine::engine(const model_geometry& model,
       kv_(options.kv.value_or(weights.compute)),
       executor_(executor),
       pools_(make_pools(model, options_, kv_)),
-      runner_(make_runner(model, weights, pools_, options_, kv_, executor)),
+      runner_(make_runner(model, weights, pools_, options_, kv_, tiers.size(), executor)),
       sampler_(model.vocabulary, executor.concurrency(), weights.path),
       limits_{.vocabulary = model.vocabulary, .max_context_tokens = options.context_tokens},
       scheduler_({.budget_tokens = options.chunk_tokens,
@@ -172,7 +182,7 @@ engine::engine(const model_geometry& model,
             arithmetic_id(
                 weights.path, weights.backend, weights.compute, kv_, options.page_tokens) +
             name_of_chain(options.speculation),
-        std::move(tiers));
+        options.make_runner ? staged(std::move(tiers), runner_->mover()) : std::move(tiers));
   }
   check_slack(options.speculation, pools_.plan());
   tables_.resize(options.sequences_max);
@@ -450,8 +460,10 @@ void engine::choose_tokens() {
 void engine::emit() {
   choose_tokens();
   std::size_t next = 0;
+  cut_off_.clear();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
-    if (!runner_->is_cut_off(i)) {
+    cut_off_.push_back(runner_->is_cut_off(i));  // Drafting has batches of its own.
+    if (!cut_off_[i]) {
       take_rows(i, next);
     }
     next += rows_[i].logit_rows;
@@ -460,7 +472,7 @@ void engine::emit() {
   measure_decode();
   draft();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
-    if (runner_->is_cut_off(i)) {
+    if (ORIEL_MUTANT(cut_off_is_asked_after_drafting) ? runner_->is_cut_off(i) : cut_off_[i]) {
       cut_off(*batch_[i]);
     } else {
       end_step(*batch_[i]);

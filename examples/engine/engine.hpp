@@ -326,8 +326,8 @@ class engine {
   dtype kv_;
   executor_ref executor_;
   pools pools_;
-  std::optional<prefix_reuse> cache_;
   std::unique_ptr<step_runner> runner_;
+  std::optional<prefix_reuse> cache_;  // its tiers go before the runner, whose mover they have
   sampler sampler_;
   request_limits limits_;
 
@@ -358,6 +358,7 @@ class engine {
   std::deque<token_history> histories_;  // of rows behind drafts; addresses stay
   std::size_t histories_used_ = 0;
   std::span<const float> logits_;
+  std::vector<bool> cut_off_;                  // [batch]
   std::vector<decoding_rows> decoding_;        // the batch, where it decodes in one piece
   bool decoding_drafts_ = false;               // with its MTP blocks
   std::optional<decoded_rows> decoded_;        // what came of that; logits stayed where they are

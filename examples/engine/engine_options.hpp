@@ -145,8 +145,8 @@ struct engine_options {
   /// (docs/device.md). The host has but one order.
   std::optional<bool> order_fixed = {};
 
-  /// Who computes the steps; empty: a model_runner, on the host. Runners of a device bring no KV
-  /// back: with one there are no heals and no tiers.
+  /// Who computes the steps; empty: a model_runner, on the host. Another one has the KV in memory
+  /// of its own, by the page ids of pools that only count; tiers below it need its page_mover.
   std::function<std::unique_ptr<step_runner>(const runner_setup&)> make_runner = {};
 };
 

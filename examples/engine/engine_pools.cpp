@@ -58,9 +58,11 @@ planned_pools plan_pools(const model_geometry& model, const engine_options& o, d
 
 host_pools make_pools(const model_geometry& model, const engine_options& o, dtype kv) {
   const auto [plan, sizes] = plan_pools(model, o, kv);
-  auto pools = host_pools::make(plan, sizes);
+  auto pools = host_pools::make(
+      plan, sizes, o.make_runner ? &engine_memory::reserve_addresses : &engine_memory::reserve);
   if (!pools) {
-    throw error(fmt::format("no memory for the KV pools ({} tokens): {}; lower -c",
+    throw error(fmt::format("no {} for the KV pools ({} tokens): {}; lower -c",
+                            o.make_runner ? "addresses" : "memory",
                             std::uint64_t{sizes.pages[0]} * o.page_tokens,
                             pools.error().detail));
   }

@@ -35,13 +35,14 @@ struct planned_pools {
 ///   - a fetch holds the full pages that its request was promised, and the windows of one boundary:
 ///     there is room for tier_moves.fetches_max.
 ///
-/// The room for the cache comes on top of that.
+/// The room for the cache comes on top of that. Who makes a runner of its own (options.make_runner)
+/// has the bytes elsewhere, by the same page ids: these pools only count then.
 /// @throws engine::error, std::bad_alloc
 [[nodiscard]] host_pools make_pools(const model_geometry& model,
                                     const engine_options& options,
                                     dtype kv);
 
-/// Where each layer of the model has its KV.
+/// Where each layer of the model has its KV. @pre the pools have bytes
 [[nodiscard]] std::vector<pool_layer> layer_homes(const host_pools& pools);
 
 /// What each layer keeps: of the model, then of its MTP blocks if they draft, which are soft.

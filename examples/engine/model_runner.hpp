@@ -5,6 +5,7 @@
 /// Oriel's pools. It knows layers and rows; requests, scheduling and sampling are the engine's.
 #pragma once
 
+#include <oriel/core/contract.hpp>
 #include <oriel/core/executor.hpp>
 #include <oriel/core/ids.hpp>
 #include <oriel/kernels/attention.hpp>
@@ -55,6 +56,7 @@ class model_runner final : public step_runner {
   }
   [[nodiscard]] hidden_rows mtp_hidden_of(std::size_t entry) const noexcept override;
   [[nodiscard]] bool is_cut_off(std::size_t sequence) const noexcept override {
+    ORIEL_EXPECTS(sequence < is_cut_off_.size());
     return is_cut_off_[sequence];
   }
   [[nodiscard]] const runner_limits& limits() const noexcept override { return limits_; }

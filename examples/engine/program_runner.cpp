@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/kernels/draft_rows.hpp>
+#include <oriel/kernels/kv_copy.hpp>
 #include <oriel/kernels/verify_chains.hpp>
 
 #include <engine/error.hpp>
@@ -10,6 +12,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace oriel::engine {
 namespace {
@@ -32,6 +35,15 @@ std::uint32_t logit_rows_of(std::span<const step_rows* const> batch) {
     rows += s->logit_rows;
   }
   return rows;
+}
+
+bool heals(const step_rows& s) {
+  return s.heal != nullptr && s.first_position < s.heal->length;
+}
+
+/// Rows of a heal before its end: not all layers have what they need for them.
+std::uint32_t healing_rows_of(const step_rows& s) {
+  return heals(s) ? std::min(rows_of(s), s.heal->length - s.first_position) : 0;
 }
 
 constexpr std::size_t of(row_set rows) {
@@ -104,6 +116,10 @@ program_model program_model_of(const model_geometry& model,
   }
   m.mtp_blocks = m.layers() - static_cast<std::uint32_t>(model.layers.size());
   return m;
+}
+
+std::uint32_t step_multiprocessors(std::uint32_t multiprocessors, bool has_tiers) noexcept {
+  return multiprocessors - (has_tiers ? cuda::kv_copy_options{}.multiprocessors : 0);
 }
 
 std::vector<std::uint32_t> table_entries_of(const pool_plan& plan, std::uint32_t context_tokens) {
@@ -226,7 +242,6 @@ void program_runner::fill_rows(const step_program& program,
   const std::span<std::uint32_t> positions = input<std::uint32_t>(program, in.positions);
   std::size_t row = 0;
   for (const step_rows* const s : batch) {
-    ORIEL_EXPECTS(!s->gate && (s->heal == nullptr || s->first_position >= s->heal->length));
     ORIEL_EXPECTS(s->first_position + s->tokens.size() <= limits_.context_tokens);
     std::ranges::copy(s->tokens, tokens.begin() + static_cast<std::ptrdiff_t>(row));
     std::iota(positions.begin() + static_cast<std::ptrdiff_t>(row),
@@ -242,6 +257,33 @@ void program_runner::fill_rows(const step_program& program,
     for (std::uint32_t i = 0; i < batch.size(); ++i) {
       const step_rows& s = *batch[i];
       fill_sequence(parts[i], pool, i, s, s.first_position, rows_of(s), s.first_key);
+    }
+  }
+}
+
+/// A heal runs all its rows in all layers: those below a layer's frontier are wrong there, and no
+/// row that is right reads them. What was never written is not read, so they are numbers; full
+/// layers write nothing that is cached.
+void program_runner::fill_heals(const step_program& program,
+                                std::span<const step_rows* const> batch) {
+  const std::span<paged_sequence> written = input<paged_sequence>(program, program.inputs.written);
+  std::ranges::copy(input<paged_sequence>(program, program.inputs.sequences[0]), written.begin());
+  for (std::uint32_t i = 0; i < batch.size(); ++i) {
+    const step_rows& s = *batch[i];
+    if (!heals(s)) {
+      continue;
+    }
+    ORIEL_EXPECTS(s.heal->layers() == model_.geometry->layers.size() &&
+                  s.first_position >= s.heal->first_row());
+    if (!ORIEL_MUTANT(program_heals_write_cached_rows)) {
+      written[i].first_key = s.heal->length;
+    }
+    for (std::uint32_t pool = 1; pool < model_.pools(); ++pool) {
+      if (!s.heal->reads_window_at_safe_length() &&
+          !ORIEL_MUTANT(program_heals_read_what_nobody_wrote)) {
+        input<paged_sequence>(program, program.inputs.sequences[pool])[i].first_key =
+            s.heal->first_row();
+      }
     }
   }
 }
@@ -270,7 +312,10 @@ void program_runner::keep_hidden(std::span<const float> from,
   std::size_t at = 0;
   for (const step_rows* const s : batch) {
     const std::size_t count = s->tokens.size() * model_.geometry->hidden;
-    rows.push_back({s->first_position, std::span(values).subspan(at, count)});
+    const std::uint32_t left_out = healing_rows_of(*s);
+    rows.push_back(
+        {s->first_position + left_out,
+         std::span(values).subspan(at, count).subspan(left_out * model_.geometry->hidden)});
     at += count;
   }
 }
@@ -280,6 +325,7 @@ const step_program& program_runner::begin(std::span<const step_rows> batch,
                                           program_kind kind,
                                           std::uint32_t block) {
   ORIEL_EXPECTS(!batch.empty() && batch.size() <= limits_.sequences_max);
+  is_cut_off_.assign(batch.size(), false);
   batch_.clear();
   for (const step_rows& s : batch) {
     batch_.push_back(&s);
@@ -305,22 +351,82 @@ const step_program& program_runner::begin(std::span<const step_rows> batch,
   return p;
 }
 
-/// Of the batch that ran. @returns empty where nobody asked
-std::span<const float> program_runner::logits_of(const step_program& program) const {
-  const std::size_t count = std::size_t{logit_rows_of(batch_)} * model_.geometry->vocabulary;
-  return count != 0 ? output<float>(program, program.outputs.logits).first(count)
-                    : std::span<const float>();
+/// Of the batch that ran; zeros of who was cut off. @returns empty where nobody asked
+std::span<const float> program_runner::logits_of(const step_program& program) {
+  const std::size_t vocabulary = model_.geometry->vocabulary;
+  const std::size_t count = logit_rows_of(batch_) * vocabulary;
+  if (count == 0) {
+    return {};
+  }
+  const std::span<const float> logits = output<float>(program, program.outputs.logits).first(count);
+  if (std::ranges::find(is_cut_off_, true) == is_cut_off_.end()) {
+    return logits;
+  }
+  logits_.assign(logits.begin(), logits.end());
+  auto row = logits_.begin();
+  for (std::size_t i = 0; i < batch_.size(); ++i) {
+    const auto end = row + static_cast<std::ptrdiff_t>(batch_[i]->logit_rows * vocabulary);
+    if (is_cut_off_[i]) {
+      std::fill(row, end, 0.0f);
+    }
+    row = end;
+  }
+  return logits_;
 }
+
+/// Whose keys do not come reads its own alone from that layer on: nothing that is not in place is
+/// read, what comes of it are numbers, and the others' rows do not notice.
+class program_runner::batch_gate {
+ public:
+  batch_gate(program_runner& of, const step_program& program) : of_(of), program_(program) {}
+
+  bool wait(std::uint32_t layer) {
+    if (std::exchange(asked_, layer) == layer && !ORIEL_MUTANT(gate_is_asked_by_each_attention)) {
+      return true;  // Its prompts are attended to apart from its few rows.
+    }
+    bool is_open = true;
+    for (std::size_t i = 0; i < of_.batch_.size(); ++i) {
+      const step_rows& s = *of_.batch_[i];
+      layer_gate_ref gate = s.gate;
+      if (!gate || of_.is_cut_off_[i] || gate.wait(layer)) {
+        continue;
+      }
+      if (std::exchange(is_open, false)) {
+        of_.backend_.settle();
+      }
+      of_.is_cut_off_[i] = true;
+      for (std::uint32_t pool = 0; pool < of_.model_.pools(); ++pool) {
+        if (!ORIEL_MUTANT(cut_off_sequence_reads_on)) {
+          of_.input<paged_sequence>(program_, program_.inputs.sequences[pool])[i].first_key =
+              s.first_position;
+        }
+      }
+    }
+    return is_open;
+  }
+
+ private:
+  program_runner& of_;
+  const step_program& program_;
+  std::uint32_t asked_ = ~std::uint32_t{0};  // the layer
+};
 
 std::span<const float> program_runner::forward(std::span<const step_rows> batch) {
   const step_program& p = begin(batch, program_kind::forward, 0);
+  fill_heals(p, batch_);
   const std::uint32_t rows = rows_of(batch_);
   const std::size_t hidden = std::size_t{rows} * model_.geometry->hidden;
   if (model_.mtp_blocks != 0) {
     parts_.push_back({p.outputs.hidden, 0, hidden * sizeof(float)});
   }
-  backend_.run(p, false, parts_);
+  batch_gate gate(*this, p);
+  const bool is_gated =
+      std::ranges::any_of(batch, [](const step_rows& s) { return static_cast<bool>(s.gate); });
+  backend_.run(p, false, parts_, is_gated ? layer_gate_ref(gate) : layer_gate_ref());
   counts_.layer_rows += std::uint64_t{rows} * model_.geometry->layers.size();
+  for (const step_rows& s : batch) {
+    counts_.heal_layer_rows += std::uint64_t{healing_rows_of(s)} * model_.geometry->layers.size();
+  }
   if (model_.mtp_blocks != 0) {
     keep_hidden(output<float>(p, p.outputs.hidden).first(hidden), batch_, hidden_, hidden_of_);
   } else {
@@ -439,10 +545,11 @@ std::optional<decoded_rows> program_runner::decode(std::span<const decoding_rows
                                                    bool drafts_next) {
   ORIEL_EXPECTS(!batch.empty() && batch.size() <= limits_.sequences_max);
   ORIEL_EXPECTS(!drafts_next || model_.mtp_blocks != 0);
+  is_cut_off_.assign(batch.size(), false);
   batch_.clear();
   std::uint32_t drafts = 0;
   for (const decoding_rows& d : batch) {
-    ORIEL_EXPECTS(!d.rows.tokens.empty());
+    ORIEL_EXPECTS(!d.rows.tokens.empty() && !d.rows.gate);
     batch_.push_back(&d.rows);
     drafts = std::max(drafts, rows_of(d.rows) - 1);
   }

@@ -6,6 +6,7 @@
 /// once, fills its inputs from the batch, sends changed page tables, and reads what comes back.
 #pragma once
 
+#include <oriel/core/contract.hpp>
 #include <oriel/kv/pool_plan.hpp>
 
 #include <engine/step_program.hpp>
@@ -43,6 +44,11 @@ struct backend_needs {
                                              dtype compute,
                                              dtype kv,
                                              std::uint32_t multiprocessors);
+/// Of a device's multiprocessors those that steps are planned for. Beside them copies to and from
+/// tiers take some: attention, which has one block on each, would wait for their end
+/// (docs/kernels.md).
+[[nodiscard]] std::uint32_t step_multiprocessors(std::uint32_t multiprocessors,
+                                                 bool has_tiers) noexcept;
 /// [pools] entries of a sequence's page table, at most.
 [[nodiscard]] std::vector<std::uint32_t> table_entries_of(const pool_plan& plan,
                                                           std::uint32_t context_tokens);
@@ -76,9 +82,17 @@ class step_backend {
   [[nodiscard]] virtual const char* arithmetic() const noexcept = 0;
   /// Sends the inputs, runs, fetches the parts and waits for them. A program that `repeats` is
   /// worth a captured graph; it keeps its address.
+  /// @param gate  asked before each attention of each layer of the model: it blocks until what that
+  ///              reads is in place. False: the inputs have changed, and are sent again first
   virtual void run(const step_program& program,
                    bool repeats,
-                   std::span<const fetched_part> parts) = 0;
+                   std::span<const fetched_part> parts,
+                   layer_gate_ref gate = {}) = 0;
+  /// In the middle of a run, called by its gate: blocks until what was enqueued has run, so that
+  /// inputs may be changed.
+  virtual void settle() = 0;
+  /// As step_runner::mover.
+  [[nodiscard]] virtual page_mover* mover() noexcept { return nullptr; }
 
  protected:
   step_backend() = default;
@@ -87,8 +101,10 @@ class step_backend {
 };
 
 /// Thread safety: none. Memory: the backend's is taken in the constructor, for the largest buckets;
-/// programs are made when their bucket is met first. No heals, no gates: the engine that borrows it
-/// asks for neither.
+/// programs are made when their bucket is met first. A sequence whose gate says no reads no
+/// more of its cached keys; its rows run on, for nobody. A heal runs its rows from the first one in
+/// every layer, where the host leaves out those below a layer's frontier: about twice the
+/// layer-rows of its plan, in one program for all.
 class program_runner final : public step_runner {
  public:
   /// @param pages_max  [pools] entries of a sequence's page table, at most
@@ -116,7 +132,11 @@ class program_runner final : public step_runner {
   [[nodiscard]] hidden_rows mtp_hidden_of(std::size_t entry) const noexcept override {
     return mtp_hidden_of_[entry];
   }
-  [[nodiscard]] bool is_cut_off(std::size_t) const noexcept override { return false; }
+  [[nodiscard]] bool is_cut_off(std::size_t sequence) const noexcept override {
+    ORIEL_EXPECTS(sequence < is_cut_off_.size());
+    return is_cut_off_[sequence];
+  }
+  [[nodiscard]] page_mover* mover() noexcept override { return backend_.mover(); }
   [[nodiscard]] const runner_limits& limits() const noexcept override { return limits_; }
   [[nodiscard]] const runner_counts& counts() const noexcept override { return counts_; }
   [[nodiscard]] const char* arithmetic() const noexcept override { return arithmetic_.c_str(); }
@@ -129,17 +149,21 @@ class program_runner final : public step_runner {
   }
 
  private:
+  /// Asks the gates of a batch.
+  class batch_gate;
+
   const step_program& program_for(const program_shape& shape);
   const step_program& begin(std::span<const step_rows> batch,
                             program_kind kind,
                             std::uint32_t block);
-  [[nodiscard]] std::span<const float> logits_of(const step_program& program) const;
+  [[nodiscard]] std::span<const float> logits_of(const step_program& program);
   void send_tables(std::span<const step_rows* const> batch);
   template <class T>
   std::span<T> input(const step_program& program, buffer_id id);
   template <class T>
   std::span<const T> output(const step_program& program, buffer_id id) const;
   void fill_rows(const step_program& program, std::span<const step_rows* const> batch);
+  void fill_heals(const step_program& program, std::span<const step_rows* const> batch);
   void fill_logit_rows(const step_program& program, std::span<const step_rows* const> batch);
   void fill_sampling(const step_program& program, std::span<const decoding_rows> batch);
   void fill_drafting(const step_program& program, std::span<const decoding_rows> batch);
@@ -166,6 +190,8 @@ class program_runner final : public step_runner {
   std::map<program_shape, step_program> programs_;
   std::vector<const step_rows*> batch_;
   std::vector<fetched_part> parts_;
+  std::vector<bool> is_cut_off_;  // [batch]
+  std::vector<float> logits_;     // of a batch with sequences that were cut off
   std::vector<float> hidden_, mtp_hidden_;
   std::vector<hidden_rows> hidden_of_, mtp_hidden_of_;
   runner_counts counts_;

@@ -397,8 +397,13 @@ void builder::attention(std::uint32_t index, const pass& r) {
   const std::uint32_t kind = rope_kind(a);
   p_.operations.emplace_back(
       rope_op{kind, a.q_heads + a.kv_heads, qkv, r.rope_tables[kind], r.rows});
-  p_.operations.emplace_back(
-      append_op{index, shape, columns_from(qkv, k_at), columns_from(qkv, v_at), sequences, r.rows});
+  const bool skips_cached = shape_.kind == program_kind::forward && model_.pool_of[index] == 0;
+  p_.operations.emplace_back(append_op{index,
+                                       shape,
+                                       columns_from(qkv, k_at),
+                                       columns_from(qkv, v_at),
+                                       skips_cached ? p_.inputs.written : sequences,
+                                       r.rows});
   const std::uint32_t heads_width = a.q_heads * a.head_dim_vo;
   const matrix_slice heads = matrix("heads", r.count, heads_width);
   for (const cuda::attention_plan& plan : attention_plans(shape, r)) {
@@ -488,6 +493,7 @@ void builder::main_pass(const matrix_slice& x) {
 }
 
 void builder::make_forward() {
+  p_.inputs.written = input<paged_sequence>("written rows", shape_.sequences);
   p_.inputs.logit_rows = input<std::uint32_t>("logit rows", shape_.logit_rows);
   const matrix_slice x =
       matrix("residual stream", shape_.rows, g_.hidden, dtype::f32, buffer_role::output);

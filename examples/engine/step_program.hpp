@@ -324,10 +324,13 @@ void visit_buffers(const operation& op, Visit&& visit);
 
 /// Buffers that are filled from a batch (step_inputs.hpp). no_buffer: the program has none.
 struct program_inputs {
-  buffer_id row_counts = no_buffer;        ///< [row_sets] u32
-  buffer_id tokens = no_buffer;            ///< [rows]
-  buffer_id positions = no_buffer;         ///< [rows]
-  std::vector<buffer_id> sequences;        ///< [pools]: [sequences] paged_sequence
+  buffer_id row_counts = no_buffer;  ///< [row_sets] u32
+  buffer_id tokens = no_buffer;      ///< [rows]
+  buffer_id positions = no_buffer;   ///< [rows]
+  std::vector<buffer_id> sequences;  ///< [pools]: [sequences] paged_sequence
+  /// `forward`: [sequences] paged_sequence, as the full pool's rows are written: not those of a
+  /// heal, whose keys are cached.
+  buffer_id written = no_buffer;
   buffer_id logit_rows = no_buffer;        ///< [logit_rows]; none where every row has logits
   buffer_id hidden = no_buffer;            ///< `draft`: [rows, hidden]
   buffer_id sample_rows = no_buffer;       ///< [rows] sample_row

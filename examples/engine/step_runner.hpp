@@ -13,6 +13,7 @@
 #include <oriel/prefix/heal.hpp>
 #include <oriel/request/sampling_options.hpp>
 #include <oriel/tier/layer_gate.hpp>
+#include <oriel/tier/page_mover.hpp>
 
 #include <engine/host_pools.hpp>
 
@@ -31,7 +32,7 @@ struct step_rows {
   std::span<const block_table_view> tables;  ///< [pools]: by pool_id
   std::uint32_t logit_rows = 0;              ///< the last so many rows get logits
   /// The heal that these rows belong to, while first_position < heal->length; null for other rows,
-  /// ignored once the heal is done. Rows below a layer's frontier are not computed there.
+  /// ignored once the heal is done. What comes of rows below a layer's frontier there is nothing.
   const heal_plan* heal = nullptr;
   /// Asked in each layer before KV in front of these rows is read, when others still bring it;
   /// layers as in `layers_kv`. What needs no cached KV (norm, projections, rope) is done by then.
@@ -98,6 +99,7 @@ struct runner_setup {
   std::uint32_t drafts_max = 0;  ///< of one sequence and step
   bool chains_hidden = false;    ///< MTP blocks are told the output of the one before
   bool order_fixed = false;      ///< engine_options::order_fixed, decided
+  std::uint32_t tiers = 0;       ///< below the pools: then a runner has a mover
 };
 
 /// Thread safety: none; one thread owns it.
@@ -108,10 +110,10 @@ class step_runner {
   /// Computes the rows of `batch`, writes their KV, and returns the logits of the rows that asked
   /// for them: [sum of logit_rows, vocabulary], in the order of `batch`. Valid until the next call.
   ///
-  /// A healing sequence (prefix/heal.hpp) runs in any chunks from heal->first_row() on. In the
-  /// layers below its frontier a row makes K and V at most; full layers read what is cached before
-  /// heal->length and write nothing there. Rows of other sequences in the batch notice nothing;
-  /// they are best placed before healing ones, whose rows make room as they end.
+  /// A healing sequence (prefix/heal.hpp) runs in any chunks from heal->first_row() on. Full layers
+  /// read what is cached before heal->length and write nothing there. Rows of other sequences in
+  /// the batch notice nothing; they are best placed before healing ones, whose rows make room as
+  /// they end.
   ///
   /// A sequence whose gate says no is cut off: none of its rows runs on, its logits are zeros, and
   /// nothing of the step may be committed for it. The others have the bits they always have.
@@ -145,6 +147,10 @@ class step_runner {
   [[nodiscard]] virtual const char* arithmetic() const noexcept { return ""; }
   /// Bytes of activations and scratch.
   [[nodiscard]] virtual std::uint64_t workspace_bytes() const noexcept = 0;
+
+  /// Moves pages between the tiers and KV that the host cannot touch. Null: the host's pools have
+  /// the bytes, or there are no tiers, or this runner has no way.
+  [[nodiscard]] virtual page_mover* mover() noexcept { return nullptr; }
 
   /// Computes a step of decoding sequences in one piece: forward, sampling, verification by match,
   /// and where `drafts_next` every MTP block over what was accepted, as forward_mtp would behind

@@ -16,6 +16,7 @@
 #include <oriel/kernels/sample.hpp>
 #include <oriel/kernels/swiglu.hpp>
 #include <oriel/kernels/verify_chains.hpp>
+#include <oriel/tier/stream_mover.hpp>
 
 #include <engine/error.hpp>
 #include <engine_cuda/cuda_backend.hpp>
@@ -71,8 +72,13 @@ class cuda_step {
         model_(device.weights_->model()),
         base_(device.device_->bytes(step_memory).data()) {}
 
-  void enqueue() {
+  /// @param gate  asked before the attention of each layer
+  void enqueue(layer_gate_ref gate) {
     for (const operation& op : p_.operations) {
+      if (const auto* o = std::get_if<attend_op>(&op);
+          gate && o != nullptr && !gate.wait(o->layer)) {
+        d_.send_inputs(p_);
+      }
       std::visit([&](const auto& o) { run(o); }, op);
     }
   }
@@ -431,7 +437,8 @@ class cuda_step {
 
 cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
                            const host_pools& pools,
-                           const cuda_device& device)
+                           const cuda_device& device,
+                           std::span<const kv_layer_shape> moved)
     : weights_(std::move(weights)),
       multiprocessors_(device.multiprocessors),
       arithmetic_(fmt::format("cuda {}, cuBLASLt {}, {}",
@@ -452,6 +459,27 @@ cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
     layers_kv_.push_back(pools.pool(home.pool).layout().layer(home.slot, kv_[pool].base()));
   }
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
+  if (!moved.empty()) {
+    make_mover(pools, moved);
+  }
+}
+
+/// A page that comes may be the first with its id: its bytes are mapped before it does.
+void cuda_backend::make_mover(const host_pools& pools, std::span<const kv_layer_shape> shapes) {
+  check(cudaStreamCreateWithFlags(&up_, cudaStreamNonBlocking), "a stream");
+  check(cudaStreamCreateWithFlags(&down_, cudaStreamNonBlocking), "a stream");
+  std::vector<moved_pool> sides;
+  for (std::uint32_t i = 0; i < pools.plan().pools(); ++i) {
+    sides.push_back({pools.pool(pool_id{i}).memory().base(), kv_[i].base()});
+  }
+  const auto commit = [this](std::uint32_t pool, std::uint32_t pages) noexcept {
+    return kv_[pool].commit(pages * page_bytes_[pool]);
+  };
+  using mover = stream_mover<cuda::device_streams, cuda::pinned_memory, decltype(commit)>;
+  mover_ = checked(
+      mover::make(
+          pools.plan(), shapes, sides, {.compute = stream_, .up = up_, .down = down_}, commit),
+      "copies between the device and its tiers");
 }
 
 cuda_backend::~cuda_backend() {
@@ -463,8 +491,11 @@ cuda_backend::~cuda_backend() {
       cudaGraphExecDestroy(graph);
     }
   }
-  if (stream_ != nullptr) {
-    cudaStreamDestroy(stream_);
+  mover_.reset();  // Waits for its copies.
+  for (const cudaStream_t stream : {stream_, up_, down_}) {
+    if (stream != nullptr) {
+      cudaStreamDestroy(stream);
+    }
   }
 }
 
@@ -509,8 +540,21 @@ void cuda_backend::need_pages(std::uint32_t pool, std::uint32_t pages) {
   check(kv_[pool].commit(pages * page_bytes_[pool]));
 }
 
-void cuda_backend::enqueue(const step_program& program) {
-  cuda_step(*this, program).enqueue();
+void cuda_backend::enqueue(const step_program& program, layer_gate_ref gate) {
+  cuda_step(*this, program).enqueue(gate);
+}
+
+void cuda_backend::send_inputs(const step_program& program) {
+  check(cudaMemcpyAsync(device_->bytes(step_memory).data(),
+                        inputs().data(),
+                        program.input_bytes,
+                        cudaMemcpyHostToDevice,
+                        stream_),
+        "inputs of a step");
+}
+
+void cuda_backend::settle() {
+  check(cudaStreamSynchronize(stream_), "a step on the device");
 }
 
 /// Captured when the program is met for the second time: by then kernels are loaded and cuBLASLt
@@ -541,15 +585,14 @@ cudaGraphExec_t cuda_backend::graph_of(const step_program& program) {
 
 void cuda_backend::run(const step_program& program,
                        bool repeats,
-                       std::span<const fetched_part> parts) {
+                       std::span<const fetched_part> parts,
+                       layer_gate_ref gate) {
   std::byte* const device = device_->bytes(step_memory).data();
-  check(cudaMemcpyAsync(
-            device, inputs().data(), program.input_bytes, cudaMemcpyHostToDevice, stream_),
-        "inputs of a step");
+  send_inputs(program);
   if (repeats && graphs_.contains(&program)) {
     check(cudaGraphLaunch(graph_of(program), stream_), "launching a graph");
   } else {
-    enqueue(program);
+    enqueue(program, gate);
     if (repeats) {
       graphs_.emplace(&program, nullptr);  // Met once.
     }
@@ -564,7 +607,10 @@ void cuda_backend::run(const step_program& program,
                           stream_),
           "outputs of a step");
   }
-  check(cudaStreamSynchronize(stream_), "a step on the device");
+  if (mover_) {
+    check(mover_->mark());
+  }
+  settle();
 }
 
 }  // namespace oriel::engine

@@ -32,10 +32,12 @@ namespace oriel::engine {
 /// count and never store. Bytes grow with the ids that the tables name.
 class cuda_backend final : public step_backend {
  public:
+  /// @param moved  [layers] what each keeps, where there are tiers below the pools; else empty
   /// @throws engine::error
   cuda_backend(std::shared_ptr<const cuda_weights> weights,
                const host_pools& pools,
-               const cuda_device& device);
+               const cuda_device& device,
+               std::span<const kv_layer_shape> moved = {});
   ~cuda_backend() override;
   cuda_backend(const cuda_backend&) = delete;
   cuda_backend& operator=(const cuda_backend&) = delete;
@@ -50,13 +52,20 @@ class cuda_backend final : public step_backend {
   /// The same bits are promised for one kind of device, one version of cuBLASLt, and weights that
   /// are all in bf16, or kept in e4m3.
   [[nodiscard]] const char* arithmetic() const noexcept override { return arithmetic_.c_str(); }
-  void run(const step_program& program, bool repeats, std::span<const fetched_part> parts) override;
+  void run(const step_program& program,
+           bool repeats,
+           std::span<const fetched_part> parts,
+           layer_gate_ref gate) override;
+  void settle() override;
+  [[nodiscard]] page_mover* mover() noexcept override { return mover_.get(); }
 
  private:
   friend class cuda_step;  // enqueues the operations
 
   cudaGraphExec_t graph_of(const step_program& program);
-  void enqueue(const step_program& program);
+  void enqueue(const step_program& program, layer_gate_ref gate = {});
+  void make_mover(const host_pools& pools, std::span<const kv_layer_shape> shapes);
+  void send_inputs(const step_program& program);
 
   std::shared_ptr<const cuda_weights> weights_;
   std::uint32_t multiprocessors_;
@@ -69,6 +78,8 @@ class cuda_backend final : public step_backend {
   std::optional<preallocation<cuda::device_memory>> device_;  // memory of a step, page tables
   std::optional<preallocation<cuda::pinned_memory>> pinned_;  // inputs, outputs, page tables
   std::map<const step_program*, cudaGraphExec_t> graphs_;
+  cudaStream_t up_ = nullptr, down_ = nullptr;  // of the mover
+  std::unique_ptr<page_mover> mover_;           // goes before its streams; null: no tiers
 };
 
 }  // namespace oriel::engine

@@ -1,5 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/kernels/kv_copy.hpp>
+
 #include <cuda_runtime_api.h>
 
 #include <engine/error.hpp>
@@ -27,7 +29,7 @@ class cuda_runner final : public step_runner {
   cuda_runner(std::shared_ptr<const cuda_weights> weights,
               const cuda_device& device,
               const runner_setup& setup)
-      : backend_(weights, setup.pools, device),
+      : backend_(weights, setup.pools, device, moved(setup)),
         runner_(model_of(*weights, device, setup),
                 setup.limits,
                 table_entries_of(setup.pools.plan(), setup.limits.context_tokens),
@@ -54,7 +56,10 @@ class cuda_runner final : public step_runner {
   hidden_rows mtp_hidden_of(std::size_t entry) const noexcept override {
     return runner_.mtp_hidden_of(entry);
   }
-  bool is_cut_off(std::size_t) const noexcept override { return false; }
+  bool is_cut_off(std::size_t sequence) const noexcept override {
+    return runner_.is_cut_off(sequence);
+  }
+  page_mover* mover() noexcept override { return runner_.mover(); }
   const runner_limits& limits() const noexcept override { return runner_.limits(); }
   const runner_counts& counts() const noexcept override { return runner_.counts(); }
   const char* arithmetic() const noexcept override { return runner_.arithmetic(); }
@@ -64,15 +69,29 @@ class cuda_runner final : public step_runner {
   static program_model model_of(const cuda_weights& weights,
                                 const cuda_device& device,
                                 const runner_setup& setup) {
-    program_model m = program_model_of(setup.model,
-                                       setup.pools.plan(),
-                                       setup.limits,
-                                       weights.compute(),
-                                       setup.kv,
-                                       device.multiprocessors);
+    program_model m =
+        program_model_of(setup.model,
+                         setup.pools.plan(),
+                         setup.limits,
+                         weights.compute(),
+                         setup.kv,
+                         step_multiprocessors(device.multiprocessors, setup.tiers != 0));
     m.chains_hidden = setup.chains_hidden;
     m.products = weights.products();
     return m;
+  }
+  /// [layers] where there are tiers.
+  static std::vector<kv_layer_shape> moved(const runner_setup& setup) {
+    if (setup.tiers == 0) {
+      return {};
+    }
+    std::vector<kv_layer_shape> shapes = kv_shapes_of(setup.model.layers, setup.kv);
+    for (const kv_layer_shape& soft : kv_shapes_of(setup.model.mtp_layers, setup.kv)) {
+      if (shapes.size() < setup.pools.plan().layers()) {
+        shapes.push_back(soft);
+      }
+    }
+    return shapes;
   }
 
   cuda_backend backend_;

@@ -96,7 +96,9 @@ void append_rows(const attention_shape& shape,
     const std::size_t end = begin + sequence.rows;
     for (std::size_t row = first > begin ? first : begin; row < end && row < last; ++row) {
       const auto position = sequence.first_position + static_cast<std::uint32_t>(row - begin);
-      append_row(shape, args, sequence, position, row);
+      if (position >= sequence.first_key) {
+        append_row(shape, args, sequence, position, row);
+      }
     }
     begin = end;
     if (begin >= last) {

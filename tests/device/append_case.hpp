@@ -35,8 +35,11 @@ struct append_case {
         paged_sequence{tables.data(), 0, 0, 0},
         paged_sequence{tables.data() + 4, 3, 100 + random.next_below(100), random.next_below(30)},
         paged_sequence{tables.data() + 7, 0, random.next_below(20), 1}};
-    for (const paged_sequence& part : parts) {
+    for (paged_sequence& part : parts) {
       rows += part.rows;
+      if (random.next_below(3) == 0) {
+        part.first_key = part.first_position + random.next_below(part.rows + 2);
+      }
     }
     k_stride = std::size_t{shape.kv_heads} * shape.head_dim_qk + 3;
     v_stride = std::size_t{shape.kv_heads} * shape.head_dim_vo + 5;

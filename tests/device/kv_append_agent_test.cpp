@@ -160,6 +160,9 @@ TEST_CASE("e4m3: a scale is of one token and head, and numbers are as near as th
   for (const paged_sequence& part : c.parts) {
     for (std::uint32_t r = 0; r < part.rows; ++r, ++row) {
       const std::uint32_t position = part.first_position + r;
+      if (position < part.first_key) {
+        continue;  // Nobody wrote it.
+      }
       for (std::uint32_t head = 0; head < c.shape.kv_heads; ++head) {
         const auto check = [&](const float* x, std::uint32_t dims, float factor, auto&& value) {
           float largest = 0.0f;
@@ -194,6 +197,7 @@ TEST_CASE("e4m3: what is no number shows in all of its head, and there alone") {
       GENERATE(std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity());
   append_case c(2);
   c.k[0] = bad;
+  c.parts[0].first_key = 0;
   const aligned_bytes pages(c.pool_bytes()), device(c.pool_bytes());
   const kv_append_args args = c.args(pages.data());
   reference::kv_append(c.shape, args);

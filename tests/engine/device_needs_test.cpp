@@ -3,9 +3,11 @@
 // What is said of a device before weights are read: what it has no kernel for, and what it has no
 // room for.
 #include "engine/with_blocks.hpp"
+#include "support/device_kv.hpp"
 #include "support/host_backend.hpp"
 
 #include <oriel/core/random.hpp>
+#include <oriel/tier/stream_mover.hpp>
 
 #include <catch2/catch.hpp>
 #include <engine/checkpoint.hpp>
@@ -78,6 +80,7 @@ void check_needs(const model_geometry& model,
                  engine_options o,
                  const device_needs& needs,
                  const model_weights* e4m3_weights = nullptr) {
+  std::optional<oriel::test::device_kv> kv;
   std::optional<oriel::test::host_backend> backend;
   std::uint64_t kv_bytes = 0;
   o.make_runner = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
@@ -91,7 +94,8 @@ void check_needs(const model_geometry& model,
     if (e4m3_weights != nullptr) {
       m.products = scaled_products(*e4m3_weights);
     }
-    backend.emplace(setup.model, weights, layer_homes(setup.pools), e4m3_weights);
+    kv.emplace(setup.pools);
+    backend.emplace(setup.model, weights, kv->layers(), e4m3_weights);
     return std::make_unique<program_runner>(m,
                                             setup.limits,
                                             table_entries_of(plan, setup.limits.context_tokens),
@@ -243,7 +247,7 @@ TEST_CASE("a model that does not fit is refused, with what is missing") {
   constexpr std::uint64_t gib = std::uint64_t{1} << 30;
   const device_needs needs{.weight_bytes = 100 * gib, .kv_bytes = 30 * gib, .step_bytes = gib / 2};
   const auto ask = [&](std::uint64_t free_bytes) {
-    return refusal([&] { expect_room(needs, "mimo", "H200", free_bytes); });
+    return refusal([&] { expect_room(needs, "mimo", "H200", free_bytes, 0); });
   };
   CHECK(ask(needs.total_bytes()).empty());
   CHECK_FALSE(ask(needs.total_bytes() - 1).empty());
@@ -253,4 +257,28 @@ TEST_CASE("a model that does not fit is refused, with what is missing") {
   CHECK(says(said, "30.00 GiB of KV"));
   CHECK(says(said, "0.50 GiB for a step"));
   CHECK(says(said, "10.50 GiB more than the 120.00 GiB that are free"));
+}
+
+TEST_CASE("tiers of a device take pinned memory of the host, and multiprocessors from a step") {
+  const model_geometry model = some_model(2, false);
+  engine_options o{.context_tokens = 256};
+  const dtype kv = GENERATE(dtype::bf16, dtype::e4m3);
+  o.kv = kv;
+  const auto ask = [&](bool has_tiers, std::uint32_t of) {
+    return device_needs_of(model, o, has_tiers, dtype::bf16, of);
+  };
+  const device_needs needs = ask(true, multiprocessors);
+  const planned_pools planned = plan_pools(model, o, kv);
+  CHECK(needs.stage_bytes == mover_bytes_of(planned.plan));
+  CHECK(needs.stage_bytes > 2 * (std::uint64_t{255} << 20));
+  CHECK(needs.total_bytes() == needs.weight_bytes + needs.kv_bytes + needs.step_bytes);
+  CHECK(ask(false, multiprocessors).stage_bytes == 0);
+  CHECK(needs.step_bytes == ask(false, step_multiprocessors(multiprocessors, true)).step_bytes);
+  CHECK(step_multiprocessors(multiprocessors, false) == multiprocessors);
+  CHECK(step_multiprocessors(multiprocessors, true) == multiprocessors - 4);
+  const auto told = [&](std::uint64_t host_bytes) {
+    return refusal([&] { expect_room(needs, "toy", "H200", ~std::uint64_t{0}, host_bytes); });
+  };
+  CHECK(told(needs.stage_bytes).empty());
+  CHECK(says(told(needs.stage_bytes - 1), "run without tiers"));
 }

@@ -48,6 +48,12 @@ inline std::uint64_t ticking_us() {
   return now += 2000;
 }
 
+struct library;
+/// Has the steps of an engine computed elsewhere: says so in its options. What it returns is kept
+/// longer than the engine.
+using device_maker =
+    std::function<std::shared_ptr<void>(const library&, std::uint64_t seed, engine_options&)>;
+
 /// A model and documents that share prefixes.
 struct library {
   model_geometry model;
@@ -60,6 +66,7 @@ struct library {
   bool edits_drafts = true;             ///< most lives replace drafts by right and wrong ones
   std::vector<token_id> text = {};      ///< what documents are pieces of; none: of random tokens
   std::vector<document> documents = {};
+  device_maker device = {};        ///< empty: the host computes
   std::uint64_t window_reach = 0;  // sum of (W - 1) over the layers
 
   /// Each document leaves an earlier one somewhere, mostly inside a page.
@@ -218,6 +225,7 @@ class life final : public logits_observer, public draft_editor {
     if (books_.speculates) {
       o.speculation = draw_speculation();
     }
+    device_ = books_.device ? books_.device(books_, seed_, o) : nullptr;
     return o;
   }
 
@@ -349,11 +357,14 @@ class life final : public logits_observer, public draft_editor {
         usage.cached_tokens != 0 && usage.cached_tokens < (a.prompt_tokens - 1) / page * page;
     counts_.misses += usage.cached_tokens == 0;
     if (heals && is_plain()) {
-      heal_layer_rows_ += measure_heal(engine_.cache()->healing(),
-                                       {.full_length = usage.cached_tokens,
-                                        .prompt_tokens = a.prompt_tokens,
-                                        .safe_length = safe})
-                              .layer_rows;
+      const heal_size size = measure_heal(engine_.cache()->healing(),
+                                          {.full_length = usage.cached_tokens,
+                                           .prompt_tokens = a.prompt_tokens,
+                                           .safe_length = safe});
+      // Programs run all rows in all layers.
+      heal_layer_rows_ += options_.make_runner ? std::uint64_t{size.length - size.first_row} *
+                                                     books_.model.layers.size()
+                                               : size.layer_rows;
       ++heals_;
     }
   }
@@ -419,6 +430,7 @@ class life final : public logits_observer, public draft_editor {
   bool disturbs_;
   std::uint32_t first_document_;  // of the few that this life asks for
   thread_pool threads_{1};
+  std::shared_ptr<void> device_;
   engine_options options_;
   cold_reference reference_;
   engine::engine engine_;

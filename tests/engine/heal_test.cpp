@@ -1,18 +1,24 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Heals run by the model runner: logits and published pages have the bits of a cold run, and the
-// rows that were computed are those of the plan. Random checkpoints, no prefix tree.
+// Heals run by the model runner, and by step programs: logits and published pages have the bits of
+// a cold run, and the rows that were computed are those of the plan. Random checkpoints, no prefix
+// tree.
 #include "support/death.hpp"
 #include "support/healing_world.hpp"
+#include "support/host_backend.hpp"
 #include "support/scale.hpp"
 #include "support/toy_model.hpp"
 
 #include <oriel/core/random.hpp>
 
 #include <catch2/catch.hpp>
+#include <engine/program_runner.hpp>
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
 #include <vector>
 
 using namespace oriel;
@@ -45,13 +51,44 @@ struct case_options {
   std::uint32_t healed = 288, safe = 0;  ///< T and S
   std::uint32_t slack_pages = 0;
   std::uint64_t seed = 1;
+  bool by_programs = false;
+};
+
+/// Step programs, interpreted on the host over the world's pools.
+class hosted_programs {
+ public:
+  std::unique_ptr<engine::step_runner> operator()(const healing_setup& s) {
+    engine::program_model m{.geometry = &s.model,
+                            .compute = s.weights.compute,
+                            .kv = s.weights.compute,
+                            .page_size = s.plan.options().page_size,
+                            .context_tokens = s.limits.context_tokens};
+    std::vector<std::uint32_t> pages_max{s.plan.pages_for(full_pool, s.limits.context_tokens)};
+    for (const pool_layer& layer : s.layers_kv) {
+      m.pool_of.push_back(to_index(layer.pool));
+    }
+    for (std::uint32_t kind = 0; kind < s.plan.window_kinds(); ++kind) {
+      pages_max.push_back(s.plan.ring(kind).ring_pages());
+    }
+    backends_.emplace_back(s.model, s.weights, s.layers_kv);
+    return std::make_unique<engine::program_runner>(m, s.limits, pages_max, 0, backends_.back());
+  }
+
+ private:
+  std::list<oriel::test::host_backend> backends_;
 };
 
 /// A cold run, then heals of the same prompt in several chunk sizes, alone and in company.
 void check_heals(const case_options& o, const std::vector<std::uint32_t>& chunks) {
   CAPTURE(o.seed, o.windows, o.page_tokens, o.prompt, o.healed, o.safe, o.slack_pages);
   const model_geometry model = toy_model(o.windows, o.moe);
-  healing_world world(model, o.compute, o.page_tokens, o.seed);
+  hosted_programs programs;
+  healing_world world(model,
+                      o.compute,
+                      o.page_tokens,
+                      o.seed,
+                      o.by_programs ? healing_world::runner_maker(std::ref(programs))
+                                    : healing_world::runner_maker());
   const cold_run cold = world.run_cold({.prompt = world.random_tokens(o.prompt, o.seed),
                                         .decoded = 4,
                                         .chunk = 64,
@@ -60,6 +97,10 @@ void check_heals(const case_options& o, const std::vector<std::uint32_t>& chunks
   const heal_plan plan =
       plan_heal({world.windows(), o.page_tokens, o.slack_pages},
                 {.full_length = o.healed, .prompt_tokens = o.prompt, .safe_length = o.safe});
+  // Programs run the rectangle around the triangle.
+  const std::uint64_t layer_rows =
+      o.by_programs ? std::uint64_t{plan.length - plan.first_row()} * plan.layers()
+                    : plan.layer_rows;
   for (const std::uint32_t chunk : chunks) {
     for (const bool company : {false, true}) {
       for (const bool cut : {false, true}) {
@@ -69,7 +110,7 @@ void check_heals(const case_options& o, const std::vector<std::uint32_t>& chunks
         REQUIRE(run.same_logits);
         REQUIRE(run.same_pages);
         REQUIRE(run.full_pages_untouched);
-        REQUIRE(run.heal_layer_rows == plan.layer_rows);
+        REQUIRE(run.heal_layer_rows == layer_rows);
         REQUIRE((run.pages_compared > 0 || !cut || world.window_kinds() == 0 ||
                  plan.first_row() == plan.length));
       }
@@ -97,10 +138,11 @@ TEST_CASE("a heal gives the cold run's logits and pages: one full layer in eight
   }
 }
 
-TEST_CASE("a heal gives the cold run's logits and pages: random mixes of layers") {
-  for (std::uint64_t seed = 0; seed < scaled(150); ++seed) {
+/// Random models, boundaries and chunks.
+void check_random_heals(std::uint64_t seeds, bool by_programs) {
+  for (std::uint64_t seed = 0; seed < seeds; ++seed) {
     random_stream draw(seed, 7);
-    case_options o{.windows = random_mix(draw), .seed = seed};
+    case_options o{.windows = random_mix(draw), .seed = seed, .by_programs = by_programs};
     o.moe = draw.next_below(2) == 0;
     o.compute = draw.next_below(4) == 0 ? dtype::f32 : dtype::bf16;
     o.page_tokens = draw.next_below(2) == 0 ? 16 : 32;
@@ -113,6 +155,15 @@ TEST_CASE("a heal gives the cold run's logits and pages: random mixes of layers"
     const std::uint32_t chunks[]{1, 3, 16, 64};
     check_heals(o, {chunks[draw.next_below(4)], 1 + draw.next_below(64)});
   }
+}
+
+TEST_CASE("a heal gives the cold run's logits and pages: random mixes of layers") {
+  check_random_heals(scaled(150), false);
+}
+
+TEST_CASE("a heal by step programs gives the cold run's logits and pages") {
+  check_heals({.windows = one_in_eight(), .prompt = 330, .healed = 320, .by_programs = true}, {16});
+  check_random_heals(scaled(12), true);
 }
 
 // The tests above can fail: memory is poisoned, and one row less shows.

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Step programs, run on the host in the memory that they plan, give the host runner's bits.
 #include "engine/with_blocks.hpp"
+#include "support/device_kv.hpp"
 #include "support/e4m3_model.hpp"
 #include "support/host_backend.hpp"
 
@@ -523,6 +524,32 @@ std::vector<block_table_view> tables_of(const host_pools::sequence_type& kv) {
 
 }  // namespace
 
+TEST_CASE("a gate is asked once a layer, though few rows and prompts are attended to apart") {
+  library books{.model = toy_geometry({0, 16, 0}, false), .weights = {}, .tokens = no_text()};
+  for (layer_geometry& layer : books.model.layers) {
+    layer.attention.head_dim_qk = layer.attention.head_dim_vo = 64;  // Of a unit that has splits.
+  }
+  books.weights = random_weights(books.model, dtype::bf16, 10);
+  two_runners r(books, dtype::bf16);
+  struct {
+    std::vector<std::uint32_t> asked = {};
+    bool wait(std::uint32_t layer) {
+      asked.push_back(layer);
+      return true;
+    }
+  } gate;
+  twin few = admit(r), prompt = admit(r);
+  const std::vector<token_id> tokens(40, token_id{1});
+  REQUIRE((few.kv[1].reserve(1) && prompt.kv[1].reserve(40)));
+  const auto few_tables = tables_of(few.kv[1]), prompt_tables = tables_of(prompt.kv[1]);
+  const std::vector<step_rows> batch{
+      {.tokens = std::span(tokens).first(1), .tables = few_tables, .logit_rows = 1},
+      {.tokens = tokens, .tables = prompt_tables, .logit_rows = 1, .gate = gate}};
+  (void)r.device.forward(batch);
+  CHECK(gate.asked == std::vector<std::uint32_t>{0, 1, 2});
+  CHECK(r.backend.gated_attentions == 6);
+}
+
 namespace {
 
 /// Prompts in chunks and mixed batches of decoding rows, through both runners: judge(found,
@@ -693,7 +720,7 @@ namespace {
 struct answers {
   std::map<std::uint64_t, std::vector<token_id>> tokens;
   std::map<std::uint64_t, draft_counts> drafts;
-  std::uint64_t missing_mtp_rows = 0;
+  std::uint64_t missing_mtp_rows = 0, healed_tokens = 0;
 };
 
 answers serve(const library& books,
@@ -720,6 +747,7 @@ answers serve(const library& books,
     }
   }
   result.missing_mtp_rows = e.metrics().missing_mtp_rows.value();
+  result.healed_tokens = e.metrics().healed_tokens.value();
   return result;
 }
 
@@ -760,12 +788,12 @@ TEST_CASE("a device's products are order-fixed where an answer might depend on i
 }
 
 TEST_CASE("an engine gives the same tokens and drafts when its steps are programs") {
+  static std::uint64_t healed_tokens = 0;  // of all seeds
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 8)));
   INFO("seed " << seed);
   library books = with_blocks({0, 16, 16, 0}, seed % 2 == 0, 16, 60 + seed);
   random_stream random(seed, 124);
   engine_options o{.chunk_tokens = 24, .sequences_max = 4, .context_tokens = context};
-  o.heal = false;
   o.prefix_cache = seed % 4 < 2;
   o.now_us = ticking_us;
   o.speculation.drafter = seed == 7   ? drafter_kind::none
@@ -777,7 +805,13 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
   for (std::uint64_t id = 0; id < 9; ++id) {
     request r;
     r.id = request_id{id};
-    const std::uint32_t length = 1 + random.next_below(90);
+    if (id % 2 != 0) {  // Parts anywhere from the one before: a hit, and sometimes a heal.
+      const auto& other = requests.back().prompt;
+      r.prompt.assign(other.begin(),
+                      other.begin() + random.next_below(static_cast<std::uint32_t>(other.size())));
+    }
+    const std::uint32_t length =
+        1 + random.next_below(90 - static_cast<std::uint32_t>(r.prompt.size()));
     for (std::uint32_t i = 0; i < length; ++i) {
       r.prompt.push_back(token_id{random.next_below(8)});
     }
@@ -790,13 +824,15 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
     }
     requests.push_back(std::move(r));
   }
+  std::optional<oriel::test::device_kv> kv;
   std::optional<oriel::test::host_backend> backend;
   const auto by_programs = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
     program_model m = model_of(
         setup.model, setup.pools, books.weights.compute, setup.page_size, o.context_tokens);
     m.kv = setup.kv;
     m.chains_hidden = setup.chains_hidden;
-    backend.emplace(setup.model, books.weights, layer_homes(setup.pools));
+    kv.emplace(setup.pools);
+    backend.emplace(setup.model, books.weights, kv->layers());
     return std::make_unique<program_runner>(
         m, setup.limits, two_runners::pages_max(setup.pools.plan()), setup.drafts_max, *backend);
   };
@@ -805,6 +841,9 @@ TEST_CASE("an engine gives the same tokens and drafts when its steps are program
   REQUIRE(found.tokens == expected.tokens);
   REQUIRE(found.drafts == expected.drafts);
   CHECK(found.missing_mtp_rows == expected.missing_mtp_rows);
+  CHECK(found.healed_tokens == expected.healed_tokens);
+  healed_tokens += found.healed_tokens;
+  CHECK((seed != 7 || healed_tokens != 0));
   CHECK(backend->graph_runs > 20);
   CHECK((o.speculation.drafter != drafter_kind::mtp || backend->drafting_runs > 10));
 }
@@ -842,15 +881,16 @@ TEST_CASE("e4m3 KV: the same tokens, whatever was cached, chunked or batched") {
   const auto tokens_of = [&](bool cached, std::uint32_t chunk, std::uint32_t sequences) {
     engine_options o{.chunk_tokens = chunk, .sequences_max = sequences, .context_tokens = context};
     o.kv = dtype::e4m3;
-    o.heal = false;
     o.prefix_cache = cached;
     o.now_us = ticking_us;
+    std::optional<oriel::test::device_kv> kv;
     std::optional<oriel::test::host_backend> backend;
     const auto by_programs = [&](const runner_setup& setup) -> std::unique_ptr<step_runner> {
       program_model m =
           model_of(setup.model, setup.pools, dtype::bf16, setup.page_size, o.context_tokens);
       m.kv = setup.kv;
-      backend.emplace(setup.model, books.weights, layer_homes(setup.pools));
+      kv.emplace(setup.pools);
+      backend.emplace(setup.model, books.weights, kv->layers());
       return std::make_unique<program_runner>(
           m, setup.limits, two_runners::pages_max(setup.pools.plan()), setup.drafts_max, *backend);
     };

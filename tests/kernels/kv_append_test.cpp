@@ -26,10 +26,10 @@ TEST_CASE("kv_append writes what the layout's definition says, and nothing else"
     return kv_layer_view{m.data(), m.data() + pages * stride, stride};
   };
   const std::uint32_t flat[] = {7, 2, 9, 0}, ring[] = {5, 11, 3};
-  const paged_sequence sequences[] = {
-      {flat, 0, random.next_below(10), 1 + random.next_below(50)},
-      {flat, 0, 0, 0},
-      {ring, 3, 100 + random.next_below(100), random.next_below(30)}};
+  paged_sequence sequences[] = {{flat, 0, random.next_below(10), 1 + random.next_below(50)},
+                                {flat, 0, 0, 0},
+                                {ring, 3, 100 + random.next_below(100), random.next_below(30)}};
+  sequences[seed % 3].first_key = sequences[seed % 3].first_position + random.next_below(20);
   const std::uint32_t rows = sequences[0].rows + sequences[2].rows;
   const std::size_t k_stride = std::size_t{shape.kv_heads} * shape.head_dim_qk + 3;
   const std::size_t v_stride = std::size_t{shape.kv_heads} * shape.head_dim_vo + 5;

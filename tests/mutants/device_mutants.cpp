@@ -29,6 +29,9 @@ constexpr const char* products =
 constexpr const char* streams =
     "loads and stores beside a compute: nothing is read early or touched late";
 
+constexpr const char* stages =
+    "pages of a device go down and come up whole\\, in the order of each key";
+
 constexpr mutant all_mutants[] = {
     {"", "no mutant", "", true},
     // The pipe of the copy kernel.
@@ -41,6 +44,9 @@ constexpr mutant all_mutants[] = {
     {"runs_cross_pools",
      "one copy goes through two allocations",
      "parts of two allocations that touch by chance are two runs"},
+    {"e4m3_append_writes_cached_rows",
+     "a heal's wrong rows go into shared pages",
+     "the device's append writes the values of the host's"},
     // The grouped product's ring.
     {"gemm_stage_goes_back_under_its_products", "bf16 operands are overwritten", products},
     {"gemm_part_is_added_before_it_is_there", "e4m3 sums of the k tile before", products},
@@ -54,6 +60,10 @@ constexpr mutant all_mutants[] = {
     {"half_a_copy_is_not_waited_for", "a page is given away and then written to", streams},
     {"load_is_done_with_its_first_copy", "the same", streams},
     {"load_goes_while_it_is_waited_for", "its events serve another load", streams},
+    // Between the pools of a device and stores.
+    {"mover_forgets_the_fence", "a page goes down before the step that writes it", stages},
+    {"store_reads_what_is_still_copied", "a store is given a stage too early", stages},
+    {"get_is_done_before_its_copy", "a page is published, or its layer read, too early", stages},
 };
 
 }  // namespace

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // Tests of the tests, as in mutants.cpp: engine, pools and tree are compiled with the bugs that
-// drafting invites, and each must make its case fail.
+// drafting and devices invite, and each must make its case fail.
 //
 //     test.draft_mutants          all of the list
 //     test.draft_mutants NAME     one mutant, "" none
@@ -31,6 +31,11 @@ constexpr const char* drawn =
     "drawn drafts leave the model's joint distribution\\, through the engine";
 constexpr const char* penalties =
     "penalties\\, biases and log-probabilities: the same with drafts\\, hits and preemptions";
+
+constexpr const char* by_programs = "a heal by step programs gives the cold run's logits and pages";
+constexpr const char* failing_tiers =
+    "reuse is exact on a device: through tiers that fail now and then";
+constexpr const char* drafts_and_tiers = "reuse is exact on a device: drafts and tiers";
 
 constexpr mutant all_mutants[] = {
     {"", "no mutant", from_scratch, true},
@@ -73,6 +78,17 @@ constexpr mutant all_mutants[] = {
     {"few_rows_are_a_prompt",
      "one thread block goes through a long context for a row that decodes",
      "every sequence of a step is attended to once\\, few rows over a long context in splits"},
+    {"program_heals_write_cached_rows", "a heal's wrong rows go into shared pages", by_programs},
+    {"program_heals_read_what_nobody_wrote",
+     "what is multiplied by zero is no number",
+     by_programs},
+    {"gate_is_asked_by_each_attention",
+     "a layer that came is waited for once more",
+     "a gate is asked once a layer\\, though few rows and prompts are attended to apart"},
+    {"cut_off_sequence_reads_on", "a layer that did not come is read", failing_tiers},
+    {"cut_off_is_asked_after_drafting",
+     "the answer is that of the blocks' batch",
+     drafts_and_tiers},
     {"names_forget_the_chain",
      "pages of another reading are found",
      "pages of another reading of the blocks are not found\\, the model's serve all others"},

@@ -17,6 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -54,30 +56,33 @@ struct heal_run {
   std::uint64_t heal_layer_rows = 0;  ///< of one heal
 };
 
+/// What a runner is made of.
+struct healing_setup {
+  const oriel::model_geometry& model;
+  const oriel::engine::model_weights& weights;
+  const oriel::pool_plan& plan;
+  std::vector<oriel::pool_layer> layers_kv;
+  oriel::engine::runner_limits limits;
+};
+
 class healing_world {
  public:
+  using runner_maker =
+      std::function<std::unique_ptr<oriel::engine::step_runner>(const healing_setup&)>;
   using pools_type = oriel::dual_pool<>;
   using sequence = pools_type::sequence_type;
 
   healing_world(const oriel::model_geometry& model,
                 oriel::dtype compute,
                 std::uint32_t page_tokens,
-                std::uint64_t seed)
+                std::uint64_t seed,
+                const runner_maker& maker = {})
       : model_(model),
         weights_(oriel::engine::random_weights(model, compute, seed)),
         windows_(oriel::layer_windows(model)),
         page_tokens_(page_tokens),
         pools_(make_pools(model, compute, page_tokens)),
-        runner_(model,
-                weights_,
-                homes(),
-                page_tokens,
-                compute,
-                {.rows_max = sequences_max * step_max,
-                 .logit_rows_max = step_max,
-                 .sequences_max = sequences_max,
-                 .context_tokens = context},
-                threads_) {
+        runner_(make_runner(maker, compute)) {
     for (const std::uint32_t w : windows_) {  // In the order in which pool_plan numbers the kinds.
       if (w != 0 && std::ranges::find(kinds_, w) == kinds_.end()) {
         kinds_.push_back(w);
@@ -140,7 +145,7 @@ class healing_world {
   heal_run heal(const cold_run& cold, const oriel::heal_plan& plan, const heal_options& o) {
     poison_free_pages();
     const auto full_before = bytes_of(oriel::full_pool, cold.full);
-    const std::uint64_t rows_before = runner_.counts().heal_layer_rows;
+    const std::uint64_t rows_before = runner_->counts().heal_layer_rows;
     std::vector<part> parts;
     const std::size_t me = o.company ? 1 : 0;
     if (o.company) {  // A stranger, the heal, another stranger, the same heal once more.
@@ -171,7 +176,8 @@ class healing_world {
     }
     parts[me].rows = parts[me].logit_rows = 0;
     finish_heals(parts, me, cold.tokens);
-    result.heal_layer_rows = (runner_.counts().heal_layer_rows - rows_before) / (o.company ? 2 : 1);
+    result.heal_layer_rows =
+        (runner_->counts().heal_layer_rows - rows_before) / (o.company ? 2 : 1);
     result.same_logits =
         logits.size() == cold.logits.size() &&
         std::memcmp(logits.data(), cold.logits.data(), logits.size() * sizeof(float)) == 0;
@@ -180,6 +186,19 @@ class healing_world {
   }
 
  private:
+  std::unique_ptr<oriel::engine::step_runner> make_runner(const runner_maker& maker,
+                                                          oriel::dtype compute) {
+    const oriel::engine::runner_limits limits{.rows_max = sequences_max * step_max,
+                                              .logit_rows_max = step_max,
+                                              .sequences_max = sequences_max,
+                                              .context_tokens = context};
+    if (maker) {
+      return maker({model_, weights_, pools_.plan(), homes(), limits});
+    }
+    return std::make_unique<oriel::engine::model_runner>(
+        model_, weights_, homes(), page_tokens_, compute, limits, threads_);
+  }
+
   static constexpr std::uint32_t step_max = 72, context = 512, sequences_max = 4;
 
   /// One sequence of a batch.
@@ -263,7 +282,7 @@ class healing_world {
                          .heal = p.heal});
       }
     }
-    const std::span<const float> logits = runner_.forward(batch);
+    const std::span<const float> logits = runner_->forward(batch);
     for (part& p : parts) {
       p.kv.commit(p.rows);
     }
@@ -360,5 +379,5 @@ class healing_world {
   std::uint32_t page_tokens_;
   oriel::thread_pool threads_{1};
   pools_type pools_;
-  oriel::engine::model_runner runner_;
+  std::unique_ptr<oriel::engine::step_runner> runner_;
 };

@@ -26,6 +26,7 @@
 #include <oriel/kv/dual_pool.hpp>
 
 #include <catch2/catch.hpp>
+#include <device/fake_streams.hpp>
 #include <engine/aligned_bytes.hpp>
 #include <engine/program_runner.hpp>
 #include <engine/weights.hpp>
@@ -34,6 +35,7 @@
 #include <cmath>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -80,13 +82,27 @@ class host_backend final : public engine::step_backend {
 
   void run(const engine::step_program& program,
            bool repeats,
-           std::span<const engine::fetched_part> parts) override {
+           std::span<const engine::fetched_part> parts,
+           layer_gate_ref gate) override {
     p_ = &program;
-    std::memset(memory_.data(), 0xFF, memory_.size());
-    std::memcpy(memory_.data(), inputs_.data(), program.input_bytes);
+    const auto send_inputs = [&] {
+      std::memcpy(memory_.data(), inputs_.data(), program.input_bytes);
+    };
+    enqueue([&] { std::memset(memory_.data(), 0xFF, memory_.size()); });
+    enqueue(send_inputs);
     for (const engine::operation& op : program.operations) {
-      std::visit([&](const auto& o) { interpret(o); }, op);
+      if (const auto* o = std::get_if<engine::attend_op>(&op); o != nullptr && gate) {
+        ++gated_attentions;
+        if (!gate.wait(o->layer)) {
+          enqueue(send_inputs);
+        }
+      }
+      enqueue([&] { std::visit([&](const auto& o) { interpret(o); }, op); });
     }
+    if (moves != nullptr) {
+      REQUIRE(moves->mark());
+    }
+    settle();
     std::memset(outputs_.data(), 0xFF, outputs_.size());
     for (const engine::fetched_part& part : parts) {
       const std::size_t at = program[part.buffer].offset_bytes + part.first_byte;
@@ -99,13 +115,35 @@ class host_backend final : public engine::step_backend {
     drafting_runs += program.shape.drafts_next ? 1 : 0;
   }
 
+  void settle() override {
+    bool is_done = device == nullptr;
+    enqueue([&] { is_done = true; });
+    while (!is_done) {
+      REQUIRE(device->step());
+    }
+  }
+  page_mover* mover() noexcept override { return moves; }
+
   engine::backend_needs taken;
   const char* named = "";  ///< the arithmetic; set before a runner is made
   std::size_t runs = 0, computed_rows = 0, graph_runs = 0, drafting_runs = 0,
-              block_scaled_products = 0, grouped_products = 0;
+              block_scaled_products = 0, grouped_products = 0, gated_attentions = 0;
+  /// Operations run in its stream 0, when it pleases. Null: at once.
+  fake_device* device = nullptr;
+  page_mover* moves = nullptr;
 
  private:
   using slice = engine::matrix_slice;
+
+  /// What the task refers to stays until `settle`.
+  void enqueue(fake_device::task task) {
+    if (device == nullptr) {
+      task();
+      return;
+    }
+    device->run(0, std::move(task));
+    device->steps(3);
+  }
 
   template <class T>
   std::span<T> buffer(engine::buffer_id id) {
@@ -389,9 +427,24 @@ class host_backend final : public engine::step_backend {
                 .sequences = {&s, 1},
                 .sinks = sinks.empty() ? nullptr : sinks.data(),
                 .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_qk))});
+        expect_numbers(shape, o.out, row, s.rows);
       }
       row += s.rows;
     }
+  }
+  /// Also of rows that nobody wants: on a device what they read is multiplied by zero for others.
+  void expect_numbers(const attention_shape& shape,
+                      const slice& out,
+                      std::size_t first,
+                      std::uint32_t rows) {
+    bool are_numbers = true;
+    for (std::size_t row = first; row < first + rows; ++row) {
+      const float* const heads = floats(out) + row * out.stride;
+      are_numbers &= std::all_of(heads,
+                                 heads + std::size_t{shape.q_heads} * shape.head_dim_vo,
+                                 [](float x) { return std::isfinite(x); });
+    }
+    REQUIRE(are_numbers);
   }
   void attend(const attention_shape& shape, const attention_args& args) {
     if (shape.kv == dtype::e4m3) {

@@ -29,6 +29,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -113,24 +114,24 @@ class stream_layers {
   }
 
   /// Is there room for another load? Never blocks. O(copies of the loads that ended).
-  [[nodiscard]] bool can_begin() noexcept {
-    bool can = false;
-    for (load_set& s : sets_) {
-      can |= is_free(s);
+  [[nodiscard]] bool can_begin() noexcept { return next_set().has_value(); }
+  /// The set of events, below loads_max, that the next load will have: whatever else a load has of
+  /// its own can be numbered by it. Nothing: there is no room. As can_begin.
+  [[nodiscard]] std::optional<std::uint32_t> next_set() noexcept {
+    std::optional<std::uint32_t> next;
+    for (std::uint32_t set = loads_max; set-- > 0;) {
+      next = is_free(sets_[set]) ? set : next;
     }
-    return can;
+    return next;
   }
 
   /// Enqueues all copies, in their order, behind the fence. What it could not enqueue, `wait`
   /// answers with no. @pre can_begin(), copies.size() <= copies_max, their layers_in_place do not
   /// fall, `after` is none or of its fences
   [[nodiscard]] stream_load begin(std::span<const layer_copy> copies, stream_fence after) noexcept {
-    std::uint32_t set = 0;
-    while (set < loads_max && !is_free(sets_[set])) {
-      ++set;
-    }
-    ORIEL_EXPECTS(set < loads_max);
-    load_set& s = sets_[set];
+    const std::optional<std::uint32_t> set = next_set();
+    ORIEL_EXPECTS(set.has_value());
+    load_set& s = sets_[*set];
     ORIEL_EXPECTS(copies.size() <= s.ready.size());
     s.number = ++loads_;
     s.in_place.clear();
@@ -144,7 +145,7 @@ class stream_layers {
     if (fences_->wait(copies_, after)) {
       enqueue(s, copies);
     }
-    return {set, s.number};
+    return {*set, s.number};
   }
 
   /// What the compute is given afterwards finds the layer's pages in place; see `layer_gate`.

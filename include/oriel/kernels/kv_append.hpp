@@ -19,7 +19,8 @@ struct CUstream_st;  // cudaStream_t is a pointer to it; no CUDA header is neede
 
 namespace oriel {
 
-/// Arguments of one append. rows = sum of sequences[i].rows.
+/// Arguments of one append. rows = sum of sequences[i].rows. Rows in front of their sequence's
+/// first_key are not written.
 struct kv_append_args {
   kv_layer_view kv;
   const float* k;        ///< [rows] rows of kv_heads * head_dim_qk, rope applied

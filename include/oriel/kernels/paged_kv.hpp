@@ -101,7 +101,7 @@ struct paged_sequence {
   std::uint32_t ring_pages;      ///< entries of a window ring; 0 for a flat table
   std::uint32_t first_position;  ///< token position of the first row
   std::uint32_t rows;            ///< rows (tokens) of this sequence in the batch; may be 0
-  /// Keys before this position are not seen, as if the sequence began here: nobody wrote them.
+  /// Keys before this position are not seen, as if the sequence began here, and none is written.
   std::uint32_t first_key = 0;
 };
 

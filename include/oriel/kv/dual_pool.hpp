@@ -51,15 +51,19 @@ class dual_pool {
   using sequence_type = sequence_kv<pool_type>;
 
   /// Reserves every pool. O(pages).
+  /// @param   reserve  (bytes) -> result<Memory>, for policies that have several ways
   /// @pre     sizes.pages.size() == plan.pools(), every size in (0, to_index(null_page))
   /// @returns errc::out_of_memory, with errno
   /// @throws  std::bad_alloc for the bookkeeping, 12 bytes per page
-  [[nodiscard]] static result<dual_pool> make(pool_plan plan, const pool_sizes& sizes) {
+  template <class Reserve = result<Memory> (*)(std::size_t) noexcept>
+  [[nodiscard]] static result<dual_pool> make(pool_plan plan,
+                                              const pool_sizes& sizes,
+                                              Reserve&& reserve = &Memory::reserve) {
     ORIEL_EXPECTS(sizes.pages.size() == plan.pools());
     std::vector<pool_type> pools;
     pools.reserve(plan.pools());
     for (std::uint32_t i = 0; i < plan.pools(); ++i) {
-      result<pool_type> pool = pool_type::make(plan.layout(pool_id{i}), sizes.pages[i]);
+      result<pool_type> pool = pool_type::make(plan.layout(pool_id{i}), sizes.pages[i], reserve);
       if (!pool) {
         return pool.error();
       }

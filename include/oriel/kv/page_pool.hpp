@@ -35,15 +35,19 @@ class page_pool {
   using memory_type = Memory;
 
   /// Reserves a pool of free pages. O(capacity_pages).
+  /// @param   reserve  (bytes) -> result<Memory>, for policies that have several ways
   /// @pre     0 < capacity_pages < to_index(null_page)
   /// @returns errc::out_of_memory, with errno
   /// @throws  std::bad_alloc for the bookkeeping, 12 bytes per page
-  [[nodiscard]] static result<page_pool> make(page_layout layout, std::uint32_t capacity_pages) {
+  template <class Reserve = result<Memory> (*)(std::size_t) noexcept>
+  [[nodiscard]] static result<page_pool> make(page_layout layout,
+                                              std::uint32_t capacity_pages,
+                                              Reserve&& reserve = &Memory::reserve) {
     const std::size_t page_bytes = layout.page_bytes();
     if (page_bytes != 0 && capacity_pages > std::numeric_limits<std::size_t>::max() / page_bytes) {
       return failure{errc::out_of_memory, 0, "a pool larger than the address space"};
     }
-    result<Memory> memory = Memory::reserve(page_bytes * capacity_pages);
+    result<Memory> memory = reserve(page_bytes * capacity_pages);
     if (!memory) {
       return memory.error();
     }

@@ -14,6 +14,7 @@
 #include "find_row.cuh"
 #include "thread_group.cuh"
 
+#include <oriel/core/mutation.hpp>
 #include <oriel/device/paged_kv_view.cuh>
 #include <oriel/kernels/kv_append.hpp>
 
@@ -33,7 +34,7 @@ ORIEL_HOST_DEVICE void append_k(const attention_shape& shape,
                                 std::uint32_t thread) {
   const std::uint32_t row = block * kv_append_rows + thread / kv_group_tokens;
   const row_home home = find_row(args.sequences, row);
-  if (home.sequence == nullptr) {
+  if (home.sequence == nullptr || home.position < home.sequence->first_key) {
     return;
   }
   const std::uint32_t dims = shape.head_dim_qk, stored = view.stored_dims(dims);
@@ -55,6 +56,9 @@ ORIEL_HOST_DEVICE void append_v(const attention_shape& shape,
     const row_home home = find_row(args.sequences, row);
     if (home.sequence == nullptr) {
       return;
+    }
+    if (home.position < home.sequence->first_key) {
+      continue;
     }
     const float* v = args.v + row * args.v_stride + std::size_t{head} * shape.head_dim_vo;
     for (std::uint32_t d = thread / kv_group_tokens; d < shape.head_dim_vo;
@@ -138,7 +142,8 @@ ORIEL_HOST_DEVICE void append_scaled(const attention_shape& shape,
   largest = g.template max_over<kv_group_tokens>(largest);
   g.each([&](std::uint32_t thread) {
     const row_home& at = home[thread];
-    if (at.sequence == nullptr) {
+    if (at.sequence == nullptr ||
+        (at.position < at.sequence->first_key && !ORIEL_MUTANT(e4m3_append_writes_cached_rows))) {
       return;
     }
     const float scale = kv_scale_of(std::bit_cast<float>(largest[thread]));

@@ -36,6 +36,9 @@ void kv_append(const attention_shape& shape, const kv_append_args& args) {
   for (const paged_sequence& sequence : args.sequences) {
     for (std::uint32_t r = 0; r < sequence.rows; ++r, ++row) {
       const std::uint32_t position = sequence.first_position + r;
+      if (position < sequence.first_key) {
+        continue;
+      }
       const float* k = args.k + row * args.k_stride;
       const float* v = args.v + row * args.v_stride;
       for (std::uint32_t head = 0; head < shape.kv_heads; ++head) {

@@ -3,7 +3,8 @@
 // Whole models on a device, through the engine: the host engine's greedy tokens wherever its choice
 // is clear; and order-fixed, the bits of a cold run whatever was batched, chunked, cached, drafted
 // or preempted. Models of e4m3 matrices are compared with the same step programs, interpreted on
-// the host with the reference kernels. Heals are not on a device: its engine turns them off.
+// the host with the reference kernels. Hits of the busy runs may be healed ones.
+#include "support/device_kv.hpp"
 #include "support/e4m3_model.hpp"
 #include "support/golden.hpp"
 #include "support/greedy_comparison.hpp"
@@ -137,8 +138,8 @@ struct host_programs {
         setup.model, plan, setup.limits, dtype::bf16, setup.kv, s.device.multiprocessors);
     m.chains_hidden = setup.chains_hidden;
     m.products = scaled_products(*s.e4m3);
-    backend =
-        std::make_unique<host_backend>(setup.model, s.packed, layer_homes(setup.pools), &*s.e4m3);
+    kv = std::make_unique<device_kv>(setup.pools);
+    backend = std::make_unique<host_backend>(setup.model, s.packed, kv->layers(), &*s.e4m3);
     return std::make_unique<program_runner>(m,
                                             setup.limits,
                                             table_entries_of(plan, setup.limits.context_tokens),
@@ -147,6 +148,7 @@ struct host_programs {
                                             setup.order_fixed);
   }
   const subject& s;
+  std::unique_ptr<device_kv> kv = {};
   std::unique_ptr<host_backend> backend = {};
 };
 
@@ -166,6 +168,7 @@ engine_options busy_options(const subject& s, drafter_kind drafter) {
   engine_options o = cold_options(s);
   o.chunk_tokens = 48;
   o.sequences_max = 4;
+  o.heal = true;
   o.prefix_cache = true;
   o.speculation.drafter = drafter;
   o.speculation.drafts_max = 3;

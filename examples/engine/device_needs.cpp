@@ -228,7 +228,7 @@ device_needs device_needs_of(const model_geometry& model,
                           .drafts_max = served.speculation.rows_max(),
                           .chains_hidden = served.speculation.chain == mtp_chain::previous_hidden,
                           .order_fixed = is_order_fixed(served),
-                         .has_tiers = has_tiers,
+                          .has_tiers = has_tiers,
                           .kept = kept},
                          multiprocessors);
 }

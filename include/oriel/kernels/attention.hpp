@@ -66,8 +66,7 @@ struct attention_plan {
 };
 
 /// Chooses the path and sizes the workspace. Pure arithmetic, no allocation. O(1).
-/// @returns errc::unsupported_shape for a shape outside the ranges above, e4m3 KV, or a path this
-/// CPU lacks.
+/// @returns errc::unsupported_shape outside the ranges above, for e4m3 KV or a path this CPU lacks.
 [[nodiscard]] result<attention_plan> plan_attention(const attention_shape& shape,
                                                     std::uint32_t rows_max,
                                                     std::uint32_t concurrency,

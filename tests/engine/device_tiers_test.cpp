@@ -107,7 +107,6 @@ TEST_CASE("reuse is exact on a device: e4m3 KV comes back with its scales") {
   const library books = random_library({0, 16, 33, 16}, false, 19);
   engine_options o{.page_tokens = 16, .chunk_tokens = 32, .context_tokens = 256};
   o.kv = dtype::e4m3;
-  o.now_us = ticking_us;
   o.tier_moves.fetch_us_min = o.tier_moves.fetch_us_max = 10'000'000;
   thread_pool threads{1};
   std::uint64_t fetched = 0;
@@ -132,7 +131,7 @@ TEST_CASE("reuse is exact on a device: e4m3 KV comes back with its scales") {
     const auto [expected, none] = tokens_of(cold, r);
     CHECK(tokens_of(warm, r).first == expected);
     REQUIRE(warm.cache()->tiers()->finish(no_deadline));
-    warm.cache()->tree().evict_full(warm.cache()->tree().evictable_full_pages(), ticking_us());
+    warm.cache()->tree().evict_full(warm.cache()->tree().evictable_full_pages(), steady_now_us());
     r.id = request_id{2};
     const auto [found, usage] = tokens_of(warm, r);
     CHECK(found == expected);

@@ -314,7 +314,7 @@ TEST_CASE("what moves is planned layer by layer, and a stage holds any of them")
     const auto moved = plan_moved_layers(plan, shapes(), sides, way, {}, there.data());
     REQUIRE(moved);
     REQUIRE(moved->plans.size() == shapes().size());
-    CHECK(moved->layer_in == std::vector<std::vector<std::uint32_t>>{{0, 2}, {1, 3, 4}});
+    CHECK(moved->layer_in == std::vector<std::vector<std::uint32_t>>{{0, 2, 5}, {1, 3, 4}});
     for (std::uint32_t l = 0; l < shapes().size(); ++l) {
       const kv_copy_layer& view = moved->views[l];
       const kv_layer_view& staged = way == move_way::up ? view.from : view.to;

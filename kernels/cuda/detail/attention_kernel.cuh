@@ -399,9 +399,9 @@ __global__ void __launch_bounds__((Warpgroups + 1) * warpgroup_threads, 1)
     if constexpr (Warpgroups > 1) {
       ptx::raise_registers<scaled_consumer_registers>();
     }
-    attention_consumer<Dims, Warpgroups> consumer(shared, warpgroup);
-    for_items(
-        [&](const attention_work& work) { attend_item<Dims>(call, work, warpgroup, consumer); });
+    const std::uint32_t index = Warpgroups == 1 ? 0 : warpgroup;  // Known, it takes no register.
+    attention_consumer<Dims, Warpgroups> consumer(shared, index);
+    for_items([&](const attention_work& work) { attend_item<Dims>(call, work, index, consumer); });
   }
 }
 

@@ -45,7 +45,8 @@ step configure 60 bash -euc configure || step_tail configure 30
 for program in "${programs[@]}"; do
   targets+=("bench.cuda.$program")
 done
-# -k 0: a unit that does not compile stops no other program.
+# -k 0: a unit that does not compile stops no other program, and leaves none of an older tree.
+rm -f "$build"/bench/bench.cuda.* "$build"/bench/bench.peers.*
 step build 280 cmake --build "$build" --target "${targets[@]}" -- -k 0 || step_tail build 30
 build_peers() {
   for peer in "$@"; do

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a Debian machine: the packages that tests/gpu.sh and bench/gpu.sh build with, for a machine that has none and
 # no network. Usage: tests/gpu_bundle.sh [folder], by default .gpu_deps, which git ignores and both scripts look into.
-# Nothing is installed. About 17 MB: headers (of Catch2, fmt, nlohmann-json, CLI11, xxHash they are all there is), and
+# Nothing is installed. About 18 MB: headers (of Catch2, fmt, nlohmann-json, CLI11, xxHash they are all there is), and
 # for whole models libsimdjson and the static libraries of PCRE2, utf8proc and OpenSSL. These are of Debian 12:
 # they want its glibc, 2.36, or a newer one.
 set -euo pipefail

@@ -453,7 +453,8 @@ void builder::experts(std::uint32_t index, const pass& r, const matrix_slice& no
                  .act_e4m3 = is_scaled ? scaled("experts' e4m3 activations", pairs, f.intermediate)
                                        : scaled_slice{},
                  .y = matrix("experts' outputs", pairs, g_.hidden),
-                 .rows = r.rows});
+                 .rows = r.rows,
+                 .multiprocessors = model_.multiprocessors});
 }
 
 void builder::layer(std::uint32_t index, const pass& r) {

@@ -275,6 +275,7 @@ struct experts_op {
   scaled_slice act_e4m3;  ///< where `type` is e4m3: `act`, quantised
   matrix_slice y;         ///< [rows * top_k, hidden], f32
   row_set rows;
+  std::uint32_t multiprocessors;  ///< that the products are planned for
 };
 struct gather_op {
   std::uint32_t width;

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/contract.hpp>
 #include <oriel/kernels/attention.hpp>
 #include <oriel/kernels/draft_rows.hpp>
 #include <oriel/kernels/embed.hpp>
@@ -351,8 +352,7 @@ class cuda_step {
                                 d_.stream_,
                                 count(o.rows)));
     const moe_permutation rows = cuda::permutation_in(o.permute, permutation);
-    const cuda::grouped_gemm_limits limits{.rows_max = pairs,
-                                           .multiprocessors = d_.multiprocessors_};
+    const cuda::grouped_gemm_limits limits{.rows_max = pairs, .multiprocessors = o.multiprocessors};
     const auto gate_up = checked(
         cuda::plan_grouped_gemm(expert_gate_up_shape(model_, f, o.type), limits), "experts");
     const auto down =
@@ -587,6 +587,7 @@ void cuda_backend::run(const step_program& program,
                        bool repeats,
                        std::span<const fetched_part> parts,
                        layer_gate_ref gate) {
+  ORIEL_EXPECTS(!repeats || !gate);  // A graph asks nobody.
   std::byte* const device = device_->bytes(step_memory).data();
   send_inputs(program);
   if (repeats && graphs_.contains(&program)) {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// `cuda_backend`: runs step programs on a CUDA device, in the order of one stream: operation by
-/// operation, or from a graph that was captured when the program was met first.
+/// operation, or from a graph that was captured when the program was met for the second time.
 #pragma once
 
 #include <oriel/device/memory.hpp>

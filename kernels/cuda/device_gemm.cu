@@ -22,7 +22,7 @@ struct product {
   std::uint64_t w_stride, x_stride, out_stride;
   std::uint32_t n, k, rows;
   std::uint32_t rows_chosen_for;                          // gemm_order::fixed; else 0
-  std::uint16_t w_alignment, x_alignment, out_alignment;  // bytes, a power of 2 up to 256
+  std::uint16_t w_alignment, x_alignment, out_alignment;  // bytes, a power of 2 up to 16
   std::uint8_t in, out;                                   // dtype
 };
 static_assert(std::has_unique_object_representations_v<product>);

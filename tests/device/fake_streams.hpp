@@ -157,13 +157,24 @@ struct fake_streams {
       std::size_t bytes = 0;
     };
     auto parts = std::make_shared<std::vector<part>>();
-    for (const kv_copy_layer& l : args.layers) {
-      for (const kv_page_pair p : args.pages) {
-        const std::size_t from = p.from * l.from.page_stride_bytes,
-                          to = p.to * l.to.page_stride_bytes;
-        parts->push_back({{}, l.to.k + to, l.from.k + from, plan.k.tiles * plan.k.tile_bytes});
-        parts->push_back({{}, l.to.v + to, l.from.v + from, plan.v.tiles * plan.v.tile_bytes});
+    const auto list = [parts, plan](std::span<const kv_copy_layer> layers,
+                                    std::span<const kv_page_pair> pages) {
+      parts->clear();
+      for (const kv_copy_layer& l : layers) {
+        for (const kv_page_pair p : pages) {
+          const std::size_t from = p.from * l.from.page_stride_bytes,
+                            to = p.to * l.to.page_stride_bytes;
+          parts->push_back({{}, l.to.k + to, l.from.k + from, plan.k.tiles * plan.k.tile_bytes});
+          parts->push_back({{}, l.to.v + to, l.from.v + from, plan.v.tiles * plan.v.tile_bytes});
+        }
       }
+    };
+    list(args.layers, args.pages);
+    if (plan.way == cuda::kv_copy_way::multiprocessors) {  // They read the pairs when they run.
+      device->run(s,
+                  [list,
+                   layers = std::vector<kv_copy_layer>(args.layers.begin(), args.layers.end()),
+                   pages = args.pages] { list(layers, pages); });
     }
     const bool is_read_early = device->random.next_below(2) == 0, fails = device->fails();
     device->run(s, [parts, is_read_early] {
@@ -192,5 +203,14 @@ struct fake_streams {
   }
 };
 static_assert(copy_streams<fake_streams>);
+
+/// A device goes on while the host asks.
+struct passing_streams : fake_streams {
+  [[nodiscard]] result<bool> is_done(event e) const noexcept {
+    device->steps(1);
+    return fake_streams::is_done(e);
+  }
+};
+static_assert(copy_streams<passing_streams>);
 
 }  // namespace oriel::test

@@ -61,6 +61,7 @@ constexpr mutant all_mutants[] = {
     {"load_is_done_with_its_first_copy", "the same", streams},
     {"load_goes_while_it_is_waited_for", "its events serve another load", streams},
     // Between the pools of a device and stores.
+    {"load_takes_another_set", "a queued copy's pairs are overwritten by the next move's", stages},
     {"mover_forgets_the_fence", "a page goes down before the step that writes it", stages},
     {"store_reads_what_is_still_copied", "a store is given a stage too early", stages},
     {"get_is_done_before_its_copy", "a page is published, or its layer read, too early", stages},

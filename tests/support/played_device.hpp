@@ -25,15 +25,6 @@
 
 namespace oriel::test {
 
-/// A device goes on while the host asks.
-struct passing_streams : fake_streams {
-  [[nodiscard]] result<bool> is_done(event e) const noexcept {
-    device->steps(1);
-    return fake_streams::is_done(e);
-  }
-};
-static_assert(copy_streams<passing_streams>);
-
 /// Outlives the engine.
 class played_device {
  public:

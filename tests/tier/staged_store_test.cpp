@@ -126,7 +126,7 @@ struct commit_pages {
     return pages->commit(pool, count);
   }
 };
-using mover_type = stream_mover<fake_streams, host_memory, commit_pages>;
+using mover_type = stream_mover<passing_streams, host_memory, commit_pages>;
 
 /// Someone who puts and gets pages, and reuses each as soon as it may.
 class staged_life {
@@ -177,7 +177,7 @@ class staged_life {
                                  {.compute = 0, .up = 1, .down = 2},
                                  commit_pages{&pages_},
                                  {.order = kv_order::host, .stage_bytes_max = 1, .pages_min = 3},
-                                 fake_streams{&device_});
+                                 passing_streams{{&device_}});
     REQUIRE(made);
     return std::move(*made);
   }

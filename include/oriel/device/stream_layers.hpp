@@ -126,11 +126,17 @@ class stream_layers {
   }
 
   /// Enqueues all copies, in their order, behind the fence. What it could not enqueue, `wait`
-  /// answers with no. @pre can_begin(), copies.size() <= copies_max, their layers_in_place do not
-  /// fall, `after` is none or of its fences
-  [[nodiscard]] stream_load begin(std::span<const layer_copy> copies, stream_fence after) noexcept {
-    const std::optional<std::uint32_t> set = next_set();
-    ORIEL_EXPECTS(set.has_value());
+  /// answers with no. `set`: what next_set said, for who has numbered something by it; asked once
+  /// more, it may say another one, since loads end at any time.
+  /// @pre can_begin(), copies.size() <= copies_max, their layers_in_place do not fall, `after` is
+  ///      none or of its fences, nothing was begun since next_set
+  [[nodiscard]] stream_load begin(std::span<const layer_copy> copies,
+                                  stream_fence after,
+                                  std::optional<std::uint32_t> set = {}) noexcept {
+    if (!set || ORIEL_MUTANT(load_takes_another_set)) {
+      set = next_set();
+    }
+    ORIEL_EXPECTS(set.has_value() && is_free(sets_[*set]));
     load_set& s = sets_[*set];
     ORIEL_EXPECTS(copies.size() <= s.ready.size());
     s.number = ++loads_;

@@ -197,7 +197,7 @@ class stream_mover final : public page_mover {
     }
     list_copies(l, way, has_memory ? slices : std::span<const page_slice>(), set);
     const stream_load load = l.copies.begin(
-        l.listed, ORIEL_MUTANT(mover_forgets_the_fence) ? stream_fence::none : fence_);
+        l.listed, ORIEL_MUTANT(mover_forgets_the_fence) ? stream_fence::none : fence_, set);
     const bool is_whole = has_memory && !l.copies.has_failed(load);
     l.copies.end(
         load);  // Nobody's layers wait for it on the device: hosts ask whether it is there.

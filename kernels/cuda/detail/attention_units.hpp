@@ -15,7 +15,7 @@ namespace oriel::detail {
   return stages < 8 ? stages : 8;
 }
 
-/// e4m3: tiles as they are copied, 80 KiB of them, at most 8, and tiles of bf16 that are made of
+/// e4m3: tiles as they are copied, 84 KiB of them, at most 8, and tiles of bf16 that are made of
 /// them, one that is read and one that is written.
 inline constexpr std::uint32_t converted_stages = 2;
 [[nodiscard]] constexpr std::uint32_t attention_raw_stages(std::uint32_t raw_bytes) noexcept {

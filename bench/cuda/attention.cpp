@@ -88,7 +88,7 @@ void decode_e4m3() {
           r.ratio(verify, e4m3_kv)});
 }
 
-/// A prompt of `tokens`, paged beside contiguous beside GEMM.
+/// A prompt of `tokens`, pages anywhere, beside pages in order, beside GEMM.
 void prefill(const std::string& id, std::uint32_t tokens, std::uint32_t rounds) {
   stopwatch watch;
   const dense_gemm gemm(8192, 8192, 8192, watch);
@@ -111,7 +111,7 @@ void prefill(const std::string& id, std::uint32_t tokens, std::uint32_t rounds) 
           "",
           1e3 * r.took(ours),
           "us",
-          "contiguous",
+          "pages in order",
           1e3 * r.took(in_order),
           r.ratio(ours, in_order)});
 }

@@ -25,9 +25,9 @@ ROWS = [
     ("decode_e4m3", "attention", "GA decode, fp8 KV", ">=", 0.85),
     ("decode_e4m3_time", "attention", "GA decode, fp8 KV / bf16 KV, time", "<=", 0.58),
     ("prefill_8k", "attention", "GA prefill, causal 8 K, paged", ">=", 0.82),
-    ("prefill_8k_paged", "attention", "the same, paged / contiguous, time", "<=", 1.04),
+    ("prefill_8k_paged", "attention", "the same, scattered pages / pages in order, time", "<=", 1.04),
     ("prefill_32k", "attention", "GA prefill, causal 32 K, paged", ">=", 0.86),
-    ("prefill_32k_paged", "attention", "the same, paged / contiguous, time", "<=", 1.04),
+    ("prefill_32k_paged", "attention", "the same, scattered pages / pages in order, time", "<=", 1.04),
     ("swa_prefill", "attention", "SWA prefill, 32 K rows, bytes of Q, K, V, O", ">=", 0.65),
     ("swa_decode", "attention", "SWA decode, batch 256, rings", ">=", 0.80),
     ("swa_decode_small", "attention", "SWA decode, batch 8, a node of a graph", "<=", 1.00),
@@ -55,7 +55,7 @@ ROWS = [
     ("sample_greedy", "sample", "verify and sample, greedy, 256 x 152,576 logits", ">=", 0.80),
     ("sample_top_p", "sample", "verify and sample, temperature 0.7, top-p 0.9", ">=", 0.80),
     ("sample_top_k", "sample", "verify and sample, top-k 50, min-p 0.05", ">=", 0.80),
-    ("plan", "plan", "plan for 256 sequences (host; no sync, no allocation)", "<=", 1.00),
+    ("plan", "plan", "plan for 256 sequences (host only, no allocation)", "<=", 1.00),
 ]
 
 

@@ -54,16 +54,18 @@ fi
 # cases <family> <seconds> <program> <which> [tool...]: one process for each test case, four at a time, so that a
 # case that takes too long, or whose kernel never ends, costs no other.
 cases() {
-  local family=$1 limit=$2 program=./$build/tests/$3 which=$4 name quoted
+  local family=$1 limit=$2 program=./$build/tests/$3 which=$4 name quoted listed=0
   shift 4
   while read -r name; do
     quoted=$(printf '%s' "$name" | sed 's/[][,\\*"]/\\&/g')
     while [ "$(jobs -rp | wc -l)" -ge 4 ]; do
       wait -n || true
     done
-    step "$family: $name" "$limit" "$@" "$program" "$quoted" &
+    step "$family: $name" "$limit" "$@" "$program" -w NoTests "$quoted" &
+    listed=$((listed + 1))
   done < <("$program" "$which" --list-test-names-only || true)
   wait
+  [ "$listed" -gt 0 ] || printf '%s\tfailed\tno case was listed\n' "$family" >> "$steps/outcomes"
 }
 if [ $tests = 1 ]; then
   for program in "${programs[@]}"; do

@@ -3,7 +3,7 @@
 // Example 05: KV below the device pools. A page has a name that commits to every token before it; a
 // store takes its bytes, gives them back or says no, and never makes its caller wait. What a folder
 // keeps outlives the program, and a damaged page is a miss.
-// Next: 07_routing sends requests to the workers that have their pages.
+// Next: 06_buckets serves prompts of like length together.
 #include <oriel/tier/any_store.hpp>
 #include <oriel/tier/directory_disk.hpp>
 #include <oriel/tier/memory_store.hpp>

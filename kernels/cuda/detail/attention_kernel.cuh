@@ -283,15 +283,17 @@ class attention_converter {
 };
 
 /// Threads of the producer: a warp copies. Beside two consumers it is a whole warpgroup, because
-/// only a warpgroup can hand its registers to others: 512 a thread of each of them, 2 x 232 + 40.
+/// only a warpgroup can hand its registers to others.
 template <std::uint32_t Warpgroups>
 inline constexpr std::uint32_t producer_threads =
     Warpgroups == 1 ? warp_threads : warpgroup_threads;
 inline constexpr std::uint32_t consumer_registers = 232;
 inline constexpr std::uint32_t producer_registers = 40;
-/// e4m3: a warpgroup of the producer and the converters, 2 x 216 + 80.
-inline constexpr std::uint32_t scaled_consumer_registers = 216;
-inline constexpr std::uint32_t supplier_registers = 80;
+static_assert(2 * consumer_registers + producer_registers <= ptx::registers_launched<3>);
+/// e4m3: the third warpgroup is the producer and the converters.
+inline constexpr std::uint32_t scaled_consumer_registers = 208;
+inline constexpr std::uint32_t supplier_registers = 88;
+static_assert(2 * scaled_consumer_registers + supplier_registers <= ptx::registers_launched<3>);
 
 /// Counts items and rows of each sequence, and sums them up. All threads.
 __device__ __forceinline__ void fill_tables(const attention_call& call,

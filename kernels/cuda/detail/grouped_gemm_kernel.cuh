@@ -156,12 +156,9 @@ class gemm_consumer {
   thread_state thread_;
 };
 
-/// Of the 504 that a thread of each of the three warpgroups has together: 65,536 registers for 384
-/// threads are 168 each, by eights. Who asks for more than are left waits for ever.
 inline constexpr std::uint32_t gemm_consumer_registers = 208;
 inline constexpr std::uint32_t gemm_producer_registers = 88;
-static_assert(2 * gemm_consumer_registers + gemm_producer_registers <=
-              3 * (65'536 / gemm_threads / 8 * 8));
+static_assert(2 * gemm_consumer_registers + gemm_producer_registers <= ptx::registers_launched<3>);
 
 template <dtype Type>
 __global__ void __launch_bounds__(gemm_threads, 1)

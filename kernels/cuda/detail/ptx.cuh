@@ -125,10 +125,16 @@ __device__ __forceinline__ void named_barrier(std::uint32_t id, std::uint32_t th
 
 // ---- registers ---------------------------------------------------------------------------------
 
+/// What a thread of each warpgroup has, all together, when a block is launched that has its
+/// multiprocessor to itself: 65,536 by its threads, in eights. It is all that the block can share.
+template <std::uint32_t Warpgroups>
+inline constexpr std::uint32_t registers_launched = Warpgroups*(65'536 / (Warpgroups * 128) / 8 *
+                                                                8);
+
 /// The calling warpgroup's threads may use `Count` registers from here on; waits until they are
 /// free. @pre all four warps of the warpgroup call it, converged; Count is a multiple of 8 from 24
 /// to 256; the kernel has a bound on its threads, and the sum over the block's warpgroups never
-/// exceeds the 64 Ki of the multiprocessor
+/// exceeds registers_launched: who asks for more than the others have given waits for ever
 template <std::uint32_t Count>
 __device__ __forceinline__ void raise_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));

@@ -78,15 +78,12 @@ void program_builder::attention(std::uint32_t index, const pass& r) {
                               .page_size = model_.page_size,
                               .window_tokens = a.window_tokens,
                               .kv = model_.kv};
-  const matrix_slice normed = matrix("normed rows", r.count, g_.hidden);
+  const weight_name qkv_weight{weight_role::qkv, index}, o_weight{weight_role::o, index};
+  const operand_slice normed = operand("normed rows", qkv_weight, r.count, g_.hidden);
   norm({weight_role::input_norm, index}, r.x, normed, r.rows);
   const matrix_slice qkv = matrix("q, k, v", r.count, width);
-  multiply({.weight = {weight_role::qkv, index},
-            .n = width,
-            .k = g_.hidden,
-            .x = normed,
-            .out = qkv,
-            .rows = r.rows});
+  multiply(
+      {.weight = qkv_weight, .n = width, .k = g_.hidden, .x = normed, .out = qkv, .rows = r.rows});
   // q and k heads lie side by side in a row, so one call rotates both.
   const std::uint32_t kind = rope_kind(a);
   p_.operations.emplace_back(
@@ -99,7 +96,11 @@ void program_builder::attention(std::uint32_t index, const pass& r) {
                                        skips_cached ? p_.inputs.written : sequences,
                                        r.rows});
   const std::uint32_t heads_width = a.q_heads * a.head_dim_vo;
-  const matrix_slice heads = matrix("heads", r.count, heads_width);
+  // Rows in e4m3 are quantised of f32: rounded before, they would be others.
+  const bool is_rounded = kind_of(o_weight) == product_kind::plain ||
+                          ORIEL_MUTANT(heads_are_rounded_before_they_are_quantised);
+  const dtype heads_type = is_rounded ? model_.compute : dtype::f32;
+  const matrix_slice heads = matrix("heads", r.count, heads_width, heads_type);
   for (const cuda::attention_plan& plan : attention_plans(shape, r)) {
     p_.operations.emplace_back(attend_op{index,
                                          plan,
@@ -109,10 +110,10 @@ void program_builder::attention(std::uint32_t index, const pass& r) {
                                          add("attention workspace", plan.workspace_bytes),
                                          r.rows});
   }
-  multiply({.weight = {weight_role::o, index},
+  multiply({.weight = o_weight,
             .n = g_.hidden,
             .k = heads_width,
-            .x = heads,
+            .x = as_operand(o_weight, heads, heads_width, r.rows),
             .out = r.x,
             .rows = r.rows,
             .accumulate = true});

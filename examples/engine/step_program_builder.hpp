@@ -7,7 +7,7 @@
 ///     step_program_passes.cpp     the kinds of program: forward, draft, decode
 ///     step_program_layers.cpp     a layer: its norms and feed-forward part; and the head
 ///     step_program_attention.cpp  a layer's attention, with rope and append
-///     step_program_products.cpp   products of matrices, and what brings rows into their form
+///     step_program_products.cpp   products of matrices, and the rows that they read
 ///     step_program_memory.cpp     where each buffer of a finished program lies
 #pragma once
 
@@ -98,16 +98,17 @@ class program_builder {
     }
     return ids;
   }
-  void norm(weight_name weight, const matrix_slice& x, const matrix_slice& out, row_set rows) {
-    p_.operations.emplace_back(norm_op{weight, x, out, rows});
+  void norm(weight_name weight, const matrix_slice& x, const operand_slice& out, row_set rows) {
+    p_.operations.emplace_back(norm_op{weight, x, out, {}, rows});
   }
 
   // Products.
   /// out = x * weights, or out += it.
   struct product {
     weight_name weight;
-    std::uint32_t n, k;   // rows and columns of the weights
-    matrix_slice x, out;  // [rows, k], [rows, n]
+    std::uint32_t n, k;  // rows and columns of the weights
+    operand_slice x;     // [rows, k]
+    matrix_slice out;    // [rows, n]
     row_set rows;
     bool accumulate = false;
   };
@@ -121,16 +122,22 @@ class program_builder {
   }
   [[nodiscard]] product_limits product_limits_of(row_set rows) const;
   [[nodiscard]] product_kind kind_of(weight_name weight) const;
-  /// `x` as a product of matrices reads it: itself, or rounded.
-  matrix_slice operand(const matrix_slice& x, std::uint32_t width, row_set rows);
-  scaled_slice scaled(const char* name, std::size_t rows, std::size_t columns);
-  /// `x` as a product with e4m3 weights reads it.
-  scaled_slice scaled_operand(const matrix_slice& x, std::uint32_t width, row_set rows);
+  /// Room for rows as a product with `weight` reads them.
+  operand_slice operand(const char* name,
+                        weight_name weight,
+                        std::size_t rows,
+                        std::size_t columns);
+  operand_slice scaled(const char* name, std::size_t rows, std::size_t columns);
+  /// `x` as a product with `weight` reads it: itself, or in e4m3.
+  operand_slice as_operand(weight_name weight,
+                           const matrix_slice& x,
+                           std::uint32_t width,
+                           row_set rows);
   void need_workspace(std::size_t bytes);
-  /// A product with a matrix of weights, whatever its kind; its `x` is brought into their form.
+  /// A product with a matrix of weights, whatever its kind. @pre x is its operand
   void multiply(const product& p);
-  void gemm(const product& p, const matrix_slice& x);
-  void scaled_gemm(const product& p, const scaled_slice& x);
+  void gemm(const product& p);
+  void scaled_gemm(const product& p);
 
   // Attention.
   std::uint32_t rope_kind(const attention_geometry& a);
@@ -145,8 +152,8 @@ class program_builder {
 
   // Layers.
   void layer(std::uint32_t index, const pass& rows);
-  void dense(std::uint32_t index, const pass& rows, const matrix_slice& normed);
-  void experts(std::uint32_t index, const pass& rows, const matrix_slice& normed);
+  void dense(std::uint32_t index, const pass& rows);
+  void experts(std::uint32_t index, const pass& rows);
   matrix_slice head(weight_name norm_weight,
                     const matrix_slice& x,
                     std::size_t count,

@@ -52,13 +52,16 @@ void program_builder::block(std::uint32_t s, const matrix_slice& told, buffer_id
   const matrix_slice embedded = matrix("embedded rows", r.count, g_.hidden);
   p_.operations.emplace_back(embed_op{tokens, embedded, r.rows});
   // [rows, 2 * hidden]: embedding first, hidden second.
-  const matrix_slice pair = matrix("embedding, hidden", r.count, 2 * std::size_t{g_.hidden});
-  norm({weight_role::enorm, index}, embedded, pair, r.rows);
-  norm({weight_role::hnorm, index}, told, columns_from(pair, g_.hidden), r.rows);
-  multiply({.weight = {weight_role::eh_proj, index},
+  const matrix_slice pair =
+      matrix("embedding, hidden", r.count, 2 * std::size_t{g_.hidden}, model_.compute);
+  norm({weight_role::enorm, index}, embedded, {pair}, r.rows);
+  norm({weight_role::hnorm, index}, told, {columns_from(pair, g_.hidden)}, r.rows);
+  // In e4m3 a group of columns may lie across the two, so it is quantised when both are there.
+  const weight_name eh_proj{weight_role::eh_proj, index};
+  multiply({.weight = eh_proj,
             .n = g_.hidden,
             .k = 2 * g_.hidden,
-            .x = pair,
+            .x = as_operand(eh_proj, pair, 2 * g_.hidden, r.rows),
             .out = r.x,
             .rows = r.rows});
   layer(index, r);

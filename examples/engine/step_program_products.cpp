@@ -23,16 +23,16 @@ product_kind program_builder::kind_of(weight_name weight) const {
   return found == model_.products.end() ? product_kind::plain : found->second;
 }
 
-matrix_slice program_builder::operand(const matrix_slice& x, std::uint32_t width, row_set rows) {
-  if (x.type == model_.compute) {
-    return x;
-  }
-  const matrix_slice rounded = matrix("rounded rows", rows_of(rows), width, dtype::bf16);
-  p_.operations.emplace_back(round_op{width, x, rounded, rows});
-  return rounded;
+operand_slice program_builder::operand(const char* name,
+                                       weight_name weight,
+                                       std::size_t rows,
+                                       std::size_t columns) {
+  return kind_of(weight) == product_kind::plain
+             ? operand_slice{matrix(name, rows, columns, model_.compute)}
+             : scaled(name, rows, columns);
 }
 
-scaled_slice program_builder::scaled(const char* name, std::size_t rows, std::size_t columns) {
+operand_slice program_builder::scaled(const char* name, std::size_t rows, std::size_t columns) {
   constexpr std::size_t row_unit = 16;  // bytes that products copy at a time
   const std::size_t stride = (columns + row_unit - 1) / row_unit * row_unit;
   const std::size_t groups = (columns + quantize_group - 1) / quantize_group;
@@ -41,10 +41,14 @@ scaled_slice program_builder::scaled(const char* name, std::size_t rows, std::si
           .scale_stride = in_fours(rows)};
 }
 
-scaled_slice program_builder::scaled_operand(const matrix_slice& x,
-                                             std::uint32_t width,
-                                             row_set rows) {
-  const scaled_slice out = scaled("e4m3 rows", rows_of(rows), width);
+operand_slice program_builder::as_operand(weight_name weight,
+                                          const matrix_slice& x,
+                                          std::uint32_t width,
+                                          row_set rows) {
+  if (kind_of(weight) == product_kind::plain) {
+    return {x};
+  }
+  const operand_slice out = scaled("e4m3 rows", rows_of(rows), width);
   p_.operations.emplace_back(quantize_op{width, x, out, rows});
   return out;
 }
@@ -55,14 +59,11 @@ void program_builder::need_workspace(std::size_t bytes) {
 }
 
 void program_builder::multiply(const product& p) {
-  if (kind_of(p.weight) == product_kind::plain) {
-    gemm(p, operand(p.x, p.k, p.rows));
-  } else {
-    scaled_gemm(p, scaled_operand(p.x, p.k, p.rows));
-  }
+  kind_of(p.weight) == product_kind::plain ? gemm(p) : scaled_gemm(p);
 }
 
-void program_builder::gemm(const product& p, const matrix_slice& x) {
+void program_builder::gemm(const product& p) {
+  const matrix_slice& x = p.x.values;
   const product_limits limits = product_limits_of(p.rows);
   const auto plan = planned(
       cuda::plan_gemm(
@@ -73,10 +74,11 @@ void program_builder::gemm(const product& p, const matrix_slice& x) {
       gemm_op{p.weight, plan, x, p.out, p.accumulate, gemm_workspace_, p.rows});
 }
 
-void program_builder::scaled_gemm(const product& p, const scaled_slice& x) {
+void program_builder::scaled_gemm(const product& p) {
+  ORIEL_EXPECTS(p.x.values.type == dtype::e4m3);
   const product_limits limits = product_limits_of(p.rows);
   const auto rows_max = static_cast<std::uint32_t>(in_fours(limits.rows_max));
-  scaled_gemm_op op{p.weight, {}, x, p.out, p.accumulate, gemm_workspace_, p.rows};
+  scaled_gemm_op op{p.weight, {}, p.x, p.out, p.accumulate, gemm_workspace_, p.rows};
   if (kind_of(p.weight) == product_kind::block_scaled) {
     const auto plan = planned(
         cuda::plan_block_scaled_gemm(

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// What: kernels that read and write rows once: appending to KV pages, RMSNorm with the residual,
-//       quantising to e4m3.
+// What: kernels that read and write rows once: appending to KV pages, RMSNorm with the residual and
+//       to what a product reads, quantising to e4m3.
 // Why:  append has a goal (bench/cuda/table.py), and a kernel that moves bytes should take the time
 //       of a copy. Bytes are those that must be read and written once.
 #include "measure.hpp"
@@ -73,6 +73,33 @@ void norm() {
   });
 }
 
+/// f32 to what a product reads, as an engine's steps do: bf16, 1.2 GB, or e4m3 with scales, 1.0 GB.
+void norm_to(dtype operand, const char* id) {
+  const auto plan = cuda::plan_rms_norm({.width = width, .eps = 1e-5f, .activation = dtype::bf16});
+  require(static_cast<bool>(plan), "plan_rms_norm");
+  constexpr std::uint32_t groups = width / quantize_group;
+  const device_bytes x(4 * elements, dtype::f32), out(elements * size_bytes(operand), operand),
+      scales(std::size_t{rows} * groups * sizeof(float), dtype::f32),
+      weight(width * sizeof(float), dtype::f32);
+  rms_norm_args args{.out = nullptr,
+                     .out_stride = 0,
+                     .x = x.as<float>(),
+                     .x_stride = width,
+                     .weight = weight.as<float>(),
+                     .rows = rows};
+  double bytes = elements * (4.0 + static_cast<double>(size_bytes(operand)));
+  if (operand == dtype::bf16) {
+    args.rounded = out.as<bf16>();
+    args.rounded_stride = width;
+  } else {
+    args.quantized = {out.as<e4m3>(), width, scales.as<float>(), 1, rows};
+    bytes += 4.0 * rows * groups;
+  }
+  beside_copy(id, bytes, 30, [&](cudaStream_t stream) {
+    require(static_cast<bool>(cuda::run_rms_norm(*plan, args, stream)), "run_rms_norm");
+  });
+}
+
 /// bf16 to e4m3, and a scale for 128 of them: 0.6 GB.
 void quantize() {
   const auto plan = cuda::plan_quantize_rows({.columns = width});
@@ -80,11 +107,11 @@ void quantize() {
   constexpr std::uint32_t groups = width / quantize_group;
   const device_bytes x(2 * elements, dtype::bf16), out(elements, dtype::e4m3),
       scales(std::size_t{rows} * groups * sizeof(float), dtype::f32);
-  const basic_quantize_rows_args<bf16> args{.out = out.as<e4m3>(),
-                                            .out_stride = width,
-                                            .scales = scales.as<float>(),
-                                            .scale_row_stride = 1,
-                                            .scale_group_stride = rows,
+  const basic_quantize_rows_args<bf16> args{.out = {.values = out.as<e4m3>(),
+                                                    .stride = width,
+                                                    .scales = scales.as<float>(),
+                                                    .scale_row_stride = 1,
+                                                    .scale_group_stride = rows},
                                             .x = x.as<bf16>(),
                                             .x_stride = width,
                                             .rows = rows};
@@ -96,6 +123,11 @@ void quantize() {
 }  // namespace
 
 int main(int count, char** arguments) {
-  return run_tasks(
-      count, arguments, {{{"append"}, append}, {{"rms_norm"}, norm}, {{"quantize"}, quantize}});
+  return run_tasks(count,
+                   arguments,
+                   {{{"append"}, append},
+                    {{"rms_norm"}, norm},
+                    {{"rms_norm_bf16"}, [] { norm_to(dtype::bf16, "rms_norm_bf16"); }},
+                    {{"rms_norm_e4m3"}, [] { norm_to(dtype::e4m3, "rms_norm_e4m3"); }},
+                    {{"quantize"}, quantize}});
 }

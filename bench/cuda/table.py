@@ -45,6 +45,8 @@ ROWS = [
     ("combine", "moe", "unpermute: rows combined", ">=", 0.92),
     ("append", "rows", "append to KV pages, f32 to bf16", ">=", 0.92),
     ("rms_norm", "rows", "RMSNorm with the residual, bf16, 32 K x 6,144", None, None),
+    ("rms_norm_bf16", "rows", "RMSNorm of f32 to a product's bf16, 32 K x 6,144", None, None),
+    ("rms_norm_e4m3", "rows", "RMSNorm of f32 to a product's e4m3, 32 K x 6,144", None, None),
     ("quantize", "rows", "rows of bf16 to e4m3, 32 K x 6,144", None, None),
     ("kv_up", "kv_copy", "KV host -> device, 160 KiB pages, 4 SMs", ">=", 0.95),
     ("kv_down", "kv_copy", "KV device -> host, 160 KiB pages, 4 SMs", ">=", 0.95),

@@ -172,11 +172,11 @@ struct matrix_slice {
   std::size_t stride = 0;  ///< elements from one row to the next
 };
 
-/// Rows of e4m3 with their scales, as quantize_rows leaves them: of group g and row r
-/// scales[g * scale_stride + r].
-struct scaled_slice {
+/// Rows as a product reads them: f32 or bf16, or e4m3 with scales, as quantize_rows leaves them: of
+/// group g and row r scales[g * scale_stride + r].
+struct operand_slice {
   matrix_slice values;
-  buffer_id scales = no_buffer;  ///< [ceil(columns / 128), scale_stride] f32
+  buffer_id scales = no_buffer;  ///< [ceil(columns / 128), scale_stride] f32; of e4m3 alone
   std::size_t scale_stride = 0;  ///< rows, rounded up to a multiple of 4
 };
 
@@ -194,15 +194,12 @@ struct rope_table_op {
   buffer_id positions, table;
   row_set rows;
 };
+/// Writes what its readers read, so that no kernel stands between.
 struct norm_op {
   weight_name weight;
-  matrix_slice x, out;
-  row_set rows;
-};
-/// f32 to bf16, `width` elements a row.
-struct round_op {
-  std::uint32_t width;
-  matrix_slice x, out;
+  matrix_slice x;
+  operand_slice out;
+  matrix_slice out_f32;  ///< the same rows, where a reader needs them in f32, too; or no buffer
   row_set rows;
 };
 struct gemm_op {
@@ -217,14 +214,14 @@ struct gemm_op {
 struct quantize_op {
   std::uint32_t width;
   matrix_slice x;
-  scaled_slice out;
+  operand_slice out;
   row_set rows;
 };
 /// A product with an e4m3 matrix. Computes the rows up to the next multiple of 4; `out` has them.
 struct scaled_gemm_op {
   weight_name weight;
   std::variant<cuda::block_scaled_gemm_plan, cuda::grouped_gemm_plan> plan;
-  scaled_slice x;
+  operand_slice x;
   matrix_slice out;
   bool accumulate;
   buffer_id workspace;
@@ -247,13 +244,14 @@ struct append_op {
 struct attend_op {
   std::uint32_t layer;
   cuda::attention_plan plan;
-  matrix_slice q, out;
+  matrix_slice q, out;  ///< q in f32
   buffer_id sequences, workspace;
   row_set rows;
 };
 struct swiglu_op {
   std::uint32_t inter;
-  matrix_slice gate_up, out;
+  matrix_slice gate_up;
+  operand_slice out;
   row_set rows;
 };
 struct route_op {
@@ -266,14 +264,14 @@ struct route_op {
 struct experts_op {
   std::uint32_t layer;
   cuda::moe_permute_plan permute;
-  dtype type;      ///< of the experts: bf16 (for `compute`) or e4m3
-  scaled_slice x;  ///< [rows, hidden] of `type`
+  dtype type;       ///< of the experts: bf16 (for `compute`) or e4m3
+  operand_slice x;  ///< [rows, hidden] of `type`
   buffer_id ids, weights;
-  matrix_slice out;       ///< [rows, hidden], f32
-  buffer_id permutation;  ///< the plan's workspace
-  matrix_slice act;       ///< [rows * top_k, intermediate] of `compute`: behind SwiGLU
-  scaled_slice act_e4m3;  ///< where `type` is e4m3: `act`, quantised
-  matrix_slice y;         ///< [rows * top_k, hidden], f32
+  matrix_slice out;        ///< [rows, hidden], f32
+  buffer_id permutation;   ///< the plan's workspace
+  matrix_slice act;        ///< [rows * top_k, intermediate] of `compute`: behind SwiGLU
+  operand_slice act_e4m3;  ///< where `type` is e4m3: `act`, quantised
+  matrix_slice y;          ///< [rows * top_k, hidden], f32
   row_set rows;
   std::uint32_t multiprocessors;  ///< that the products are planned for
 };
@@ -304,7 +302,6 @@ struct draft_rows_op {
 using operation = std::variant<embed_op,
                                rope_table_op,
                                norm_op,
-                               round_op,
                                gemm_op,
                                quantize_op,
                                scaled_gemm_op,
@@ -382,7 +379,7 @@ void visit_buffers(const operation& op, Visit&& visit) {
   const auto all = [&](auto... ids) { (visit(ids), ...); };
   struct visitor {
     const decltype(all)& touch;
-    void touch_scaled(const scaled_slice& s) const {
+    void touch_operand(const operand_slice& s) const {
       if (s.values.buffer != no_buffer) {
         touch(s.values.buffer);
       }
@@ -392,28 +389,34 @@ void visit_buffers(const operation& op, Visit&& visit) {
     }
     void operator()(const embed_op& o) const { touch(o.tokens, o.out.buffer); }
     void operator()(const rope_table_op& o) const { touch(o.positions, o.table); }
-    void operator()(const norm_op& o) const { touch(o.x.buffer, o.out.buffer); }
-    void operator()(const round_op& o) const { touch(o.x.buffer, o.out.buffer); }
+    void operator()(const norm_op& o) const {
+      touch(o.x.buffer);
+      touch_operand(o.out);
+      touch_operand({o.out_f32});
+    }
     void operator()(const gemm_op& o) const { touch(o.x.buffer, o.out.buffer, o.workspace); }
     void operator()(const quantize_op& o) const {
       touch(o.x.buffer);
-      touch_scaled(o.out);
+      touch_operand(o.out);
     }
     void operator()(const scaled_gemm_op& o) const {
       touch(o.out.buffer, o.workspace);
-      touch_scaled(o.x);
+      touch_operand(o.x);
     }
     void operator()(const rope_op& o) const { touch(o.x.buffer, o.table); }
     void operator()(const append_op& o) const { touch(o.k.buffer, o.v.buffer, o.sequences); }
     void operator()(const attend_op& o) const {
       touch(o.q.buffer, o.out.buffer, o.sequences, o.workspace);
     }
-    void operator()(const swiglu_op& o) const { touch(o.gate_up.buffer, o.out.buffer); }
+    void operator()(const swiglu_op& o) const {
+      touch(o.gate_up.buffer);
+      touch_operand(o.out);
+    }
     void operator()(const route_op& o) const { touch(o.logits.buffer, o.ids, o.weights); }
     void operator()(const experts_op& o) const {
       touch(o.ids, o.weights, o.out.buffer, o.permutation, o.act.buffer, o.y.buffer);
-      touch_scaled(o.x);
-      touch_scaled(o.act_e4m3);
+      touch_operand(o.x);
+      touch_operand(o.act_e4m3);
     }
     void operator()(const gather_op& o) const { touch(o.x.buffer, o.index, o.out.buffer); }
     void operator()(const sample_op& o) const {

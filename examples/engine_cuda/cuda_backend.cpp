@@ -13,7 +13,6 @@
 #include <oriel/kernels/quantize_rows.hpp>
 #include <oriel/kernels/rms_norm.hpp>
 #include <oriel/kernels/rope.hpp>
-#include <oriel/kernels/round_rows.hpp>
 #include <oriel/kernels/sample.hpp>
 #include <oriel/kernels/swiglu.hpp>
 #include <oriel/kernels/verify_chains.hpp>
@@ -133,25 +132,21 @@ class cuda_step {
     const auto plan =
         checked(cuda::plan_rms_norm({model_.hidden, static_cast<float>(model_.rms_eps), compute()}),
                 "norm");
-    check(cuda::run_rms_norm(plan,
-                             rms_norm_args{.out = at<float>(o.out),
-                                           .out_stride = o.out.stride,
-                                           .x = at<float>(o.x),
-                                           .x_stride = o.x.stride,
-                                           .weight = weight<float>(o.weight),
-                                           .rows = most(o.rows)},
-                             d_.stream_,
-                             count(o.rows)));
-  }
-  void run(const round_op& o) {
-    check(cuda::run_round_rows({.out = at<bf16>(o.out),
-                                .out_stride = o.out.stride,
-                                .x = at<float>(o.x),
-                                .x_stride = o.x.stride,
-                                .width = o.width,
-                                .rows = most(o.rows)},
-                               d_.stream_,
-                               count(o.rows)));
+    const matrix_slice& out = o.out.values;
+    const matrix_slice& out_f32 = out.type == dtype::f32 ? out : o.out_f32;
+    rms_norm_args args{.out = out_f32.buffer != no_buffer ? at<float>(out_f32) : nullptr,
+                       .out_stride = out_f32.stride,
+                       .x = at<float>(o.x),
+                       .x_stride = o.x.stride,
+                       .weight = weight<float>(o.weight),
+                       .rows = most(o.rows)};
+    if (out.type == dtype::bf16) {
+      args.rounded = at<bf16>(out);
+      args.rounded_stride = out.stride;
+    } else if (out.type == dtype::e4m3) {
+      args.quantized = quantized(o.out);
+    }
+    check(cuda::run_rms_norm(plan, args, d_.stream_, count(o.rows)));
   }
   template <class X, class Out>
   void multiply(const gemm_op& o) {
@@ -177,23 +172,24 @@ class cuda_step {
       multiply<bf16, bf16>(o);
     }
   }
+  [[nodiscard]] quantized_rows quantized(const operand_slice& s) const {
+    return {.values = at<e4m3>(s.values),
+            .stride = s.values.stride,
+            .scales = buffer<float>(s.scales).data(),
+            .scale_row_stride = 1,
+            .scale_group_stride = s.scale_stride};
+  }
   template <class T>
   void quantise(std::uint32_t width,
                 const matrix_slice& x,
-                const scaled_slice& out,
+                const operand_slice& out,
                 std::uint32_t rows,
                 const std::uint32_t* row_count) {
     const auto plan = checked(cuda::plan_quantize_rows({width}), "rows to e4m3");
     check(cuda::run_quantize_rows(
         plan,
-        basic_quantize_rows_args<T>{.out = at<e4m3>(out.values),
-                                    .out_stride = out.values.stride,
-                                    .scales = buffer<float>(out.scales).data(),
-                                    .scale_row_stride = 1,
-                                    .scale_group_stride = out.scale_stride,
-                                    .x = at<T>(x),
-                                    .x_stride = x.stride,
-                                    .rows = rows},
+        basic_quantize_rows_args<T>{
+            .out = quantized(out), .x = at<T>(x), .x_stride = x.stride, .rows = rows},
         d_.stream_,
         row_count));
   }
@@ -245,7 +241,7 @@ class cuda_step {
   template <class Out>
   [[nodiscard]] grouped_gemm_args<Out> grouped(const cuda::grouped_gemm_plan& plan,
                                                weight_name name,
-                                               const scaled_slice& x,
+                                               const operand_slice& x,
                                                const matrix_slice& out) const {
     grouped_gemm_args<Out> args{};
     args.out = at<Out>(out);
@@ -293,33 +289,46 @@ class cuda_step {
                                .sequences = buffer<paged_sequence>(o.sequences)},
                               d_.stream_));
   }
-  void run(const attend_op& o) {
+  template <class Out>
+  void attend(const attend_op& o) {
     check(cuda::run_attention(
         o.plan,
-        attention_args{.out = at<float>(o.out),
-                       .q = at<float>(o.q),
-                       .q_stride = o.q.stride,
-                       .kv = d_.layers_kv_[o.layer],
-                       .sequences = buffer<paged_sequence>(o.sequences),
-                       .sinks = weight<float>({weight_role::sinks, o.layer}),
-                       .scale = 1.0f / std::sqrt(static_cast<float>(o.plan.shape.head_dim_qk))},
+        basic_attention_args<float, Out>{
+            .out = at<Out>(o.out),
+            .q = at<float>(o.q),
+            .q_stride = o.q.stride,
+            .kv = d_.layers_kv_[o.layer],
+            .sequences = buffer<paged_sequence>(o.sequences),
+            .sinks = weight<float>({weight_role::sinks, o.layer}),
+            .scale = 1.0f / std::sqrt(static_cast<float>(o.plan.shape.head_dim_qk))},
         buffer<std::byte>(o.workspace),
         d_.stream_));
   }
-  template <class T>
-  void activate(const swiglu_op& o) {
+  void run(const attend_op& o) { o.out.type == dtype::bf16 ? attend<bf16>(o) : attend<float>(o); }
+  void activate(const swiglu_op& o, const auto& args) {
     const auto plan = checked(cuda::plan_swiglu({o.inter, compute()}), "swiglu");
-    check(cuda::run_swiglu(plan,
-                           basic_swiglu_args<T>{.out = at<T>(o.out),
-                                                .out_stride = o.out.stride,
-                                                .gate_up = at<T>(o.gate_up),
-                                                .gate_up_stride = o.gate_up.stride,
-                                                .rows = most(o.rows)},
-                           d_.stream_,
-                           count(o.rows)));
+    check(cuda::run_swiglu(plan, args, d_.stream_, count(o.rows)));
+  }
+  template <class T>
+  [[nodiscard]] basic_swiglu_args<T> swiglu_args_of(const swiglu_op& o) const {
+    return {.out = at<T>(o.out.values),
+            .out_stride = o.out.values.stride,
+            .gate_up = at<T>(o.gate_up),
+            .gate_up_stride = o.gate_up.stride,
+            .rows = most(o.rows)};
   }
   void run(const swiglu_op& o) {
-    o.out.type == dtype::bf16 ? activate<bf16>(o) : activate<float>(o);
+    if (o.out.values.type == dtype::e4m3) {
+      activate(o,
+               quantized_swiglu_args{.out = quantized(o.out),
+                                     .gate_up = at<bf16>(o.gate_up),
+                                     .gate_up_stride = o.gate_up.stride,
+                                     .rows = most(o.rows)});
+    } else if (o.out.values.type == dtype::bf16) {
+      activate(o, swiglu_args_of<bf16>(o));
+    } else {
+      activate(o, swiglu_args_of<float>(o));
+    }
   }
   void run(const route_op& o) {
     const ffn_geometry& f = ffn_of(o.layer);
@@ -363,7 +372,7 @@ class cuda_step {
     first.offsets = rows.expert_offsets.data();
     first.rows = pairs;
     check(cuda::run_grouped_gemm(gate_up, first, d_.stream_));
-    scaled_slice act{o.act};
+    operand_slice act{o.act};
     if (o.type == dtype::e4m3) {
       act = o.act_e4m3;
       // The last offset is the number of pairs.

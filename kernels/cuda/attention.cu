@@ -22,9 +22,9 @@ status launch_merge(const attention_plan& plan, const attention_call& call, CUst
   return detail::launched("attention: launch of the merge");
 }
 
-template <class T>
+template <class T, class Out>
 status run(const attention_plan& plan,
-           const basic_attention_args<T>& args,
+           const basic_attention_args<T, Out>& args,
            std::span<std::byte> workspace,
            CUstream_st* stream) noexcept {
   ORIEL_EXPECTS(workspace.size() >= plan.workspace_bytes);
@@ -60,6 +60,13 @@ status run_attention(const attention_plan& plan,
 
 status run_attention(const attention_plan& plan,
                      const basic_attention_args<bf16>& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept {
+  return run(plan, args, workspace, stream);
+}
+
+status run_attention(const attention_plan& plan,
+                     const basic_attention_args<float, bf16>& args,
                      std::span<std::byte> workspace,
                      CUstream_st* stream) noexcept {
   return run(plan, args, workspace, stream);

@@ -149,4 +149,19 @@ attention_call make_attention_call(const cuda::attention_plan& plan,
   return call;
 }
 
+attention_call make_attention_call(const cuda::attention_plan& plan,
+                                   const basic_attention_args<float, bf16>& args,
+                                   std::byte* workspace) noexcept {
+  const attention_args rest{.out = nullptr,
+                            .q = args.q,
+                            .q_stride = args.q_stride,
+                            .kv = args.kv,
+                            .sequences = args.sequences,
+                            .sinks = args.sinks,
+                            .scale = args.scale};
+  attention_call call = make_attention_call(plan, rest, workspace);
+  call.out_bf16 = args.out;
+  return call;
+}
+
 }  // namespace oriel::detail

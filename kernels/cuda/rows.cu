@@ -103,14 +103,4 @@ status run_moe_combine(const moe_combine_plan& plan,
       plan, args, stream, token_count, "moe_combine: launch");
 }
 
-status run_round_rows(const round_rows_args& args,
-                      CUstream_st* stream,
-                      const std::uint32_t* row_count) noexcept {
-  using vectors = detail::round_rows_agent<row_vector_width>;
-  using elements = detail::round_rows_agent<1>;
-  constexpr const char* what = "round_rows: launch";
-  return vectors::fits(args) ? launch_rows(vectors{args}, stream, row_count, what)
-                             : launch_rows(elements{args}, stream, row_count, what);
-}
-
 }  // namespace oriel::cuda

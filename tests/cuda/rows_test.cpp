@@ -141,16 +141,44 @@ TEST_CASE("cuda quantises rows with the bits of the reference") {
   std::vector<float> scales(rows * groups);
   const quantize_rows_shape shape{columns};
   reference::quantize_rows(
-      shape, {expected.data(), columns, scales.data(), groups, 1, x.data(), columns, rows});
+      shape, {{expected.data(), columns, scales.data(), groups, 1}, x.data(), columns, rows});
   const auto device_x = to_device(x);
   const device_array<e4m3> out(expected.size());
   const device_array<float> device_scales(scales.size());
   REQUIRE(cuda::run_quantize_rows(
       *cuda::plan_quantize_rows(shape),
-      {out.data(), columns, device_scales.data(), groups, 1, device_x.data(), columns, rows},
+      {{out.data(), columns, device_scales.data(), groups, 1}, device_x.data(), columns, rows},
       nullptr));
   CHECK(same(out.to_host(), expected));
   CHECK(same(device_scales.to_host(), scales));
+}
+
+TEST_CASE("cuda SwiGLU writes e4m3 with the bits of quantisation behind it") {
+  const std::uint32_t inter = GENERATE(127u, 2'056u);
+  random_stream random(inter, 75);
+  const std::vector<bf16> gate_up = to_bf16s(random_floats(rows * 2 * inter, random));
+  const std::size_t groups = (inter - 1) / quantize_group + 1;
+  const auto device_gate_up = to_device(gate_up);
+  const device_array<bf16> act(rows * inter);
+  const device_array<e4m3> expected(rows * inter), out(rows * inter);
+  const device_array<float> expected_scales(rows * groups), scales(rows * groups);
+  const auto plan = *cuda::plan_swiglu({inter, dtype::bf16});
+  REQUIRE(cuda::run_swiglu(
+      plan,
+      basic_swiglu_args<bf16>{act.data(), inter, device_gate_up.data(), 2 * inter, rows},
+      nullptr));
+  REQUIRE(cuda::run_quantize_rows(
+      *cuda::plan_quantize_rows({inter}),
+      basic_quantize_rows_args<bf16>{
+          {expected.data(), inter, expected_scales.data(), 1, rows}, act.data(), inter, rows},
+      nullptr));
+  REQUIRE(cuda::run_swiglu(
+      plan,
+      quantized_swiglu_args{
+          {out.data(), inter, scales.data(), 1, rows}, device_gate_up.data(), 2 * inter, rows},
+      nullptr));
+  CHECK(same(out.to_host(), expected.to_host()));
+  CHECK(same(scales.to_host(), expected_scales.to_host()));
 }
 
 TEST_CASE("cuda rms_norm, recorded once, serves as many rows as device memory says") {

@@ -351,8 +351,9 @@ void attend_with_dims(const cuda::attention_plan& plan, const detail::attention_
 }
 
 /// What cuda::run_attention enqueues, on the host. The workspace begins poisoned.
-template <class T>
-void run_attention_on_host(const cuda::attention_plan& plan, const basic_attention_args<T>& args) {
+template <class T, class Out>
+void run_attention_on_host(const cuda::attention_plan& plan,
+                           const basic_attention_args<T, Out>& args) {
   std::vector<std::byte> memory(plan.workspace_bytes + 256);
   std::memset(memory.data(), 0xFF, memory.size());
   void* workspace = memory.data();

@@ -45,7 +45,7 @@ void check(std::uint32_t columns, std::size_t stride, bool backwards) {
 
   // The device's scales stand group by group, the reference's row by row.
   const basic_quantize_rows_args<T> args{
-      out, stride, scales.data(), 1, rows, x.data(), stride, rows};
+      {out, stride, scales.data(), 1, rows}, x.data(), stride, rows};
   using agent = detail::quantize_rows_agent<T, Whole>;
   REQUIRE((!Whole || agent::fits(shape, args)));
   for (std::uint32_t row = 0; row < rows; ++row) {
@@ -54,7 +54,7 @@ void check(std::uint32_t columns, std::size_t stride, bool backwards) {
     }
   }
   reference::quantize_rows(
-      shape, {expected, stride, expected_scales.data(), groups, 1, values.data(), stride, rows});
+      shape, {{expected, stride, expected_scales.data(), groups, 1}, values.data(), stride, rows});
   INFO("columns " << columns << ", stride " << stride);
   REQUIRE(std::memcmp(out, expected, rows * stride) == 0);
   for (std::uint32_t row = 0; row < rows; ++row) {
@@ -84,7 +84,7 @@ TEST_CASE("quantised rows are near the rows") {
   const std::vector<float> x = random_floats(columns, random, -30.0f, 30.0f);
   std::vector<e4m3> out(columns);
   float scales[2];
-  reference::quantize_rows({columns}, {out.data(), columns, scales, 2, 1, x.data(), columns, 1});
+  reference::quantize_rows({columns}, {{out.data(), columns, scales, 2, 1}, x.data(), columns, 1});
   for (std::uint32_t i = 0; i < columns; ++i) {
     const float scale = scales[i / 128];
     // Half an ulp of 3 bits, or half of the least subnormal; and a little for the two products.

@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 #include <device/stored_rows.hpp>
+#include <support/norm_forms.hpp>
 
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
@@ -82,6 +83,90 @@ TEST_CASE("the device's RMSNorm has the bits of the host's") {
   check<bf16, 8>(4'096, 4'096, dtype::bf16, with_add);
   check<bf16, 8>(72, 80, dtype::bf16, with_add);
   check<bf16, 1>(65, 66, dtype::bf16, with_add);
+}
+
+namespace {
+
+/// Any forms at once, against the agent's own rows and the reference's kernel behind them.
+template <class T, std::uint32_t N>
+void check_forms(std::uint32_t width, std::size_t stride, dtype activation, bool with_add) {
+  random_stream random(width, 35);
+  std::vector<float> x = exact_floats<T>(rows * stride, random);
+  x[width / 2] *= 0x1p20f;  // One group of a row has quite another scale.
+  stored_rows<float> weight(random_floats(width, random));
+  stored_rows<T> stored_x(x), add(exact_floats<T>(rows * stride, random)), sum(rows * stride),
+      plain(rows * stride);
+  const rms_norm_shape shape{width, 1e-5f, activation};
+  const basic_rms_norm_args<T> args{.out = plain.data(),
+                                    .out_stride = stride,
+                                    .x = stored_x.data(),
+                                    .x_stride = stride,
+                                    .weight = weight.data(),
+                                    .rows = rows,
+                                    .add = with_add ? add.data() : nullptr,
+                                    .sum = with_add ? sum.data() : nullptr};
+  run_rows<T, N>(shape, args, false);
+  for (unsigned forms = plain_rows; forms <= all_rows; ++forms) {
+    for (const bool backwards : {false, true}) {
+      norm_forms<T> expected(rows, width, stride), found(rows, width, stride);
+      expected.make(plain.floats(), forms);
+      basic_rms_norm_args<T> asked = args;
+      found.ask(asked, forms);
+      run_rows<T, N>(shape, asked, backwards);
+      INFO("width " << width << ", add " << with_add << ", forms " << forms);
+      REQUIRE(found.has_bits_of(expected));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("the device's RMSNorm writes operands with the bits of a kernel behind it") {
+  const bool with_add = GENERATE(false, true);
+  for (const dtype activation : {dtype::f32, dtype::bf16}) {
+    for (const std::uint32_t width : {8u, 128u, 200u, 2'056u, 6'144u}) {
+      check_forms<float, 8>(width, width + 8, activation, with_add);
+    }
+    for (const std::uint32_t width : {1u, 127u, 128u, 131u, 2'049u}) {
+      check_forms<float, 1>(width, width + 3, activation, with_add);
+    }
+  }
+  check_forms<bf16, 8>(264, 264, dtype::bf16, with_add);
+  check_forms<bf16, 1>(131, 133, dtype::bf16, with_add);
+}
+
+TEST_CASE("a norm whose operand is not aligned for vectors is written element by element") {
+  constexpr std::uint32_t width = 64;
+  stored_rows<float> x(width), weight(width);
+  stored_rows<bf16> out(2 * width);
+  const auto fits = [&](std::size_t first, std::size_t stride) {
+    const rms_norm_args args{.out = nullptr,
+                             .out_stride = 0,
+                             .x = x.data(),
+                             .x_stride = width,
+                             .weight = weight.data(),
+                             .rows = 1,
+                             .rounded = out.data() + first,
+                             .rounded_stride = stride};
+    return detail::rms_norm_agent<float, 8>::fits({width, 1e-5f, dtype::bf16}, args);
+  };
+  CHECK(fits(0, width));
+  CHECK(fits(8, width));
+  CHECK_FALSE(fits(4, width));
+  CHECK_FALSE(fits(0, width + 4));
+  const auto fits_e4m3 = [&](std::size_t first, std::size_t stride) {
+    rms_norm_args args{.out = nullptr,
+                       .out_stride = 0,
+                       .x = x.data(),
+                       .x_stride = width,
+                       .weight = weight.data(),
+                       .rows = 1};
+    args.quantized = {.values = reinterpret_cast<e4m3*>(out.data()) + first, .stride = stride};
+    return detail::rms_norm_agent<float, 8>::fits({width, 1e-5f, dtype::bf16}, args);
+  };
+  CHECK(fits_e4m3(8, width));
+  CHECK_FALSE(fits_e4m3(4, width));
+  CHECK_FALSE(fits_e4m3(0, width + 4));
 }
 
 TEST_CASE("a norm may go over its own input, and two may stand side by side") {

@@ -149,25 +149,6 @@ TEST_CASE("the device gathers the rows of the reference") {
   }
 }
 
-TEST_CASE("the device rounds rows to bf16 with the bits of the reference") {
-  random_stream random(4, 53);
-  const auto check = [&]<std::uint32_t N>(std::uint32_t width, std::size_t stride) {
-    const std::vector<float> x = random_floats(rows * stride, random, -4.0f, 4.0f);
-    stored_rows<float> stored(x);
-    stored_rows<bf16> out(rows * stride), expected(rows * stride);
-    const auto args_to = [&](stored_rows<bf16>& to) {
-      return round_rows_args{to.data(), stride, stored.data(), stride, width, rows};
-    };
-    REQUIRE((N == 1 || detail::round_rows_agent<N>::fits(args_to(out))));
-    detail::run_on_host(detail::round_rows_agent<N>{args_to(out)});
-    reference::round_rows(args_to(expected));
-    REQUIRE(same_bits(out.floats(), expected.floats()));
-  };
-  check.operator()<8>(64, 64);
-  check.operator()<8>(48, 56);
-  check.operator()<1>(5, 7);
-}
-
 TEST_CASE("rows that are not aligned are not read in vectors") {
   stored_rows<bf16> x(1'024), out(1'024);
   const auto fits = [](const basic_gather_rows_args<bf16>& args, std::uint32_t width) {

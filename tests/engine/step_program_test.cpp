@@ -321,6 +321,83 @@ TEST_CASE("order-fixed, a matrix is multiplied by one plan in all programs") {
   }
 }
 
+namespace {
+
+/// Who reads what whom wrote in a program, for products.
+struct operand_writers {
+  std::map<buffer_id, const operation*> wrote = {};
+  std::size_t products = 0, conversions = 0;
+
+  /// @param may_convert  e4m3 rows of which a kernel of their own makes a product's
+  void product(const operand_slice& x, bool may_convert) {
+    const operation* const writer = wrote.at(x.values.buffer);
+    ++products;
+    if (const auto* const converts = std::get_if<quantize_op>(writer)) {
+      CHECK(may_convert);
+      CHECK(converts->x.type == (is_heads(converts->x) ? dtype::f32 : dtype::bf16));
+      ++conversions;
+    } else {
+      CHECK((std::holds_alternative<norm_op>(*writer) ||
+             std::holds_alternative<attend_op>(*writer) ||
+             std::holds_alternative<swiglu_op>(*writer)));
+    }
+  }
+  [[nodiscard]] bool is_heads(const matrix_slice& x) const {
+    return std::holds_alternative<attend_op>(*wrote.at(x.buffer));
+  }
+  void see(const operation& op) {
+    if (const auto* const o = std::get_if<norm_op>(&op)) {
+      CHECK((o->out_f32.buffer == no_buffer || o->out.values.type != dtype::f32));
+      wrote[o->out.values.buffer] = wrote[o->out_f32.buffer] = &op;
+    } else if (const auto* const attend = std::get_if<attend_op>(&op)) {
+      wrote[attend->out.buffer] = &op;
+    } else if (const auto* const swiglu = std::get_if<swiglu_op>(&op)) {
+      wrote[swiglu->out.values.buffer] = &op;
+    } else if (const auto* const quantise = std::get_if<quantize_op>(&op)) {
+      wrote[quantise->out.values.buffer] = &op;
+    } else if (const auto* const plain = std::get_if<gemm_op>(&op)) {
+      product({plain->x}, false);
+      CHECK(plain->x.type == plain->plan.shape.weights);
+    } else if (const auto* const scaled = std::get_if<scaled_gemm_op>(&op)) {
+      const weight_role role = scaled->weight.role;
+      product(scaled->x, role == weight_role::o || role == weight_role::eh_proj);
+    } else if (const auto* const experts = std::get_if<experts_op>(&op)) {
+      product(experts->x, false);
+    }
+  }
+};
+
+}  // namespace
+
+TEST_CASE("who computes rows writes them as their product reads them") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 12)));
+  INFO("seed " << seed);
+  random_stream random(seed, 127);
+  model_geometry geometry = toy_geometry({0, 16, 0}, seed % 2 == 0);
+  geometry.hidden = 48;
+  geometry.mtp_layers.assign(2, toy_geometry({16}, false).layers[0]);
+  program_model model{.geometry = &geometry,
+                      .compute = seed % 3 == 0 ? dtype::f32 : dtype::bf16,
+                      .context_tokens = 512,
+                      .pool_of = {0, 0, 0, 0, 0},
+                      .mtp_blocks = 2};
+  if (seed % 3 == 2) {
+    model.products = random_products(random, model);
+    model.products[{weight_role::o, 0}] = product_kind::grouped;
+    model.products[{weight_role::eh_proj, 3}] = product_kind::grouped;
+  }
+  const program_shape most{.sequences = 4, .rows = 32, .logit_rows = 8};
+  for (int i = 0; i < 10; ++i) {
+    operand_writers writers;
+    const step_program p = make_program(model, random_shape(random, model, most, 3));
+    for (const operation& op : p.operations) {
+      writers.see(op);
+    }
+    CHECK(writers.products >= 4);
+    CHECK((!model.products.empty() || writers.conversions == 0));
+  }
+}
+
 TEST_CASE("every sequence of a step is attended to once, few rows over a long context in splits") {
   model_geometry geometry = toy_geometry({0, 16, 0}, false);
   for (layer_geometry& layer : geometry.layers) {

@@ -5,11 +5,13 @@
 
 #include <catch2/catch.hpp>
 #include <support/arrays.hpp>
+#include <support/norm_forms.hpp>
 
 #include <cmath>
 
 using oriel::dtype;
 using oriel::isa;
+using oriel::rms_norm_args;
 
 namespace {
 
@@ -120,6 +122,42 @@ TEST_CASE("a row of rms_norm knows neither its companions nor the threads") {
     const outcome alone = run(one, true, oriel::best_isa(), serial);
     CHECK(same_bits(alone.out, std::span(all.out).subspan(row * 777, 777)));
     CHECK(same_bits(alone.sum, std::span(all.sum).subspan(row * 777, 777)));
+  }
+}
+
+TEST_CASE("rms_norm writes operands with the bits of a norm and a kernel behind it") {
+  const bool with_add = GENERATE(false, true);
+  const auto activation = GENERATE(dtype::f32, dtype::bf16);
+  constexpr std::uint32_t rows = 3;
+  oriel::thread_pool pool(2);
+  for (const std::uint32_t width : {1u, 37u, 127u, 128u, 129u, 300u, 1'024u, 1'031u}) {
+    problem p = make_problem(width, rows, activation, width);
+    p.x[width / 2] *= 0x1p20f;  // One group of a row has quite another scale.
+    outcome plain;              // Rows with gaps behind them, as the forms have them.
+    const std::size_t stride = width + 5;
+    const auto check = [&](const auto& run_norm) {
+      std::vector<float> y(rows * stride);
+      rms_norm_args args = args_of(p, plain, with_add);
+      args.out = y.data();
+      args.out_stride = stride;
+      run_norm(args);
+      const std::vector<float> sum = plain.sum;
+      for (unsigned forms = plain_rows; forms <= all_rows; ++forms) {
+        norm_forms<float> expected(rows, width, stride), found(rows, width, stride);
+        expected.make(y, forms);
+        args = args_of(p, plain, with_add);
+        found.ask(args, forms);
+        run_norm(args);
+        INFO("width " << width << ", forms " << forms);
+        REQUIRE(found.has_bits_of(expected));
+        REQUIRE(same_bits(plain.sum, sum));
+      }
+    };
+    check([&](const rms_norm_args& args) { oriel::reference::rms_norm(p.shape, args); });
+    for (const isa path : supported_paths()) {
+      const auto plan = oriel::host::plan_rms_norm(p.shape, path);
+      check([&](const rms_norm_args& args) { oriel::host::run_rms_norm(*plan, args, pool); });
+    }
   }
 }
 

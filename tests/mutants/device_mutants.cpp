@@ -51,6 +51,13 @@ constexpr mutant all_mutants[] = {
     {"gemm_stage_goes_back_under_its_products", "bf16 operands are overwritten", products},
     {"gemm_part_is_added_before_it_is_there", "e4m3 sums of the k tile before", products},
     {"gemm_stage_goes_back_with_its_scales", "e4m3 scales are overwritten", products},
+    // Kernels that write a product's operand.
+    {"norm_quantises_what_it_did_not_round",
+     "rows in e4m3 are not those of two kernels",
+     "the device's RMSNorm writes operands with the bits of a kernel behind it"},
+    {"swiglu_quantises_what_it_did_not_round",
+     "the same",
+     "the device's SwiGLU writes e4m3 with the bits of quantisation behind it"},
     // Streams and events.
     {"copies_do_not_wait_for_their_fence", "a page is filled while others read it", streams},
     {"event_stands_before_its_copy", "it is done before its copy is", streams},

@@ -20,7 +20,6 @@
 #include <oriel/kernels/moe_route.hpp>
 #include <oriel/kernels/quantize_rows.hpp>
 #include <oriel/kernels/rms_norm.hpp>
-#include <oriel/kernels/round_rows.hpp>
 #include <oriel/kernels/swiglu.hpp>
 #include <oriel/kernels/verify_chains.hpp>
 #include <oriel/kv/dual_pool.hpp>
@@ -259,24 +258,25 @@ class host_backend final : public engine::step_backend {
                           serial_);
   }
   void interpret(const engine::norm_op& o) {
+    const slice& out = o.out.values;
+    const slice& out_f32 = out.type == dtype::f32 ? out : o.out_f32;
+    rms_norm_args args{.out = out_f32.buffer != engine::no_buffer ? floats(out_f32) : nullptr,
+                       .out_stride = out_f32.stride,
+                       .x = floats(o.x),
+                       .x_stride = o.x.stride,
+                       .weight = vector_of(o.weight).data(),
+                       .rows = count_of(o.rows)};
+    if (out.type == dtype::bf16) {
+      args.rounded = buffer<bf16>(out.buffer).data() + out.offset;
+      args.rounded_stride = out.stride;
+    } else if (out.type == dtype::e4m3) {
+      args.quantized = quantized(o.out);
+    }
     host::run_rms_norm(
         *host::plan_rms_norm({model_.hidden, static_cast<float>(model_.rms_eps), weights_.compute},
                              weights_.path),
-        {.out = floats(o.out),
-         .out_stride = o.out.stride,
-         .x = floats(o.x),
-         .x_stride = o.x.stride,
-         .weight = vector_of(o.weight).data(),
-         .rows = count_of(o.rows)},
+        args,
         serial_);
-  }
-  void interpret(const engine::round_op& o) {
-    reference::round_rows({.out = buffer<bf16>(o.out.buffer).data() + o.out.offset,
-                           .out_stride = o.out.stride,
-                           .x = floats(o.x),
-                           .x_stride = o.x.stride,
-                           .width = o.width,
-                           .rows = count_of(o.rows)});
   }
   void interpret(const engine::gemm_op& o) {
     const engine::packed_matrix& w = matrix_of(weights_, o.weight);
@@ -303,26 +303,29 @@ class host_backend final : public engine::step_backend {
                    serial_);
     store(out, o.out, rows, shape.n);
   }
-  /// Rows of a slice, side by side, to e4m3 by the reference.
-  void quantise(std::uint32_t width,
-                const slice& x,
-                const engine::scaled_slice& out,
-                std::uint32_t rows) {
-    const std::vector<float> values = widened(x, rows, width);
-    reference::quantize_rows({width},
-                             {.out = buffer<e4m3>(out.values.buffer).data() + out.values.offset,
-                              .out_stride = out.values.stride,
-                              .scales = buffer<float>(out.scales).data(),
-                              .scale_row_stride = 1,
-                              .scale_group_stride = out.scale_stride,
-                              .x = values.data(),
-                              .x_stride = width,
-                              .rows = rows});
+  quantized_rows quantized(const engine::operand_slice& s) {
+    REQUIRE(s.values.type == dtype::e4m3);
+    return {.values = buffer<e4m3>(s.values.buffer).data() + s.values.offset,
+            .stride = s.values.stride,
+            .scales = buffer<float>(s.scales).data(),
+            .scale_row_stride = 1,
+            .scale_group_stride = s.scale_stride};
   }
-  void interpret(const engine::quantize_op& o) { quantise(o.width, o.x, o.out, count_of(o.rows)); }
+  /// Rows that lie side by side to e4m3, by the reference.
+  void quantise(std::span<const float> x,
+                std::uint32_t width,
+                const engine::operand_slice& out,
+                std::uint32_t rows) {
+    reference::quantize_rows(
+        {width}, {.out = quantized(out), .x = x.data(), .x_stride = width, .rows = rows});
+  }
+  void interpret(const engine::quantize_op& o) {
+    const std::uint32_t rows = count_of(o.rows);
+    quantise(widened(o.x, rows, o.width), o.width, o.out, rows);
+  }
   /// For the reference, which has plain weights.
   grouped_gemm_args<float> scaled_args(const grouped_gemm_shape& shape,
-                                       const engine::scaled_slice& x,
+                                       const engine::operand_slice& x,
                                        const std::byte* weights,
                                        std::span<const float> scales) {
     const std::size_t columns = (shape.k - 1) / scale_block + 1;
@@ -419,32 +422,23 @@ class host_backend final : public engine::step_backend {
     std::size_t row = 0;
     for (const paged_sequence& s : sequences(o.sequences)) {
       if (s.rows >= limits.rows_per_sequence_min && s.rows <= limits.rows_per_sequence_max) {
+        std::vector<float> heads(s.rows * o.out.stride);
+        slice out = o.out;
+        out.offset += row * out.stride;
         attend(shape,
-               {.out = floats(o.out) + row * o.out.stride,
+               {.out = heads.data(),
                 .q = floats(o.q) + row * o.q.stride,
                 .q_stride = o.q.stride,
                 .kv = layers_kv_[o.layer].kv,
                 .sequences = {&s, 1},
                 .sinks = sinks.empty() ? nullptr : sinks.data(),
                 .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_qk))});
-        expect_numbers(shape, o.out, row, s.rows);
+        // Also of rows that nobody wants: a device multiplies what they have by zero for others.
+        REQUIRE(std::ranges::all_of(heads, [](float x) { return std::isfinite(x); }));
+        store(heads, out, s.rows, o.out.stride);
       }
       row += s.rows;
     }
-  }
-  /// Also of rows that nobody wants: on a device what they read is multiplied by zero for others.
-  void expect_numbers(const attention_shape& shape,
-                      const slice& out,
-                      std::size_t first,
-                      std::uint32_t rows) {
-    bool are_numbers = true;
-    for (std::size_t row = first; row < first + rows; ++row) {
-      const float* const heads = floats(out) + row * out.stride;
-      are_numbers &= std::all_of(heads,
-                                 heads + std::size_t{shape.q_heads} * shape.head_dim_vo,
-                                 [](float x) { return std::isfinite(x); });
-    }
-    REQUIRE(are_numbers);
   }
   void attend(const attention_shape& shape, const attention_args& args) {
     if (shape.kv == dtype::e4m3) {
@@ -462,7 +456,11 @@ class host_backend final : public engine::step_backend {
     host::run_swiglu(*host::plan_swiglu({o.inter, weights_.compute}, weights_.path),
                      {out.data(), o.inter, gate_up.data(), 2 * std::size_t{o.inter}, rows},
                      serial_);
-    store(out, o.out, rows, o.inter);
+    if (o.out.values.type == dtype::e4m3) {
+      quantise(out, o.inter, o.out, rows);
+    } else {
+      store(out, o.out.values, rows, o.inter);
+    }
   }
   void interpret(const engine::route_op& o) {
     const ffn_geometry& f = geometry_of(o.layer).ffn;
@@ -541,7 +539,7 @@ class host_backend final : public engine::step_backend {
                            pair_of_row,
                            row_of_pair);
     const auto multiply = [&](const grouped_gemm_shape& shape,
-                              const engine::scaled_slice& x,
+                              const engine::operand_slice& x,
                               const engine::aligned_bytes& weights,
                               std::size_t stride_bytes,
                               std::span<const float> scales,
@@ -569,7 +567,7 @@ class host_backend final : public engine::step_backend {
                               moe.gate_up_scales,
                               true);
     store(act, o.act, pairs, f.intermediate);
-    quantise(f.intermediate, o.act, o.act_e4m3, pairs);
+    quantise(widened(o.act, pairs, f.intermediate), f.intermediate, o.act_e4m3, pairs);
     const auto y = multiply({f.experts, model_.hidden, f.intermediate, dtype::e4m3},
                             o.act_e4m3,
                             moe.down,

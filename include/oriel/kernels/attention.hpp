@@ -33,10 +33,10 @@ struct attention_shape {
 };
 
 /// Arguments of one call. rows = sum of sequences[i].rows, in the order of `sequences`.
-/// @tparam T  float, or bf16 (kernels for a device)
-template <class T>
+/// @tparam T  float, or bf16 (kernels for a device); outputs as Out
+template <class T, class Out = T>
 struct basic_attention_args {
-  T* out;                ///< [rows, q_heads, head_dim_vo]
+  Out* out;              ///< [rows, q_heads, head_dim_vo]
   const T* q;            ///< [rows] rows of [q_heads, head_dim_qk], rope applied
   std::size_t q_stride;  ///< elements from one row of q to the next
   kv_layer_view kv;      ///< K and V of all positions up to each row's own
@@ -147,6 +147,11 @@ status run_attention(const attention_plan& plan,
 /// As above, queries and outputs in bf16: the outputs above, rounded. @pre out is 4-byte aligned
 status run_attention(const attention_plan& plan,
                      const basic_attention_args<bf16>& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept;
+/// As above, outputs alone in bf16. @pre out is 4-byte aligned
+status run_attention(const attention_plan& plan,
+                     const basic_attention_args<float, bf16>& args,
                      std::span<std::byte> workspace,
                      CUstream_st* stream) noexcept;
 

@@ -29,18 +29,23 @@ struct quantize_rows_shape {
   std::uint32_t columns;  ///< elements of a row; the last group may be shorter
 };
 
-/// Arguments of one call. The scale of (row, group) is
+/// Where quantised rows go. The scale of (row, group) is
 /// scales[row * scale_row_stride + group * scale_group_stride].
+struct quantized_rows {
+  e4m3* values = nullptr;              ///< [rows, columns]
+  std::size_t stride = 0;              ///< elements from one row of values to the next
+  float* scales = nullptr;             ///< one for each row and group
+  std::size_t scale_row_stride = 0;    ///< elements
+  std::size_t scale_group_stride = 0;  ///< elements
+};
+
+/// Arguments of one call.
 /// @tparam T  float or bf16
 template <class T>
 struct basic_quantize_rows_args {
-  e4m3* out;                       ///< [rows, columns]
-  std::size_t out_stride;          ///< elements from one row of out to the next
-  float* scales;                   ///< one for each row and group
-  std::size_t scale_row_stride;    ///< elements
-  std::size_t scale_group_stride;  ///< elements
-  const T* x;                      ///< [rows, columns]
-  std::size_t x_stride;            ///< elements from one row of x to the next
+  quantized_rows out;
+  const T* x;            ///< [rows, columns]
+  std::size_t x_stride;  ///< elements from one row of x to the next
   std::uint32_t rows;
 };
 using quantize_rows_args = basic_quantize_rows_args<float>;

@@ -9,12 +9,17 @@
 /// `round` is to the activation dtype; f32 rounds nothing. The mean is in f32, over 64 fixed lanes
 /// and one fixed tree, without fused multiply-add: a row's bits are the same on every path, for
 /// every number of rows and threads.
+///
+/// `out` is written in the forms that are asked for, one or more: as it is, rounded to bf16, and in
+/// e4m3 with scales, as quantize_rows.hpp makes them of it. So a product has its operand without a
+/// kernel between.
 #pragma once
 
 #include <oriel/core/dtype.hpp>
 #include <oriel/core/executor.hpp>
 #include <oriel/core/result.hpp>
 #include <oriel/kernels/isa.hpp>
+#include <oriel/kernels/quantize_rows.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -31,19 +36,22 @@ struct rms_norm_shape {
 };
 
 /// Arguments of one call. Rows may overlap only when out == x with equal strides. Two calls with
-/// an out_stride of 2 * width, the second's `out` one width further, leave rows side by side: the
+/// a stride of 2 * width, the second's rows one width further, leave rows side by side: the
 /// [embedding ; hidden] that an MTP block's eh_proj multiplies.
 /// @tparam T  float, or bf16 where the activation is bf16 (kernels for a device)
 template <class T>
 struct basic_rms_norm_args {
-  T* out;                  ///< [rows, width]
+  T* out;                  ///< [rows, width]; null: in other forms alone
   std::size_t out_stride;  ///< elements from one row of out to the next
   const T* x;              ///< [rows, width]
   std::size_t x_stride;    ///< elements from one row of x to the next
   const float* weight;     ///< [width]
   std::uint32_t rows;
-  const T* add = nullptr;  ///< [rows, width], stride x_stride: added to x first; or null
-  T* sum = nullptr;        ///< [rows, width], stride x_stride: x + add; may be x; needed with add
+  const T* add = nullptr;   ///< [rows, width], stride x_stride: added to x first; or null
+  T* sum = nullptr;         ///< [rows, width], stride x_stride: x + add; may be x; needed with add
+  bf16* rounded = nullptr;  ///< [rows, width]: out, to nearest with ties to even; or null
+  std::size_t rounded_stride = 0;  ///< elements from one row of rounded to the next
+  quantized_rows quantized = {};   ///< [rows, width]: out in e4m3; values null: not wanted
 };
 using rms_norm_args = basic_rms_norm_args<float>;
 
@@ -85,8 +93,8 @@ struct rms_norm_plan {
 /// @returns errc::unsupported_shape when width is 0 or above 56,000, or activation is e4m3.
 [[nodiscard]] result<rms_norm_plan> plan_rms_norm(const rms_norm_shape& shape) noexcept;
 
-/// Enqueues the rows; every pointer in `args` is device memory. The same bits as the host's. Reads
-/// and writes each element once.
+/// Enqueues the rows; every pointer in `args` is device memory. The same bits as the host's, but
+/// for the payload of a NaN in bf16. Reads and writes each element once.
 /// @param row_count  in device memory: rows beyond it stay as they are; null: all rows
 /// @returns errc::device_failure
 status run_rms_norm(const rms_norm_plan& plan,

@@ -13,6 +13,7 @@
 #include <oriel/core/executor.hpp>
 #include <oriel/core/result.hpp>
 #include <oriel/kernels/isa.hpp>
+#include <oriel/kernels/quantize_rows.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -38,6 +39,15 @@ struct basic_swiglu_args {
   std::uint32_t rows;
 };
 using swiglu_args = basic_swiglu_args<float>;
+
+/// The same from bf16, and straight to e4m3, as quantize_rows.hpp makes it of the rounded outputs:
+/// what a product of e4m3 reads.
+struct quantized_swiglu_args {
+  quantized_rows out;          ///< [rows, inter]
+  const bf16* gate_up;         ///< [rows, 2 * inter]: gate, then up
+  std::size_t gate_up_stride;  ///< elements from one row of gate_up to the next
+  std::uint32_t rows;
+};
 
 namespace reference {
 
@@ -84,6 +94,11 @@ status run_swiglu(const swiglu_plan& plan,
 /// As above, rows stored as bf16. @pre plan.shape.activation == dtype::bf16
 status run_swiglu(const swiglu_plan& plan,
                   const basic_swiglu_args<bf16>& args,
+                  CUstream_st* stream,
+                  const std::uint32_t* row_count = nullptr) noexcept;
+/// As above, quantised. @pre plan.shape.activation == dtype::bf16
+status run_swiglu(const swiglu_plan& plan,
+                  const quantized_swiglu_args& args,
                   CUstream_st* stream,
                   const std::uint32_t* row_count = nullptr) noexcept;
 

@@ -65,5 +65,8 @@ status launch_attention_generic(const attention_launch&, const attention_call&, 
 [[nodiscard]] attention_call make_attention_call(const cuda::attention_plan& plan,
                                                  const basic_attention_args<bf16>& args,
                                                  std::byte* workspace) noexcept;
+[[nodiscard]] attention_call make_attention_call(const cuda::attention_plan& plan,
+                                                 const basic_attention_args<float, bf16>& args,
+                                                 std::byte* workspace) noexcept;
 
 }  // namespace oriel::detail

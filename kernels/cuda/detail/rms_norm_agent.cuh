@@ -6,12 +6,15 @@
 ///     add     the row, with the addend, goes to shared memory in f32, 16 bytes at a time
 ///     sum     64 threads square it: element i belongs to thread i % 64, in ascending order; the 64
 ///             sums are added as the tree that the host's kernel uses, so both give the same bits
-///     scale   every thread scales its elements
+///     scale   every thread scales its elements, and writes them in each form that is asked for;
+///             for e4m3 a thread takes 8 at a time, whatever the alignment, and 16 have a scale
 #pragma once
 
+#include "quantize_rows_agent.cuh"
 #include "row_vector.cuh"
 #include "thread_group.cuh"
 
+#include <oriel/core/mutation.hpp>
 #include <oriel/kernels/rms_norm.hpp>
 
 #include <math.h>
@@ -44,7 +47,9 @@ struct rms_norm_agent {
   [[nodiscard]] static bool fits(const rms_norm_shape& shape, const basic_rms_norm_args<T>& args) {
     return shape.width % N == 0 && is_vector_aligned(args.out, args.out_stride) &&
            is_vector_aligned(args.x, args.x_stride) && is_vector_aligned(args.add, args.x_stride) &&
-           is_vector_aligned(args.sum, args.x_stride) && is_vector_aligned(args.weight, 0);
+           is_vector_aligned(args.sum, args.x_stride) && is_vector_aligned(args.weight, 0) &&
+           is_vector_aligned(args.rounded, args.rounded_stride) &&
+           takes_whole_stores(args.quantized);
   }
 
   /// @param shared  [64 + width], 16-byte aligned
@@ -68,13 +73,26 @@ struct rms_norm_agent {
       }
     });
     g.sync();
+    typename Group::template var<float> scale;
     g.each([&](std::uint32_t thread) {
       const float mean = rms_norm_sum(partial) / static_cast<float>(shape.width);
-      const float scale = 1.0f / sqrtf(mean + shape.eps);
-      for (std::uint32_t i = thread * N; i < shape.width; i += Group::threads * N) {
-        scale_elements(row, i, h, scale);
-      }
+      scale[thread] = 1.0f / sqrtf(mean + shape.eps);
     });
+    if (args.quantized.values == nullptr) {
+      g.each([&](std::uint32_t thread) {
+        for (std::uint32_t i = thread * N; i < shape.width; i += Group::threads * N) {
+          scale_elements(row, i, h, scale[thread]);
+        }
+      });
+      return;
+    }
+    for (std::uint32_t block = 0; block * quantize_columns_per_block < shape.width; ++block) {
+      const auto scaled = [&](std::uint32_t thread, std::uint32_t column) {
+        return scale_columns(row, column, h, scale[thread]);
+      };
+      quantize_columns<N == quantize_per_thread>(
+          g, args.quantized, shape.width, row, block, scaled);
+    }
   }
 
  private:
@@ -91,17 +109,42 @@ struct rms_norm_agent {
     store_vector(h + i, x);
   }
 
-  ORIEL_HOST_DEVICE void scale_elements(std::uint32_t row,
-                                        std::uint32_t i,
-                                        const float* h,
-                                        float scale) const {
+  /// Elements [i, i + N) as they are written.
+  ORIEL_HOST_DEVICE row_vector<N> scale_elements(std::uint32_t row,
+                                                 std::uint32_t i,
+                                                 const float* h,
+                                                 float scale) const {
     row_vector<N> y = load_vector<N>(h + i);
     const row_vector<N> weight = load_vector<N>(args.weight + i);
     for (std::uint32_t j = 0; j < N; ++j) {
       const float unit = rounded_to(shape.activation, y.lane[j] * scale);
-      y.lane[j] = rounded_to(shape.activation, weight.lane[j] * unit);
+      const bool rounds =
+          args.quantized.values == nullptr || !ORIEL_MUTANT(norm_quantises_what_it_did_not_round);
+      const dtype stored = rounds ? shape.activation : dtype::f32;
+      y.lane[j] = rounded_to(stored, weight.lane[j] * unit);
     }
-    store_vector(args.out + row * args.out_stride + i, y);
+    if (args.out != nullptr) {
+      store_vector(args.out + row * args.out_stride + i, y);
+    }
+    if (args.rounded != nullptr) {
+      store_vector(args.rounded + row * args.rounded_stride + i, y);
+    }
+    return y;
+  }
+
+  /// The 8 elements that a thread quantises; zeros beyond the row.
+  ORIEL_HOST_DEVICE row_vector<quantize_per_thread> scale_columns(std::uint32_t row,
+                                                                  std::uint32_t column,
+                                                                  const float* h,
+                                                                  float scale) const {
+    row_vector<quantize_per_thread> v = {};
+    for (std::uint32_t j = 0; j < quantize_per_thread && column + j < shape.width; j += N) {
+      const row_vector<N> y = scale_elements(row, column + j, h, scale);
+      for (std::uint32_t lane = 0; lane < N; ++lane) {
+        v.lane[j + lane] = y.lane[lane];
+      }
+    }
+    return v;
   }
 };
 

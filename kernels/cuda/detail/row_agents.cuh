@@ -12,7 +12,6 @@
 #include <oriel/kernels/embed.hpp>
 #include <oriel/kernels/gather_rows.hpp>
 #include <oriel/kernels/moe_combine.hpp>
-#include <oriel/kernels/round_rows.hpp>
 #include <oriel/kernels/swiglu.hpp>
 
 namespace oriel::detail {
@@ -76,6 +75,20 @@ struct gather_rows_agent {
   }
 };
 
+/// silu(gate) * up, rounded where arrays of type `t` would round.
+template <std::uint32_t N>
+ORIEL_HOST_DEVICE row_vector<N> swiglu_of(dtype t,
+                                          const row_vector<N>& gate,
+                                          const row_vector<N>& up) {
+  row_vector<N> out;
+  for (std::uint32_t j = 0; j < N; ++j) {
+    const float g = rounded_to(t, gate.lane[j]), u = rounded_to(t, up.lane[j]);
+    const float silu = rounded_to(t, g / (1.0f + exp_unfused(-g)));
+    out.lane[j] = rounded_to(t, silu * u);
+  }
+  return out;
+}
+
 template <class T, std::uint32_t N>
 struct swiglu_agent {
   static constexpr std::uint32_t vector_width = N;
@@ -91,16 +104,10 @@ struct swiglu_agent {
 
   ORIEL_HOST_DEVICE void operator()(std::uint32_t row, std::uint32_t i) const {
     const T* gate_up = args.gate_up + row * args.gate_up_stride + i;
-    const row_vector<N> gate = load_vector<N>(gate_up);
-    const row_vector<N> up = load_vector<N>(gate_up + shape.inter);
-    const dtype t = shape.activation;
-    row_vector<N> out;
-    for (std::uint32_t j = 0; j < N; ++j) {
-      const float g = rounded_to(t, gate.lane[j]), u = rounded_to(t, up.lane[j]);
-      const float silu = rounded_to(t, g / (1.0f + exp_unfused(-g)));
-      out.lane[j] = rounded_to(t, silu * u);
-    }
-    store_vector(args.out + row * args.out_stride + i, out);
+    store_vector(
+        args.out + row * args.out_stride + i,
+        swiglu_of(
+            shape.activation, load_vector<N>(gate_up), load_vector<N>(gate_up + shape.inter)));
   }
 };
 
@@ -140,24 +147,6 @@ struct moe_combine_agent {
       }
     }
     store_vector(out, sum);
-  }
-};
-
-template <std::uint32_t N>
-struct round_rows_agent {
-  static constexpr std::uint32_t vector_width = N;
-  round_rows_args args;
-
-  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t rows() const { return args.rows; }
-  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t width() const { return args.width; }
-  [[nodiscard]] static bool fits(const round_rows_args& args) {
-    return args.width % N == 0 && is_vector_aligned(args.out, args.out_stride) &&
-           is_vector_aligned(args.x, args.x_stride);
-  }
-
-  ORIEL_HOST_DEVICE void operator()(std::uint32_t row, std::uint32_t i) const {
-    store_vector(args.out + row * args.out_stride + i,
-                 load_vector<N>(args.x + row * args.x_stride + i));
   }
 };
 

@@ -13,11 +13,9 @@ namespace oriel::detail {
 
 /// One row of rms_norm.hpp. `add` and `sum` may be null.
 struct rms_norm_row {
-  float* out;
   const float* x;
   const float* add;
   float* sum;
-  const float* weight;
   std::uint32_t width;
   float eps;
   bool bf16;  ///< round to bf16
@@ -25,7 +23,11 @@ struct rms_norm_row {
 
 /// The functions of one instruction set. All give the same bits.
 struct row_kernels {
-  void (*rms_norm)(const rms_norm_row& row);
+  /// sum = x + add where there is an addend; 1 / sqrt(mean of squares + eps)
+  float (*rms_norm_scale)(const rms_norm_row& row);
+  /// out[i] = weight[i] * (h[i] * scale)
+  void (*rms_norm_columns)(
+      float* out, const float* h, const float* weight, float scale, std::uint32_t n, bool bf16);
   /// out[i] = silu(gate[i]) * up[i]
   void (*swiglu)(float* out, const float* gate, const float* up, std::uint32_t n, bool bf16);
   /// out[i] = in[i], bf16 at any alignment

@@ -46,20 +46,26 @@ ORIEL_INLINE float sum_of_squares(const float* x, std::uint32_t width) {
   return lanes::sum_of_lanes(sums);
 }
 
-template <bool Bf16>
-void rms_norm_as(const rms_norm_row& row) {
-  const float* h = add_residual<Bf16>(row);
+float rms_norm_scale(const rms_norm_row& row) {
+  const float* h = row.bf16 ? add_residual<true>(row) : add_residual<false>(row);
   const float mean = sum_of_squares(h, row.width) / static_cast<float>(row.width);
-  const float scale = 1.0f / __builtin_sqrtf(mean + row.eps);
-  lanes::for_lanes(row.width, [&](std::uint32_t i, std::uint32_t n) {
-    const lanes::f32 unit = lanes::round_activation<Bf16>(lanes::load_lanes(h + i, n) * scale);
-    const lanes::f32 y = lanes::load_lanes(row.weight + i, n) * unit;
-    lanes::store_lanes(row.out + i, lanes::round_activation<Bf16>(y), n);
+  return 1.0f / __builtin_sqrtf(mean + row.eps);
+}
+
+template <bool Bf16>
+ORIEL_INLINE void rms_norm_columns_as(
+    float* out, const float* h, const float* weight, float scale, std::uint32_t n) {
+  lanes::for_lanes(n, [&](std::uint32_t i, std::uint32_t count) {
+    const lanes::f32 unit = lanes::round_activation<Bf16>(lanes::load_lanes(h + i, count) * scale);
+    const lanes::f32 y = lanes::load_lanes(weight + i, count) * unit;
+    lanes::store_lanes(out + i, lanes::round_activation<Bf16>(y), count);
   });
 }
 
-void rms_norm(const rms_norm_row& row) {
-  row.bf16 ? rms_norm_as<true>(row) : rms_norm_as<false>(row);
+void rms_norm_columns(
+    float* out, const float* h, const float* weight, float scale, std::uint32_t n, bool bf16) {
+  bf16 ? rms_norm_columns_as<true>(out, h, weight, scale, n)
+       : rms_norm_columns_as<false>(out, h, weight, scale, n);
 }
 
 template <bool Bf16>
@@ -229,6 +235,6 @@ void route(const moe_route_shape& shape,
 }
 
 inline constexpr oriel::detail::row_kernels this_isa = {
-    rms_norm, swiglu, widen_bf16, add_scaled, route};
+    rms_norm_scale, rms_norm_columns, swiglu, widen_bf16, add_scaled, route};
 
 }  // namespace

@@ -18,10 +18,10 @@ void oriel::reference::quantize_rows(const quantize_rows_shape& shape,
       const float scale = std::max(largest / 448.0f, 0x1p-126f);
       const float inverse = 1.0f / scale;
       for (std::uint32_t i = first; i < last; ++i) {
-        args.out[row * args.out_stride + i] = to_e4m3(x[i] * inverse);
+        args.out.values[row * args.out.stride + i] = to_e4m3(x[i] * inverse);
       }
-      args.scales[row * args.scale_row_stride + first / quantize_group * args.scale_group_stride] =
-          scale;
+      args.out.scales[row * args.out.scale_row_stride +
+                      first / quantize_group * args.out.scale_group_stride] = scale;
     }
   }
 }

@@ -181,9 +181,7 @@ page_shape shape_of(const pool_plan& plan) {
     const page_layout& layout = plan.layout(pool_id{pool});
     std::vector<std::uint64_t>& slices = shape.slice_bytes.emplace_back();
     for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-      const std::size_t end =
-          slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
-      slices.push_back(end - layout.k_offset_bytes(slot));
+      slices.push_back(layout.slice_bytes(slot));
     }
     if (pool != 0) {
       shape.window_tokens.push_back(plan.ring(pool - 1).window_tokens);

@@ -3,15 +3,6 @@
 #include <oriel/tier/stream_mover.hpp>
 
 namespace oriel {
-namespace {
-
-std::size_t slice_bytes(const page_layout& layout, std::uint32_t slot) noexcept {
-  const std::size_t end =
-      slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
-  return end - layout.k_offset_bytes(slot);
-}
-
-}  // namespace
 
 std::size_t stage_bytes_of(const pool_plan& plan) noexcept {
   constexpr std::size_t alignment = 4096;  // What a disk may write straight from memory.
@@ -19,7 +10,7 @@ std::size_t stage_bytes_of(const pool_plan& plan) noexcept {
   for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
     const page_layout& layout = plan.layout(pool_id{pool});
     for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-      most = std::max(most, slice_bytes(layout, slot));
+      most = std::max(most, layout.slice_bytes(slot));
     }
   }
   return (most + alignment - 1) / alignment * alignment;
@@ -75,7 +66,7 @@ result<moved_layers> plan_moved_layers(const pool_plan& plan,
     const std::size_t k_end = k_bytes_per_page(layout.page_size(), s.kv_heads, s.head_dim_qk, s.kv);
     const std::size_t v_end =
         v + v_bytes_per_page(layout.page_size(), s.kv_heads, s.head_dim_vo, s.kv);
-    moved.gaps.push_back({std::pair{k_end, v}, {v_end, slice_bytes(layout, home.slot)}});
+    moved.gaps.push_back({std::pair{k_end, v}, {v_end, layout.slice_bytes(home.slot)}});
     moved.plans.push_back(*copy);
     moved.views.push_back(goes_up ? kv_copy_layer{staged, there} : kv_copy_layer{there, staged});
     moved.layer_in[to_index(home.pool)][home.slot] = layer;

@@ -66,9 +66,7 @@ class device_pages {
     std::byte* const base = names_[pool].base() + page * layout.page_bytes();
     std::vector<std::span<std::byte>> slices;
     for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-      const std::size_t end =
-          slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
-      slices.emplace_back(base + layout.k_offset_bytes(slot), end - layout.k_offset_bytes(slot));
+      slices.emplace_back(base + layout.k_offset_bytes(slot), layout.slice_bytes(slot));
     }
     return slices;
   }

@@ -163,11 +163,8 @@ class stream_mover final : public page_mover {
   }
   [[nodiscard]] std::span<std::byte> bytes_of(move_way way,
                                               const page_slice& s) const noexcept override {
-    const page_layout& layout = plan_.layout(pool_id{s.pool});
-    const std::size_t end =
-        s.slot + 1 < layout.slots() ? layout.k_offset_bytes(s.slot + 1) : layout.page_bytes();
     return {lanes_[static_cast<std::size_t>(way)]->stages + s.stage * stage_bytes_,
-            end - layout.k_offset_bytes(s.slot)};
+            plan_.layout(pool_id{s.pool}).slice_bytes(s.slot)};
   }
   [[nodiscard]] page_slice slice_at(std::uint32_t pool,
                                     const std::byte* address) const noexcept override {

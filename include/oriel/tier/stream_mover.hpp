@@ -44,6 +44,13 @@ struct stream_mover_options {
   std::uint32_t pages_min = 8;
 };
 
+/// Of a device's multiprocessors those that copies take, up and down at once: a way's copies run
+/// one after another, so each way has its own. What is computed beside them leaves them out.
+[[nodiscard]] constexpr std::uint32_t mover_multiprocessors(
+    const stream_mover_options& options = {}) noexcept {
+  return 2 * options.copies.multiprocessors;
+}
+
 /// The copies of one way: for each layer of the model a view of both sides and a plan.
 /// Pure arithmetic: `plan_moved_layers` makes it from a pool plan.
 struct moved_layers {

@@ -4,6 +4,14 @@
 
 namespace oriel {
 
+std::uint32_t page_stages_of(const pool_plan& plan) noexcept {
+  std::uint32_t most = 1;
+  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
+    most = std::max(most, plan.layout(pool_id{pool}).slots());
+  }
+  return most;
+}
+
 std::size_t stage_bytes_of(const pool_plan& plan) noexcept {
   constexpr std::size_t alignment = 4096;  // What a disk may write straight from memory.
   std::size_t most = 1;
@@ -17,12 +25,8 @@ std::size_t stage_bytes_of(const pool_plan& plan) noexcept {
 }
 
 std::uint32_t stages_of(const pool_plan& plan, const stream_mover_options& options) noexcept {
-  std::uint32_t slots_max = 1;
-  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
-    slots_max = std::max(slots_max, plan.layout(pool_id{pool}).slots());
-  }
   return static_cast<std::uint32_t>(std::max<std::uint64_t>(
-      options.stage_bytes_max / stage_bytes_of(plan), options.pages_min * slots_max));
+      options.stage_bytes_max / stage_bytes_of(plan), options.pages_min * page_stages_of(plan)));
 }
 
 std::uint64_t mover_bytes_of(const pool_plan& plan, const stream_mover_options& options) noexcept {

@@ -61,6 +61,9 @@ struct moved_layers {
   std::vector<std::array<std::pair<std::size_t, std::size_t>, 2>> gaps = {};
 };
 
+/// Stages that a page of any pool takes, at most. O(pools).
+[[nodiscard]] std::uint32_t page_stages_of(const pool_plan& plan) noexcept;
+
 /// Bytes of a stage that holds any layer of the plan's pools. O(layers).
 [[nodiscard]] std::size_t stage_bytes_of(const pool_plan& plan) noexcept;
 
@@ -154,6 +157,9 @@ class stream_mover final : public page_mover {
   }
 
   [[nodiscard]] std::uint32_t stages() const noexcept override { return stages_; }
+  [[nodiscard]] std::uint32_t page_stages() const noexcept override {
+    return page_stages_of(plan_);
+  }
   [[nodiscard]] bool try_take(move_way way, std::span<std::uint32_t> stages) noexcept override {
     std::vector<std::uint32_t>& free = of(way).free;
     if (free.size() < stages.size()) {
@@ -189,6 +195,13 @@ class stream_mover final : public page_mover {
   [[nodiscard]] bool can_begin(move_way way) noexcept override {
     return of(way).copies.can_begin();
   }
+  void make_room(move_way way) noexcept override {
+    lane& l = of(way);
+    if (!l.copies.can_begin()) {  // The oldest one ends first; its set is free even if it fails.
+      [[maybe_unused]] const status done =
+          l.copies.finish(*std::ranges::min_element(l.moves, {}, &stream_load::number));
+    }
+  }
 
   [[nodiscard]] page_move begin(move_way way,
                                 std::span<const page_slice> slices) noexcept override {
@@ -203,8 +216,8 @@ class stream_mover final : public page_mover {
     const stream_load load = l.copies.begin(
         l.listed, ORIEL_MUTANT(mover_forgets_the_fence) ? stream_fence::none : fence_, set);
     const bool is_whole = has_memory && !l.copies.has_failed(load);
-    l.copies.end(
-        load);  // Nobody's layers wait for it on the device: hosts ask whether it is there.
+    l.copies.end(load);  // No layer waits for it on the device: hosts ask whether it is there.
+    l.moves[load.set] = load;
     return {way, load.set, load.number, is_whole};
   }
   [[nodiscard]] result<bool> is_done(const page_move& m) noexcept override {
@@ -261,9 +274,10 @@ class stream_mover final : public page_mover {
     kv_page_pair* pairs;  // [stream_moves_max][stages]
     moved_layers layers;
     stream_layers<Streams> copies;
-    std::vector<std::uint32_t> free;    // stages
-    std::vector<std::uint32_t> counts;  // [layers] scratch: slices of each
-    std::vector<layer_copy> listed;     // of the move that begins
+    std::vector<std::uint32_t> free;                       // stages
+    std::vector<std::uint32_t> counts;                     // [layers] scratch: slices of each
+    std::vector<layer_copy> listed;                        // of the move that begins
+    std::array<stream_load, stream_moves_max> moves = {};  // the last one of each set
   };
 
   stream_mover(const pool_plan& plan,

@@ -280,5 +280,7 @@ TEST_CASE("tiers of a device take pinned memory of the host, and multiprocessors
     return refusal([&] { expect_room(needs, "toy", "H200", ~std::uint64_t{0}, host_bytes); });
   };
   CHECK(told(needs.stage_bytes).empty());
-  CHECK(says(told(needs.stage_bytes - 1), "run without tiers"));
+  const std::string refused = told(needs.stage_bytes - (std::uint64_t{256} << 20));
+  CHECK(says(refused, "toy on H200 pins 0.50 GiB of this machine's memory"));
+  CHECK(says(refused, "0.25 GiB are available: run without tiers"));
 }

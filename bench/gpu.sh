@@ -7,7 +7,7 @@
 #                      gpu_bench.* of the folder OUT (build/gpu by default)
 #
 # Needs nvcc, CMake, ninja, g++ and xxhash (GPU_DEPS or .gpu_deps: tests/gpu_bundle.sh makes it); of peers cuDNN's
-# headers and library, and a python3 that has PyTorch and Triton. Exit code 1: some row was not measured.
+# headers and library, and a python3 that has PyTorch and Triton. Exit code 1: some row was not measured, or cannot be.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/support/steps.sh

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-FileCopyrightText: The Oriel authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes one table of what bench/cuda and bench/peers measured, with a line for each goal, measured or not.
+"""Makes one table of what bench/cuda and bench/peers measured, with a line for each goal: met, missed, not measured, or
+impossible, where the figure is more than a device can do. Exit code 1: one of the latter two is there.
 
 Usage: table.py FACTS OUTCOMES OUT LINES...     writes the table to OUT with the suffix of Markdown, figures with .json
 FACTS     lines "name<tab>value" of the machine; OUTCOMES of tests/support/steps.sh
@@ -9,10 +10,12 @@ LINES     files of JSON lines (bench/cuda/figures.hpp); other lines are skipped
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
 MARKDOWN = ".md"
+IMPOSSIBLE = "IMPOSSIBLE, the bench is wrong"
 
 # id, step that measures it, what it is, sense and size of the goal for the ratio (None: no goal).
 ROWS = [
@@ -60,6 +63,27 @@ ROWS = [
     ("plan", "plan", "plan for 256 sequences (host only, no allocation)", "<=", 1.00),
 ]
 
+# What cannot be, by what a ratio is against (`limit` of a figure): the least and the most of it. A figure outside is a
+# bug of its bench: bytes that came from a cache, work that was left out, a clock that was not waited for. The bounds
+# are wide, so that no true figure is outside; what is within may be wrong all the same.
+ANY = math.inf
+BOUNDS = {
+    # The memory's raw rate over what a copy makes of it, 0.87 or more: reading alone is faster than copying.
+    "COPY": (0, 1.15),
+    "LINK": (0, 1.15),  # the same of a link: 63 GB/s raw, 55 by a large copy
+    "decode(1)": (0.95, ANY),  # reads the same keys and computes four times as much
+    "pages in order": (0.90, ANY),  # the same kernel, bytes and operations
+    "alone": (0.95, ANY),  # the same work, on fewer multiprocessors
+    "bf16 KV": (0.40, ANY),  # 0.52 of the bytes, beside a bf16 kernel that has 0.8 of the rate or more
+    "empty node + 1.3 x bytes": (0.40, ANY),  # neither less than the node nor than the bytes
+}
+# Rows that write as much as they read cost the memory what a copy costs it.
+LIKE_A_COPY = 1.05
+COPIERS = {"rms_norm", "kv_device"}
+# A device's most, whatever its power allows, where its name is known: 6,144 bits at 2 x 3,201 MHz; 132 multiprocessors
+# at 1,980 MHz with 4,096 FLOPs a cycle in bf16 and 8,192 in e4m3.
+PEAKS = {"H200": {"GB/s": 4917, "TFLOP/s": 1071, "TFLOP/s e4m3": 2141}}
+
 
 def read_lines(paths):
     """JSON lines by id: (our figure or None, peers, in the order they came)."""
@@ -91,7 +115,27 @@ def number(x):
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
 
 
-def result_of(row, ours, outcomes):
+def why_impossible(figure, device):
+    """Why a measured figure, ours or a peer's, cannot be true, or None."""
+    value, unit, limit = figure["value"], figure["unit"], figure.get("limit", "")
+    numbers = [value] + ([figure["limit_value"], figure["ratio"]] if limit else [])
+    if not all(math.isfinite(x) and x > 0 for x in numbers):
+        return "not above zero"
+    least, most = BOUNDS.get(limit, (0, ANY))
+    if limit == "COPY" and figure["id"] in COPIERS:
+        most = LIKE_A_COPY
+    if limit and figure["ratio"] > most:
+        return f"above {most:.2f} of {limit}"
+    if limit and figure["ratio"] < least:
+        return f"below {least:.2f} of {limit}"
+    for name, peaks in PEAKS.items():
+        peak = (peaks.get(f"{unit} e4m3") if "e4m3" in figure["id"] else None) or peaks.get(unit, ANY)
+        if name in device and value > peak:
+            return f"above the {number(peak)} {unit} of {name}"
+    return None
+
+
+def result_of(row, ours, outcomes, device):
     """What becomes of a row: the figure with goal and verdict, or with the reason why there is none."""
     figure_id, step, name, sense, goal = row
     result = {"id": figure_id, "figure": name, "sense": sense, "goal": goal}
@@ -101,22 +145,30 @@ def result_of(row, ours, outcomes):
         reason = figure["missing"] if figure else f"step {step}: {' '.join(outcome)}"
         return result | {"verdict": "NOT MEASURED", "missing": reason}
     result |= {key: figure[key] for key in ("value", "unit", "limit", "limit_value", "ratio")}
+    if why := why_impossible(figure, device):
+        return result | {"verdict": IMPOSSIBLE, "impossible": why}
     verdict = "" if goal is None else "met" if is_met(sense, goal, figure["ratio"]) else "MISSED"
     return result | {"verdict": verdict}
 
 
-def peer_line(peer, ours):
+def verdict_of(result):
+    return f"{result['verdict']}: {result['impossible']}" if "impossible" in result else result["verdict"]
+
+
+def peer_line(peer, ours, device):
     name = f"| - {peer['peer']} "
     if "missing" in peer:
         return name + f"| | not measured: {peer['missing']} | | | |"
+    if why := why_impossible(peer, device):
+        return name + f"| | {number(peer['value'])} {peer['unit']} | | | {IMPOSSIBLE}: {why} |"
     ratio = ""
-    if ours and "value" in ours and peer.get("unit") == ours["unit"] and peer["value"]:
+    if ours and "value" in ours and "impossible" not in ours and peer.get("unit") == ours["unit"] and peer["value"]:
         faster = ours["value"] / peer["value"]
         ratio = f"{1 / faster if ours['unit'] == 'us' else faster:.3f} of its rate"
     return name + f"| | {number(peer['value'])} {peer['unit']} | {ratio} | | |"
 
 
-def markdown_of(facts, results, peers, outcomes):
+def markdown_of(facts, results, peers, outcomes, device):
     lines = [f"{name}: {value}  " for name, value in facts]
     lines += ["", "| figure | ours | limit or peer | ratio | goal | |", "|---|---|---|---|---|---|"]
     for r in results:
@@ -127,8 +179,8 @@ def markdown_of(facts, results, peers, outcomes):
             limit = f"{r['limit']}: {number(r['limit_value'])} {r['unit']}" if r["limit"] else ""
             ratio = f"{r['ratio']:.3f}" if r["limit"] else ""
             value = f"{number(r['value'])} {r['unit']}"
-            lines.append(f"| {r['figure']} | {value} | {limit} | {ratio} | {goal} | {r['verdict']} |")
-        lines += [peer_line(peer, r) for peer in peers.get(r["id"], [])]
+            lines.append(f"| {r['figure']} | {value} | {limit} | {ratio} | {goal} | {verdict_of(r)} |")
+        lines += [peer_line(peer, r, device) for peer in peers.get(r["id"], [])]
     lines += ["", "| step | outcome | |", "|---|---|---|"]
     lines += [f"| {step} | {' | '.join(outcome)} |" for step, outcome in outcomes.items()]
     return "\n".join(lines) + "\n"
@@ -138,20 +190,21 @@ def main(facts_path, outcomes_path, out, *line_paths):
     facts = [(name, value) for name, value, *_ in read_pairs(facts_path)]
     outcomes = {name: rest for name, *rest in read_pairs(outcomes_path)}
     ours, peers = read_lines(line_paths)
-    results = [result_of(row, ours, outcomes) for row in ROWS]
+    device = dict(facts).get("device", "")
+    results = [result_of(row, ours, outcomes, device) for row in ROWS]
     known = {row[0] for row in ROWS}
     strangers = sorted((ours.keys() | peers.keys()) - known)
-    markdown = markdown_of(facts, results, peers, outcomes)
+    markdown = markdown_of(facts, results, peers, outcomes, device)
     Path(out + MARKDOWN).write_text(markdown)
     whole = {"facts": dict(facts), "figures": results, "peers": peers, "steps": outcomes}
     Path(f"{out}.json").write_text(json.dumps(whole, indent=1) + "\n")
     sys.stdout.write(markdown)
     verdicts = [r["verdict"] for r in results]
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("met", "MISSED", "NOT MEASURED"))
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("met", "MISSED", "NOT MEASURED", IMPOSSIBLE))
     print(f"\ngoals: {counts}")
     if strangers:
         raise SystemExit(f"table.py: no row for {', '.join(strangers)}")
-    return 1 if "NOT MEASURED" in verdicts else 0
+    return 1 if "NOT MEASURED" in verdicts or IMPOSSIBLE in verdicts else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 #include <engine/error.hpp>
 
 #if ORIEL_HAS_CUDA
+#include <engine/machine_memory.hpp>
 #include <engine_cuda/cuda_runner.hpp>
 #endif
 
@@ -35,7 +36,7 @@ void compute_device::expect(const model_geometry& model,
       model.name,
       device.name,
       device.free_bytes,
-      machine_memory_bytes());
+      engine::available_memory_bytes());
 }
 
 void compute_device::expect(const engine::device_question& asked) const {
@@ -47,7 +48,7 @@ void compute_device::expect(const engine::device_question& asked) const {
                       asked.model.name,
                       device.name,
                       device.free_bytes,
-                      machine_memory_bytes());
+                      engine::available_memory_bytes());
 }
 
 runner_maker compute_device::take(const model_geometry& model,

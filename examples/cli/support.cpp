@@ -7,6 +7,7 @@
 #include <oriel/spec/draft_length.hpp>
 
 #include <engine/error.hpp>
+#include <engine/machine_memory.hpp>
 #include <engine/weight_loader.hpp>
 #include <sys/stat.h>
 
@@ -106,15 +107,8 @@ engine::checkpoint open_model(const fs::path& folder, std::optional<std::uint32_
   return checkpoint;
 }
 
-std::uint64_t machine_memory_bytes() {
-  const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGE_SIZE);
-  return pages > 0 && page_bytes > 0
-             ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes)
-             : ~std::uint64_t{0};
-}
-
 void expect_memory_for_weights(std::uint64_t bytes, const std::string& model) {
-  const std::uint64_t memory = machine_memory_bytes();
+  const std::uint64_t memory = engine::machine_memory_bytes();
   if (bytes > memory) {
     throw engine::error(
         fmt::format("the weights of {} take {}, this machine has {}: take a smaller model",

@@ -60,8 +60,6 @@ void print_out(fmt::format_string<Args...> format, Args&&... args) {
 /// @throws engine::error when it cannot be written
 void finish_output();
 
-/// Of this machine; all of 64 bits where the system does not tell.
-[[nodiscard]] std::uint64_t machine_memory_bytes();
 /// Says no before the system has to: weights of so many bytes do not fit this machine's memory.
 /// @throws engine::error
 void expect_memory_for_weights(std::uint64_t bytes, const std::string& model);

@@ -239,13 +239,14 @@ void expect_room(const device_needs& needs,
                  std::uint64_t free_bytes,
                  std::uint64_t host_bytes) {
   if (needs.stage_bytes > host_bytes) {
-    throw error(fmt::format(
-        "{} on {} takes {} of the host for pages between the device and its tiers, this "
-        "machine has {}: run without tiers",
-        model_name,
-        device_name,
-        gib(needs.stage_bytes),
-        gib(host_bytes)));
+    throw error(
+        fmt::format("{} on {} pins {} of this machine's memory for pages on their way to and from "
+                    "tiers; {} are "
+                    "available: run without tiers, or free that much first",
+                    model_name,
+                    device_name,
+                    gib(needs.stage_bytes),
+                    gib(host_bytes)));
   }
   if (needs.total_bytes() <= free_bytes) {
     return;

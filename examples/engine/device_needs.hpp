@@ -69,8 +69,11 @@ struct device_needs {
                                                 std::uint32_t multiprocessors,
                                                 const kept_matrices& kept = {});
 
-/// @throws engine::error: the machine has less memory than stages take; or the device has less free
-/// memory than the rest, and by how much, and what takes it
+/// @param free_bytes  of the device
+/// @param host_bytes  of the host's memory that is available: stages are pinned, they swap out
+/// nothing
+/// @throws engine::error: the host has less memory available than stages take; or the device has
+/// less free memory than the rest, and by how much, and what takes it
 void expect_room(const device_needs& needs,
                  std::string_view model_name,
                  std::string_view device_name,

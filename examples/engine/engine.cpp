@@ -86,6 +86,13 @@ std::vector<tier> staged(std::vector<tier> tiers, page_mover* mover) {
     throw error("the KV of this device cannot go to tiers: run without them");
   }
   const auto count = static_cast<std::uint32_t>(tiers.size());
+  if (count != 0 && mover->stages() / count < mover->page_stages()) {
+    throw error(
+        fmt::format("{} tiers share the host memory that pages of this device move through, which "
+                    "has room for {} pages each way: run with no more tiers than that",
+                    count,
+                    mover->stages() / mover->page_stages()));
+  }
   for (tier& t : tiers) {
     t.store = any_store(std::make_unique<staged_store<any_store>>(
         std::move(t.store), *mover, mover->stages() / count));

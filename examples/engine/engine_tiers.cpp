@@ -10,6 +10,7 @@
 #include <engine/engine_pools.hpp>
 #include <engine/engine_tiers.hpp>
 #include <engine/error.hpp>
+#include <engine/machine_memory.hpp>
 #include <engine/store_on_disk.hpp>
 #include <fmt/format.h>
 
@@ -20,8 +21,6 @@
 #include <span>
 #include <system_error>
 #include <utility>
-
-#include <unistd.h>
 
 namespace oriel::engine {
 namespace {
@@ -43,14 +42,6 @@ using folder_store = store_on_disk<directory_disk, store_thread<segment_store<di
 transfer_rates within_budget(transfer_rates rates, const tier_choice& choice) {
   rates.bytes_per_s *= choice.cpu_share;
   return rates;
-}
-
-/// Of the machine; 0: unknown.
-std::uint64_t memory_bytes() {
-  const long pages = ::sysconf(_SC_PHYS_PAGES), page = ::sysconf(_SC_PAGESIZE);
-  return pages > 0 && page > 0
-             ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page)
-             : 0;
 }
 
 std::uint64_t bytes_of_page(const std::vector<std::uint64_t>& slices) {
@@ -80,7 +71,7 @@ tier host_tier(const tier_choice& choice, const page_shape& shape) {
                     bytes,
                     least));
   }
-  if (const std::uint64_t all = memory_bytes(); all != 0 && bytes > all) {
+  if (const std::uint64_t all = machine_memory_bytes(); bytes > all) {
     throw error(fmt::format(
         "a host cache of {} bytes is more than this machine's memory of {}; give it less",
         bytes,
@@ -181,9 +172,7 @@ page_shape shape_of(const pool_plan& plan) {
     const page_layout& layout = plan.layout(pool_id{pool});
     std::vector<std::uint64_t>& slices = shape.slice_bytes.emplace_back();
     for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-      const std::size_t end =
-          slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
-      slices.push_back(end - layout.k_offset_bytes(slot));
+      slices.push_back(layout.slice_bytes(slot));
     }
     if (pool != 0) {
       shape.window_tokens.push_back(plan.ring(pool - 1).window_tokens);

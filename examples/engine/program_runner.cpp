@@ -3,14 +3,15 @@
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/kernels/draft_rows.hpp>
-#include <oriel/kernels/kv_copy.hpp>
 #include <oriel/kernels/verify_chains.hpp>
+#include <oriel/tier/stream_mover.hpp>
 
 #include <engine/error.hpp>
 #include <engine/program_runner.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <numeric>
 #include <utility>
 
@@ -119,7 +120,28 @@ program_model program_model_of(const model_geometry& model,
 }
 
 std::uint32_t step_multiprocessors(std::uint32_t multiprocessors, bool has_tiers) noexcept {
-  return multiprocessors - (has_tiers ? cuda::kv_copy_options{}.multiprocessors : 0);
+  return multiprocessors - (has_tiers ? mover_multiprocessors() : 0);
+}
+
+program_model program_model_of(const runner_setup& setup,
+                               dtype compute,
+                               std::uint32_t multiprocessors) {
+  program_model m = program_model_of(setup.model,
+                                     setup.pools.plan(),
+                                     setup.limits,
+                                     compute,
+                                     setup.kv,
+                                     step_multiprocessors(multiprocessors, setup.tiers != 0));
+  m.chains_hidden = setup.chains_hidden;
+  return m;
+}
+
+std::vector<kv_layer_shape> moved_shapes_of(const runner_setup& setup) {
+  std::vector<kv_layer_shape> shapes = kv_shapes_of(setup.model.layers, setup.kv);
+  const std::vector<kv_layer_shape> blocks = kv_shapes_of(setup.model.mtp_layers, setup.kv);
+  const std::size_t used = setup.pools.plan().layers() - shapes.size();
+  shapes.insert(shapes.end(), blocks.begin(), blocks.begin() + static_cast<std::ptrdiff_t>(used));
+  return shapes;
 }
 
 std::vector<std::uint32_t> table_entries_of(const pool_plan& plan, std::uint32_t context_tokens) {

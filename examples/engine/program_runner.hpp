@@ -45,10 +45,16 @@ struct backend_needs {
                                              dtype kv,
                                              std::uint32_t multiprocessors);
 /// Of a device's multiprocessors those that steps are planned for. Beside them copies to and from
-/// tiers take some: attention, which has one block on each, would wait for their end
-/// (docs/kernels.md).
+/// tiers, both ways at once, take mover_multiprocessors: attention, which has one block on each,
+/// would wait for their end (docs/kernels.md).
 [[nodiscard]] std::uint32_t step_multiprocessors(std::uint32_t multiprocessors,
                                                  bool has_tiers) noexcept;
+/// The same for a runner, on a device with so many multiprocessors; without its `products`.
+[[nodiscard]] program_model program_model_of(const runner_setup& setup,
+                                             dtype compute,
+                                             std::uint32_t multiprocessors);
+/// [layers] what each layer of the runner's pools keeps: what moves between them and tiers.
+[[nodiscard]] std::vector<kv_layer_shape> moved_shapes_of(const runner_setup& setup);
 /// [pools] entries of a sequence's page table, at most.
 [[nodiscard]] std::vector<std::uint32_t> table_entries_of(const pool_plan& plan,
                                                           std::uint32_t context_tokens);

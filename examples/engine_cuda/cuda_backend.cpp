@@ -61,6 +61,12 @@ T checked(result<T> made, const char* what) {
   return std::move(*made);
 }
 
+owned_stream make_stream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+  return owned_stream(stream);
+}
+
 }  // namespace
 
 /// The operations of one program, on one stream.
@@ -453,7 +459,8 @@ cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
       arithmetic_(fmt::format("cuda {}, cuBLASLt {}, {}",
                               device.name,
                               cuda::gemm_library::version(),
-                              weights_->products().empty() ? "" : "e4m3, ")) {
+                              weights_->products().empty() ? "" : "e4m3, ")),
+      stream_(make_stream()) {
   products_.emplace(checked(cuda::gemm_library::create(), "products on the device"));
   for (std::uint32_t i = 0; i < pools.plan().pools(); ++i) {
     const page_layout& layout = pools.pool(pool_id{i}).layout();
@@ -467,7 +474,6 @@ cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
     const std::uint32_t pool = to_index(home.pool);
     layers_kv_.push_back(pools.pool(home.pool).layout().layer(home.slot, kv_[pool].base()));
   }
-  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   if (!moved.empty()) {
     make_mover(pools, moved);
   }
@@ -475,8 +481,8 @@ cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
 
 /// A page that comes may be the first with its id: its bytes are mapped before it does.
 void cuda_backend::make_mover(const host_pools& pools, std::span<const kv_layer_shape> shapes) {
-  check(cudaStreamCreateWithFlags(&up_, cudaStreamNonBlocking), "a stream");
-  check(cudaStreamCreateWithFlags(&down_, cudaStreamNonBlocking), "a stream");
+  up_ = make_stream();
+  down_ = make_stream();
   std::vector<moved_pool> sides;
   for (std::uint32_t i = 0; i < pools.plan().pools(); ++i) {
     sides.push_back({pools.pool(pool_id{i}).memory().base(), kv_[i].base()});
@@ -492,20 +498,7 @@ void cuda_backend::make_mover(const host_pools& pools, std::span<const kv_layer_
 }
 
 cuda_backend::~cuda_backend() {
-  if (stream_ != nullptr) {
-    cudaStreamSynchronize(stream_);  // After an error in `run` its work may still use the memory.
-  }
-  for (const auto& [program, graph] : graphs_) {
-    if (graph != nullptr) {
-      cudaGraphExecDestroy(graph);
-    }
-  }
-  mover_.reset();  // Waits for its copies.
-  for (const cudaStream_t stream : {stream_, up_, down_}) {
-    if (stream != nullptr) {
-      cudaStreamDestroy(stream);
-    }
-  }
+  cudaStreamSynchronize(stream_);  // After an error in `run` its work may still use the memory.
 }
 
 void cuda_backend::take_memory(const backend_needs& needs) {
@@ -569,26 +562,27 @@ void cuda_backend::settle() {
 /// Captured when the program is met for the second time: by then kernels are loaded and cuBLASLt
 /// has chosen, which a capture may not allow. Whatever it reads that changes lies in device memory.
 cudaGraphExec_t cuda_backend::graph_of(const step_program& program) {
-  if (cudaGraphExec_t& known = graphs_[&program]; known != nullptr) {
+  owned_graph& known = graphs_[&program];
+  if (known != nullptr) {
     return known;
   }
+  const auto end_capture = [&] {
+    cudaGraph_t recorded = nullptr;
+    const cudaError_t outcome = cudaStreamEndCapture(stream_, &recorded);
+    return std::pair(outcome, cuda_owned<cudaGraph_t, cudaGraphDestroy>(recorded));
+  };
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a graph");
-  cudaGraph_t recorded = nullptr;
   try {
     enqueue(program);
   } catch (...) {
-    cudaStreamEndCapture(stream_, &recorded);
-    if (recorded != nullptr) {
-      cudaGraphDestroy(recorded);
-    }
+    end_capture();
     throw;
   }
-  check(cudaStreamEndCapture(stream_, &recorded), "capturing a graph");
+  const auto [outcome, recorded] = end_capture();
+  check(outcome, "capturing a graph");
   cudaGraphExec_t graph = nullptr;
-  const cudaError_t made = cudaGraphInstantiate(&graph, recorded, 0);
-  cudaGraphDestroy(recorded);
-  check(made, "a graph");
-  graphs_[&program] = graph;
+  check(cudaGraphInstantiate(&graph, recorded, 0), "a graph");
+  known = owned_graph(graph);
   return graph;
 }
 
@@ -604,7 +598,7 @@ void cuda_backend::run(const step_program& program,
   } else {
     enqueue(program, gate);
     if (repeats) {
-      graphs_.emplace(&program, nullptr);  // Met once.
+      graphs_.try_emplace(&program);  // Met once.
     }
   }
   std::byte* const fetched = pinned_->bytes(step_outputs).data();

@@ -24,9 +24,34 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace oriel::engine {
+
+/// Owns what the runtime made, and reads as its handle.
+template <class Handle, cudaError_t (*End)(Handle)>
+class cuda_owned {
+ public:
+  cuda_owned() noexcept = default;
+  explicit cuda_owned(Handle handle) noexcept : handle_(handle) {}
+  cuda_owned(cuda_owned&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  cuda_owned& operator=(cuda_owned&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~cuda_owned() {
+    if (handle_ != nullptr) {
+      End(handle_);
+    }
+  }
+  operator Handle() const noexcept { return handle_; }
+
+ private:
+  Handle handle_ = nullptr;
+};
+using owned_stream = cuda_owned<cudaStream_t, cudaStreamDestroy>;
+using owned_graph = cuda_owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 
 /// KV on the device: a page has the id, and the layout, of its twin in the engine's pools, which
 /// count and never store. Bytes grow with the ids that the tables name.
@@ -70,16 +95,16 @@ class cuda_backend final : public step_backend {
   std::shared_ptr<const cuda_weights> weights_;
   std::uint32_t multiprocessors_;
   std::string arithmetic_;
-  cudaStream_t stream_ = nullptr;
+  owned_stream stream_;
   std::optional<cuda::gemm_library> products_;
   std::vector<cuda::growing_memory> kv_;                      // [pools]
   std::vector<std::size_t> page_bytes_;                       // [pools]
   std::vector<kv_layer_view> layers_kv_;                      // [layers]
   std::optional<preallocation<cuda::device_memory>> device_;  // memory of a step, page tables
   std::optional<preallocation<cuda::pinned_memory>> pinned_;  // inputs, outputs, page tables
-  std::map<const step_program*, cudaGraphExec_t> graphs_;
-  cudaStream_t up_ = nullptr, down_ = nullptr;  // of the mover
-  std::unique_ptr<page_mover> mover_;           // goes before its streams; null: no tiers
+  std::map<const step_program*, owned_graph> graphs_;         // null: met once
+  owned_stream up_, down_;                                    // of the mover
+  std::unique_ptr<page_mover> mover_;  // goes before its streams; null: no tiers
 };
 
 }  // namespace oriel::engine

@@ -1,7 +1,5 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-#include <oriel/kernels/kv_copy.hpp>
-
 #include <cuda_runtime_api.h>
 
 #include <engine/error.hpp>
@@ -29,7 +27,10 @@ class cuda_runner final : public step_runner {
   cuda_runner(std::shared_ptr<const cuda_weights> weights,
               const cuda_device& device,
               const runner_setup& setup)
-      : backend_(weights, setup.pools, device, moved(setup)),
+      : backend_(weights,
+                 setup.pools,
+                 device,
+                 setup.tiers != 0 ? moved_shapes_of(setup) : std::vector<kv_layer_shape>()),
         runner_(model_of(*weights, device, setup),
                 setup.limits,
                 table_entries_of(setup.pools.plan(), setup.limits.context_tokens),
@@ -69,29 +70,9 @@ class cuda_runner final : public step_runner {
   static program_model model_of(const cuda_weights& weights,
                                 const cuda_device& device,
                                 const runner_setup& setup) {
-    program_model m =
-        program_model_of(setup.model,
-                         setup.pools.plan(),
-                         setup.limits,
-                         weights.compute(),
-                         setup.kv,
-                         step_multiprocessors(device.multiprocessors, setup.tiers != 0));
-    m.chains_hidden = setup.chains_hidden;
+    program_model m = program_model_of(setup, weights.compute(), device.multiprocessors);
     m.products = weights.products();
     return m;
-  }
-  /// [layers] where there are tiers.
-  static std::vector<kv_layer_shape> moved(const runner_setup& setup) {
-    if (setup.tiers == 0) {
-      return {};
-    }
-    std::vector<kv_layer_shape> shapes = kv_shapes_of(setup.model.layers, setup.kv);
-    for (const kv_layer_shape& soft : kv_shapes_of(setup.model.mtp_layers, setup.kv)) {
-      if (shapes.size() < setup.pools.plan().layers()) {
-        shapes.push_back(soft);
-      }
-    }
-    return shapes;
   }
 
   cuda_backend backend_;

@@ -20,9 +20,7 @@ constexpr std::uint64_t records_min = 8;
 std::uint64_t record_bytes_of(const page_layout& layout) {
   std::uint64_t bytes = record_header_bytes(layout.page_size(), layout.slots());
   for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-    const std::size_t end =
-        slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
-    bytes += record_padded(end - layout.k_offset_bytes(slot));
+    bytes += record_padded(layout.slice_bytes(slot));
   }
   return bytes;
 }

@@ -3,15 +3,14 @@
 #include <oriel/tier/stream_mover.hpp>
 
 namespace oriel {
-namespace {
 
-std::size_t slice_bytes(const page_layout& layout, std::uint32_t slot) noexcept {
-  const std::size_t end =
-      slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
-  return end - layout.k_offset_bytes(slot);
+std::uint32_t page_stages_of(const pool_plan& plan) noexcept {
+  std::uint32_t most = 1;
+  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
+    most = std::max(most, plan.layout(pool_id{pool}).slots());
+  }
+  return most;
 }
-
-}  // namespace
 
 std::size_t stage_bytes_of(const pool_plan& plan) noexcept {
   constexpr std::size_t alignment = 4096;  // What a disk may write straight from memory.
@@ -19,19 +18,15 @@ std::size_t stage_bytes_of(const pool_plan& plan) noexcept {
   for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
     const page_layout& layout = plan.layout(pool_id{pool});
     for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-      most = std::max(most, slice_bytes(layout, slot));
+      most = std::max(most, layout.slice_bytes(slot));
     }
   }
   return (most + alignment - 1) / alignment * alignment;
 }
 
 std::uint32_t stages_of(const pool_plan& plan, const stream_mover_options& options) noexcept {
-  std::uint32_t slots_max = 1;
-  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
-    slots_max = std::max(slots_max, plan.layout(pool_id{pool}).slots());
-  }
   return static_cast<std::uint32_t>(std::max<std::uint64_t>(
-      options.stage_bytes_max / stage_bytes_of(plan), options.pages_min * slots_max));
+      options.stage_bytes_max / stage_bytes_of(plan), options.pages_min * page_stages_of(plan)));
 }
 
 std::uint64_t mover_bytes_of(const pool_plan& plan, const stream_mover_options& options) noexcept {
@@ -75,7 +70,7 @@ result<moved_layers> plan_moved_layers(const pool_plan& plan,
     const std::size_t k_end = k_bytes_per_page(layout.page_size(), s.kv_heads, s.head_dim_qk, s.kv);
     const std::size_t v_end =
         v + v_bytes_per_page(layout.page_size(), s.kv_heads, s.head_dim_vo, s.kv);
-    moved.gaps.push_back({std::pair{k_end, v}, {v_end, slice_bytes(layout, home.slot)}});
+    moved.gaps.push_back({std::pair{k_end, v}, {v_end, layout.slice_bytes(home.slot)}});
     moved.plans.push_back(*copy);
     moved.views.push_back(goes_up ? kv_copy_layer{staged, there} : kv_copy_layer{there, staged});
     moved.layer_in[to_index(home.pool)][home.slot] = layer;

@@ -28,7 +28,19 @@ class fake_device {
   fake_device(std::uint64_t seed, std::uint32_t streams) : random(seed, 83), streams_(streams) {}
 
   /// Enqueues.
-  void run(std::uint32_t stream, task work) { streams_.at(stream).push_back({std::move(work)}); }
+  void run(std::uint32_t stream, task work) {
+    if (!is_lost_) {
+      streams_.at(stream).push_back({std::move(work)});
+    }
+  }
+  /// It does nothing more, and says so.
+  void lose() {
+    is_lost_ = true;
+    for (std::deque<op>& stream : streams_) {
+      stream.clear();
+    }
+  }
+  [[nodiscard]] bool is_lost() const { return is_lost_; }
 
   /// Something that can run next does. False: nothing can.
   bool step() {
@@ -85,7 +97,9 @@ class fake_device {
   std::uint32_t failing_of = 0;
   /// So many more events are made; then no more are, and none is recorded.
   std::uint32_t events_left = ~0u;
-  [[nodiscard]] bool fails() { return failing_of != 0 && random.next_below(failing_of) == 0; }
+  [[nodiscard]] bool fails() {
+    return is_lost_ || (failing_of != 0 && random.next_below(failing_of) == 0);
+  }
 
  private:
   struct event {
@@ -103,6 +117,7 @@ class fake_device {
   std::vector<std::deque<op>> streams_;
   std::vector<event> events_;
   std::uint64_t now_us_ = 0;
+  bool is_lost_ = false;
 };
 
 /// The model of copy_streams over it.
@@ -123,7 +138,7 @@ struct fake_streams {
   }
   void drop(event) const noexcept { --device->live_events; }
   status record(event e, stream s) const noexcept {
-    if (device->events_left == 0) {
+    if (device->events_left == 0 || device->is_lost()) {
       return no;
     }
     device->record(e, s);
@@ -136,9 +151,11 @@ struct fake_streams {
     device->wait(s, e);
     return {};
   }
-  [[nodiscard]] result<bool> is_done(event e) const noexcept { return device->is_done(e); }
+  [[nodiscard]] result<bool> is_done(event e) const noexcept {
+    return device->is_lost() ? result<bool>(no) : device->is_done(e);
+  }
   status finish(event e) const noexcept {
-    while (!device->is_done(e)) {
+    while (device->is_lost() || !device->is_done(e)) {
       if (!device->step()) {
         return no;
       }

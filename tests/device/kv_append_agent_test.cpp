@@ -179,13 +179,15 @@ TEST_CASE("e4m3: a scale is of one token and head, and numbers are as near as th
               c.shape.head_dim_qk,
               1.0f,
               [&](std::uint32_t d) {
-                return reference::k_value(c.shape, args.kv, part, position, head, d);
+                return reference::kv_value<reference::kv_part::k>(
+                    c.shape, args.kv, part, position, head, d);
               });
         check(c.v.data() + row * c.v_stride + std::size_t{head} * c.shape.head_dim_vo,
               c.shape.head_dim_vo,
               args.v_scale,
               [&](std::uint32_t d) {
-                return reference::v_value(c.shape, args.kv, part, position, head, d);
+                return reference::kv_value<reference::kv_part::v>(
+                    c.shape, args.kv, part, position, head, d);
               });
       }
     }
@@ -203,14 +205,17 @@ TEST_CASE("e4m3: what is no number shows in all of its head, and there alone") {
   reference::kv_append(c.shape, args);
   const paged_sequence& part = c.parts[0];
   for (std::uint32_t d = 0; d < c.shape.head_dim_qk; ++d) {
-    CHECK_FALSE(
-        std::isfinite(reference::k_value(c.shape, args.kv, part, part.first_position, 0, d)));
+    CHECK_FALSE(std::isfinite(reference::kv_value<reference::kv_part::k>(
+        c.shape, args.kv, part, part.first_position, 0, d)));
   }
-  CHECK(std::isfinite(reference::v_value(c.shape, args.kv, part, part.first_position, 0, 0)));
+  CHECK(std::isfinite(reference::kv_value<reference::kv_part::v>(
+      c.shape, args.kv, part, part.first_position, 0, 0)));
   run_grid_scaled(*cuda::plan_kv_append(c.shape, c.rows), c.args(device.data()), false);
   const kv_layer_view view = c.view(device.data());
-  CHECK_FALSE(std::isfinite(reference::k_value(c.shape, view, part, part.first_position, 0, 0)));
-  CHECK(std::isfinite(reference::k_value(c.shape, view, part, part.first_position + 1, 0, 0)));
+  CHECK_FALSE(std::isfinite(
+      reference::kv_value<reference::kv_part::k>(c.shape, view, part, part.first_position, 0, 0)));
+  CHECK(std::isfinite(reference::kv_value<reference::kv_part::k>(
+      c.shape, view, part, part.first_position + 1, 0, 0)));
 }
 
 TEST_CASE("plan_kv_append covers the rows, and refuses what no kernel does") {

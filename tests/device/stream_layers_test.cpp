@@ -508,7 +508,41 @@ TEST_CASE("what no event covers is never called done") {
   CHECK(layers.is_done(load).error().code == errc::device_failure);
   CHECK_FALSE(layers.finish(load));
   CHECK_FALSE(fences.mark());
-  CHECK(layers.can_begin());  // In one of the others.
+}
+
+TEST_CASE("a lost device ends loads with its failure, and frees their sets") {
+  fake_device device(1, 3);
+  const toy_pool host(2, 3), pool(2, 3);
+  auto fences = *fences_of_fake::make(compute_stream, {&device});
+  auto up = *layers_of_fake::make(fences, up_stream, 2, {&device});
+  auto down = *layers_of_fake::make(fences, down_stream, 2, {&device});
+  const toy_copies copies(device.random, host, pool, {{0, 1}});
+  std::vector<stream_load> loads;
+  for (int i = 0; i < 3; ++i) {
+    loads.push_back(up.begin(copies.copies, stream_fence::none));
+  }
+  device.lose();
+  CHECK(up.finish(loads[2]).error().native == fake_streams::no.native);
+  for (const stream_load load : loads) {
+    CHECK(up.is_done(load).error().code == errc::device_failure);
+    CHECK(up.is_in_place(load, 0).error().code == errc::device_failure);
+    CHECK_FALSE(up.wait(load, 0));
+    up.end(load);
+  }
+  for (int i = 0; i < 7; ++i) {  // More than there are sets.
+    REQUIRE(up.can_begin());
+    const stream_load later = up.begin(copies.copies, stream_fence::none);
+    CHECK(up.has_failed(later));
+    CHECK(up.is_done(later).error().native == fake_streams::no.native);
+    up.end(later);
+  }
+  CHECK(up.is_done(loads[0]).error().code == errc::device_failure);  // Not done, for all we know.
+  // The other way learns of it without asking.
+  const stream_load other = down.begin(copies.copies, stream_fence::none);
+  CHECK(down.has_failed(other));
+  CHECK(down.finish(other).error().native == fake_streams::no.native);
+  CHECK(up.can_begin());
+  CHECK(up.counters().failed_loads == 10);
 }
 
 TEST_CASE("events that cannot be made leave none behind") {

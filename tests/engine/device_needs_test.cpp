@@ -88,9 +88,7 @@ void check_needs(const model_geometry& model,
     for (std::uint32_t i = 0; i < plan.pools(); ++i) {
       kv_bytes += setup.pools.pool(pool_id{i}).capacity() * plan.layout(pool_id{i}).page_bytes();
     }
-    program_model m = program_model_of(
-        setup.model, plan, setup.limits, weights.compute, setup.kv, multiprocessors);
-    m.chains_hidden = setup.chains_hidden;
+    program_model m = program_model_of(setup, weights.compute, multiprocessors);
     if (e4m3_weights != nullptr) {
       m.products = scaled_products(*e4m3_weights);
     }
@@ -275,10 +273,14 @@ TEST_CASE("tiers of a device take pinned memory of the host, and multiprocessors
   CHECK(ask(false, multiprocessors).stage_bytes == 0);
   CHECK(needs.step_bytes == ask(false, step_multiprocessors(multiprocessors, true)).step_bytes);
   CHECK(step_multiprocessors(multiprocessors, false) == multiprocessors);
-  CHECK(step_multiprocessors(multiprocessors, true) == multiprocessors - 4);
+  // Pages go up while others go down, each way on multiprocessors of its own.
+  CHECK(mover_multiprocessors() == 2 * stream_mover_options{}.copies.multiprocessors);
+  CHECK(step_multiprocessors(multiprocessors, true) == multiprocessors - mover_multiprocessors());
   const auto told = [&](std::uint64_t host_bytes) {
     return refusal([&] { expect_room(needs, "toy", "H200", ~std::uint64_t{0}, host_bytes); });
   };
   CHECK(told(needs.stage_bytes).empty());
-  CHECK(says(told(needs.stage_bytes - 1), "run without tiers"));
+  const std::string refused = told(needs.stage_bytes - (std::uint64_t{256} << 20));
+  CHECK(says(refused, "toy on H200 pins 0.50 GiB of this machine's memory"));
+  CHECK(says(refused, "0.25 GiB are available: run without tiers"));
 }

@@ -4,6 +4,7 @@
 // has the bits of a cold run, whatever came from where, and nothing is lost.
 #include "engine/engine_life.hpp"
 #include "engine/with_blocks.hpp"
+#include "support/plain_store.hpp"
 #include "support/played_device.hpp"
 #include "support/temporary_directory.hpp"
 
@@ -154,4 +155,23 @@ TEST_CASE("who has no way to tiers says so") {
       engine::engine(
           books.model, books.weights, books.tokens, o, threads, unruly_tiers()(books.model, o, 1)),
       engine::error);
+}
+
+TEST_CASE("tiers of a device whose shares of the stages hold no page are refused") {
+  const library books = random_library({0, 16}, false, 18);
+  engine_options o{.chunk_tokens = 16, .context_tokens = 64};
+  thread_pool threads{1};
+  const auto serves = [&](int count) {
+    played_device device(books.weights, 1);  // Six pages each way.
+    o.make_runner = std::ref(device);
+    std::vector<tier> tiers;
+    for (int i = 0; i < count; ++i) {
+      tiers.push_back({.store = any_store(std::make_unique<plain_store>(
+                           std::make_shared<plain_medium>(), plain_faults{}, 1)),
+                       .role = tier_role::host});
+    }
+    const engine::engine e(books.model, books.weights, books.tokens, o, threads, std::move(tiers));
+  };
+  CHECK_NOTHROW(serves(6));
+  CHECK_THROWS_WITH(serves(7), Catch::Matchers::Contains("room for 6 pages each way"));
 }

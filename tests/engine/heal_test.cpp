@@ -58,20 +58,14 @@ struct case_options {
 class hosted_programs {
  public:
   std::unique_ptr<engine::step_runner> operator()(const healing_setup& s) {
-    engine::program_model m{.geometry = &s.model,
-                            .compute = s.weights.compute,
-                            .kv = s.weights.compute,
-                            .page_size = s.plan.options().page_size,
-                            .context_tokens = s.limits.context_tokens};
-    std::vector<std::uint32_t> pages_max{s.plan.pages_for(full_pool, s.limits.context_tokens)};
-    for (const pool_layer& layer : s.layers_kv) {
-      m.pool_of.push_back(to_index(layer.pool));
-    }
-    for (std::uint32_t kind = 0; kind < s.plan.window_kinds(); ++kind) {
-      pages_max.push_back(s.plan.ring(kind).ring_pages());
-    }
+    const dtype compute = s.weights.compute;
     backends_.emplace_back(s.model, s.weights, s.layers_kv);
-    return std::make_unique<engine::program_runner>(m, s.limits, pages_max, 0, backends_.back());
+    return std::make_unique<engine::program_runner>(
+        engine::program_model_of(s.model, s.plan, s.limits, compute, compute, 132),
+        s.limits,
+        engine::table_entries_of(s.plan, s.limits.context_tokens),
+        0,
+        backends_.back());
   }
 
  private:

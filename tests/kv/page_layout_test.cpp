@@ -26,7 +26,7 @@ TEST_CASE("parts of a page are aligned, in order, and do not overlap") {
     const oriel::page_layout layout(page_size, layers);
     CHECK(layout.page_size() == page_size);
     REQUIRE(layout.slots() == layers.size());
-    std::size_t end = 0;
+    std::size_t end = 0, slices = 0;
     for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
       const kv_layer_shape& l = layers[slot];
       CHECK(layout.k_offset_bytes(slot) % 64 == 0);
@@ -37,11 +37,16 @@ TEST_CASE("parts of a page are aligned, in order, and do not overlap") {
       CHECK(layout.v_offset_bytes(slot) >= end);
       end = layout.v_offset_bytes(slot) +
             oriel::v_bytes_per_page(page_size, l.kv_heads, l.head_dim_vo, l.kv);
+      CHECK(layout.k_offset_bytes(slot) == slices);  // From one K to the next.
+      slices += layout.slice_bytes(slot);
+      CHECK(slices >= end);
     }
+    CHECK(slices == layout.page_bytes());
     CHECK(layout.page_bytes() >= end);
     CHECK(layout.page_bytes() % 64 == 0);
     CHECK(layout.page_bytes() < end + 64);
     CHECK(aborts([&] { static_cast<void>(layout.k_offset_bytes(layout.slots())); }));
+    CHECK(aborts([&] { static_cast<void>(layout.slice_bytes(layout.slots())); }));
   }
 }
 

@@ -72,6 +72,12 @@ constexpr mutant all_mutants[] = {
     {"mover_forgets_the_fence", "a page goes down before the step that writes it", stages},
     {"store_reads_what_is_still_copied", "a store is given a stage too early", stages},
     {"get_is_done_before_its_copy", "a page is published, or its layer read, too early", stages},
+    {"lost_device_keeps_its_sets",
+     "puts wait for room that never comes",
+     "a lost device ends loads with its failure\\, and frees their sets"},
+    {"others_moves_are_not_waited_for",
+     "a wait that does not wait",
+     "who waits for a copy waits for those of another store that are before it"},
 };
 
 }  // namespace

@@ -33,33 +33,20 @@ class played_device {
 
   /// As engine_options::make_runner.
   std::unique_ptr<engine::step_runner> operator()(const engine::runner_setup& s) {
-    const pool_plan& plan = s.pools.plan();
-    engine::program_model m{.geometry = &s.model,
-                            .compute = weights_.compute,
-                            .kv = s.kv,
-                            .page_size = s.page_size,
-                            .context_tokens = s.limits.context_tokens,
-                            .chains_hidden = s.chains_hidden};
-    std::vector<kv_layer_shape> shapes = kv_shapes_of(s.model.layers, s.kv);
-    std::vector<std::uint32_t> pages_max{plan.pages_for(full_pool, s.limits.context_tokens)};
-    for (std::uint32_t l = 0; l < plan.layers(); ++l) {
-      m.pool_of.push_back(to_index(plan.home(l).pool));
-      if (l >= s.model.layers.size()) {
-        shapes.push_back(kv_shapes_of(s.model.mtp_layers, s.kv)[l - s.model.layers.size()]);
-      }
-    }
-    m.mtp_blocks = m.layers() - static_cast<std::uint32_t>(s.model.layers.size());
-    for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
-      pages_max.push_back(plan.ring(kind).ring_pages());
-    }
+    constexpr std::uint32_t multiprocessors = 132;
     kv_.emplace(s.pools);
     backend_.emplace(s.model, weights_, kv_->layers());
     backend_->device = &streams;
     if (s.tiers != 0) {
-      make_mover(s, shapes);
+      make_mover(s);
     }
     return std::make_unique<engine::program_runner>(
-        m, s.limits, pages_max, s.drafts_max, *backend_);
+        engine::program_model_of(s, weights_.compute, multiprocessors),
+        s.limits,
+        engine::table_entries_of(s.pools.plan(), s.limits.context_tokens),
+        s.drafts_max,
+        *backend_,
+        s.order_fixed);
   }
 
   [[nodiscard]] host_backend& backend() { return *backend_; }
@@ -76,13 +63,13 @@ class played_device {
   };
   using mover_type = stream_mover<passing_streams, host_memory, commit_pages>;
 
-  void make_mover(const engine::runner_setup& s, std::span<const kv_layer_shape> shapes) {
+  void make_mover(const engine::runner_setup& s) {
     std::vector<moved_pool> sides;
     for (std::uint32_t pool = 0; pool < s.pools.pools(); ++pool) {
       sides.push_back({s.pools.pool(pool_id{pool}).memory().base(), kv_->base(pool)});
     }
     auto made = mover_type::make(s.pools.plan(),
-                                 shapes,
+                                 engine::moved_shapes_of(s),
                                  sides,
                                  {.compute = 0, .up = 1, .down = 2},
                                  commit_pages{&*backend_},

@@ -1,10 +1,12 @@
 # shellcheck shell=bash
 # Steps with a time limit each, within one for all; sourced by tests/gpu.sh and bench/gpu.sh. A step that fails or
-# takes too long stops no other, and the summary names it.
+# takes too long stops no other, and the summary names it. One that ends with exit code 77 was skipped: it could not
+# be done here (no device, no library), which is no failure.
 #
 #     steps_begin <seconds>                       of the whole script
 #     step <name> <seconds at most> <command...>  runs it; its output goes to $steps/<name>.log
-#     steps_summary                               a line for each step; false where one did not pass
+#     steps_summary                               a line for each step. 1: one failed, found no time or was not run;
+#                                                 77: all were skipped; else 0
 
 steps_begin() {
   steps=$(mktemp -d)
@@ -28,6 +30,7 @@ step() {
   timeout --kill-after=5 "$limit" "$@" > "$log" 2>&1 || code=$?
   case $code in
     0) outcome=passed ;;
+    77) outcome=skipped ;;
     124 | 137) outcome="timed out" ;;
     *) outcome=failed ;;
   esac
@@ -38,18 +41,20 @@ step() {
 # What a step said last, for who reads only the end.
 step_tail() { sed 's/^/    /' "$steps/$1.log" | tail -n "${2:-12}"; }
 
-# Of a family ("memcheck: this", "memcheck: that") those that passed share a line; the others come last.
+# Of a family ("memcheck: this", "memcheck: that") those that passed share a line, and so do those that were skipped;
+# the others come last.
 steps_summary() {
   awk -F '\t' '
     { n[$2]++ }
-    $2 == "passed" && $1 ~ /: / { sub(/: .*/, "", $1); family[$1]++; next }
+    ($2 == "passed" || $2 == "skipped") && $1 ~ /: / { sub(/: .*/, "", $1); family[sprintf("%-12s %s", $2, $1)]++; next }
     $2 == "passed" { printf "%-12s %s (%s)\n", $2, $1, $3; next }
     { others = others sprintf("%-12s %s (%s)\n", $2, $1, $3) }
     END {
-      for (f in family) printf "%-12s %s: %d\n", "passed", f, family[f]
+      for (f in family) printf "%s: %d\n", f, family[f]
       printf "%s", others
       for (o in n) { printf "%s%d %s", s, n[o], o; s = ", " }
       print ""
-      exit n["passed"] != NR
+      if (n["passed"] + n["skipped"] != NR) exit 1
+      exit NR && n["skipped"] == NR ? 77 : 0
     }' "$steps/outcomes"
 }

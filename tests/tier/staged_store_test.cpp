@@ -12,6 +12,7 @@
 #include <catch2/catch.hpp>
 #include <device/fake_streams.hpp>
 #include <kernels/attention_case.hpp>
+#include <support/death.hpp>
 #include <support/plain_store.hpp>
 #include <support/scale.hpp>
 
@@ -19,6 +20,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <new>
 #include <optional>
 #include <vector>
 
@@ -66,9 +68,7 @@ class device_pages {
     std::byte* const base = names_[pool].base() + page * layout.page_bytes();
     std::vector<std::span<std::byte>> slices;
     for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-      const std::size_t end =
-          slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
-      slices.emplace_back(base + layout.k_offset_bytes(slot), end - layout.k_offset_bytes(slot));
+      slices.emplace_back(base + layout.k_offset_bytes(slot), layout.slice_bytes(slot));
     }
     return slices;
   }
@@ -151,12 +151,22 @@ class staged_life {
     take_in(1 + draw(4));
   }
   void end() {
-    while (store_->pending() != 0) {
+    for (int waits = 0; store_->pending() != 0; ++waits) {
+      REQUIRE(waits < 1000);  // Each brings something, or the store is stuck.
       (void)store_->wait(no_deadline);
       take_in(64);
     }
+    CHECK(errands_.empty());
+    std::vector<std::uint32_t> all(mover_->stages());
+    CHECK(mover_->try_take(move_way::up, all));
+    CHECK(mover_->try_take(move_way::down, all));
   }
   void leave_in_the_middle() { store_.reset(); }
+  void lose_the_device() {
+    device_.lose();
+    lost_at_ = last_;
+  }
+  [[nodiscard]] store_fault last_fault() const { return store_->last_fault(); }
 
   std::uint32_t gets = 0, puts = 0, failed = 0;
 
@@ -214,7 +224,7 @@ class staged_life {
     }
     if (e.op == store_op::put) {  // By a step that has been enqueued, and no more.
       device_.run(0, [this, e] { pages_.write(e.pool, e.page, e.key); });
-      REQUIRE(mover_->mark());
+      REQUIRE(static_cast<bool>(mover_->mark()) != device_.is_lost());
     }
     const std::uint64_t number = ++last_;
     errand& given = errands_[number] = std::move(e);
@@ -254,8 +264,13 @@ class staged_life {
       errands_.erase(found);
       REQUIRE(c.op == e.op);
       failed += c.outcome == store_outcome::failed;
-      REQUIRE((c.outcome != store_outcome::failed || device_.failing_of != 0));
-      if (device_.failing_of == 0 && (e.op == store_op::get || e.op == store_op::exists)) {
+      const bool may_fail = device_.failing_of != 0 || device_.is_lost();
+      REQUIRE((c.outcome != store_outcome::failed || may_fail));
+      if (c.user > lost_at_) {
+        REQUIRE((e.op != store_op::put || c.outcome == store_outcome::failed));
+        REQUIRE((e.op != store_op::get || c.outcome != store_outcome::done));
+      }
+      if (!may_fail && (e.op == store_op::get || e.op == store_op::exists)) {
         REQUIRE((c.outcome == store_outcome::done) == e.is_there);
       }
       if (e.op == store_op::get && c.outcome == store_outcome::done) {
@@ -278,7 +293,60 @@ class staged_life {
   std::map<std::uint64_t, errand> errands_;
   std::array<std::array<bool, pages>, 2> is_busy_ = {};
   std::array<std::array<bool, keys>, 2> is_there_ = {};  // by what was given, in its order
-  std::uint64_t last_ = 0;
+  std::uint64_t last_ = 0, lost_at_ = ~std::uint64_t{0};
+};
+
+/// Two stores over the moves of one device, which does nothing unless somebody waits for it.
+struct shared_mover {
+  using mover = stream_mover<fake_streams, host_memory, commit_pages>;
+
+  fake_device device{1, 3};
+  pool_plan plan = *pool_plan::make(shapes(), {.page_size = 16});
+  device_pages pages{plan};
+  std::unique_ptr<mover> moves =
+      std::move(*mover::make(plan,
+                             shapes(),
+                             pages.sides(),
+                             {.compute = 0, .up = 1, .down = 2},
+                             commit_pages{&pages},
+                             {.order = kv_order::host, .stage_bytes_max = 1, .pages_min = 8},
+                             fake_streams{&device}));
+  std::vector<token_id> tokens = std::vector<token_id>(16);
+  page_identity identity{.name_space = {}, .parent = {}, .tokens = tokens};
+  std::deque<std::vector<std::span<std::byte>>> slices = {};
+
+  store_item item(store_op op, std::uint32_t page) {
+    slices.push_back(pages.slices(0, page));
+    return {.op = op,
+            .key = {page_digest{.bytes = {static_cast<std::byte>(page + 1)}}, 0},
+            .identity = &identity,
+            .slices = slices.back()};
+  }
+  /// Of a way.
+  [[nodiscard]] bool has_all_stages(move_way way) const {
+    std::vector<std::uint32_t> all(moves->stages());
+    const bool has = moves->try_take(way, all);
+    if (has) {
+      moves->give_back(way, all);
+    }
+    return has;
+  }
+};
+
+plain_store quick_store() {
+  return {std::make_shared<plain_medium>(), {.turns_max = 0}, 1};
+}
+
+/// Runs out of memory when it is told to.
+struct throwing_store : plain_store {
+  using plain_store::plain_store;
+  std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
+    if (*throws) {
+      throw std::bad_alloc();
+    }
+    return plain_store::submit(items, deadline_us);
+  }
+  std::shared_ptr<bool> throws = std::make_shared<bool>(false);
 };
 
 static_assert(kv_store<staged_store<any_store>>);
@@ -303,6 +371,108 @@ TEST_CASE("pages of a device go down and come up whole, in the order of each key
   CHECK(gets > scaled(60) * 10);
   CHECK(puts > scaled(60) * 20);
   CHECK(failed > scaled(60) / 6);
+}
+
+TEST_CASE("a device that is lost fails what it had and what comes, each once, and gives all back") {
+  std::uint32_t gets = 0, puts = 0, failed = 0;
+  for (std::uint64_t seed = 1; seed <= scaled(40); ++seed) {
+    INFO("seed " << seed);
+    staged_life life(seed, seed % 3 == 0 ? 25 : 0);
+    for (std::uint64_t i = 0; i < 20 + seed % 7; ++i) {
+      life.turn();
+    }
+    life.lose_the_device();
+    gets += life.gets, puts += life.puts;
+    for (int i = 0; i < 60; ++i) {
+      life.turn();
+    }
+    if (seed % 4 == 0) {
+      life.leave_in_the_middle();
+      continue;
+    }
+    life.end();
+    failed += life.failed;
+    const store_fault fault = life.last_fault();
+    CHECK(fault.where.starts_with("the device is lost"));
+    CHECK(fault.native == fake_streams::no.native);
+  }
+  CHECK(gets + puts > scaled(40) * 3);
+  CHECK(failed > scaled(40) * 20);
+}
+
+TEST_CASE("who waits for a copy waits for those of another store that are before it") {
+  shared_mover world;
+  staged_store<plain_store> one(quick_store(), *world.moves, world.moves->stages() / 2);
+  staged_store<plain_store> other(quick_store(), *world.moves, world.moves->stages() / 2);
+  for (std::uint32_t page = 0; page < 3; ++page) {
+    const store_item item = world.item(store_op::put, page);
+    REQUIRE(one.submit({&item, 1}, no_deadline) == 1);
+  }
+  REQUIRE_FALSE(world.moves->can_begin(move_way::down));
+  const store_item item = world.item(store_op::put, 3);
+  REQUIRE(other.submit({&item, 1}, no_deadline) == 1);
+  CHECK(other.wait(no_deadline));
+  store_completion done;
+  REQUIRE(other.poll({&done, 1}) == 1);
+  CHECK(done.outcome == store_outcome::done);
+  // Up, too.
+  for (std::uint32_t page = 0; page < 3; ++page) {
+    while (one.pending() != 0) {
+      REQUIRE(one.wait(no_deadline));
+      one.poll({&done, 1});
+    }
+  }
+  for (std::uint32_t page = 0; page < 3; ++page) {
+    const store_item get = world.item(store_op::get, page);
+    REQUIRE(one.submit({&get, 1}, no_deadline) == 1);
+    CHECK(one.poll({&done, 1}) == 0);
+  }
+  REQUIRE_FALSE(world.moves->can_begin(move_way::up));
+  const store_item get = world.item(store_op::get, 3);
+  REQUIRE(other.submit({&get, 1}, no_deadline) == 1);
+  CHECK(other.wait(no_deadline));
+  REQUIRE(other.poll({&done, 1}) == 1);
+  CHECK(done.outcome == store_outcome::done);
+}
+
+TEST_CASE("a share of the stages that holds no page of the largest pool is refused") {
+  shared_mover world;
+  const std::uint32_t least = world.moves->page_stages();
+  CHECK(least == 3);
+  CHECK(aborts([&] { staged_store<plain_store> s(quick_store(), *world.moves, least - 1); }));
+  CHECK(aborts([&] {
+    staged_store<plain_store> s(quick_store(), *world.moves, world.moves->stages() + 1);
+  }));
+  staged_store<plain_store> enough(quick_store(), *world.moves, least);
+  const store_item item = world.item(store_op::put, 0);
+  CHECK(enough.submit({&item, 1}, no_deadline) == 1);
+}
+
+TEST_CASE("a store behind that has no memory costs no stage and no item") {
+  shared_mover world;
+  throwing_store behind(std::make_shared<plain_medium>(), plain_faults{.turns_max = 0}, 1);
+  const std::shared_ptr<bool> throws = behind.throws;
+  staged_store<throwing_store> store(behind, *world.moves, world.moves->stages());
+  *throws = true;
+  for (std::uint32_t page = 0; page < 4; ++page) {
+    const store_item item = world.item(store_op::get, page);
+    CHECK_THROWS_AS(store.submit({&item, 1}, no_deadline), std::bad_alloc);
+    CHECK(store.pending() == 0);
+    CHECK(world.has_all_stages(move_way::up));
+  }
+  // A put is taken before; it goes on when there is memory again.
+  const store_item items[] = {world.item(store_op::put, 0), world.item(store_op::get, 1)};
+  CHECK(store.submit(items, no_deadline) == 1);
+  CHECK_THROWS_AS(store.wait(no_deadline), std::bad_alloc);
+  *throws = false;
+  CHECK(store.wait(no_deadline));
+  store_completion done;
+  REQUIRE(store.poll({&done, 1}) == 1);
+  CHECK(done.op == store_op::put);
+  CHECK(done.outcome == store_outcome::done);
+  CHECK(store.pending() == 0);
+  CHECK(world.has_all_stages(move_way::up));
+  CHECK(world.has_all_stages(move_way::down));
 }
 
 TEST_CASE("what moves is planned layer by layer, and a stage holds any of them") {

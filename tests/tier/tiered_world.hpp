@@ -222,8 +222,7 @@ struct world {
                                page_handle handle) {
     const auto& pool = pools.pool(home.pool);
     const page_layout& layout = pool.layout();
-    const std::size_t end =
-        home.slot + 1 < layout.slots() ? layout.k_offset_bytes(home.slot + 1) : layout.page_bytes();
+    const std::size_t end = layout.k_offset_bytes(home.slot) + layout.slice_bytes(home.slot);
     const std::uint32_t expected = bytes_of(tokens, to_index(home.pool), logical);
     for (std::size_t i = layout.k_offset_bytes(home.slot); i < end; ++i) {
       if (pool.bytes(handle)[i] != byte_at(expected, i)) {

@@ -38,9 +38,7 @@ std::vector<std::vector<std::uint64_t>> slice_bytes_of(const oriel::pool_plan& p
     const oriel::page_layout& layout = plan.layout(oriel::pool_id{pool});
     slices.emplace_back();
     for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-      const std::size_t end =
-          slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
-      slices.back().push_back(end - layout.k_offset_bytes(slot));
+      slices.back().push_back(layout.slice_bytes(slot));
     }
   }
   return slices;

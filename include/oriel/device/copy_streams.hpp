@@ -30,6 +30,8 @@ namespace oriel {
 ///    this call is done. An event that was never recorded is done.
 ///  - `is_done` asks, `finish` blocks; what they saw done is in place for the host, too.
 ///  - `copy` enqueues; a copy that fails may have enqueued some of it.
+///  - Where an event cannot be recorded, asked for or finished, the device is lost: it does nothing
+///    more, and calls may fail from then on.
 ///  - `elapsed_us(a, b)`: from a to b, negative if b was first. @pre both are done
 ///
 /// Models: `cuda::device_streams`.
@@ -55,6 +57,8 @@ enum class stream_fence : std::uint64_t { none = 0 };
 /// Points in the stream of the compute, for all who copy beside it. Behind the step that used a
 /// page last, `mark` it: what is copied from or to the page waits for that.
 ///
+/// Whether the device is lost all of them learn here, from whoever saw it first. It stays lost.
+///
 /// *Thread safety* none. *Memory* three events.
 template <copy_streams Streams>
 class stream_fences {
@@ -78,7 +82,8 @@ class stream_fences {
         compute_(other.compute_),
         events_(other.events_),
         events_made_(std::exchange(other.events_made_, 0)),
-        marks_(other.marks_) {}
+        marks_(other.marks_),
+        alive_(other.alive_) {}
   stream_fences& operator=(stream_fences&&) = delete;
   ~stream_fences() {
     for (std::size_t i = 0; i < events_made_; ++i) {
@@ -91,10 +96,26 @@ class stream_fences {
   /// Behind all that the compute was given so far. Only the last three are told apart: who waits
   /// for an older one waits for one of these. @returns errc::device_failure
   [[nodiscard]] result<stream_fence> mark() noexcept {
+    if (!alive_) {
+      return alive_.error();
+    }
     if (status done = streams_.record(events_[(marks_ + 1) % events_.size()], compute_); !done) {
-      return done.error();
+      return lose(done.error());
     }
     return stream_fence{++marks_};
+  }
+
+  /// errc::device_failure once the device is lost.
+  [[nodiscard]] status alive() const noexcept { return alive_; }
+  /// The device is lost: so the driver says. @returns what alive() says from now on
+  failure lose(const failure& why) noexcept {
+    if (alive_) {
+      alive_ = failure{
+          errc::device_failure,
+          why.native,
+          "the device is lost: an event of its streams could not be recorded, or asked for"};
+    }
+    return alive_.error();
   }
 
   /// What `stream` is given afterwards runs behind it. @returns errc::device_failure
@@ -117,6 +138,7 @@ class stream_fences {
   std::array<event, 3> events_{};
   std::size_t events_made_ = 0;
   std::uint64_t marks_ = 0;
+  status alive_;  // the failure: it is not
 };
 
 namespace cuda {

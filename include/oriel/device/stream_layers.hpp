@@ -71,6 +71,10 @@ struct stream_layer_counters {
 /// The same class takes pages away: the fence is then behind the step that wrote them, nobody calls
 /// `wait`, and the host asks `is_in_place`, layer by layer if it likes.
 ///
+/// When the device is lost (copy_streams), every load that is on its way ends with that failure,
+/// and so does every load from then on, with nothing enqueued: their sets are free again as soon as
+/// they are ended.
+///
 /// A step that waits for a load is not captured in a graph: its events are of this load alone.
 ///
 /// *Thread safety* none: one thread owns it. *Memory* nothing is allocated after construction:
@@ -125,9 +129,10 @@ class stream_layers {
     return next;
   }
 
-  /// Enqueues all copies, in their order, behind the fence. What it could not enqueue, `wait`
-  /// answers with no. `set`: what next_set said, for who has numbered something by it; asked once
-  /// more, it may say another one, since loads end at any time.
+  /// Enqueues all copies, in their order, behind the fence. What it could not enqueue, which is
+  /// everything on a lost device, `wait` answers with no. `set`: what next_set said, for who has
+  /// numbered something by it; asked once more, it may say another one, since loads end at any
+  /// time.
   /// @pre can_begin(), copies.size() <= copies_max, their layers_in_place do not fall, `after` is
   ///      none or of its fences, nothing was begun since next_set
   [[nodiscard]] stream_load begin(std::span<const layer_copy> copies,
@@ -143,12 +148,12 @@ class stream_layers {
     s.in_place.clear();
     s.asked_for.clear();
     s.enqueued = s.recorded = s.waited = 0;
-    s.is_ended = s.is_lost = false;
+    s.is_ended = false;
     for (const layer_copy& c : copies) {
       ORIEL_EXPECTS(s.in_place.empty() || s.in_place.back() <= c.layers_in_place);
       s.in_place.push_back(c.layers_in_place);
     }
-    if (fences_->wait(copies_, after)) {
+    if (fences_->alive() && fences_->wait(copies_, after)) {
       enqueue(s, copies);
     }
     return {*set, s.number};
@@ -163,7 +168,7 @@ class stream_layers {
     if (copy == s.in_place.size()) {
       return true;  // Nothing comes for it.
     }
-    if (copy >= s.enqueued) {
+    if (copy >= s.enqueued || !fences_->alive()) {
       return ORIEL_MUTANT(failed_copy_opens_its_layer);
     }
     if (copy < s.waited) {
@@ -171,7 +176,7 @@ class stream_layers {
     }
     const std::uint32_t of =
         ORIEL_MUTANT(compute_waits_for_the_copy_before) && copy > 0 ? copy - 1 : copy;
-    if (!streams_.record(s.asked[copy], fences_->compute()) ||
+    if (!record(s.asked[copy], fences_->compute()) ||
         !streams_.wait(fences_->compute(), s.ready[of])) {
       s.enqueued = copy;
       return false;
@@ -190,20 +195,28 @@ class stream_layers {
 
   /// Is nothing of it on its way any more? Then its pages are the caller's, behind the same fence
   /// if the load failed: it may have ended before it came to that. Never blocks.
-  /// @returns errc::device_failure: the device is lost, and nobody knows
+  /// @returns errc::device_failure: the device is lost, and nobody knows. Of a load that was seen
+  /// done, too, if it is asked again
   [[nodiscard]] result<bool> is_done(stream_load load) noexcept {
+    if (const status alive = fences_->alive(); !alive) {
+      return alive.error();
+    }
     return is_gone(load) ? result<bool>(true) : is_done(set_of(load));
   }
 
   /// Is a layer's part there, for the host too? Never blocks.
   /// @pre the load was not ended, or no load was begun or could have been since
+  /// @returns as is_done
   [[nodiscard]] result<bool> is_in_place(stream_load load, std::uint32_t layer) noexcept {
+    if (const status alive = fences_->alive(); !alive) {
+      return alive.error();
+    }
     load_set& s = set_of(load);
     const std::uint32_t copy = copy_for(s, layer);
     if (copy == s.in_place.size()) {
       return true;
     }
-    return copy < s.enqueued ? streams_.is_done(s.ready[copy]) : result<bool>(false);
+    return copy < s.enqueued ? ask(s.ready[copy]) : result<bool>(false);
   }
 
   /// Was some copy, or some wait, not enqueued? @pre as is_in_place
@@ -214,14 +227,16 @@ class stream_layers {
 
   /// Blocks until `is_done`. @returns errc::device_failure
   status finish(stream_load load) noexcept {
-    if (is_gone(load)) {
-      return {};
+    if (!fences_->alive() || is_gone(load)) {
+      return fences_->alive();
     }
     const load_set& s = set_of(load);
-    if (s.is_lost) {
-      return lost;
+    if (s.recorded != 0) {
+      if (const status done = streams_.finish(s.ready[s.recorded - 1]); !done) {
+        return fences_->lose(done.error());
+      }
     }
-    return s.recorded == 0 ? status() : streams_.finish(s.ready[s.recorded - 1]);
+    return {};
   }
 
   [[nodiscard]] const stream_layer_counters& counters() const noexcept { return counters_; }
@@ -240,9 +255,6 @@ class stream_layers {
 
  private:
   using event = typename Streams::event;
-  static constexpr failure lost{
-      errc::device_failure, 0, "stream_layers: no event covers a copy that is on its way"};
-
   struct load_set {
     std::vector<event> ready;                   // [copies_max]
     std::vector<event> asked;                   // [copies_max]: the compute came to that wait
@@ -253,7 +265,6 @@ class stream_layers {
     std::uint32_t recorded = 0;                 // of `ready`: one more if the last copy failed
     std::uint32_t waited = 0;                   // copies that the compute waits for already
     bool is_ended = false;
-    bool is_lost = false;  // something is on its way that no event covers
   };
 
   stream_layers(stream_fences<Streams>& fences, stream copies, Streams streams)
@@ -318,27 +329,32 @@ class stream_layers {
   }
   /// Records the next event: it covers all that is on its way. False: nothing does.
   bool cover(load_set& s) noexcept {
-    s.is_lost = !streams_.record(s.ready[s.recorded], copies_);
-    s.recorded += s.is_lost ? 0 : 1;
-    return !s.is_lost;
+    const bool is_covered = record(s.ready[s.recorded], copies_);
+    s.recorded += is_covered;
+    return is_covered;
+  }
+  bool record(event e, stream s) noexcept {
+    const status done = streams_.record(e, s);
+    if (!done) {
+      fences_->lose(done.error());
+    }
+    return static_cast<bool>(done);
+  }
+  [[nodiscard]] result<bool> ask(event e) noexcept {
+    const result<bool> done = streams_.is_done(e);
+    return done ? done : fences_->lose(done.error());
   }
 
   [[nodiscard]] result<bool> is_done(load_set& s) noexcept {
-    if (s.is_lost) {
-      return lost;
-    }
     if (s.recorded == 0) {
       return true;
     }
-    return streams_.is_done(
-        s.ready[ORIEL_MUTANT(load_is_done_with_its_first_copy) ? 0 : s.recorded - 1]);
+    return ask(s.ready[ORIEL_MUTANT(load_is_done_with_its_first_copy) ? 0 : s.recorded - 1]);
   }
-  [[nodiscard]] bool has_come(event e) noexcept {
-    const result<bool> done = streams_.is_done(e);
-    return done && *done;
-  }
+  [[nodiscard]] static bool has_come(const result<bool>& done) noexcept { return done && *done; }
 
-  /// Free, or over: its copies are done and the compute has come to its waits.
+  /// Free, or over: its copies are done and the compute has come to its waits, or the device is
+  /// lost.
   [[nodiscard]] bool is_free(load_set& s) noexcept {
     if (s.number == 0) {
       return true;
@@ -346,10 +362,9 @@ class stream_layers {
     if (!s.is_ended && !ORIEL_MUTANT(load_goes_while_it_is_waited_for)) {
       return false;
     }
-    if (const result<bool> done = is_done(s); !done || !*done) {
-      return false;
-    }
-    if (!s.asked_for.empty() && !has_come(s.asked[s.asked_for.back()])) {
+    const bool is_over = fences_->alive() && has_come(is_done(s)) &&
+                         (s.asked_for.empty() || has_come(ask(s.asked[s.asked_for.back()])));
+    if (!is_over && (fences_->alive() || ORIEL_MUTANT(lost_device_keeps_its_sets))) {
       return false;
     }
     measure(s);
@@ -359,7 +374,7 @@ class stream_layers {
 
   void measure(const load_set& s) noexcept {
     ++counters_.loads;
-    counters_.failed_loads += s.enqueued < s.in_place.size();
+    counters_.failed_loads += s.enqueued < s.in_place.size() || !fences_->alive();
     for (const std::uint32_t copy : s.asked_for) {
       const result<double> lead_us = streams_.elapsed_us(s.ready[copy], s.asked[copy]);
       if (lead_us) {

@@ -80,6 +80,12 @@ class page_layout {
     ORIEL_EXPECTS(slot < slots());
     return parts_[slot].v;
   }
+  /// Bytes of a layer in a page: K, V and what aligns them. They lie side by side, so this is its
+  /// slice of a record in a tier (`store_item::slices`). @pre slot < slots()
+  [[nodiscard]] std::size_t slice_bytes(std::uint32_t slot) const noexcept {
+    const std::size_t begin = k_offset_bytes(slot);
+    return (slot + 1 < slots() ? parts_[slot + 1].k : page_bytes_) - begin;
+  }
 
   /// What kernels need of one layer, for pages that start at `base`. @pre slot < slots()
   [[nodiscard]] kv_layer_view layer(std::uint32_t slot, std::byte* base) const noexcept {

@@ -44,6 +44,10 @@ struct page_move {
 ///  - Pages and stages of a move are nobody else's until it `is_done`, a slice's until it
 ///    `is_in_place`. What was enqueued is not taken back.
 ///  - A move that is not whole moved some slices and not others: it fails, and is waited for.
+///  - A device that is lost moves nothing more: each move on its way, and each that begins later,
+///    fails, its pages and stages are the caller's again, and all questions about it are answered
+///    with that errc::device_failure. It stays lost: nothing is moved by a device of which nobody
+///    knows what it still writes.
 ///
 /// Models: `stream_mover`. *Thread safety* none: that of the pools' owner.
 class page_mover {
@@ -52,6 +56,8 @@ class page_mover {
 
   /// Of a way. Who shares them agrees on who has how many.
   [[nodiscard]] virtual std::uint32_t stages() const noexcept = 0;
+  /// Stages that one page takes, at most: who has fewer moves no page of the largest pool.
+  [[nodiscard]] virtual std::uint32_t page_stages() const noexcept = 0;
   /// Takes a stage for each, or none.
   [[nodiscard]] virtual bool try_take(move_way way, std::span<std::uint32_t> stages) noexcept = 0;
   virtual void give_back(move_way way, std::span<const std::uint32_t> stages) noexcept = 0;
@@ -64,15 +70,17 @@ class page_mover {
 
   /// There is room for another move. Never blocks.
   [[nodiscard]] virtual bool can_begin(move_way way) noexcept = 0;
+  /// Blocks until can_begin(way), whoever began what is in the way.
+  virtual void make_room(move_way way) noexcept = 0;
   /// @pre can_begin(way); slices.size() <= stages(), each page and stage once
   [[nodiscard]] virtual page_move begin(move_way way,
                                         std::span<const page_slice> slices) noexcept = 0;
-  /// Nothing of it is on its way. Never blocks. @returns errc::device_failure: nobody knows
+  /// Nothing of it is on its way. Never blocks. @returns errc::device_failure: the device is lost
   [[nodiscard]] virtual result<bool> is_done(const page_move& move) noexcept = 0;
   /// The slice is where it should be. Never blocks. @pre move.is_whole @returns as is_done
   [[nodiscard]] virtual result<bool> is_in_place(const page_move& move,
                                                  const page_slice& slice) noexcept = 0;
-  /// Blocks until it is done. @returns errc::device_failure
+  /// Blocks until it is done: then is_done says yes, or the same failure. @returns as is_done
   virtual status finish(const page_move& move) noexcept = 0;
 
   /// Moves that begin afterwards run behind all that the compute was given so far.

@@ -21,7 +21,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <span>
 #include <utility>
@@ -32,8 +31,11 @@ namespace oriel {
 /// A kv_store where the one behind it is. Copies go on when it is polled, waited for or given
 /// items: by the thread that drives it, which is the mover's.
 ///
+/// A device that is lost (page_mover.hpp) fails each put and get with EIO, once, and last_fault
+/// says why; what the store behind has of them it ends first.
+///
 /// Thread safety: none.
-/// Memory:        1,024 items; what the mover has for its pages.
+/// Memory:        1,024 items, nothing more after construction; what the mover has for its pages.
 template <kv_store Store>
 class staged_store {
  public:
@@ -41,17 +43,27 @@ class staged_store {
 
   /// @param mover       outlives it
   /// @param stages_max  of each way, that this store may have at once: others may share the mover
-  /// @pre   a page of any pool has at most so many layers
+  /// @pre   mover.page_stages() <= stages_max <= mover.stages(): there is room for a page of any
+  /// pool
   /// @throws std::bad_alloc
   staged_store(Store store, page_mover& mover, std::uint32_t stages_max)
       : store_(std::move(store)),
         mover_(mover),
         room_{stages_max, stages_max},
         entries_(items_max) {
-    ORIEL_EXPECTS(stages_max != 0 && stages_max <= mover.stages());
+    ORIEL_EXPECTS(mover.page_stages() <= stages_max && stages_max <= mover.stages());
+    for (std::vector<std::uint32_t>* list : {&free_, &line_, &came_, &moving_, &ended_, &movers_}) {
+      list->reserve(items_max);
+    }
     for (std::uint32_t i = items_max; i-- > 0;) {
       free_.push_back(i);
     }
+    for (entry& e : entries_) {
+      e.stages.reserve(mover.page_stages());
+      e.slices.reserve(mover.page_stages());
+    }
+    numbers_.reserve(mover.page_stages());
+    moved_.reserve(stages_max);
   }
   staged_store(const staged_store&) = delete;
   staged_store& operator=(const staged_store&) = delete;
@@ -69,10 +81,16 @@ class staged_store {
 
   std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
     std::size_t taken = 0;
-    while (taken < items.size() && take(items[taken], deadline_us)) {
-      ++taken;
+    try {
+      while (taken < items.size() && take(items[taken], deadline_us)) {
+        ++taken;
+      }
+      turn();
+    } catch (...) {
+      if (taken == 0) {  // Else the caller must hear of those, and of this with the next call.
+        throw;
+      }
     }
-    turn();
     return taken;
   }
 
@@ -89,14 +107,16 @@ class staged_store {
     return count;
   }
 
-  /// Waits for one thing after another, so it may take a copy longer than it was told.
+  /// Waits for one thing after another, so it may take a copy longer than it was told: a move of
+  /// its own, one of another store that has to end before its own begins, or the store behind.
   bool wait(std::uint64_t until_us) {
     for (turn(); ended_.empty(); turn()) {
-      const auto moving = std::ranges::find(entries_, item_state::moving, &entry::state);
-      if (moving != entries_.end()) {
-        if (!mover_.finish(moving->move)) {
-          return false;
-        }
+      if (!moving_.empty()) {
+        // The next turn ends its items, failed or not.
+        [[maybe_unused]] const status done = mover_.finish(entries_[moving_.front()].move);
+      } else if (const auto way = way_that_is_full();
+                 way && !ORIEL_MUTANT(others_moves_are_not_waited_for)) {
+        mover_.make_room(*way);
       } else if (store_->pending() == 0 || !store_->wait(until_us)) {
         return false;
       }
@@ -106,7 +126,17 @@ class staged_store {
 
   [[nodiscard]] std::size_t pending() const { return items_max - free_.size(); }
   [[nodiscard]] store_stats stats() const { return store_->stats(); }
-  [[nodiscard]] store_fault last_fault() const { return store_->last_fault(); }
+  /// The store's, or what kept a move from its end if that came later.
+  [[nodiscard]] store_fault last_fault() const {
+    store_fault fault = store_->last_fault();
+    if (failed_moves_ != 0 && fault.count == store_faults_then_) {
+      fault = {.operation = failed_way_ == move_way::up ? "copy up" : "copy down",
+               .where = move_failure_.detail,
+               .native = move_failure_.native,
+               .count = failed_moves_};
+    }
+    return fault;
+  }
 
  private:
   enum class item_state : std::uint8_t {
@@ -117,6 +147,9 @@ class staged_store {
     in_store,
     ended
   };
+
+  static constexpr failure half_a_move{
+      errc::device_failure, 0, "not all copies of a move could be enqueued"};
 
   struct entry {
     item_state state = item_state::free;
@@ -156,17 +189,32 @@ class staged_store {
     if (ORIEL_MUTANT(store_reads_what_is_still_copied) && item.op == store_op::put) {
       e.state = item_state::queued;
     }
-    if (is_read(item.op) && !must_wait(item)) {
-      if (!hand_on(number)) {
-        give_back(e);
-        e.state = item_state::free;
-        return false;
-      }
-    } else {
+    if (!is_read(item.op) || must_wait(item)) {
       line_.push_back(number);
+    } else if (!try_hand_on(number)) {
+      return false;
     }
     free_.pop_back();
     return true;
+  }
+
+  /// Of an item that is not taken otherwise.
+  bool try_hand_on(std::uint32_t number) {
+    entry& e = entries_[number];
+    const auto drop = [&] {
+      give_back(e);
+      e.state = item_state::free;
+    };
+    try {
+      if (hand_on(number)) {
+        return true;
+      }
+    } catch (...) {
+      drop();
+      throw;
+    }
+    drop();
+    return false;
   }
 
   bool take_stages(entry& e) {
@@ -176,8 +224,6 @@ class staged_store {
       return false;
     }
     numbers_.resize(count);
-    e.stages.reserve(count);
-    e.slices.reserve(count);
     if (!mover_.try_take(way, numbers_)) {
       return false;
     }
@@ -232,8 +278,18 @@ class staged_store {
     begin_moves(move_way::down);
     while (!line_.empty() && entries_[line_.front()].state == item_state::queued &&
            hand_on(line_.front())) {
-      line_.pop_front();
+      line_.erase(line_.begin());
     }
+  }
+
+  /// Something of ours waits for room there, which moves of others have.
+  [[nodiscard]] std::optional<move_way> way_that_is_full() const noexcept {
+    if (!came_.empty()) {
+      return move_way::up;
+    }
+    const bool waits = std::ranges::any_of(
+        line_, [&](std::uint32_t number) { return entries_[number].state == item_state::to_move; });
+    return waits ? std::optional(move_way::down) : std::nullopt;
   }
 
   void end(std::uint32_t number, store_outcome outcome, int native) {
@@ -307,6 +363,7 @@ class staged_store {
         return false;
       }
       if (has_failed) {
+        note_failure(e.move.way, there ? half_a_move : there.error());
         e.answer.bytes = 0;
         std::erase(line_, number);
         end(number, store_outcome::failed, EIO);
@@ -318,6 +375,12 @@ class staged_store {
       return true;
     });
   }
+  void note_failure(move_way way, const failure& why) {
+    ++failed_moves_;
+    failed_way_ = way;
+    move_failure_ = why;
+    store_faults_then_ = store_->last_fault().count;
+  }
   /// All slices are: layers are copied in order, and slices are in theirs.
   [[nodiscard]] result<bool> is_in_place(const entry& e) {
     return mover_.is_in_place(e.move, e.stages.back());
@@ -328,10 +391,13 @@ class staged_store {
   std::array<std::uint32_t, 2> room_;  // [ways] stages
   std::vector<entry> entries_;         // stay where they are
   std::vector<std::uint32_t> free_;
-  std::deque<std::uint32_t> line_;  // what is not in the store behind, but for gets that pass
+  std::vector<std::uint32_t> line_;  // what is not in the store behind, but for gets that pass
   std::vector<std::uint32_t> came_, moving_, ended_;  // in their order
   std::vector<std::uint32_t> numbers_, movers_;       // scratch
   std::vector<page_slice> moved_;                     // scratch
+  std::uint64_t failed_moves_ = 0, store_faults_then_ = 0;
+  move_way failed_way_ = move_way::up;  // of the last of them
+  failure move_failure_{};
   std::array<store_completion, 64> batch_ = {};
 };
 

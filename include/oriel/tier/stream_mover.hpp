@@ -44,6 +44,13 @@ struct stream_mover_options {
   std::uint32_t pages_min = 8;
 };
 
+/// Of a device's multiprocessors those that copies take, up and down at once: a way's copies run
+/// one after another, so each way has its own. What is computed beside them leaves them out.
+[[nodiscard]] constexpr std::uint32_t mover_multiprocessors(
+    const stream_mover_options& options = {}) noexcept {
+  return 2 * options.copies.multiprocessors;
+}
+
 /// The copies of one way: for each layer of the model a view of both sides and a plan.
 /// Pure arithmetic: `plan_moved_layers` makes it from a pool plan.
 struct moved_layers {
@@ -53,6 +60,9 @@ struct moved_layers {
   /// [layers] bytes of a stage that no copy writes: behind K, and behind V.
   std::vector<std::array<std::pair<std::size_t, std::size_t>, 2>> gaps = {};
 };
+
+/// Stages that a page of any pool takes, at most. O(pools).
+[[nodiscard]] std::uint32_t page_stages_of(const pool_plan& plan) noexcept;
 
 /// Bytes of a stage that holds any layer of the plan's pools. O(layers).
 [[nodiscard]] std::size_t stage_bytes_of(const pool_plan& plan) noexcept;
@@ -147,6 +157,9 @@ class stream_mover final : public page_mover {
   }
 
   [[nodiscard]] std::uint32_t stages() const noexcept override { return stages_; }
+  [[nodiscard]] std::uint32_t page_stages() const noexcept override {
+    return page_stages_of(plan_);
+  }
   [[nodiscard]] bool try_take(move_way way, std::span<std::uint32_t> stages) noexcept override {
     std::vector<std::uint32_t>& free = of(way).free;
     if (free.size() < stages.size()) {
@@ -163,11 +176,8 @@ class stream_mover final : public page_mover {
   }
   [[nodiscard]] std::span<std::byte> bytes_of(move_way way,
                                               const page_slice& s) const noexcept override {
-    const page_layout& layout = plan_.layout(pool_id{s.pool});
-    const std::size_t end =
-        s.slot + 1 < layout.slots() ? layout.k_offset_bytes(s.slot + 1) : layout.page_bytes();
     return {lanes_[static_cast<std::size_t>(way)]->stages + s.stage * stage_bytes_,
-            end - layout.k_offset_bytes(s.slot)};
+            plan_.layout(pool_id{s.pool}).slice_bytes(s.slot)};
   }
   [[nodiscard]] page_slice slice_at(std::uint32_t pool,
                                     const std::byte* address) const noexcept override {
@@ -185,6 +195,13 @@ class stream_mover final : public page_mover {
   [[nodiscard]] bool can_begin(move_way way) noexcept override {
     return of(way).copies.can_begin();
   }
+  void make_room(move_way way) noexcept override {
+    lane& l = of(way);
+    if (!l.copies.can_begin()) {  // The oldest one ends first; its set is free even if it fails.
+      [[maybe_unused]] const status done =
+          l.copies.finish(*std::ranges::min_element(l.moves, {}, &stream_load::number));
+    }
+  }
 
   [[nodiscard]] page_move begin(move_way way,
                                 std::span<const page_slice> slices) noexcept override {
@@ -199,8 +216,8 @@ class stream_mover final : public page_mover {
     const stream_load load = l.copies.begin(
         l.listed, ORIEL_MUTANT(mover_forgets_the_fence) ? stream_fence::none : fence_, set);
     const bool is_whole = has_memory && !l.copies.has_failed(load);
-    l.copies.end(
-        load);  // Nobody's layers wait for it on the device: hosts ask whether it is there.
+    l.copies.end(load);  // No layer waits for it on the device: hosts ask whether it is there.
+    l.moves[load.set] = load;
     return {way, load.set, load.number, is_whole};
   }
   [[nodiscard]] result<bool> is_done(const page_move& m) noexcept override {
@@ -257,9 +274,10 @@ class stream_mover final : public page_mover {
     kv_page_pair* pairs;  // [stream_moves_max][stages]
     moved_layers layers;
     stream_layers<Streams> copies;
-    std::vector<std::uint32_t> free;    // stages
-    std::vector<std::uint32_t> counts;  // [layers] scratch: slices of each
-    std::vector<layer_copy> listed;     // of the move that begins
+    std::vector<std::uint32_t> free;                       // stages
+    std::vector<std::uint32_t> counts;                     // [layers] scratch: slices of each
+    std::vector<layer_copy> listed;                        // of the move that begins
+    std::array<stream_load, stream_moves_max> moves = {};  // the last one of each set
   };
 
   stream_mover(const pool_plan& plan,

@@ -30,7 +30,7 @@ void attend(const attention_shape& shape,
   for (std::uint32_t key = first_key; key <= position; ++key) {
     double score = 0.0;
     for (std::uint32_t d = 0; d < shape.head_dim_qk; ++d) {
-      score += double{q[d]} * k_value(shape, args.kv, sequence, key, kv_head, d);
+      score += double{q[d]} * kv_value<kv_part::k>(shape, args.kv, sequence, key, kv_head, d);
     }
     weights.push_back(score * args.scale);
     largest = std::max(largest, weights.back());
@@ -43,7 +43,8 @@ void attend(const attention_shape& shape,
   for (std::uint32_t d = 0; d < shape.head_dim_vo; ++d) {
     double value = 0.0;
     for (std::uint32_t key = first_key; key <= position; ++key) {
-      value += weights[key - first_key] * v_value(shape, args.kv, sequence, key, kv_head, d);
+      value += weights[key - first_key] *
+               kv_value<kv_part::v>(shape, args.kv, sequence, key, kv_head, d);
     }
     out[d] = static_cast<float>(value / sum);
   }

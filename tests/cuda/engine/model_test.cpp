@@ -134,9 +134,7 @@ std::vector<greedy_prompt> random_prompts(const subject& s) {
 struct host_programs {
   std::unique_ptr<step_runner> operator()(const runner_setup& setup) {
     const pool_plan& plan = setup.pools.plan();
-    program_model m = program_model_of(
-        setup.model, plan, setup.limits, dtype::bf16, setup.kv, s.device.multiprocessors);
-    m.chains_hidden = setup.chains_hidden;
+    program_model m = program_model_of(setup, dtype::bf16, s.device.multiprocessors);
     m.products = scaled_products(*s.e4m3);
     kv = std::make_unique<device_kv>(setup.pools);
     backend = std::make_unique<host_backend>(setup.model, s.packed, kv->layers(), &*s.e4m3);

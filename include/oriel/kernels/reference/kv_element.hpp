@@ -152,29 +152,21 @@ namespace oriel::reference {
   return x;
 }
 
-/// The number that K of token `position`, head `kv_head`, dim `dim` stands for: exactly.
-[[nodiscard]] inline double k_value(const attention_shape& shape,
-                                    const kv_layer_view& kv,
-                                    const paged_sequence& sequence,
-                                    std::uint32_t position,
-                                    std::uint32_t kv_head,
-                                    std::uint32_t dim) noexcept {
-  const double x = load_kv(shape.kv, k_element(shape, kv, sequence, position, kv_head, dim));
-  return shape.kv == dtype::e4m3
-             ? x * load_kv(dtype::f32, k_scale(shape, kv, sequence, position, kv_head))
-             : x;
-}
+enum class kv_part : std::uint8_t { k, v };
 
-/// As k_value, of V.
-[[nodiscard]] inline double v_value(const attention_shape& shape,
-                                    const kv_layer_view& kv,
-                                    const paged_sequence& sequence,
-                                    std::uint32_t position,
-                                    std::uint32_t kv_head,
-                                    std::uint32_t dim) noexcept {
-  const double x = load_kv(shape.kv, v_element(shape, kv, sequence, position, kv_head, dim));
+/// The number that K or V of token `position`, head `kv_head`, dim `dim` stands for: exactly.
+template <kv_part Part>
+[[nodiscard]] double kv_value(const attention_shape& shape,
+                              const kv_layer_view& kv,
+                              const paged_sequence& sequence,
+                              std::uint32_t position,
+                              std::uint32_t kv_head,
+                              std::uint32_t dim) noexcept {
+  constexpr auto element = Part == kv_part::k ? k_element : v_element;
+  constexpr auto scale = Part == kv_part::k ? k_scale : v_scale;
+  const double x = load_kv(shape.kv, element(shape, kv, sequence, position, kv_head, dim));
   return shape.kv == dtype::e4m3
-             ? x * load_kv(dtype::f32, v_scale(shape, kv, sequence, position, kv_head))
+             ? x * load_kv(dtype::f32, scale(shape, kv, sequence, position, kv_head))
              : x;
 }
 

@@ -28,10 +28,7 @@ void slices_of(const Pool& pool, page_handle page, std::vector<std::span<std::by
   const std::span<std::byte> bytes = pool.bytes(page);
   out.clear();
   for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-    const std::size_t begin = layout.k_offset_bytes(slot);
-    const std::size_t end =
-        slot + 1 < layout.slots() ? layout.k_offset_bytes(slot + 1) : layout.page_bytes();
-    out.push_back(bytes.subspan(begin, end - begin));
+    out.push_back(bytes.subspan(layout.k_offset_bytes(slot), layout.slice_bytes(slot)));
   }
 }
 

@@ -7,7 +7,7 @@ namespace oriel::detail {
 status launch_attention_128_128_e4m3(const attention_launch& launch,
                                      const attention_call& call,
                                      CUstream_st* stream) {
-  return launch_scaled_attention<attention_dims<128, 128, dtype::e4m3>>(launch, call, stream);
+  return launch_attention<attention_dims<128, 128, dtype::e4m3>>(launch, call, stream);
 }
 
 }  // namespace oriel::detail

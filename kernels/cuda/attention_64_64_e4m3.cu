@@ -7,7 +7,7 @@ namespace oriel::detail {
 status launch_attention_64_64_e4m3(const attention_launch& launch,
                                    const attention_call& call,
                                    CUstream_st* stream) {
-  return launch_scaled_attention<attention_dims<64, 64, dtype::e4m3>>(launch, call, stream);
+  return launch_attention<attention_dims<64, 64, dtype::e4m3>>(launch, call, stream);
 }
 
 }  // namespace oriel::detail

@@ -48,8 +48,9 @@ struct multiplier {
   std::uint32_t n = 0;  // columns of out
   std::vector<std::uint32_t> weight = {};
 
-  void begin_multiply() {}
-  void end_multiply() {}
+  void begin_scores() {}
+  void begin_values() {}
+  void commit_multiply() {}
   void add_scores(std::uint64_t a, std::uint64_t b, bool accumulate) {
     wgmma::multiply(wgmma::operand(shared.data(), a, 64),
                     wgmma::operand(shared.data(), b, 64),
@@ -111,7 +112,7 @@ void check_values() {
   m.n = Vo;
   m.out.resize(128 * Vo / 2);
   m.weight.resize(128 * 16);
-  for (std::uint32_t thread = 0; thread < 128; ++thread) {  // As weigh() packs scores.
+  for (std::uint32_t thread = 0; thread < 128; ++thread) {  // As pack_weights() does.
     for (std::uint32_t r = 0; r < 32; r += 2) {
       const std::size_t at = detail::fragment_row(thread, detail::fragment_half(r)) * 64 +
                              detail::fragment_column(thread, r);

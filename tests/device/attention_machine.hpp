@@ -15,8 +15,10 @@
 #include <cuda/detail/attention_units.hpp>
 
 #include <catch2/catch.hpp>
+#include <device/products_under_way.hpp>
 
 #include <array>
+#include <atomic>
 #include <barrier>
 #include <cmath>
 #include <cstring>
@@ -92,69 +94,87 @@ void multiply(const std::vector<float>& a,
 
 }  // namespace wgmma
 
-/// A thread block: its shared memory (one stage; the ring of stages is the device's own) and the
-/// meetings of its warpgroups. A stage is poisoned before a tile is copied into it.
+/// A thread block: its shared memory (the two stages that a consumer may hold; the ring of stages
+/// is the device's own) and the meetings of its warpgroups. A stage is poisoned as soon as all have
+/// given it back, as if the producer had begun to fill it again.
 template <class Dims>
 class host_block {
  public:
+  static constexpr std::uint32_t stages = 2;
+
   host_block(const detail::attention_call& call, const detail::attention_work& work)
       : call_(call),
         work_(work),
-        shared_(base + call.warpgroups * Dims::query_bytes + Dims::stage_bytes +
+        shared_(base + call.warpgroups * Dims::query_bytes + stages * Dims::stage_bytes +
                 (Dims::is_scaled ? Dims::raw_bytes : 0)),
         next_tile_(work.first_tile()),
         meeting_(call.warpgroups) {
     std::memset(shared_.data(), 0xFF, shared_.size());
     CHECK(shared_.size() < 1u << 18);  // A descriptor's address has 18 bits.
+    for (auto& x : releases_) {
+      x = call.warpgroups;
+    }
   }
 
   [[nodiscard]] std::byte* at(std::uint32_t address) { return shared_.data() + address; }
   [[nodiscard]] static std::uint32_t queries(std::uint32_t warpgroup) {
     return base + warpgroup * Dims::query_bytes;
   }
-  [[nodiscard]] std::uint32_t k_stage() const { return queries(call_.warpgroups); }
-  [[nodiscard]] std::uint32_t v_stage() const { return k_stage() + Dims::k_bytes; }
-  /// e4m3: where bulk copies go.
-  [[nodiscard]] std::uint32_t raw_stage() const { return k_stage() + Dims::stage_bytes; }
+  /// Of a tile, by its number in the item.
+  [[nodiscard]] std::uint32_t k_stage(std::uint32_t index) const {
+    return queries(call_.warpgroups) + index % stages * Dims::stage_bytes;
+  }
+  [[nodiscard]] std::uint32_t v_stage(std::uint32_t index) const {
+    return k_stage(index) + Dims::k_bytes;
+  }
 
   void meet() { meeting_.arrive_and_wait(); }
-  /// What the producer warp does for the next tile.
+  /// What the producer warp does for the next tile, and the converters. @pre all have met, and all
+  /// but one wait
   void produce() {
-    std::memset(at(k_stage()), 0xFF, shared_.size() - k_stage());
+    const std::uint32_t index = next_tile_ - work_.first_tile();
+    is_right_ &= releases_[index % stages].exchange(0) == call_.warpgroups;
+    landing_ = Dims::is_scaled ? k_stage(stages - 1) + Dims::stage_bytes : k_stage(index);
     k_bytes_ = v_bytes_ = 0;
     for (std::uint32_t lane = 0; lane < detail::warp_threads; ++lane) {
       const auto piece = detail::piece_of(call_, work_, next_tile_, lane);
       detail::copy_piece<Dims>(call_, work_, next_tile_, piece, *this);
     }
     const auto keys = detail::copied_keys(work_, next_tile_);  // What the barriers were told.
-    announced_ &= k_bytes_ == (keys.hi - keys.lo) * Dims::k_key_bytes;
-    announced_ &= v_bytes_ == (keys.hi - keys.lo) * Dims::v_key_bytes;
+    is_right_ &= k_bytes_ == (keys.hi - keys.lo) * Dims::k_key_bytes;
+    is_right_ &= v_bytes_ == (keys.hi - keys.lo) * Dims::v_key_bytes;
     if constexpr (Dims::is_scaled) {
       for (std::uint32_t thread = detail::converter_threads; thread-- > 0;) {
         detail::convert_tile<Dims>(
-            work_, next_tile_, thread, detail::converter_threads, at(raw_stage()), at(k_stage()));
+            work_, next_tile_, thread, detail::converter_threads, at(landing_), at(k_stage(index)));
       }
+      std::memset(at(landing_), 0xFF, Dims::raw_bytes);
     }
     ++next_tile_;
   }
   void copy_k(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
-    copy((Dims::is_scaled ? raw_stage() : k_stage()) + to, from, bytes);
+    copy(to, from, bytes);
     k_bytes_ += bytes;
   }
   void copy_v(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
-    copy((Dims::is_scaled ? raw_stage() + Dims::raw_k_bytes : v_stage()) + to, from, bytes);
+    copy((Dims::is_scaled ? Dims::raw_k_bytes : Dims::k_bytes) + to, from, bytes);
     v_bytes_ += bytes;
   }
-  /// Bulk copies were aligned, and as long as the barriers were told.
-  [[nodiscard]] bool copies_are_right() const { return announced_; }
+  void release(std::uint32_t index) {
+    if (++releases_[index % stages] == call_.warpgroups) {
+      std::memset(at(k_stage(index)), 0xFF, Dims::stage_bytes);
+    }
+  }
+  /// Bulk copies were aligned, as long as the barriers were told, and to stages that nobody held.
+  [[nodiscard]] bool is_right() const { return is_right_; }
 
  private:
   static constexpr std::uint32_t base = 1024;  // So that address 0 is nothing's.
 
   void copy(std::uint32_t to, const std::byte* from, std::uint32_t bytes) {
-    announced_ &=
+    is_right_ &=
         to % 16 == 0 && bytes % 16 == 0 && reinterpret_cast<std::uintptr_t>(from) % 16 == 0;
-    std::memcpy(at(to), from, bytes);
+    std::memcpy(at(landing_ + to), from, bytes);
   }
 
   const detail::attention_call& call_;
@@ -162,18 +182,23 @@ class host_block {
   std::vector<std::byte> shared_;
   std::uint32_t next_tile_;
   std::barrier<> meeting_;
+  std::array<std::atomic<std::uint32_t>, stages> releases_;  ///< of the tile there, by warpgroups
+  std::uint32_t landing_ = 0;                                ///< where bulk copies bring the tile
   std::uint32_t k_bytes_ = 0, v_bytes_ = 0;
-  bool announced_ = true;
+  bool is_right_ = true;
 };
 
-/// A consumer warpgroup.
+/// A consumer warpgroup. `at_once`: when its products run, as products_under_way says.
 template <class Dims>
 class host_consumer {
  public:
   using thread_state = detail::attention_thread<Dims>;
 
-  host_consumer(host_block<Dims>& block, std::uint32_t warpgroup)
-      : block_(block), warpgroup_(warpgroup), threads_(detail::warpgroup_threads) {
+  host_consumer(host_block<Dims>& block, std::uint32_t warpgroup, bool at_once)
+      : block_(block),
+        warpgroup_(warpgroup),
+        products_(at_once),
+        threads_(detail::warpgroup_threads) {
     std::memset(static_cast<void*>(threads_.data()), 0xFF, threads_.size() * sizeof(thread_state));
   }
 
@@ -185,42 +210,56 @@ class host_consumer {
   }
   [[nodiscard]] std::uint32_t queries_address() const { return block_.queries(warpgroup_); }
   [[nodiscard]] std::byte* queries() { return block_.at(queries_address()); }
-  [[nodiscard]] std::byte* values() { return block_.at(block_.v_stage()); }
+  [[nodiscard]] std::byte* values() { return block_.at(block_.v_stage(released_)); }
   [[nodiscard]] const float* scales() {
-    return reinterpret_cast<const float*>(values() + Dims::v_bytes);
+    return reinterpret_cast<const float*>(block_.at(block_.v_stage(waited_ - 1)) + Dims::v_bytes);
   }
   void meet() {}  // Of the threads of one warpgroup: `each` is a meeting.
   void publish() {}
   void publish_to_all() { block_.meet(); }
   [[nodiscard]] std::uint32_t wait_k() {
-    block_.meet();  // All have released the tile before.
+    block_.meet();  // All have released the tile before the last.
     if (warpgroup_ == 0) {
       block_.produce();
     }
     block_.meet();
-    return block_.k_stage();
+    return block_.k_stage(waited_++);
   }
-  [[nodiscard]] std::uint32_t wait_v() const { return block_.v_stage(); }
-  void release() {}
-  void begin_multiply() {}
-  void end_multiply() {}
+  std::uint32_t wait_v() const { return block_.v_stage(released_); }
+  void release() { block_.release(released_++); }
+  void begin_scores() { products_.begin(); }
+  void begin_values() { products_.begin(); }
+  void commit_multiply() { products_.commit(); }
+  template <std::uint32_t Pending>
+  void wait_multiply() {
+    products_.wait(Pending);
+  }
   void add_scores(std::uint64_t q, std::uint64_t k, bool accumulate) {
-    wgmma::multiply(
-        wgmma::operand(block_.at(0), q, 64),
-        wgmma::operand(block_.at(0), k, detail::tile_keys),
-        detail::tile_keys,
-        accumulate,
-        [&](std::uint32_t t, std::uint32_t r) -> float& { return threads_[t].score[r]; });
+    products_.add([=, this] {
+      wgmma::multiply(
+          wgmma::operand(block_.at(0), q, 64),
+          wgmma::operand(block_.at(0), k, detail::tile_keys),
+          detail::tile_keys,
+          accumulate,
+          [&](std::uint32_t t, std::uint32_t r) -> float& { return threads_[t].score[r]; });
+    });
   }
   void add_values(std::uint32_t step, std::uint64_t v) {
-    const auto weight = [&](std::uint32_t t, std::uint32_t j) {
-      return threads_[t].weight[step * 4 + j];
-    };
-    wgmma::multiply(wgmma::operand_in_registers(weight),
-                    wgmma::operand(block_.at(0), v, Dims::vo),
-                    Dims::vo,
-                    true,
-                    [&](std::uint32_t t, std::uint32_t r) -> float& { return threads_[t].out[r]; });
+    products_.add([=, this] {
+      const auto weight = [&](std::uint32_t t, std::uint32_t j) {
+        return threads_[t].weight[step * 4 + j];
+      };
+      wgmma::multiply(
+          wgmma::operand_in_registers(weight),
+          wgmma::operand(block_.at(0), v, Dims::vo),
+          Dims::vo,
+          true,
+          [&](std::uint32_t t, std::uint32_t r) -> float& { return threads_[t].out[r]; });
+    });
+  }
+  /// All of `tiles` were waited for and given back, and nothing is under way.
+  [[nodiscard]] bool is_done(std::uint32_t tiles) const {
+    return waited_ == tiles && released_ == tiles && products_.is_empty();
   }
   using pair_member = float (thread_state::*)[2];
   void quad_max(pair_member m) {
@@ -245,7 +284,9 @@ class host_consumer {
 
   host_block<Dims>& block_;
   std::uint32_t warpgroup_;
+  products_under_way products_;
   std::vector<thread_state> threads_;
+  std::uint32_t waited_ = 0, released_ = 0;  ///< tiles of the item
 };
 
 /// A warp of the generic kernel.
@@ -279,12 +320,19 @@ class host_warp {
   detail::generic_lane lanes_[detail::warp_threads];
 };
 
+/// `at_once`: when products run.
 template <class Dims>
-void attend_item_on_host(const detail::attention_call& call, const detail::attention_work& work) {
+void attend_item_on_host(const detail::attention_call& call,
+                         const detail::attention_work& work,
+                         bool at_once) {
   host_block<Dims> block(call, work);
+  std::atomic<bool> done = true;
   const auto consume = [&](std::uint32_t warpgroup) {
-    host_consumer<Dims> consumer(block, warpgroup);
+    host_consumer<Dims> consumer(block, warpgroup, at_once);
     detail::attend_item<Dims>(call, work, warpgroup, consumer);
+    if (!consumer.is_done(work.last_tile() - work.first_tile())) {
+      done = false;
+    }
   };
   std::vector<std::jthread> others;
   for (std::uint32_t warpgroup = 1; warpgroup < call.warpgroups; ++warpgroup) {
@@ -292,7 +340,8 @@ void attend_item_on_host(const detail::attention_call& call, const detail::atten
   }
   consume(0);
   others.clear();
-  REQUIRE(block.copies_are_right());
+  REQUIRE(done);
+  REQUIRE(block.is_right());
 }
 
 /// Items and rows before each sequence, as the kernel's tables have them.
@@ -309,14 +358,16 @@ struct item_tables {
 template <class Dims>
 void attend_on_host(const cuda::attention_plan& plan, const detail::attention_call& call) {
   const item_tables tables(call);
+  bool at_once = true;                                     // Every other item.
   for (std::uint32_t block = plan.blocks; block-- > 0;) {  // An order no device would take.
-    detail::for_each_item(
-        call,
-        tables.items.data(),
-        tables.rows.data(),
-        block,
-        plan.blocks,
-        [&](const detail::attention_work& work) { attend_item_on_host<Dims>(call, work); });
+    detail::for_each_item(call,
+                          tables.items.data(),
+                          tables.rows.data(),
+                          block,
+                          plan.blocks,
+                          [&](const detail::attention_work& work) {
+                            attend_item_on_host<Dims>(call, work, at_once = !at_once);
+                          });
   }
   const std::uint32_t slots =
       plan.splits_max != 0 ? plan.limits.sequences_max * plan.limits.rows_per_sequence_max : 0;

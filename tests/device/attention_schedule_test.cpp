@@ -6,7 +6,7 @@
 #include <device/attention_machine.hpp>
 #include <device/barrier_model.hpp>
 
-#include <deque>
+#include <utility>
 
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
@@ -162,85 +162,154 @@ TEST_CASE("pieces of a tile are its keys, page by page") {
   }
 }
 
+namespace {
+
+/// Tiles of splits, 1 to 16 each: where splits end, by tile.
+std::vector<bool> random_splits(random_stream& random, std::uint32_t tiles) {
+  std::vector<bool> ends(tiles);
+  for (std::uint32_t tile = 0; tile < tiles; tile += 1 + random.next_below(16)) {
+    ends[tile] = true;
+  }
+  ends.back() = true;
+  return ends;
+}
+
+/// A consumer warp: it waits for a tile while it holds the one before, gives that back, and gives
+/// back the last tile of a split before it waits for more.
+template <std::uint32_t Stages>
+struct ring_consumer {
+  detail::stage_ring<Stages> next, held;
+  std::uint32_t waited = 0, released = 0;  ///< tiles
+
+  [[nodiscard]] bool wants_tile(const std::vector<bool>& ends) const {
+    return waited < ends.size() &&
+           (waited == released || (waited == released + 1 && !ends[released]));
+  }
+  [[nodiscard]] bool gives_back(const std::vector<bool>& ends) const {
+    return waited != released && !wants_tile(ends);
+  }
+};
+
+/// A copy under way.
+struct copy {
+  std::uint32_t stage, tile;
+  bool is_v;
+};
+
+}  // namespace
+
 TEST_CASE("the ring of stages: no tile is lost, read early or overwritten, in any interleaving") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 20)));
   random_stream random(seed, 62);
-  constexpr std::uint32_t stages = 4, tiles = 200, warps = 8;
-  std::vector<barrier_model> full_k(stages, barrier_model(1)), free(stages, barrier_model(warps));
-  std::vector<std::uint32_t> holds(stages, ~0u);  // which tile
-  struct copy {
-    std::uint32_t stage, tile;
-  };
-  std::deque<copy> under_way;
+  constexpr std::uint32_t stages =
+      detail::attention_stages(detail::attention_dims<192, 128>::stage_bytes);
+  constexpr std::uint32_t tiles = 200, warps = 8;
+  std::vector<barrier_model> full_k(stages, barrier_model(1)), full_v(stages, barrier_model(1)),
+      free(stages, barrier_model(warps));
+  std::vector<std::uint32_t> k(stages, ~0u), v(stages, ~0u);  // which tile
+  std::vector<copy> under_way;
   detail::stage_ring<stages> producer;
-  std::vector<detail::stage_ring<stages>> consumer(warps);
-  std::uint32_t produced = 0;
-  std::vector<std::uint32_t> consumed(warps);
-  std::uint32_t idle = 0;
-  while (*std::min_element(consumed.begin(), consumed.end()) < tiles) {
+  std::vector<ring_consumer<stages>> consumers(warps);
+  const auto ends = random_splits(random, tiles);
+  std::uint32_t produced = 0, idle = 0;
+  bool is_ahead = false;  // Two tiles are on their way, or there, behind two that are held.
+  const auto slowest = [&] {
+    return std::min_element(consumers.begin(),
+                            consumers.end(),
+                            [](const auto& a, const auto& b) { return a.released < b.released; })
+        ->released;
+  };
+  while (slowest() < tiles) {
     REQUIRE(++idle < 10000);  // Nobody can move: a deadlock.
     const std::uint32_t who = random.next_below(warps + 2);
     if (who == warps && produced < tiles && free[producer.stage].has_passed(producer.parity ^ 1)) {
       full_k[producer.stage].arrive(64);
-      under_way.push_back({producer.stage, produced++});
+      full_v[producer.stage].arrive(48);
+      under_way.push_back({producer.stage, produced, false});
+      under_way.push_back({producer.stage, produced++, true});
       producer.advance();
       idle = 0;
-    } else if (who == warps + 1 && !under_way.empty()) {
-      holds[under_way.front().stage] = under_way.front().tile;
-      full_k[under_way.front().stage].complete(64);
-      under_way.pop_front();
+    } else if (who == warps + 1 && !under_way.empty()) {  // Copies end in any order.
+      const auto n = static_cast<std::uint32_t>(under_way.size());
+      std::swap(under_way[random.next_below(n)], under_way.back());
+      const copy c = under_way.back();
+      under_way.pop_back();
+      (c.is_v ? v : k)[c.stage] = c.tile;
+      c.is_v ? full_v[c.stage].complete(48) : full_k[c.stage].complete(64);
       idle = 0;
-    } else if (who < warps && consumed[who] < tiles) {
-      auto& ring = consumer[who];
-      if (full_k[ring.stage].has_passed(ring.parity)) {
-        REQUIRE(holds[ring.stage] == consumed[who]);
-        free[ring.stage].arrive();
-        ++consumed[who];
-        ring.advance();
+    } else if (who < warps) {
+      auto& c = consumers[who];
+      if (c.wants_tile(ends) && full_k[c.next.stage].has_passed(c.next.parity)) {
+        REQUIRE(k[c.next.stage] == c.waited++);
+        c.next.advance();
+        idle = 0;
+      } else if (c.gives_back(ends) && full_v[c.held.stage].has_passed(c.held.parity)) {
+        REQUIRE(v[c.held.stage] == c.released);
+        REQUIRE(k[c.held.stage] == c.released++);
+        free[c.held.stage].arrive();
+        c.held.advance();
         idle = 0;
       }
+      is_ahead |= c.waited == c.released + 2 && produced >= c.waited + 2;
     }
   }
+  CHECK(is_ahead);
 }
 
 TEST_CASE("e4m3: two rings of stages, and the converters between them, in any interleaving") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 20)));
   random_stream random(seed, 63);
-  constexpr std::uint32_t raw_stages = 4, stages = detail::converted_stages, tiles = 200;
+  using dims = detail::attention_dims<192, 128, dtype::e4m3>;  // The fewest raw stages of all.
+  constexpr std::uint32_t raw_stages =
+      detail::attention_raw_stages(dims::raw_bytes, 2 * dims::query_bytes, dims::stage_bytes);
+  constexpr std::uint32_t stages = detail::converted_stages, tiles = 200;
   constexpr std::uint32_t warps = 8, converters = 3;  // A thread of each converter warp.
-  std::vector<barrier_model> raw_full(raw_stages, barrier_model(1)),
+  static_assert(raw_stages == 2);
+  std::vector<barrier_model> raw_full(raw_stages, barrier_model(2)),
       raw_free(raw_stages, barrier_model(converters)), full(stages, barrier_model(converters)),
       free(stages, barrier_model(warps));
-  std::vector<std::uint32_t> raw(raw_stages, ~0u);  // which tile
+  std::vector<std::uint32_t> raw_k(raw_stages, ~0u), raw_v(raw_stages, ~0u);  // which tile
   std::vector<std::vector<std::uint32_t>> made(stages, std::vector<std::uint32_t>(converters, ~0u));
-  struct copy {
-    std::uint32_t stage, tile;
-  };
-  std::deque<copy> under_way;
+  std::vector<copy> under_way;
   detail::stage_ring<raw_stages> producer;
   std::vector<detail::stage_ring<raw_stages>> from(converters);
-  std::vector<detail::stage_ring<stages>> to(converters), consumer(warps);
-  std::vector<std::uint32_t> converted(converters), consumed(warps);
+  std::vector<detail::stage_ring<stages>> to(converters);
+  std::vector<ring_consumer<stages>> consumers(warps);
+  const auto ends = random_splits(random, tiles);
+  std::vector<std::uint32_t> converted(converters);
   std::uint32_t produced = 0, idle = 0;
-  while (*std::min_element(consumed.begin(), consumed.end()) < tiles) {
+  bool is_ahead = false;  // A tile is made while two are held.
+  const auto is_made = [&](std::uint32_t stage, std::uint32_t tile) {
+    return std::count(made[stage].begin(), made[stage].end(), tile) == converters;
+  };
+  const auto slowest = [&] {
+    return std::min_element(consumers.begin(),
+                            consumers.end(),
+                            [](const auto& a, const auto& b) { return a.released < b.released; })
+        ->released;
+  };
+  while (slowest() < tiles) {
     REQUIRE(++idle < 10000);  // Nobody can move: a deadlock.
     const std::uint32_t who = random.next_below(warps + converters + 2);
     if (who < warps) {
-      auto& ring = consumer[who];
-      if (consumed[who] < tiles && full[ring.stage].has_passed(ring.parity)) {
-        for (const std::uint32_t tile : made[ring.stage]) {
-          REQUIRE(tile == consumed[who]);
-        }
-        free[ring.stage].arrive();
-        ++consumed[who];
-        ring.advance();
+      auto& c = consumers[who];
+      if (c.wants_tile(ends) && full[c.next.stage].has_passed(c.next.parity)) {
+        REQUIRE(is_made(c.next.stage, c.waited++));
+        c.next.advance();
+        idle = 0;
+      } else if (c.gives_back(ends)) {
+        REQUIRE(is_made(c.held.stage, c.released++));
+        free[c.held.stage].arrive();
+        c.held.advance();
         idle = 0;
       }
+      is_ahead |= c.waited == c.released + 2 && converted[0] > c.waited;
     } else if (who < warps + converters) {
       const std::uint32_t c = who - warps;
       if (converted[c] < tiles && raw_full[from[c].stage].has_passed(from[c].parity) &&
           free[to[c].stage].has_passed(to[c].parity ^ 1)) {
-        REQUIRE(raw[from[c].stage] == converted[c]);
+        REQUIRE(raw_k[from[c].stage] == converted[c]);
+        REQUIRE(raw_v[from[c].stage] == converted[c]);
         made[to[c].stage][c] = converted[c]++;
         full[to[c].stage].arrive();
         raw_free[from[c].stage].arrive();
@@ -250,16 +319,38 @@ TEST_CASE("e4m3: two rings of stages, and the converters between them, in any in
       }
     } else if (who == warps + converters) {
       if (produced < tiles && raw_free[producer.stage].has_passed(producer.parity ^ 1)) {
-        raw_full[producer.stage].arrive(64);
-        under_way.push_back({producer.stage, produced++});
+        raw_full[producer.stage].arrive(40);  // K's bytes, then V's.
+        raw_full[producer.stage].arrive(24);
+        under_way.push_back({producer.stage, produced, false});
+        under_way.push_back({producer.stage, produced++, true});
         producer.advance();
         idle = 0;
       }
     } else if (!under_way.empty()) {
-      raw[under_way.front().stage] = under_way.front().tile;
-      raw_full[under_way.front().stage].complete(64);
-      under_way.pop_front();
+      const auto n = static_cast<std::uint32_t>(under_way.size());
+      std::swap(under_way[random.next_below(n)], under_way.back());
+      const copy c = under_way.back();
+      under_way.pop_back();
+      (c.is_v ? raw_v : raw_k)[c.stage] = c.tile;
+      raw_full[c.stage].complete(c.is_v ? 24 : 40);
       idle = 0;
+    }
+  }
+  CHECK(is_ahead);
+}
+
+TEST_CASE("each attention kernel has stages beyond the two that a consumer holds") {
+  for (const std::uint32_t warpgroups : {1u, 2u}) {
+    for (const auto& [qk, vo] : {std::pair{192u, 128u}, {128u, 128u}, {64u, 64u}}) {
+      INFO(qk << " " << vo << " " << warpgroups);
+      const std::uint32_t stage = 64 * 2 * (qk + vo), raw = 64 * (qk + vo + 8);
+      CHECK((detail::attention_stages(stage) - 2) * stage >= 64 * 1024);
+      const std::uint32_t queries = warpgroups * 64 * 2 * qk;
+      // One raw stage is converted, the others are on their way.
+      const std::uint32_t raws = detail::attention_raw_stages(raw, queries, stage + 512);
+      CHECK((raws - 1) * raw >= (warpgroups == 1 ? 33'000u : 20'000u));
+      const attention_shape shape{16, 1, qk, vo, 64, 0, dtype::e4m3};
+      CHECK(detail::attention_shared_bytes(shape, warpgroups, 1024) <= 227 * 1024);
     }
   }
 }

@@ -9,12 +9,11 @@
 #include <cuda/detail/grouped_gemm_units.hpp>
 
 #include <catch2/catch.hpp>
+#include <device/products_under_way.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <deque>
-#include <functional>
 #include <vector>
 
 namespace oriel::test {
@@ -117,29 +116,16 @@ class host_gemm_consumer {
     std::memset(shared_.data() + place_of(released_), 0xFF, stage_size);
     ++released_;
   }
-  void begin_multiply() {
-    REQUIRE_FALSE(open_);
-    open_ = true;
-    under_way_.emplace_back();
-  }
-  void commit_multiply() {
-    REQUIRE(open_);
-    open_ = false;
-  }
+  void begin_multiply() { products_.begin(); }
+  void commit_multiply() { products_.commit(); }
   template <std::uint32_t Pending>
   void wait_multiply() {
-    REQUIRE_FALSE(open_);
-    for (; under_way_.size() > Pending; under_way_.pop_front()) {
-      for (const auto& product : under_way_.front()) {
-        product();
-      }
-    }
+    products_.wait(Pending);
     CHECK(waited_ - released_ <= 2);
   }
   template <std::uint32_t Columns, std::uint32_t Size>
   void add(float (thread_state::*to)[Size], std::uint64_t w, std::uint64_t x, bool accumulate) {
-    REQUIRE(open_);
-    under_way_.back().push_back(
+    products_.add(
         [=, this] { multiply<Columns>(to, operand(w, 64), operand(x, Columns), accumulate); });
   }
   void transpose_pairs(std::uint32_t count) {
@@ -161,7 +147,7 @@ class host_gemm_consumer {
   }
   /// Every stage was waited for and given back, and nothing is under way.
   [[nodiscard]] bool is_done() const {
-    return waited_ == stages_.size() && released_ == waited_ && under_way_.empty() && !open_;
+    return waited_ == stages_.size() && released_ == waited_ && products_.is_empty();
   }
 
  private:
@@ -224,8 +210,7 @@ class host_gemm_consumer {
   std::vector<std::byte> shared_;
   std::vector<thread_state> threads_;
   std::size_t waited_ = 0, released_ = 0;
-  std::deque<std::vector<std::function<void()>>> under_way_;  // by group, in order
-  bool open_ = false;
+  products_under_way products_;
 };
 
 /// Items before each group, as the kernel's table has them.

@@ -28,7 +28,7 @@ inline double largest_difference(const std::vector<float>& a, const std::vector<
   double m = 0.0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     const double d = std::abs(double{a[i]} - double{b[i]});
-    m = d <= m ? m : d;  // A NaN stays.
+    m = d <= m || std::isnan(m) ? m : d;  // A NaN stays.
   }
   return m;
 }

@@ -117,7 +117,7 @@ ORIEL_HOST_DEVICE void convert_part(const std::byte* raw,
   constexpr std::uint32_t tile_bytes = kv_tile_tokens * (Dims + 4);
   constexpr std::uint32_t units = tile_keys / kv_tile_tokens * units_of_tile;
   const bool is_whole = part.is_whole();
-  ORIEL_UNROLL_BY(4)
+  ORIEL_UNROLL_BY(3)  // Four would not fit the registers that are left to converters.
   for (std::uint32_t unit = thread; unit < units; unit += threads) {
     const std::uint32_t tile = unit / units_of_tile;
     two_words w = load_two(raw + tile * tile_bytes + unit % units_of_tile * 8);

@@ -16,23 +16,24 @@ namespace oriel::detail {
 /// Offsets into a block's shared memory.
 template <class Dims, std::uint32_t Warpgroups>
 struct attention_memory {
+  static constexpr std::uint32_t query_bytes = Warpgroups * Dims::query_bytes;
   static constexpr std::uint32_t stages =
       Dims::is_scaled ? converted_stages : attention_stages(Dims::stage_bytes);
   static constexpr std::uint32_t raw_stages =
-      Dims::is_scaled ? attention_raw_stages(Dims::raw_bytes) : 0;
-  static constexpr std::uint32_t first_stage = Warpgroups * Dims::query_bytes;
-  static constexpr std::uint32_t first_raw = first_stage + stages * Dims::stage_bytes;
+      Dims::is_scaled ? attention_raw_stages(Dims::raw_bytes, query_bytes, Dims::stage_bytes) : 0;
+  static constexpr std::uint32_t first_raw = query_bytes + stages * Dims::stage_bytes;
   static constexpr std::uint32_t barriers = first_raw + raw_stages * Dims::raw_bytes;
   static constexpr std::uint32_t raw_barriers = barriers + 3 * stages * 8;
   static constexpr std::uint32_t tables = raw_barriers + 2 * raw_stages * 8;
 
   [[nodiscard]] static __device__ std::uint32_t k_stage(std::uint32_t stage) {
-    return first_stage + stage * Dims::stage_bytes;
+    return query_bytes + stage * Dims::stage_bytes;
   }
   [[nodiscard]] static __device__ std::uint32_t v_stage(std::uint32_t stage) {
     return k_stage(stage) + Dims::k_bytes;
   }
-  // Barriers: K there, V there, stage free.
+  // Barriers: K there, V there, stage free. e4m3: k_full says that all of the converted stage is
+  // there; v_full is idle.
   [[nodiscard]] static __device__ std::uint32_t k_full(std::uint32_t stage) {
     return barriers + stage * 8;
   }
@@ -42,7 +43,6 @@ struct attention_memory {
   [[nodiscard]] static __device__ std::uint32_t free(std::uint32_t stage) {
     return barriers + (2 * stages + stage) * 8;
   }
-  // e4m3: k_full says that the converted stage is there, V and scales included; v_full is idle.
   [[nodiscard]] static __device__ std::uint32_t raw_stage(std::uint32_t stage) {
     return first_raw + stage * Dims::raw_bytes;
   }
@@ -51,6 +51,63 @@ struct attention_memory {
   }
   [[nodiscard]] static __device__ std::uint32_t raw_free(std::uint32_t stage) {
     return raw_barriers + (raw_stages + stage) * 8;
+  }
+  /// One thread, before all others.
+  static __device__ void init_barriers(std::uint32_t shared) {
+    constexpr std::uint32_t consumer_warps = Warpgroups * warpgroup_threads / warp_threads;
+    for (std::uint32_t stage = 0; stage < stages; ++stage) {
+      ptx::mbarrier_init(shared + k_full(stage), Dims::is_scaled ? converter_threads : 1);
+      ptx::mbarrier_init(shared + v_full(stage), 1);
+      ptx::mbarrier_init(shared + free(stage), consumer_warps);
+    }
+    for (std::uint32_t stage = 0; Dims::is_scaled && stage != raw_stages; ++stage) {
+      ptx::mbarrier_init(shared + raw_full(stage), 2);  // K is announced, and V.
+      ptx::mbarrier_init(shared + raw_free(stage), converter_threads);
+    }
+    ptx::fence_mbarrier_init();
+  }
+};
+
+/// Where bulk copies bring tiles, and what counts their bytes: the consumers' stages.
+template <class Dims, std::uint32_t Warpgroups, bool IsScaled = Dims::is_scaled>
+struct attention_landing {
+  using memory = attention_memory<Dims, Warpgroups>;
+  static constexpr std::uint32_t stages = memory::stages;
+  [[nodiscard]] static __device__ std::uint32_t k(std::uint32_t stage) {
+    return memory::k_stage(stage);
+  }
+  [[nodiscard]] static __device__ std::uint32_t v(std::uint32_t stage) {
+    return memory::v_stage(stage);
+  }
+  [[nodiscard]] static __device__ std::uint32_t k_full(std::uint32_t stage) {
+    return memory::k_full(stage);
+  }
+  [[nodiscard]] static __device__ std::uint32_t v_full(std::uint32_t stage) {
+    return memory::v_full(stage);
+  }
+  [[nodiscard]] static __device__ std::uint32_t free(std::uint32_t stage) {
+    return memory::free(stage);
+  }
+};
+/// Where tiles are converted: raw stages, each with one barrier.
+template <class Dims, std::uint32_t Warpgroups>
+struct attention_landing<Dims, Warpgroups, true> {
+  using memory = attention_memory<Dims, Warpgroups>;
+  static constexpr std::uint32_t stages = memory::raw_stages;
+  [[nodiscard]] static __device__ std::uint32_t k(std::uint32_t stage) {
+    return memory::raw_stage(stage);
+  }
+  [[nodiscard]] static __device__ std::uint32_t v(std::uint32_t stage) {
+    return memory::raw_stage(stage) + Dims::raw_k_bytes;
+  }
+  [[nodiscard]] static __device__ std::uint32_t k_full(std::uint32_t stage) {
+    return memory::raw_full(stage);
+  }
+  [[nodiscard]] static __device__ std::uint32_t v_full(std::uint32_t stage) {
+    return memory::raw_full(stage);
+  }
+  [[nodiscard]] static __device__ std::uint32_t free(std::uint32_t stage) {
+    return memory::raw_free(stage);
   }
 };
 
@@ -61,23 +118,29 @@ class attention_consumer {
   using memory = attention_memory<Dims, Warpgroups>;
 
   __device__ __forceinline__ attention_consumer(std::byte* shared, std::uint32_t warpgroup)
-      : shared_(shared), address_(ptx::shared_address(shared)), warpgroup_(warpgroup) {}
+      : address_(ptx::shared_address(shared)), warpgroup_(warpgroup) {}
 
   template <class F>
   __device__ __forceinline__ void each(F&& f) {
     f(threadIdx.x % warpgroup_threads, thread_);
   }
   [[nodiscard]] __device__ __forceinline__ std::byte* queries() const {
-    return shared_ + warpgroup_ * Dims::query_bytes;
+    return ptx::shared_pointer(address_ + warpgroup_ * Dims::query_bytes);
   }
+  /// For the compiler new each time: it would keep the descriptors made of it in registers.
   [[nodiscard]] __device__ __forceinline__ std::uint32_t queries_address() const {
-    return address_ + warpgroup_ * Dims::query_bytes;
+    std::uint32_t address = address_ + warpgroup_ * Dims::query_bytes;
+    ptx::pin(address);
+    return address;
   }
+  /// V of the oldest stage that was not given back.
   [[nodiscard]] __device__ __forceinline__ std::byte* values() const {
-    return shared_ + memory::v_stage(ring_.stage);
+    return ptx::shared_pointer(address_ + memory::v_stage(held_.stage));
   }
+  /// Of the tile that was waited for last.
   [[nodiscard]] __device__ __forceinline__ const float* scales() const {
-    return reinterpret_cast<const float*>(values() + Dims::v_bytes);
+    return reinterpret_cast<const float*>(
+        ptx::shared_pointer(address_ + memory::v_stage(next_.stage_before()) + Dims::v_bytes));
   }
 
   __device__ __forceinline__ void meet() const {
@@ -91,31 +154,52 @@ class attention_consumer {
     ptx::fence_async_proxy();
     ptx::named_barrier(1 + Warpgroups, Warpgroups * warpgroup_threads);
   }
-  __device__ __forceinline__ std::uint32_t wait_k() const {
-    ptx::mbarrier_wait(address_ + memory::k_full(ring_.stage), ring_.parity);
-    return address_ + memory::k_stage(ring_.stage);
+  /// K of the next tile.
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t wait_k() {
+    const std::uint32_t stage = memory::k_stage(next_.stage);
+    ptx::mbarrier_wait(address_ + memory::k_full(next_.stage), next_.parity);
+    next_.advance();
+    return address_ + stage;
   }
+  /// V of the oldest tile whose stage was not given back.
   __device__ __forceinline__ std::uint32_t wait_v() const {
     if constexpr (!Dims::is_scaled) {
-      ptx::mbarrier_wait(address_ + memory::v_full(ring_.stage), ring_.parity);
+      ptx::mbarrier_wait(address_ + memory::v_full(held_.stage), held_.parity);
     }
-    return address_ + memory::v_stage(ring_.stage);
+    return address_ + memory::v_stage(held_.stage);
   }
+  /// Gives the oldest stage back.
   __device__ __forceinline__ void release() {
     if (threadIdx.x % warp_threads == 0) {
-      ptx::mbarrier_arrive(address_ + memory::free(ring_.stage));
+      ptx::mbarrier_arrive(address_ + memory::free(held_.stage));
     }
-    ring_.advance();
+    held_.advance();
   }
 
-  __device__ __forceinline__ void begin_multiply() {
-    pin_accumulators();
+  // Waits, and what one lane does alone, let the threads of a warp part; wgmma wants them together.
+  __device__ __forceinline__ void begin_scores() {  // They begin at zero: no pin.
+    __syncwarp();
     ptx::wgmma_fence();
   }
-  __device__ __forceinline__ void end_multiply() {
-    ptx::wgmma_commit();
-    ptx::wgmma_wait();
-    pin_accumulators();
+  __device__ __forceinline__ void begin_values() {
+    __syncwarp();
+    pin_out();
+    ORIEL_UNROLL
+    for (std::uint32_t& x : thread_.weight) {
+      ptx::pin(x);
+    }
+    ptx::wgmma_fence();
+  }
+  __device__ __forceinline__ void commit_multiply() { ptx::wgmma_commit(); }
+  /// Waits until at most the `Pending` products started last are under way. If that is one, it is
+  /// that of the values.
+  template <std::uint32_t Pending>
+  __device__ __forceinline__ void wait_multiply() {
+    ptx::wgmma_wait<Pending>();
+    pin_scores();
+    if constexpr (Pending == 0) {
+      pin_out();
+    }
   }
   __device__ __forceinline__ void add_scores(std::uint64_t q, std::uint64_t k, bool accumulate) {
     ptx::wgmma_64x64(thread_.score, q, k, accumulate ? 1 : 0);
@@ -146,30 +230,29 @@ class attention_consumer {
       x = f(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
     }
   }
-  __device__ __forceinline__ void pin_accumulators() {
+  __device__ __forceinline__ void pin_scores() {
     ORIEL_UNROLL
     for (float& x : thread_.score) {
       ptx::pin(x);
     }
+  }
+  __device__ __forceinline__ void pin_out() {
     ORIEL_UNROLL
     for (float& x : thread_.out) {
       ptx::pin(x);
     }
   }
 
-  std::byte* shared_;
   std::uint32_t address_;
   std::uint32_t warpgroup_;
-  stage_ring<memory::stages> ring_;
+  stage_ring<memory::stages> next_, held_;
   attention_thread<Dims> thread_;
 };
 
-/// The machine of the producer warp: where a lane's copies go.
-template <class Dims, std::uint32_t Warpgroups>
+/// The machine of the producer warp: a lane's copies.
+template <class Dims, class Landing>
 class attention_producer {
  public:
-  using memory = attention_memory<Dims, Warpgroups>;
-
   __device__ __forceinline__ explicit attention_producer(std::byte* shared)
       : address_(ptx::shared_address(shared)) {}
 
@@ -177,12 +260,14 @@ class attention_producer {
     const std::uint32_t lane = threadIdx.x % warp_threads, last_tile = work.last_tile();
     for (std::uint32_t tile = work.first_tile(); tile < last_tile; ++tile) {
       const tile_piece piece = piece_of(call, work, tile, lane);  // While the stage is still busy.
-      ptx::mbarrier_wait(address_ + memory::free(ring_.stage), ring_.parity ^ 1);
+      ptx::mbarrier_wait(address_ + Landing::free(ring_.stage), ring_.parity ^ 1);
       if (lane == 0) {
-        const key_range keys = copied_keys(work, tile);
-        const std::uint32_t bytes = (keys.hi - keys.lo) * 2;
-        ptx::mbarrier_arrive_expect(address_ + memory::k_full(ring_.stage), bytes * Dims::qk);
-        ptx::mbarrier_arrive_expect(address_ + memory::v_full(ring_.stage), bytes * Dims::vo);
+        const key_range range = copied_keys(work, tile);
+        const std::uint32_t keys = range.hi - range.lo;
+        ptx::mbarrier_arrive_expect(address_ + Landing::k_full(ring_.stage),
+                                    keys * Dims::k_key_bytes);
+        ptx::mbarrier_arrive_expect(address_ + Landing::v_full(ring_.stage),
+                                    keys * Dims::v_key_bytes);
       }
       __syncwarp();
       copy_piece<Dims>(call, work, tile, piece, *this);
@@ -190,60 +275,21 @@ class attention_producer {
     }
   }
   __device__ __forceinline__ void copy_k(std::uint32_t to, const void* from, std::uint32_t bytes) {
-    ptx::bulk_copy(address_ + memory::k_stage(ring_.stage) + to,
+    ptx::bulk_copy(address_ + Landing::k(ring_.stage) + to,
                    from,
                    bytes,
-                   address_ + memory::k_full(ring_.stage));
+                   address_ + Landing::k_full(ring_.stage));
   }
   __device__ __forceinline__ void copy_v(std::uint32_t to, const void* from, std::uint32_t bytes) {
-    ptx::bulk_copy(address_ + memory::v_stage(ring_.stage) + to,
+    ptx::bulk_copy(address_ + Landing::v(ring_.stage) + to,
                    from,
                    bytes,
-                   address_ + memory::v_full(ring_.stage));
+                   address_ + Landing::v_full(ring_.stage));
   }
 
  private:
   std::uint32_t address_;
-  stage_ring<memory::stages> ring_;
-};
-
-/// The producer warp where tiles are converted: K and V of a tile arrive together.
-template <class Dims, std::uint32_t Warpgroups>
-class attention_raw_producer {
- public:
-  using memory = attention_memory<Dims, Warpgroups>;
-
-  __device__ __forceinline__ explicit attention_raw_producer(std::byte* shared)
-      : address_(ptx::shared_address(shared)) {}
-
-  __device__ __forceinline__ void produce(const attention_call& call, const attention_work& work) {
-    const std::uint32_t lane = threadIdx.x % warp_threads, last_tile = work.last_tile();
-    for (std::uint32_t tile = work.first_tile(); tile < last_tile; ++tile) {
-      const tile_piece piece = piece_of(call, work, tile, lane);  // While the stage is still busy.
-      ptx::mbarrier_wait(address_ + memory::raw_free(ring_.stage), ring_.parity ^ 1);
-      if (lane == 0) {
-        const key_range keys = copied_keys(work, tile);
-        ptx::mbarrier_arrive_expect(address_ + memory::raw_full(ring_.stage),
-                                    (keys.hi - keys.lo) * (Dims::k_key_bytes + Dims::v_key_bytes));
-      }
-      __syncwarp();
-      copy_piece<Dims>(call, work, tile, piece, *this);
-      ring_.advance();
-    }
-  }
-  __device__ __forceinline__ void copy_k(std::uint32_t to, const void* from, std::uint32_t bytes) {
-    ptx::bulk_copy(address_ + memory::raw_stage(ring_.stage) + to,
-                   from,
-                   bytes,
-                   address_ + memory::raw_full(ring_.stage));
-  }
-  __device__ __forceinline__ void copy_v(std::uint32_t to, const void* from, std::uint32_t bytes) {
-    copy_k(Dims::raw_k_bytes + to, from, bytes);
-  }
-
- private:
-  std::uint32_t address_;
-  stage_ring<memory::raw_stages> ring_;
+  stage_ring<Landing::stages> ring_;
 };
 
 /// A converter thread. `index`: of converter_threads.
@@ -253,7 +299,7 @@ class attention_converter {
   using memory = attention_memory<Dims, Warpgroups>;
 
   __device__ __forceinline__ attention_converter(std::byte* shared, std::uint32_t index)
-      : shared_(shared), address_(ptx::shared_address(shared)), index_(index) {}
+      : address_(ptx::shared_address(shared)), index_(index) {}
 
   __device__ __forceinline__ void convert(const attention_work& work) {
     const std::uint32_t last_tile = work.last_tile();
@@ -264,8 +310,8 @@ class attention_converter {
                          tile,
                          index_,
                          converter_threads,
-                         shared_ + memory::raw_stage(raw_.stage),
-                         shared_ + memory::k_stage(ring_.stage));
+                         ptx::shared_pointer(address_ + memory::raw_stage(raw_.stage)),
+                         ptx::shared_pointer(address_ + memory::k_stage(ring_.stage)));
       ptx::fence_async_proxy();
       ptx::mbarrier_arrive(address_ + memory::k_full(ring_.stage));
       ptx::mbarrier_arrive(address_ + memory::raw_free(raw_.stage));
@@ -275,25 +321,26 @@ class attention_converter {
   }
 
  private:
-  std::byte* shared_;
   std::uint32_t address_;
   std::uint32_t index_;
   stage_ring<memory::raw_stages> raw_;
   stage_ring<memory::stages> ring_;
 };
 
-/// Threads of the producer: a warp copies. Beside two consumers it is a whole warpgroup, because
-/// only a warpgroup can hand its registers to others.
-template <std::uint32_t Warpgroups>
-inline constexpr std::uint32_t producer_threads =
-    Warpgroups == 1 ? warp_threads : warpgroup_threads;
-inline constexpr std::uint32_t consumer_registers = 232;
-inline constexpr std::uint32_t producer_registers = 40;
-static_assert(2 * consumer_registers + producer_registers <= ptx::registers_launched<3>);
-/// e4m3: the third warpgroup is the producer and the converters.
-inline constexpr std::uint32_t scaled_consumer_registers = 208;
-inline constexpr std::uint32_t supplier_registers = 88;
-static_assert(2 * scaled_consumer_registers + supplier_registers <= ptx::registers_launched<3>);
+/// Threads of a block, and the registers that those of two consumer warpgroups are handed over by
+/// the suppliers, who must be a warpgroup for that: the producer's warp and, with e4m3, the
+/// converters.
+template <class Dims, std::uint32_t Warpgroups>
+struct attention_threads {
+  static constexpr bool hands_over = Warpgroups > 1;
+  static constexpr std::uint32_t suppliers =
+      hands_over || Dims::is_scaled ? warpgroup_threads : warp_threads;
+  static constexpr std::uint32_t all = Warpgroups * warpgroup_threads + suppliers;
+  static constexpr std::uint32_t consumer_registers = Dims::is_scaled ? 216 : 232;
+  static constexpr std::uint32_t supplier_registers = Dims::is_scaled ? 72 : 40;
+  static_assert(!hands_over || Warpgroups * consumer_registers + supplier_registers <=
+                                   ptx::registers_launched<Warpgroups + 1>);
+};
 
 /// Counts items and rows of each sequence, and sums them up. All threads.
 __device__ __forceinline__ void fill_tables(const attention_call& call,
@@ -313,71 +360,15 @@ __device__ __forceinline__ void fill_tables(const attention_call& call,
 }
 
 template <class Dims, std::uint32_t Warpgroups>
-__global__ void __launch_bounds__(Warpgroups* warpgroup_threads + producer_threads<Warpgroups>, 1)
+__global__ void __launch_bounds__(attention_threads<Dims, Warpgroups>::all, 1)
     attention_kernel(const __grid_constant__ attention_call call) {
   using memory = attention_memory<Dims, Warpgroups>;
+  using threads = attention_threads<Dims, Warpgroups>;
   extern __shared__ __align__(128) std::byte shared[];
-  const auto n = static_cast<std::uint32_t>(call.args.sequences.size());
   auto* const item_begin = reinterpret_cast<std::uint32_t*>(shared + memory::tables);
-  std::uint32_t* const row_begin = item_begin + n + 1;
+  std::uint32_t* const row_begin = item_begin + call.args.sequences.size() + 1;
   if (threadIdx.x == 0) {
-    const std::uint32_t address = ptx::shared_address(shared);
-    constexpr std::uint32_t consumer_warps = Warpgroups * warpgroup_threads / warp_threads;
-    for (std::uint32_t stage = 0; stage < memory::stages; ++stage) {
-      ptx::mbarrier_init(address + memory::k_full(stage), 1);
-      ptx::mbarrier_init(address + memory::v_full(stage), 1);
-      ptx::mbarrier_init(address + memory::free(stage), consumer_warps);
-    }
-    ptx::fence_mbarrier_init();
-  }
-  fill_tables(call, item_begin, row_begin);
-  __syncthreads();
-
-  const std::uint32_t warpgroup = threadIdx.x / warpgroup_threads;
-  if (warpgroup == Warpgroups) {
-    if constexpr (Warpgroups > 1) {
-      ptx::lower_registers<producer_registers>();
-    }
-    if (threadIdx.x < Warpgroups * warpgroup_threads + warp_threads) {
-      attention_producer<Dims, Warpgroups> producer(shared);
-      for_each_item(
-          call, item_begin, row_begin, blockIdx.x, gridDim.x, [&](const attention_work& work) {
-            producer.produce(call, work);
-          });
-    }
-  } else {
-    if constexpr (Warpgroups > 1) {
-      ptx::raise_registers<consumer_registers>();
-    }
-    attention_consumer<Dims, Warpgroups> consumer(shared, warpgroup);
-    for_each_item(
-        call, item_begin, row_begin, blockIdx.x, gridDim.x, [&](const attention_work& work) {
-          attend_item<Dims>(call, work, warpgroup, consumer);
-        });
-  }
-}
-
-/// e4m3: a warpgroup more, whose first warp copies and whose others convert.
-template <class Dims, std::uint32_t Warpgroups>
-__global__ void __launch_bounds__((Warpgroups + 1) * warpgroup_threads, 1)
-    attention_scaled_kernel(const __grid_constant__ attention_call call) {
-  using memory = attention_memory<Dims, Warpgroups>;
-  extern __shared__ __align__(128) std::byte shared[];
-  const auto n = static_cast<std::uint32_t>(call.args.sequences.size());
-  auto* const item_begin = reinterpret_cast<std::uint32_t*>(shared + memory::tables);
-  std::uint32_t* const row_begin = item_begin + n + 1;
-  if (threadIdx.x == 0) {
-    const std::uint32_t address = ptx::shared_address(shared);
-    constexpr std::uint32_t consumer_warps = Warpgroups * warpgroup_threads / warp_threads;
-    for (std::uint32_t stage = 0; stage < memory::stages; ++stage) {
-      ptx::mbarrier_init(address + memory::k_full(stage), converter_threads);
-      ptx::mbarrier_init(address + memory::free(stage), consumer_warps);
-    }
-    for (std::uint32_t stage = 0; stage < memory::raw_stages; ++stage) {
-      ptx::mbarrier_init(address + memory::raw_full(stage), 1);
-      ptx::mbarrier_init(address + memory::raw_free(stage), converter_threads);
-    }
-    ptx::fence_mbarrier_init();
+    memory::init_barriers(ptx::shared_address(shared));
   }
   fill_tables(call, item_begin, row_begin);
   __syncthreads();
@@ -387,40 +378,24 @@ __global__ void __launch_bounds__((Warpgroups + 1) * warpgroup_threads, 1)
     for_each_item(call, item_begin, row_begin, blockIdx.x, gridDim.x, f);
   };
   if (warpgroup == Warpgroups) {
-    if constexpr (Warpgroups > 1) {
-      ptx::lower_registers<supplier_registers>();
+    if constexpr (threads::hands_over) {
+      ptx::lower_registers<threads::supplier_registers>();
     }
     if (const std::uint32_t index = threadIdx.x % warpgroup_threads; index < warp_threads) {
-      attention_raw_producer<Dims, Warpgroups> producer(shared);
+      attention_producer<Dims, attention_landing<Dims, Warpgroups>> producer(shared);
       for_items([&](const attention_work& work) { producer.produce(call, work); });
-    } else {
+    } else if constexpr (Dims::is_scaled) {
       attention_converter<Dims, Warpgroups> converter(shared, index - warp_threads);
       for_items([&](const attention_work& work) { converter.convert(work); });
     }
   } else {
-    if constexpr (Warpgroups > 1) {
-      ptx::raise_registers<scaled_consumer_registers>();
+    if constexpr (threads::hands_over) {
+      ptx::raise_registers<threads::consumer_registers>();
     }
     const std::uint32_t index = Warpgroups == 1 ? 0 : warpgroup;  // Known, it takes no register.
     attention_consumer<Dims, Warpgroups> consumer(shared, index);
     for_items([&](const attention_work& work) { attend_item<Dims>(call, work, index, consumer); });
   }
-}
-
-/// As launch_attention.
-template <class Dims>
-status launch_scaled_attention(const attention_launch& launch,
-                               const attention_call& call,
-                               CUstream_st* stream) {
-  const auto kernel =
-      call.warpgroups == 2 ? attention_scaled_kernel<Dims, 2> : attention_scaled_kernel<Dims, 1>;
-  if (const status allowed = allow_shared(kernel, launch.shared_bytes, "attention: shared memory");
-      !allowed) {
-    return allowed;
-  }
-  kernel<<<launch.blocks, (call.warpgroups + 1) * warpgroup_threads, launch.shared_bytes, stream>>>(
-      call);
-  return launched("attention: launch");
 }
 
 /// Enqueues the kernel with one or two consumer warpgroups.
@@ -435,7 +410,7 @@ status launch_attention(const attention_launch& launch,
     return allowed;
   }
   const std::uint32_t threads =
-      call.warpgroups * warpgroup_threads + (two ? producer_threads<2> : producer_threads<1>);
+      two ? attention_threads<Dims, 2>::all : attention_threads<Dims, 1>::all;
   kernel<<<launch.blocks, threads, launch.shared_bytes, stream>>>(call);
   return launched("attention: launch");
 }

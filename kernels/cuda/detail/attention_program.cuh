@@ -9,7 +9,8 @@
 ///     producer        one warp; for each tile: wait for a free stage, announce its bytes, start
 ///                     the copies. It runs ahead, across items, as far as there are stages.
 ///     consumer        a warpgroup per 64 rows; for each tile: scores = Q K^T, weights = softmax
-///                     so far, out = out x shrink + weights x V
+///                     so far, out = out x shrink + weights x V. While the softmax of a tile is
+///                     computed, the product of the tile before runs: a consumer holds two stages
 ///     converters      e4m3 alone, between the two: a tile as it was copied becomes one of bf16
 ///                     (attention_convert.cuh)
 #pragma once
@@ -17,15 +18,17 @@
 #include "attention_rows.cuh"
 #include "stage_ring.cuh"
 
+#include <oriel/core/mutation.hpp>
+
 namespace oriel::detail {
 
 /// Copies a lane's piece of a tile into the stage. `piece` by piece_of(..., lane).
 template <class Dims, class Machine>
-ORIEL_HOST_DEVICE void copy_piece(const attention_call& call,
-                                  const attention_work& work,
-                                  std::uint32_t tile,
-                                  const tile_piece& piece,
-                                  Machine& machine) {
+ORIEL_HOST_DEVICE_INLINE void copy_piece(const attention_call& call,
+                                         const attention_work& work,
+                                         std::uint32_t tile,
+                                         const tile_piece& piece,
+                                         Machine& machine) {
   if (piece.keys == 0) {
     return;
   }
@@ -40,33 +43,37 @@ ORIEL_HOST_DEVICE void copy_piece(const attention_call& call,
       in_tile * v_bytes, call.args.kv.v + page + in_head * v_bytes, piece.keys * v_bytes);
 }
 
-/// scores = Q K^T over the head dim, ascending. `queries`, `k`: addresses in the shared window.
+/// Starts scores = Q K^T over the head dim, ascending. `queries`, `k`: addresses in the shared
+/// window.
 template <class Dims, class Machine>
-ORIEL_HOST_DEVICE void multiply_scores(std::uint32_t queries, std::uint32_t k, Machine& machine) {
+ORIEL_HOST_DEVICE_INLINE void multiply_scores(std::uint32_t queries,
+                                              std::uint32_t k,
+                                              Machine& machine) {
   constexpr std::uint32_t row_stride = Dims::qk / core_side * core_bytes;
   constexpr std::uint32_t step_bytes = mma_depth / core_side * core_bytes;
-  machine.begin_multiply();
+  machine.begin_scores();
   ORIEL_UNROLL
   for (std::uint32_t step = 0; step < Dims::qk / mma_depth; ++step) {
     machine.add_scores(operand_descriptor(queries + step * step_bytes, core_bytes, row_stride),
                        operand_descriptor(k + step * step_bytes, core_bytes, row_stride),
                        step != 0);
   }
-  machine.end_multiply();
+  machine.commit_multiply();
 }
 
-/// out += weights x V over the keys of the tile, ascending. `v`: address in the shared window.
+/// Starts out += weights x V over the keys of the tile, ascending. `v`: address in the shared
+/// window.
 template <class Dims, class Machine>
-ORIEL_HOST_DEVICE void multiply_values(std::uint32_t v, Machine& machine) {
+ORIEL_HOST_DEVICE_INLINE void multiply_values(std::uint32_t v, Machine& machine) {
   constexpr std::uint32_t k_stride = Dims::vo / core_side * core_bytes;  // K of wgmma: keys
-  machine.begin_multiply();
+  machine.begin_values();
   ORIEL_UNROLL
   for (std::uint32_t step = 0; step < tile_keys / mma_depth; ++step) {
     machine.add_values(
         step,
         operand_descriptor(v + step * (mma_depth / core_side) * k_stride, k_stride, core_bytes));
   }
-  machine.end_multiply();
+  machine.commit_multiply();
 }
 
 /// Whether each row of a warpgroup sees each key of the tile; rows that do not exist do not count.
@@ -82,62 +89,122 @@ ORIEL_HOST_DEVICE void multiply_values(std::uint32_t v, Machine& machine) {
          begin >= first_key(call.shape.window_tokens, *work.sequence, work.position + last);
 }
 
+/// What no row of the block sees of a tile's V becomes zero, before its product is started. With
+/// e4m3 it did when the tile became bf16.
+template <class Dims, class Machine>
+ORIEL_HOST_DEVICE_INLINE void clear_unseen(const attention_call& call,
+                                           const attention_work& work,
+                                           std::uint32_t warpgroup,
+                                           std::uint32_t tile,
+                                           Machine& machine) {
+  if (Dims::is_scaled ||
+      (tile * tile_keys >= work.key_begin && (tile + 1) * tile_keys <= work.key_end)) {
+    return;
+  }
+  machine.wait_v();
+  machine.each([&](std::uint32_t thread, attention_thread<Dims>&) {
+    clear_values<Dims>(work,
+                       tile,
+                       warpgroup * warpgroup_threads + thread,
+                       call.warpgroups * warpgroup_threads,
+                       machine.values());
+  });
+  machine.publish_to_all();
+}
+
+/// One tile, up to its weights. Its softmax is computed while the product of the tile before runs;
+/// the first of a split has none before it.
+template <class Dims, bool IsFirst, class Machine>
+ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
+                                          const attention_work& work,
+                                          std::uint32_t warpgroup,
+                                          std::uint32_t tile,
+                                          Machine& machine) {
+  using thread_state = attention_thread<Dims>;
+  multiply_scores<Dims>(machine.queries_address(), machine.wait_k(), machine);
+  if constexpr (!IsFirst) {
+    multiply_values<Dims>(machine.wait_v(), machine);
+  }
+  machine.template wait_multiply<IsFirst ? 0 : 1>();
+  const bool unmasked = all_seen(call, work, warpgroup, tile);
+  machine.each([&](std::uint32_t thread, thread_state& t) {
+    if constexpr (Dims::is_scaled) {
+      scale_scores(thread, machine.scales(), t);
+    }
+    if (!unmasked) {
+      mask_scores(thread, tile, t);
+    }
+    find_largest(t);
+  });
+  machine.quad_max(&thread_state::tile_max);
+  machine.each([&](std::uint32_t, thread_state& t) { weigh(call.args.scale * log2_e, t); });
+  const auto shrink = [](std::uint32_t, thread_state& t) { shrink_out(t); };
+  const auto pack = [&](std::uint32_t thread, thread_state& t) {
+    pack_weights(thread, Dims::is_scaled ? machine.scales() + tile_keys : nullptr, t);
+  };
+  if constexpr (!IsFirst) {
+    if (ORIEL_MUTANT(attention_out_shrinks_under_a_product)) {
+      machine.each(shrink);
+    }
+    if (ORIEL_MUTANT(attention_weights_are_packed_under_a_product)) {
+      machine.each(pack);
+    }
+    if (ORIEL_MUTANT(attention_stage_goes_back_under_its_product)) {
+      machine.release();
+    }
+    machine.template wait_multiply<0>();
+    if (!ORIEL_MUTANT(attention_stage_goes_back_under_its_product)) {
+      machine.release();
+    }
+  }
+  if (IsFirst || !ORIEL_MUTANT(attention_out_shrinks_under_a_product)) {
+    machine.each(shrink);
+  }
+  machine.each(pack);
+  clear_unseen<Dims>(call, work, warpgroup, tile, machine);
+}
+
+/// Tiles [tile, end) of a split.
+template <class Dims, class Machine>
+ORIEL_HOST_DEVICE_INLINE void attend_split(const attention_call& call,
+                                           const attention_work& work,
+                                           std::uint32_t warpgroup,
+                                           std::uint32_t tile,
+                                           std::uint32_t end,
+                                           Machine& machine) {
+  using thread_state = attention_thread<Dims>;
+  machine.each([&](std::uint32_t, thread_state& t) { begin_split(t); });
+  attend_tile<Dims, true>(call, work, warpgroup, tile, machine);
+  while (++tile < end) {
+    attend_tile<Dims, false>(call, work, warpgroup, tile, machine);
+  }
+  multiply_values<Dims>(machine.wait_v(), machine);
+  machine.template wait_multiply<0>();
+  machine.release();
+  machine.quad_sum(&thread_state::split_sum);
+  machine.each([&](std::uint32_t, thread_state& t) { fold_rows(t); });
+}
+
 /// One consumer warpgroup, one item.
 template <class Dims, class Machine>
-ORIEL_HOST_DEVICE void attend_item(const attention_call& call,
-                                   const attention_work& work,
-                                   std::uint32_t warpgroup,
-                                   Machine& machine) {
+ORIEL_HOST_DEVICE_INLINE void attend_item(const attention_call& call,
+                                          const attention_work& work,
+                                          std::uint32_t warpgroup,
+                                          Machine& machine) {
   using thread_state = attention_thread<Dims>;
-  const float c = call.args.scale * log2_e;
   machine.meet();  // Nobody reads the last item's queries any more.
   machine.each([&](std::uint32_t thread, thread_state& t) {
     store_queries<Dims>(call, work, warpgroup, thread, machine.queries());
     begin_rows(call, work, warpgroup, thread, t);
   });
   machine.publish();
+  constexpr std::uint32_t tiles_per_split = split_keys / tile_keys;
   const std::uint32_t last_tile = work.last_tile();
-  for (std::uint32_t tile = work.first_tile(); tile < last_tile; ++tile) {
-    constexpr std::uint32_t tiles_per_split = split_keys / tile_keys;
-    if (tile == work.first_tile() || tile % tiles_per_split == 0) {
-      machine.each([&](std::uint32_t, thread_state& t) { begin_split(t); });
-    }
-    multiply_scores<Dims>(machine.queries_address(), machine.wait_k(), machine);
-    if constexpr (Dims::is_scaled) {
-      machine.each([&](std::uint32_t thread, thread_state& t) {
-        scale_scores(thread, machine.scales(), t);
-      });
-    }
-    const bool unmasked = all_seen(call, work, warpgroup, tile);
-    machine.each([&](std::uint32_t thread, thread_state& t) {
-      if (!unmasked) {
-        mask_scores(thread, tile, t);
-      }
-      find_largest(t);
-    });
-    machine.quad_max(&thread_state::tile_max);
-    machine.each([&](std::uint32_t thread, thread_state& t) {
-      weigh(c, thread, Dims::is_scaled ? machine.scales() + tile_keys : nullptr, t);
-    });
-    const std::uint32_t v = machine.wait_v();
-    if (Dims::is_scaled) {
-      // What no row sees became zero when the tile became bf16.
-    } else if (tile * tile_keys < work.key_begin || (tile + 1) * tile_keys > work.key_end) {
-      machine.each([&](std::uint32_t thread, thread_state&) {
-        clear_values<Dims>(work,
-                           tile,
-                           warpgroup * warpgroup_threads + thread,
-                           call.warpgroups * warpgroup_threads,
-                           machine.values());
-      });
-      machine.publish_to_all();
-    }
-    multiply_values<Dims>(v, machine);
-    machine.release();
-    if (tile + 1 == last_tile || (tile + 1) % tiles_per_split == 0) {
-      machine.quad_sum(&thread_state::split_sum);
-      machine.each([&](std::uint32_t, thread_state& t) { fold_rows(t); });
-    }
+  for (std::uint32_t tile = work.first_tile(); tile < last_tile;) {
+    const std::uint32_t border = (tile / tiles_per_split + 1) * tiles_per_split;
+    const std::uint32_t end = border < last_tile ? border : last_tile;
+    attend_split<Dims>(call, work, warpgroup, tile, end, machine);
+    tile = end;
   }
   machine.each(
       [&](std::uint32_t thread, thread_state& t) { end_rows(call, work, warpgroup, thread, t); });

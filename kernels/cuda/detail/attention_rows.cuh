@@ -39,13 +39,14 @@ struct attention_dims {
 /// The registers of one thread.
 template <class Dims>
 struct attention_thread {
-  float score[tile_keys / 2];           ///< of its two rows in the tile
-  std::uint32_t weight[tile_keys / 4];  ///< the same as weights, two bf16 each
+  float score[tile_keys / 2];           ///< of its two rows in the tile, then their weights
+  std::uint32_t weight[tile_keys / 4];  ///< the same as the products want them, two bf16 each
   float out[Dims::vo / 2];              ///< of the split: sum of weights x values
   float kept[Dims::vo / 2];             ///< of the splits before it
   float tile_max[2];                    ///< largest score of a row in the tile
   float split_max[2];                   ///< of the split, times scale x log2(e)
   float split_sum[2];                   ///< of the split's weights; this thread's columns
+  float shrink[2];                      ///< what `out` is multiplied with before the tile is added
   float kept_max[2];                    ///< of the sink and the splits before
   float kept_sum[2];
   std::uint32_t first[2];  ///< first key that a row sees
@@ -120,11 +121,11 @@ struct tile_row {
 /// Sixteen bytes of queries at a time is one row of a core matrix; a thread rounds two dims of it.
 /// Eight rows by four pairs are a warp's: it reads sectors of 32 bytes and fills one core matrix.
 template <class Dims>
-ORIEL_HOST_DEVICE void store_queries(const attention_call& call,
-                                     const attention_work& work,
-                                     std::uint32_t warpgroup,
-                                     std::uint32_t thread,
-                                     std::byte* queries) {
+ORIEL_HOST_DEVICE_INLINE void store_queries(const attention_call& call,
+                                            const attention_work& work,
+                                            std::uint32_t warpgroup,
+                                            std::uint32_t thread,
+                                            std::byte* queries) {
   constexpr std::uint32_t warps = warpgroup_threads / warp_threads;
   const std::uint32_t lane = thread % warp_threads, dim = lane % 4 * 2;
   for (std::uint32_t rows = 0; rows < mma_rows; rows += core_side) {
@@ -143,11 +144,11 @@ ORIEL_HOST_DEVICE void store_queries(const attention_call& call,
 
 /// Before the first tile of an item: what its rows see, and the sink, which enters here alone.
 template <class Dims>
-ORIEL_HOST_DEVICE void begin_rows(const attention_call& call,
-                                  const attention_work& work,
-                                  std::uint32_t warpgroup,
-                                  std::uint32_t thread,
-                                  attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE_INLINE void begin_rows(const attention_call& call,
+                                         const attention_work& work,
+                                         std::uint32_t warpgroup,
+                                         std::uint32_t thread,
+                                         attention_thread<Dims>& t) {
   ORIEL_UNROLL
   for (std::uint32_t half = 0; half < 2; ++half) {
     const tile_row at = row_at(call, work, warpgroup, fragment_row(thread, half));
@@ -166,7 +167,7 @@ ORIEL_HOST_DEVICE void begin_rows(const attention_call& call,
 }
 
 template <class Dims>
-ORIEL_HOST_DEVICE void begin_split(attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE_INLINE void begin_split(attention_thread<Dims>& t) {
   t.split_max[0] = t.split_max[1] = -INFINITY;
   t.split_sum[0] = t.split_sum[1] = 0.0f;
   ORIEL_UNROLL
@@ -177,9 +178,9 @@ ORIEL_HOST_DEVICE void begin_split(attention_thread<Dims>& t) {
 
 /// Replaces the scores of keys that a row does not see. Not needed where all rows see all keys.
 template <class Dims>
-ORIEL_HOST_DEVICE void mask_scores(std::uint32_t thread,
-                                   std::uint32_t tile,
-                                   attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE_INLINE void mask_scores(std::uint32_t thread,
+                                          std::uint32_t tile,
+                                          attention_thread<Dims>& t) {
   ORIEL_UNROLL
   for (std::uint32_t r = 0; r < tile_keys / 2; ++r) {
     const std::uint32_t key = tile * tile_keys + fragment_column(thread, r);
@@ -210,9 +211,9 @@ struct two_scales {
 
 /// e4m3: scores of the keys' numbers become scores of the keys. `scales`: of the tile.
 template <class Dims>
-ORIEL_HOST_DEVICE void scale_scores(std::uint32_t thread,
-                                    const float* scales,
-                                    attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE_INLINE void scale_scores(std::uint32_t thread,
+                                           const float* scales,
+                                           attention_thread<Dims>& t) {
   ORIEL_UNROLL
   for (std::uint32_t r = 0; r < tile_keys / 2; r += 4) {  // Both rows have the same two columns.
     const two_scales s = load_scales(scales + fragment_column(thread, r));
@@ -225,7 +226,7 @@ ORIEL_HOST_DEVICE void scale_scores(std::uint32_t thread,
 
 /// Before the exchange: the largest of this thread's scores of each row.
 template <class Dims>
-ORIEL_HOST_DEVICE void find_largest(attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE_INLINE void find_largest(attention_thread<Dims>& t) {
   t.tile_max[0] = t.tile_max[1] = -INFINITY;
   ORIEL_UNROLL
   for (std::uint32_t r = 0; r < tile_keys / 2; ++r) {
@@ -235,49 +236,62 @@ ORIEL_HOST_DEVICE void find_largest(attention_thread<Dims>& t) {
 }
 
 /// After it: scores become weights relative to the largest so far, and what was summed before is
-/// scaled to it. `c`: scale x log2(e). A row that sees nothing of the tile is left as it is. With
-/// e4m3 the weights that meet V are multiplied with its `scales`, those that are summed are not.
+/// scaled to it, but for `out`: the product of the tile before may be under way. `c`: scale x
+/// log2(e). A row that sees nothing of the tile is left as it is.
 template <class Dims>
-ORIEL_HOST_DEVICE void weigh(float c,
-                             std::uint32_t thread,
-                             const float* scales,
-                             attention_thread<Dims>& t) {
-  float shrink[2], base[2];
+ORIEL_HOST_DEVICE_INLINE void weigh(float c, attention_thread<Dims>& t) {
+  float base[2];
   ORIEL_UNROLL
   for (std::uint32_t half = 0; half < 2; ++half) {
     const float largest = fmaxf(t.split_max[half], t.tile_max[half] * c);
     base[half] = largest == -INFINITY ? 0.0f : largest;  // exp2(-inf) is 0, of -inf + inf is NaN.
-    shrink[half] = attention_exp2(t.split_max[half] - base[half]);
+    t.shrink[half] = attention_exp2(t.split_max[half] - base[half]);
     t.split_max[half] = largest;
-    t.split_sum[half] *= shrink[half];
+    t.split_sum[half] *= t.shrink[half];
   }
   ORIEL_UNROLL
   for (std::uint32_t r = 0; r < tile_keys / 2; r += 2) {
     const std::uint32_t half = fragment_half(r);
-    const float low = attention_exp2(fmaf(t.score[r], c, -base[half]));
-    const float high = attention_exp2(fmaf(t.score[r + 1], c, -base[half]));
-    t.split_sum[half] += low + high;
+    t.score[r] = attention_exp2(fmaf(t.score[r], c, -base[half]));
+    t.score[r + 1] = attention_exp2(fmaf(t.score[r + 1], c, -base[half]));
+    t.split_sum[half] += t.score[r] + t.score[r + 1];
+  }
+}
+
+/// The operand of the next product. With e4m3 the weights that meet V are multiplied with its
+/// `scales`, those that were summed are not. @pre nothing that reads `weight` is under way
+template <class Dims>
+ORIEL_HOST_DEVICE_INLINE void pack_weights(std::uint32_t thread,
+                                           const float* scales,
+                                           attention_thread<Dims>& t) {
+  ORIEL_UNROLL
+  for (std::uint32_t r = 0; r < tile_keys / 2; r += 2) {
     if constexpr (Dims::is_scaled) {
       const two_scales s = load_scales(scales + fragment_column(thread, r));
-      t.weight[r / 2] = two_bf16(low * s.low, high * s.high);
+      t.weight[r / 2] = two_bf16(t.score[r] * s.low, t.score[r + 1] * s.high);
     } else {
-      t.weight[r / 2] = two_bf16(low, high);
+      t.weight[r / 2] = two_bf16(t.score[r], t.score[r + 1]);
     }
   }
+}
+
+/// Before it. @pre nothing that adds to `out` is under way
+template <class Dims>
+ORIEL_HOST_DEVICE_INLINE void shrink_out(attention_thread<Dims>& t) {
   ORIEL_UNROLL
   for (std::uint32_t r = 0; r < Dims::vo / 2; ++r) {
-    t.out[r] *= shrink[fragment_half(r)];
+    t.out[r] *= t.shrink[fragment_half(r)];
   }
 }
 
 /// V of keys that no row of the block sees may be anything: it becomes 0 before it meets a weight
 /// of 0. Thread `index` of `threads` clears its share of the tile at `v`.
 template <class Dims>
-ORIEL_HOST_DEVICE void clear_values(const attention_work& work,
-                                    std::uint32_t tile,
-                                    std::uint32_t index,
-                                    std::uint32_t threads,
-                                    std::byte* v) {
+ORIEL_HOST_DEVICE_INLINE void clear_values(const attention_work& work,
+                                           std::uint32_t tile,
+                                           std::uint32_t index,
+                                           std::uint32_t threads,
+                                           std::byte* v) {
   constexpr std::uint32_t lines = tile_keys / core_side * Dims::vo;  // 8 keys of one dim each
   for (std::uint32_t line = index; line < lines; line += threads) {
     const std::uint32_t key = tile * tile_keys + line / Dims::vo * core_side;
@@ -318,7 +332,7 @@ struct fold_factors {
 /// The end of a split of which the thread's rows keep the state themselves. Splits come in
 /// ascending order; one that a row does not see changes nothing.
 template <class Dims>
-ORIEL_HOST_DEVICE void fold_rows(attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE_INLINE void fold_rows(attention_thread<Dims>& t) {
   ORIEL_UNROLL
   for (std::uint32_t half = 0; half < 2; ++half) {
     if (t.split_max[half] == -INFINITY) {
@@ -344,12 +358,12 @@ ORIEL_HOST_DEVICE void fold_rows(attention_thread<Dims>& t) {
 
 /// Stores the outputs of one of the thread's rows, whose splits are all folded.
 template <class Dims>
-ORIEL_HOST_DEVICE void store_row(const attention_call& call,
-                                 const attention_work& work,
-                                 const tile_row& at,
-                                 std::uint32_t thread,
-                                 std::uint32_t half,
-                                 const attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE_INLINE void store_row(const attention_call& call,
+                                        const attention_work& work,
+                                        const tile_row& at,
+                                        std::uint32_t thread,
+                                        std::uint32_t half,
+                                        const attention_thread<Dims>& t) {
   const std::size_t out = head_index(call, work, at) * Dims::vo;
   ORIEL_UNROLL
   for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
@@ -370,13 +384,13 @@ ORIEL_HOST_DEVICE void store_row(const attention_call& call,
 
 /// Stores a split's share of one of the thread's rows.
 template <class Dims>
-ORIEL_HOST_DEVICE void store_partial(const attention_call& call,
-                                     const attention_work& work,
-                                     const tile_row& at,
-                                     std::uint32_t split,
-                                     std::uint32_t thread,
-                                     std::uint32_t half,
-                                     const attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE_INLINE void store_partial(const attention_call& call,
+                                            const attention_work& work,
+                                            const tile_row& at,
+                                            std::uint32_t split,
+                                            std::uint32_t thread,
+                                            std::uint32_t half,
+                                            const attention_thread<Dims>& t) {
   const std::size_t head = work.kv_head * call.group + at.head;
   const std::size_t index =
       (slot_of(call, work, at) * call.shape.q_heads + head) * call.splits_max + split;
@@ -396,11 +410,11 @@ ORIEL_HOST_DEVICE void store_partial(const attention_call& call,
 /// The end of an item. A row all of whose splits were in the item is finished; of another the share
 /// is stored, and with its first split how many there will be.
 template <class Dims>
-ORIEL_HOST_DEVICE void end_rows(const attention_call& call,
-                                const attention_work& work,
-                                std::uint32_t warpgroup,
-                                std::uint32_t thread,
-                                attention_thread<Dims>& t) {
+ORIEL_HOST_DEVICE_INLINE void end_rows(const attention_call& call,
+                                       const attention_work& work,
+                                       std::uint32_t warpgroup,
+                                       std::uint32_t thread,
+                                       attention_thread<Dims>& t) {
   const std::uint32_t split = work.key_begin / split_keys;
   ORIEL_UNROLL
   for (std::uint32_t half = 0; half < 2; ++half) {

@@ -8,18 +8,24 @@
 
 namespace oriel::detail {
 
-/// Tiles of K and V under way in a block: 160 KiB of them, at most 8. 33 KB a multiprocessor are
-/// enough to keep the memory of an H200 busy; the rest covers table look-ups and short sequences.
+/// Tiles of K and V in a block: 160 KiB of them, at most 8. A consumer holds two, the one whose
+/// scores it weighs and the one before, whose product runs meanwhile. 33 KB a multiprocessor under
+/// way are enough to keep the memory of an H200 busy; the rest covers table look-ups and short
+/// sequences.
 [[nodiscard]] constexpr std::uint32_t attention_stages(std::uint32_t stage_bytes) noexcept {
   const std::uint32_t stages = 160 * 1024 / stage_bytes;
   return stages < 8 ? stages : 8;
 }
 
-/// e4m3: tiles as they are copied, 84 KiB of them, at most 8, and tiles of bf16 that are made of
-/// them, one that is read and one that is written.
-inline constexpr std::uint32_t converted_stages = 2;
-[[nodiscard]] constexpr std::uint32_t attention_raw_stages(std::uint32_t raw_bytes) noexcept {
-  const std::uint32_t stages = 84 * 1024 / raw_bytes;
+/// e4m3: tiles of bf16, two that a consumer holds and one that is written, and tiles as they are
+/// copied: what the others and `query_bytes` leave of 216 KiB, at most 8. 11 KiB more are for
+/// tables and barriers.
+inline constexpr std::uint32_t converted_stages = 3;
+[[nodiscard]] constexpr std::uint32_t attention_raw_stages(std::uint32_t raw_bytes,
+                                                           std::uint32_t query_bytes,
+                                                           std::uint32_t stage_bytes) noexcept {
+  const std::uint32_t left = 216 * 1024 - query_bytes - converted_stages * stage_bytes;
+  const std::uint32_t stages = left / raw_bytes;
   return stages < 8 ? stages : 8;
 }
 
@@ -29,17 +35,16 @@ inline constexpr std::uint32_t converted_stages = 2;
                                                              std::uint32_t sequences_max) noexcept {
   constexpr std::uint32_t rows = 64, bf16_bytes = 2, barrier_bytes = 8, barriers_per_stage = 3;
   const std::uint32_t dims = shape.head_dim_qk + shape.head_dim_vo;
+  const std::uint32_t queries = warpgroups * rows * shape.head_dim_qk * bf16_bytes;
   const std::uint32_t stage = tile_keys * dims * bf16_bytes;
   const std::uint32_t tables = 2 * (sequences_max + 1) * std::uint32_t{sizeof(std::uint32_t)};
   if (shape.kv == dtype::e4m3) {
     constexpr std::uint32_t scales = 2 * tile_keys * std::uint32_t{sizeof(float)};
     const std::uint32_t raw = tile_keys * (dims + 2 * std::uint32_t{sizeof(float)});
-    return warpgroups * rows * shape.head_dim_qk * bf16_bytes +
-           converted_stages * (stage + scales + barriers_per_stage * barrier_bytes) +
-           attention_raw_stages(raw) * (raw + 2 * barrier_bytes) + tables;
+    return queries + converted_stages * (stage + scales + barriers_per_stage * barrier_bytes) +
+           attention_raw_stages(raw, queries, stage + scales) * (raw + 2 * barrier_bytes) + tables;
   }
-  return warpgroups * rows * shape.head_dim_qk * bf16_bytes +
-         attention_stages(stage) * (stage + barriers_per_stage * barrier_bytes) + tables;
+  return queries + attention_stages(stage) * (stage + barriers_per_stage * barrier_bytes) + tables;
 }
 
 inline constexpr std::uint32_t generic_warps_per_block = 4;

@@ -117,7 +117,7 @@ class gemm_consumer {
   __device__ __forceinline__ void commit_multiply() { ptx::wgmma_commit(); }
   template <std::uint32_t Pending>
   __device__ __forceinline__ void wait_multiply() {
-    ptx::wgmma_wait_for<Pending>();
+    ptx::wgmma_wait<Pending>();
     pin_accumulators();
   }
   template <std::uint32_t Columns, std::uint32_t Size>

@@ -15,6 +15,11 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
 
+/// The way back.
+__device__ __forceinline__ std::byte* shared_pointer(std::uint32_t address) {
+  return static_cast<std::byte*>(__cvta_shared_to_generic(address));
+}
+
 // ---- mbarrier: an object of 8 bytes in shared memory, aligned to 8 ----------------------------
 
 /// One thread, once, before anybody uses the barrier. `arrivals`: per phase, 1 to 2^20 - 1.
@@ -147,7 +152,8 @@ __device__ __forceinline__ void lower_registers() {
 
 // ---- wgmma: 64 x N x 16, bf16 in, f32 out, by four warps --------------------------------------
 // All 128 threads of a warpgroup execute the same sequence, converged: fence, mmas, commit, wait.
-// Between the first mma and the wait nobody touches the registers of accumulators and A.
+// Between the first mma of a group and the wait for it nobody touches the registers of its
+// accumulators and its A.
 
 /// Before the first mma, and whenever plain code wrote accumulators or A's registers since.
 __device__ __forceinline__ void wgmma_fence() {
@@ -156,15 +162,20 @@ __device__ __forceinline__ void wgmma_fence() {
 __device__ __forceinline__ void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-/// Waits for all committed groups: their accumulators may be read, their operands overwritten.
+/// Waits until at most the `Pending` groups committed last are under way. Of the others the
+/// accumulators may be read, and the operands overwritten.
+template <std::uint32_t Pending>
 __device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
 /// For the compiler, which does not know that a wait changes registers: `x` is read and written
 /// here, so no use of it moves across.
 __device__ __forceinline__ void pin(float& x) {
   asm volatile("" : "+f"(x)::"memory");
+}
+__device__ __forceinline__ void pin(std::uint32_t& x) {
+  asm volatile("" : "+r"(x)::"memory");
 }
 
 #define ORIEL_F8(d, i)                                                                        \

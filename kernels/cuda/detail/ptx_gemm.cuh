@@ -62,12 +62,6 @@ __device__ __forceinline__ std::uint32_t transpose_8x8(std::uint32_t x) {
 
 // ---- wgmma: 64 x N x 32 bytes of k, f32 out, by four warps -------------------------------------
 
-/// Waits until at most `Pending` committed groups are under way.
-template <std::uint32_t Pending>
-__device__ __forceinline__ void wgmma_wait_for() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
-}
-
 #define ORIEL_F8(d, i)                                                                        \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])

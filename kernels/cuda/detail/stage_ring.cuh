@@ -23,6 +23,9 @@ struct stage_ring {
       parity ^= 1;
     }
   }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t stage_before() const {
+    return (stage == 0 ? Stages : stage) - 1;
+  }
 };
 
 }  // namespace oriel::detail

@@ -7,6 +7,8 @@
 #include <oriel/core/random.hpp>
 #include <oriel/kernels/grouped_gemm.hpp>
 
+#include <support/aligned_bytes.hpp>
+
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -14,30 +16,11 @@
 
 namespace oriel::test {
 
-/// Bytes from a multiple of 16 on.
-class aligned_bytes {
- public:
-  explicit aligned_bytes(std::size_t bytes, std::byte fill = std::byte{0})
-      : memory_(bytes / 16 + 1), bytes_(bytes) {
-    std::memset(static_cast<void*>(memory_.data()), static_cast<int>(fill), memory_.size() * 16);
-  }
-  [[nodiscard]] std::byte* data() { return memory_.front().bytes; }
-  [[nodiscard]] const std::byte* data() const { return memory_.front().bytes; }
-  [[nodiscard]] std::size_t size() const { return bytes_; }
-
- private:
-  struct alignas(16) unit {
-    std::byte bytes[16];
-  };
-  std::vector<unit> memory_;
-  std::size_t bytes_;
-};
-
 /// Elements of `type`, each value(i); what is between rows of `columns` and `stride` is a NaN.
 template <class F>
 aligned_bytes stored_matrix(
     dtype type, std::size_t rows, std::size_t columns, std::size_t stride, F&& value) {
-  aligned_bytes bytes(rows * stride * size_bytes(type), std::byte{0xFF});
+  aligned_bytes bytes(rows * stride * size_bytes(type), poison);
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t column = 0; column < columns; ++column) {
       const float x = value();
@@ -121,7 +104,7 @@ struct grouped_gemm_case {
 
   /// Groups packed one behind the other, in uneven parts in any order.
   [[nodiscard]] aligned_bytes packed(const cuda::grouped_gemm_plan& plan) const {
-    aligned_bytes bytes(plan.packed_bytes * shape.groups, std::byte{0xFF});
+    aligned_bytes bytes(plan.packed_bytes * shape.groups, poison);
     const std::uint32_t all = shape.weight_rows(), cut = all / 3;
     const std::size_t row_bytes = shape.k * size_bytes(shape.weights);
     for (std::uint32_t g = 0; g < shape.groups; ++g) {

@@ -80,7 +80,7 @@ measure cub 25 "$build/bench/bench.peers.cub"
 nvrtc=$(python3 -c 'import glob, nvidia, os
 print(":".join({os.path.dirname(f) for p in nvidia.__path__ for f in glob.glob(p + "/*/lib/libnvrtc.so*")}))' \
   2> /dev/null || true)
-LD_LIBRARY_PATH=${nvrtc:+$nvrtc:}${LD_LIBRARY_PATH:-} \
+LD_LIBRARY_PATH=$nvrtc${LD_LIBRARY_PATH:+${nvrtc:+:}$LD_LIBRARY_PATH} \
   measure cudnn 60 "$build/bench/bench.peers.cudnn_attention"
 printf 'cuBLASLt\t%s\n' "$(sed -n 's/^cuBLASLt: //p' "$steps/gemm.log" 2> /dev/null | grep . || echo unknown)" \
   >> "$steps/facts"

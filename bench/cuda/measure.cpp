@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <limits>
 #include <set>
-#include <span>
 #include <string_view>
 
 #ifdef ORIEL_BENCH_CUBLASLT
@@ -158,7 +157,8 @@ dense_gemm::dense_gemm(std::uint32_t m, std::uint32_t n, std::uint32_t k, stopwa
   cublasLtMatmulPreferenceDestroy(preference);
   take(asked, "MatmulAlgoGetHeuristic");
   double best = std::numeric_limits<double>::infinity();
-  for (const cublasLtMatmulHeuristicResult_t& offer : std::span(offers).first(count)) {
+  for (int i = 0; i < count; ++i) {
+    const cublasLtMatmulHeuristicResult_t& offer = offers[i];
     // What is offered may be refused all the same.
     if (offer.state != CUBLAS_STATUS_SUCCESS ||
         s.enqueue(offer.algo, watch.stream()) != CUBLAS_STATUS_SUCCESS) {

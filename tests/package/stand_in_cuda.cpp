@@ -113,6 +113,7 @@ ORIEL_ONLY_FAILS_WHEN_LOST(cudaDeviceSynchronize)
 ORIEL_ONLY_FAILS_WHEN_LOST(cudaMemcpyAsync)
 ORIEL_DOES_NOTHING(cudaMemcpyBatchAsync)
 ORIEL_DOES_NOTHING(cudaEventCreate)
+ORIEL_DOES_NOTHING(cudaEventCreateWithFlags)
 ORIEL_DOES_NOTHING(cudaEventDestroy)
 ORIEL_ONLY_FAILS_WHEN_LOST(cudaEventRecord)
 ORIEL_ONLY_FAILS_WHEN_LOST(cudaEventSynchronize)
@@ -126,6 +127,7 @@ ORIEL_DOES_NOTHING(cudaStreamBeginCapture)
 ORIEL_DOES_NOTHING(cudaStreamCreateWithFlags)
 ORIEL_DOES_NOTHING(cudaStreamDestroy)
 ORIEL_DOES_NOTHING(cudaStreamEndCapture)
+ORIEL_DOES_NOTHING(cudaStreamWaitEvent)
 
 // What nvcc makes of <<<>>>.
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, std::size_t bytes, void* stream) {

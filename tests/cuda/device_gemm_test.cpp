@@ -133,7 +133,7 @@ TEST_CASE("cuda gemm: bf16 and f32, any number of rows, captured") {
 
 namespace {
 
-/// A small matrix, and those of models: square, a dense layer's gate and up, a router's size.
+/// A small matrix, and sizes of models: a square, a fused QKV, and as narrow as a router.
 struct matrix_size {
   std::uint32_t n, k, rows_max;
 };

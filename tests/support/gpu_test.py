@@ -97,9 +97,11 @@ class GpuTest(unittest.TestCase):
         code, summary, _ = self.run_script("--no-sanitize", cublaslt="NONE")
         self.assertEqual(code, 1)
         self.assertIn("failed       cuBLASLt (version: NONE)", summary)
-        code, summary, _ = self.run_script("--no-sanitize", "--without-cublaslt", cublaslt="NONE")
+        code, summary, calls = self.run_script("--engine", "--no-sanitize", "--without-cublaslt", cublaslt="NONE")
         self.assertEqual(code, 0)
         self.assertIn("skipped      cuBLASLt (version: NONE)", summary)
+        self.assertIn("skipped      test.cuda_engine (no cuBLASLt)", summary)
+        self.assertFalse([call for call in calls if "cuda_engine" in call])
 
     def test_a_sanitizer_that_does_not_know_the_device_is_one_line(self):
         code, summary, _ = self.run_script("--sanitize", unsupported="racecheck")

@@ -76,7 +76,14 @@ done
 step build_peers 60 bash -c "build_peers ${peers[*]}" || true
 measure torch 110 python3 bench/peers/torch_peers.py 100
 measure cub 25 "$build/bench/bench.peers.cub"
-measure cudnn 60 "$build/bench/bench.peers.cudnn_attention"
+# cuDNN's engines are compiled while they run, by a library that pip has in a folder of its own.
+nvrtc=$(python3 -c 'import glob, nvidia, os
+print(":".join({os.path.dirname(f) for p in nvidia.__path__ for f in glob.glob(p + "/*/lib/libnvrtc.so*")}))' \
+  2> /dev/null || true)
+LD_LIBRARY_PATH=$nvrtc${LD_LIBRARY_PATH:+${nvrtc:+:}$LD_LIBRARY_PATH} \
+  measure cudnn 60 "$build/bench/bench.peers.cudnn_attention"
+printf 'cuBLASLt\t%s\n' "$(sed -n 's/^cuBLASLt: //p' "$steps/gemm.log" 2> /dev/null | grep . || echo unknown)" \
+  >> "$steps/facts"
 printf 'clocks after\t%s\n' "$(clocks)" >> "$steps/facts"
 
 for name in configure build build_peers "${programs[@]}" torch cub cudnn; do

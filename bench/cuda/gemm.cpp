@@ -6,6 +6,7 @@
 // Why:  the rows of experts in the goals (bench/cuda/table.py). FLOPs are those of rows that exist.
 #include "measure.hpp"
 
+#include <oriel/kernels/device_gemm.hpp>
 #include <oriel/kernels/grouped_gemm.hpp>
 
 #include <numeric>
@@ -128,6 +129,10 @@ void weight_stream(const std::string& id, dtype type) {
 
 int main(int count, char** arguments) {
   using enum dtype;
+  // bench/gpu.sh reads it.
+  std::printf("cuBLASLt: %s\n",
+              cuda::gemm_library::is_built() ? std::to_string(cuda::gemm_library::version()).c_str()
+                                             : "NONE");
   return run_tasks(
       count,
       arguments,

@@ -82,6 +82,7 @@ class stopwatch {
 };
 
 /// `nodes` calls of enqueue(stream, i), recorded once: what launching costs the host is left out.
+/// On the device from the beginning on.
 class recorded {
  public:
   recorded(cudaStream_t stream,
@@ -155,8 +156,8 @@ struct task {
 void report(const figure& f);
 
 /// bench.cuda.x [seconds] [id...]: runs the tasks, all or those that have one of the ids. A task
-/// that throws, or is not begun within `seconds` (default: no limit), has its figures reported as
-/// missing.
+/// that throws, is not begun within `seconds` (default: no limit), or comes after one that lost the
+/// device, has its figures reported as missing.
 /// @returns for main; 77 where there is no device
 int run_tasks(int count, char** arguments, const std::vector<task>& tasks);
 

@@ -44,7 +44,7 @@ ROWS = [
     ("router_128", "moe", "router, 384 experts, 128 tokens", "<=", 1.00),
     ("router_32k", "moe", "router, 384 experts, 32 K tokens", "<=", 1.00),
     ("sort_pairs", "moe", "permute: sort of 131,072 pairs by expert", None, None),
-    ("gather", "moe", "permute: rows gathered by expert", ">=", 0.92),
+    ("gather", "moe", "permute: rows gathered by expert, a read and a write for each pair", ">=", 0.92),
     ("combine", "moe", "unpermute: rows combined", ">=", 0.92),
     ("append", "rows", "append to KV pages, f32 to bf16", ">=", 0.92),
     ("rms_norm", "rows", "RMSNorm with the residual, bf16, 32 K x 6,144", None, None),
@@ -79,7 +79,7 @@ BOUNDS = {
 }
 # Rows that write as much as they read cost the memory what a copy costs it.
 LIKE_A_COPY = 1.05
-COPIERS = {"rms_norm", "kv_device"}
+COPIERS = {"rms_norm", "kv_device", "gather"}
 # A device's most, whatever its power allows, where its name is known: 6,144 bits at 2 x 3,201 MHz; 132 multiprocessors
 # at 1,980 MHz with 4,096 FLOPs a cycle in bf16 and 8,192 in e4m3.
 PEAKS = {"H200": {"GB/s": 4917, "TFLOP/s": 1071, "TFLOP/s e4m3": 2141}}

@@ -35,6 +35,7 @@ constexpr std::size_t step_inputs = 0, step_outputs = 1, host_tables = 2;  // of
 
 void check(cudaError_t outcome, const char* what) {
   if (outcome != cudaSuccess) {
+    cudaGetLastError();  // Else the next launch takes it for its own.
     throw error(
         fmt::format("{}: {} ({})", what, cudaGetErrorString(outcome), static_cast<int>(outcome)));
   }

@@ -16,6 +16,7 @@ namespace {
 
 void expect(cudaError_t outcome, const char* what) {
   if (outcome != cudaSuccess) {
+    cudaGetLastError();  // Else the next launch takes it for its own.
     throw error(fmt::format(
         "{}: {} (CUDA error {})", what, cudaGetErrorString(outcome), static_cast<int>(outcome)));
   }

@@ -226,6 +226,7 @@ cuda_weights::cuda_weights(const model_geometry& model,
     copied = cudaDeviceSynchronize();  // The last bytes may still be on their way.
   }
   if (copied != cudaSuccess) {
+    cudaGetLastError();  // Else the next launch takes it for its own.
     throw error(
         fmt::format("the weights do not get to the device: {}", cudaGetErrorString(copied)));
   }

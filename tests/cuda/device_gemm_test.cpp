@@ -12,9 +12,10 @@
 #include <support/arrays.hpp>
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
-#include <span>
+#include <cstring>
+#include <initializer_list>
+#include <iterator>
 #include <vector>
 
 using namespace oriel;        // NOLINT: a test
@@ -130,46 +131,111 @@ TEST_CASE("cuda gemm: bf16 and f32, any number of rows, captured") {
   }
 }
 
+namespace {
+
+/// A small matrix, and sizes of models: a square, a fused QKV, and as narrow as a router.
+struct matrix_size {
+  std::uint32_t n, k, rows_max;
+};
+constexpr matrix_size matrix_sizes[] = {
+    {512, 2'048, 192}, {4'096, 4'096, 1'024}, {13'568, 4'096, 1'024}, {256, 4'096, 1'024}};
+
 /// Sums of such numbers depend on the order of their additions.
+template <class T>
+device_array<T> random_on_device(random_stream& random, std::size_t n) {
+  return to_device(stored<T>(random_floats(n, random, -1.0f, 1.0f)));
+}
+
+/// Do the rows of product(rows) have the bits that they have among rows_max?
+template <class F>
+void check_companions(const matrix_size& m,
+                      std::initializer_list<std::uint32_t> counts,
+                      const F& product) {
+  INFO("n " << m.n << " k " << m.k);
+  const std::vector<float> all = product(m.rows_max);
+  for (const std::uint32_t rows : counts) {
+    INFO(rows << " rows of " << m.rows_max);
+    if (rows <= m.rows_max) {
+      const std::vector<float> some = product(rows);
+      REQUIRE(std::memcmp(some.data(), all.data(), some.size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+}  // namespace
+
 TEST_CASE("cuda gemm: in the fixed order a row's bits do not depend on its companions") {
   if (!library_is_built()) {
     return;
   }
   const cuda::gemm_library library = make_library();
-  random_stream random(3, 4);
-  constexpr std::uint32_t n = 512, k = 2'048, rows_max = 192;
+  const matrix_size m = GENERATE(from_range(std::begin(matrix_sizes), std::end(matrix_sizes)));
+  random_stream random(3, m.n);
   const auto plan =
-      cuda::plan_gemm({n, k, dtype::bf16}, dtype::f32, rows_max, cuda::gemm_order::fixed);
+      cuda::plan_gemm({m.n, m.k, dtype::bf16}, dtype::f32, m.rows_max, cuda::gemm_order::fixed);
   REQUIRE(plan);
-  const auto w = to_device(stored<bf16>(random_floats(std::size_t{n} * k, random, -1.0f, 1.0f)));
-  const auto x =
-      to_device(stored<bf16>(random_floats(std::size_t{rows_max} * k, random, -1.0f, 1.0f)));
+  const auto w = random_on_device<bf16>(random, std::size_t{m.n} * m.k),
+             x = random_on_device<bf16>(random, std::size_t{m.rows_max} * m.k);
   const device_array<std::byte> workspace(plan->workspace_bytes);
-  const auto product = [&](std::uint32_t rows) {
-    const device_array<float> out(std::size_t{rows} * n);
+  check_companions(m, {1, 3, 16, 65, 200, m.rows_max}, [&](std::uint32_t rows) {
+    const device_array<float> out(std::size_t{rows} * m.n);
     REQUIRE(cuda::run_gemm(library,
                            *plan,
                            device_gemm_args<bf16, float>{.out = out.data(),
-                                                         .out_stride = n,
+                                                         .out_stride = m.n,
                                                          .x = x.data(),
-                                                         .x_stride = k,
+                                                         .x_stride = m.k,
                                                          .weights = w.data(),
-                                                         .weight_stride = k,
+                                                         .weight_stride = m.k,
                                                          .rows = rows},
                            {workspace.data(), workspace.size()},
                            nullptr));
     return out.to_host();
-  };
-  const std::vector<float> all = product(rows_max);
-  for (const std::uint32_t rows : {1u, 3u, 16u, 65u, rows_max}) {
-    const std::vector<float> some = product(rows);
-    INFO(rows << " rows");
-    REQUIRE(std::ranges::equal(some,
-                               std::span(all).first(some.size()),
-                               {},
-                               std::bit_cast<std::uint32_t, float>,
-                               std::bit_cast<std::uint32_t, float>));
+  });
+}
+
+TEST_CASE("cuda gemm: so it is for block-scaled e4m3, by fours of rows") {
+  if (!library_is_built()) {
+    return;
   }
+  const cuda::gemm_library library = make_library();
+  const matrix_size m = GENERATE(from_range(std::begin(matrix_sizes), std::end(matrix_sizes)));
+  random_stream random(4, m.n);
+  const auto plan = cuda::plan_block_scaled_gemm(
+      {m.n, m.k, dtype::e4m3}, dtype::f32, m.rows_max, cuda::gemm_order::fixed);
+  REQUIRE(plan);
+  const std::uint32_t groups = (m.k - 1) / 128 + 1, grid_rows = (m.n - 1) / 128 + 1;
+  const auto w = random_on_device<e4m3>(random, std::size_t{m.n} * m.k),
+             x = random_on_device<e4m3>(random, std::size_t{m.rows_max} * m.k);
+  const auto w_scales =
+      to_device(random_floats(grid_rows * plan->weight_scale_stride, random, 0.5f, 2.0f));
+  const auto scales = random_floats(std::size_t{groups} * m.rows_max, random, 0.5f, 2.0f);
+  const device_array<std::byte> workspace(plan->workspace_bytes);
+  check_companions(m, {4, 16, 68, 200, m.rows_max}, [&](std::uint32_t rows) {
+    std::vector<float> x_scales;  // [groups, rows]
+    for (std::uint32_t g = 0; g < groups; ++g) {
+      const auto first = scales.begin() + static_cast<std::ptrdiff_t>(g * m.rows_max);
+      x_scales.insert(x_scales.end(), first, first + rows);
+    }
+    const auto device_x_scales = to_device(x_scales);
+    const device_array<float> out(std::size_t{rows} * m.n);
+    REQUIRE(cuda::run_block_scaled_gemm(
+        library,
+        *plan,
+        block_scaled_gemm_args<float>{.out = out.data(),
+                                      .out_stride = m.n,
+                                      .x = x.data(),
+                                      .x_stride = m.k,
+                                      .x_scales = device_x_scales.data(),
+                                      .weights = w.data(),
+                                      .weight_stride = m.k,
+                                      .weight_scales = w_scales.data(),
+                                      .weight_scale_stride = plan->weight_scale_stride,
+                                      .rows = rows},
+        {workspace.data(), workspace.size()},
+        nullptr));
+    return out.to_host();
+  });
 }
 
 TEST_CASE("cuda gemm: block-scaled e4m3 with a plain grid") {

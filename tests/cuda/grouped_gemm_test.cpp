@@ -69,18 +69,8 @@ std::uint32_t multiprocessors() {
 
 TEST_CASE("cuda grouped_gemm: exact operands, any shape, one graph for any routing") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 16)));
-  random_stream random(seed, 91);
-  const grouped_gemm_shape shape{.groups = 1 + random.next_below(6),
-                                 .n = 1 + random.next_below(400),
-                                 .k = 1 + random.next_below(700),
-                                 .weights = random.next_below(2) ? dtype::bf16 : dtype::e4m3,
-                                 .swiglu = random.next_below(3) == 0};
-  grouped_gemm_case c(shape,
-                      random_groups(shape.groups, 700, random),
-                      random.next_below(2) != 0,
-                      true,
-                      random.next_below(2) != 0,
-                      random);
+  grouped_gemm_case c = device_grouped_gemm_case(seed);
+  const grouped_gemm_shape& shape = c.shape;
   INFO("seed " << seed << ", n " << shape.n << ", k " << shape.k << ", rows " << c.rows);
   const auto plan = *cuda::plan_grouped_gemm(shape, {c.rows, multiprocessors()});
   const device_case on_device(c, plan);
@@ -102,18 +92,25 @@ TEST_CASE("cuda grouped_gemm: exact operands, any shape, one graph for any routi
                                   c.offsets.data(),
                                   c.offsets.size() * sizeof(std::uint32_t),
                                   cudaMemcpyHostToDevice));
-    ORIEL_REQUIRE_CUDA(cudaMemset(out.data(), 0xFF, size * sizeof(float)));
-    ORIEL_REQUIRE_CUDA(cudaMemset(out_bf16.data(), 0xFF, size * sizeof(bf16)));
+    out.poison();
+    out_bf16.poison();
     graph.launch();
     std::vector<float> expected(size);
     reference::grouped_gemm(shape, c.args(expected.data(), shape.n));
+    const std::vector<float> expected_rounded =
+        shape.swiglu ? rounded_swiglu(c) : std::vector<float>();
     const auto found = out.to_host();
     const auto rounded = out_bf16.to_host();
     for (std::size_t i = 0; i < std::size_t{rows} * shape.n; ++i) {
-      const float e = expected[i], slack = shape.swiglu ? 1.0f : 0.0f;
-      REQUIRE(std::abs(found[i] - e) <= slack * (1e-6f * std::abs(e) + 1e-30f));
-      const float step = slack * (0x1p-6f * std::abs(e) + 1e-30f);  // Gate and up are rounded, too.
-      REQUIRE(std::abs(to_float(rounded[i]) - to_float(to_bf16(e))) <= step);
+      const float e = expected[i];
+      if (shape.swiglu) {
+        const float r = expected_rounded[i];
+        REQUIRE(std::abs(found[i] - e) <= 1e-6f * std::abs(e) + 1e-30f);
+        REQUIRE(std::abs(to_float(rounded[i]) - r) <= rounded_swiglu_slack(r));
+      } else {
+        REQUIRE(found[i] == e);
+        REQUIRE(rounded[i] == to_bf16(e));
+      }
     }
     for (std::size_t i = std::size_t{rows} * shape.n; i < size; ++i) {
       REQUIRE(static_cast<std::uint16_t>(rounded[i]) == 0xFFFF);  // Rows of nobody.
@@ -148,7 +145,7 @@ TEST_CASE("cuda grouped_gemm: a row's bits do not depend on companions and tiles
     auto args = on_device.args(c, out.data());
     args.offsets = nullptr;
     args.rows = rows;
-    ORIEL_REQUIRE_CUDA(cudaMemset(out.data(), 0xFF, out.size() * sizeof(float)));
+    out.poison();
     REQUIRE(cuda::run_grouped_gemm(fewer, args, nullptr));
     const auto found = out.to_host();
     REQUIRE(std::equal(found.begin(), found.begin() + rows * shape.n, many.begin()));

@@ -21,6 +21,7 @@ void copy_and_compare(copy_case& c, const cuda::kv_copy_plan& plan) {
   const device_array<std::byte> source{std::span<const std::byte>(c.source)}, target(c.to.bytes);
   const pinned_array<kv_page_pair> pages(c.pages);
   const own_stream stream;
+  target.poison();  // What nobody copies to is compared, too.
   const auto copy = [&](std::byte* from, std::byte* to) {
     const auto layers = c.layers_in(from, to);
     REQUIRE(cuda::run_kv_copy(plan, {layers, pages.span()}, stream.stream));
@@ -31,6 +32,7 @@ void copy_and_compare(copy_case& c, const cuda::kv_copy_plan& plan) {
   copy(source.data(), host_target.data());  // Device to host.
   REQUIRE(std::ranges::equal(host_target.span(), expected));
   const device_array<std::byte> other(c.to.bytes);
+  other.poison();
   copy(source.data(), other.data());  // Device to device.
   REQUIRE(other.to_host() == expected);
 }

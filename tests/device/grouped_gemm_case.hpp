@@ -6,38 +6,24 @@
 
 #include <oriel/core/random.hpp>
 #include <oriel/kernels/grouped_gemm.hpp>
+#include <oriel/kernels/swiglu.hpp>
+
+#include <support/aligned_bytes.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 namespace oriel::test {
-
-/// Bytes from a multiple of 16 on.
-class aligned_bytes {
- public:
-  explicit aligned_bytes(std::size_t bytes, std::byte fill = std::byte{0})
-      : memory_(bytes / 16 + 1), bytes_(bytes) {
-    std::memset(static_cast<void*>(memory_.data()), static_cast<int>(fill), memory_.size() * 16);
-  }
-  [[nodiscard]] std::byte* data() { return memory_.front().bytes; }
-  [[nodiscard]] const std::byte* data() const { return memory_.front().bytes; }
-  [[nodiscard]] std::size_t size() const { return bytes_; }
-
- private:
-  struct alignas(16) unit {
-    std::byte bytes[16];
-  };
-  std::vector<unit> memory_;
-  std::size_t bytes_;
-};
 
 /// Elements of `type`, each value(i); what is between rows of `columns` and `stride` is a NaN.
 template <class F>
 aligned_bytes stored_matrix(
     dtype type, std::size_t rows, std::size_t columns, std::size_t stride, F&& value) {
-  aligned_bytes bytes(rows * stride * size_bytes(type), std::byte{0xFF});
+  aligned_bytes bytes(rows * stride * size_bytes(type), poison);
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t column = 0; column < columns; ++column) {
       const float x = value();
@@ -121,7 +107,7 @@ struct grouped_gemm_case {
 
   /// Groups packed one behind the other, in uneven parts in any order.
   [[nodiscard]] aligned_bytes packed(const cuda::grouped_gemm_plan& plan) const {
-    aligned_bytes bytes(plan.packed_bytes * shape.groups, std::byte{0xFF});
+    aligned_bytes bytes(plan.packed_bytes * shape.groups, poison);
     const std::uint32_t all = shape.weight_rows(), cut = all / 3;
     const std::size_t row_bytes = shape.k * size_bytes(shape.weights);
     for (std::uint32_t g = 0; g < shape.groups; ++g) {
@@ -163,6 +149,52 @@ inline std::vector<std::uint32_t> random_groups(std::uint32_t groups,
   }
   rows[random.next_below(groups)] = 1 + random.next_below(rows_most);
   return rows;
+}
+
+/// What tests/cuda multiplies: exact operands of any shape and type, a third of them with SwiGLU.
+inline grouped_gemm_case device_grouped_gemm_case(std::uint64_t seed) {
+  random_stream random(seed, 91);
+  const grouped_gemm_shape shape{.groups = 1 + random.next_below(6),
+                                 .n = 1 + random.next_below(400),
+                                 .k = 1 + random.next_below(700),
+                                 .weights = random.next_below(2) ? dtype::bf16 : dtype::e4m3,
+                                 .swiglu = random.next_below(3) == 0};
+  std::vector<std::uint32_t> rows = random_groups(shape.groups, 700, random);
+  const bool gather = random.next_below(2) != 0, sharded = random.next_below(2) != 0;
+  return {shape, std::move(rows), gather, true, sharded, random};
+}
+
+/// What SwiGLU's product gives as bf16, [rows, n] as floats: gate and up are each rounded to bf16,
+/// as between the two kernels whose work it does. Only exp is not exact: a gate's sigmoid may be
+/// off by 2 ulp, which may turn the last rounding.
+inline std::vector<float> rounded_swiglu(const grouped_gemm_case& c) {
+  const std::uint32_t n = c.shape.n;
+  grouped_gemm_shape both = c.shape;
+  both.n = 2 * n;
+  both.swiglu = false;
+  std::vector<float> gate_up(std::size_t{c.rows} * both.n), out(std::size_t{c.rows} * n);
+  std::vector<std::uint32_t> scale_rows(both.n);  // Of gate and up, each with a plain grid.
+  for (std::uint32_t r = 0; r < n; ++r) {
+    scale_rows[r] = r / scale_block;
+    scale_rows[n + r] = (n - 1) / scale_block + 1 + r / scale_block;
+  }
+  auto args = c.args(gate_up.data(), both.n);
+  if (args.weight_scale_rows == nullptr) {
+    args.weight_scale_rows = scale_rows.data();
+  }
+  reference::grouped_gemm(both, args);
+  reference::swiglu({n, dtype::bf16},
+                    {.out = out.data(),
+                     .out_stride = n,
+                     .gate_up = gate_up.data(),
+                     .gate_up_stride = both.n,
+                     .rows = c.rows});
+  return out;
+}
+
+/// How far a bf16 of the device may be from it.
+inline float rounded_swiglu_slack(float expected) {
+  return 0x1p-7f * std::abs(expected) + 1e-30f;
 }
 
 }  // namespace oriel::test

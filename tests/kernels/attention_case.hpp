@@ -11,36 +11,15 @@
 #include <oriel/kernels/kv_append.hpp>
 
 #include <catch2/catch.hpp>
+#include <support/aligned_bytes.hpp>
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <numeric>
 #include <string>
 #include <vector>
 
 namespace oriel::test {
-
-inline constexpr std::byte poison{0xFF};  // Four of them are a NaN in f32, two in bf16.
-
-/// 64-byte aligned, filled with poison.
-class aligned_bytes {
- public:
-  explicit aligned_bytes(std::size_t n)
-      : data_(static_cast<std::byte*>(::operator new (n + 1, std::align_val_t{64}))), size_(n) {
-    std::memset(data_, 0xFF, n);
-  }
-  ~aligned_bytes() { ::operator delete (data_, std::align_val_t{64}); }
-  aligned_bytes(const aligned_bytes&) = delete;
-  aligned_bytes& operator=(const aligned_bytes&) = delete;
-
-  [[nodiscard]] std::byte* data() const { return data_; }
-  [[nodiscard]] std::span<std::byte> span() const { return {data_, size_}; }
-
- private:
-  std::byte* data_;
-  std::size_t size_;
-};
 
 /// Claims many workers and runs tasks backwards: an order no serial loop would take.
 struct backward_executor {

@@ -5,6 +5,7 @@
 #include <oriel/kernels/gemm.hpp>
 
 #include <catch2/catch.hpp>
+#include <support/aligned_bytes.hpp>
 #include <support/death.hpp>
 #include <support/scale.hpp>
 
@@ -21,6 +22,7 @@ using oriel::gemm_shape;
 using oriel::isa;
 using oriel::host::gemm_backend;
 using oriel::host::gemm_plan;
+using oriel::test::aligned_bytes;
 
 namespace {
 
@@ -41,20 +43,6 @@ std::vector<way> ways_for(const gemm_shape& shape) {
   }
   return ways;
 }
-
-// Bytes aligned to a cache line, filled with NaN patterns.
-class aligned_bytes {
- public:
-  explicit aligned_bytes(std::size_t size) : bytes_(size + 64, std::byte{0xFF}) {}
-  std::span<std::byte> span() noexcept {
-    const auto address = reinterpret_cast<std::uintptr_t>(bytes_.data());
-    return std::span(bytes_).subspan((64 - address % 64) % 64, bytes_.size() - 64);
-  }
-  std::byte* get() noexcept { return span().data(); }
-
- private:
-  std::vector<std::byte> bytes_;
-};
 
 // A plain [n, k] matrix in the shape's type.
 struct plain_matrix {
@@ -99,7 +87,7 @@ struct packed_matrix {
       : plan(*oriel::host::plan_gemm(w.shape, rows_max, concurrency, how.path, how.backend)),
         weights(plan.packed_bytes),
         workspace(plan.workspace_bytes) {
-    oriel::host::pack_gemm_weights(plan, w.row(0), 0, w.shape.n, weights.get());
+    oriel::host::pack_gemm_weights(plan, w.row(0), 0, w.shape.n, weights.data());
   }
   std::vector<float> run(const float* x,
                          std::size_t x_stride,
@@ -112,7 +100,7 @@ struct packed_matrix {
                            .out_stride = plan.shape.n,
                            .x = x,
                            .x_stride = x_stride,
-                           .weights = weights.get(),
+                           .weights = weights.data(),
                            .rows = rows},
                           workspace.span(),
                           executor);
@@ -252,9 +240,9 @@ TEST_CASE("weights may arrive in ranges of rows, in any order", "[gemm]") {
       aligned_bytes parts(whole.plan.packed_bytes);
       for (const auto& [first, count] :
            {std::pair{150u, 53u}, {0u, 1u}, {1u, 36u}, {37u, 0u}, {37u, 113u}}) {
-        oriel::host::pack_gemm_weights(whole.plan, w.row(first), first, count, parts.get());
+        oriel::host::pack_gemm_weights(whole.plan, w.row(first), first, count, parts.data());
       }
-      REQUIRE(std::memcmp(parts.get(), whole.weights.get(), whole.plan.packed_bytes) == 0);
+      REQUIRE(std::memcmp(parts.data(), whole.weights.data(), whole.plan.packed_bytes) == 0);
     }
   }
 }
@@ -269,7 +257,7 @@ TEST_CASE("a column's bits depend on its own weights alone", "[gemm]") {
     oriel::serial_executor serial;
     for (const way how : ways_for(narrow)) {
       packed_matrix a(w, how, 9), b(plain_matrix(wide, 10), how, 9);
-      oriel::host::pack_gemm_weights(b.plan, w.row(0), 51, narrow.n, b.weights.get());
+      oriel::host::pack_gemm_weights(b.plan, w.row(0), 51, narrow.n, b.weights.data());
       const std::vector<float> from_a = a.run(x.data(), narrow.k, 9, serial),
                                from_b = b.run(x.data(), narrow.k, 9, serial);
       for (std::size_t r = 0; r < 9; ++r) {
@@ -300,7 +288,7 @@ TEST_CASE("accumulate adds the finished product once", "[gemm]") {
                                .out_stride = shape.n,
                                .x = x.data(),
                                .x_stride = shape.k,
-                               .weights = packed.weights.get(),
+                               .weights = packed.weights.data(),
                                .rows = rows,
                                .accumulate = true},
                               packed.workspace.span(),
@@ -328,7 +316,7 @@ TEST_CASE("only the rows and columns of the product are written", "[gemm]") {
                            .out_stride = stride,
                            .x = x.data(),
                            .x_stride = shape.k,
-                           .weights = packed.weights.get(),
+                           .weights = packed.weights.data(),
                            .rows = rows},
                           packed.workspace.span(),
                           serial);
@@ -385,7 +373,7 @@ TEST_CASE("a run inside a task, each worker with its own workspace", "[gemm]") {
                            .out_stride = shape.n,
                            .x = &x[task * 4 * shape.k],
                            .x_stride = shape.k,
-                           .weights = packed.weights.get(),
+                           .weights = packed.weights.data(),
                            .rows = 4},
                           workspaces[worker].span(),
                           alone);
@@ -407,7 +395,7 @@ TEST_CASE("rows outside the matrix and a short workspace break the contract", "[
   const plain_matrix w(shape, 20);
   packed_matrix packed(w, {isa::scalar, gemm_backend::own}, 2);
   CHECK(aborts(
-      [&] { oriel::host::pack_gemm_weights(packed.plan, w.row(0), 4, 5, packed.weights.get()); }));
+      [&] { oriel::host::pack_gemm_weights(packed.plan, w.row(0), 4, 5, packed.weights.data()); }));
   CHECK(aborts([&] {
     oriel::serial_executor serial;
     float out[8], x[8] = {};
@@ -416,7 +404,7 @@ TEST_CASE("rows outside the matrix and a short workspace break the contract", "[
                            .out_stride = 8,
                            .x = x,
                            .x_stride = 8,
-                           .weights = packed.weights.get(),
+                           .weights = packed.weights.data(),
                            .rows = 1},
                           {},
                           serial);

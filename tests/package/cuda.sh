@@ -85,6 +85,14 @@ if ! nvidia-smi > /dev/null 2>&1; then
     LD_PRELOAD=$work/stand_in.so "./build/cuda/bench/$bench" > "$work/$bench" 2> "$work/log" || true
     lines+=("$work/$bench")
   done
+  # Once the device is lost, by the second row at the latest, all rows behind it say by which.
+  STAND_IN_LAUNCHES=60 LD_PRELOAD=$work/stand_in.so ./build/cuda/bench/bench.cuda.rows > "$work/lost" 2> "$work/log" \
+    && { echo "cuda: a lost device is no failure" >&2; exit 1; }
+  if [ "$(grep -o 'device lost by [a-z_0-9]*' "$work/lost" | sort -u | wc -l)" != 1 ]; then
+    cat "$work/lost" >&2
+    echo "cuda: it is not told which row lost the device" >&2
+    exit 1
+  fi
   : > "$work/nothing"
   python3 bench/cuda/table.py "$work/nothing" "$work/nothing" "$work/table" "${lines[@]}" > "$work/log" || true
   if ! grep -q '^goals:' "$work/log" || grep '^|.*NOT MEASURED' "$work/log"; then

@@ -4,6 +4,7 @@
 // H200, memory that nobody touches, launches that do nothing but be within the limits. With it the
 // programs of bench/cuda run to their end on a machine without a device (tests/package/cuda.sh):
 // plans are accepted, launches fit, and each figure has its line. Its numbers mean nothing.
+// STAND_IN_LAUNCHES=<n>: from that launch on the device is lost, as after an illegal access.
 #include <sys/mman.h>
 
 #include <cstddef>
@@ -13,7 +14,8 @@
 
 namespace {
 
-constexpr int out_of_memory = 2, invalid_configuration = 9;  // cudaError
+constexpr int out_of_memory = 2, invalid_configuration = 9, illegal_address = 700;  // cudaError
+constexpr int not_supported = 15;                                                   // cublasStatus
 constexpr std::size_t header_bytes = 4096, shared_bytes_max = 232'448;
 
 struct dim3 {
@@ -25,7 +27,16 @@ struct launch {
   void* stream;
 } pushed;
 
+long launches = 0;
+int state_of_device() {
+  static const char* const most = std::getenv("STAND_IN_LAUNCHES");
+  return most != nullptr && launches >= std::atol(most) ? illegal_address : 0;
+}
+
 int take(void** p, std::size_t bytes) {
+  if (const int lost = state_of_device()) {
+    return lost;
+  }
   bytes += header_bytes;
   void* const all = mmap(
       nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -46,11 +57,17 @@ int give(void* p) {
   return 0;
 }
 
+int offers_refused = 0;
+
 }  // namespace
 
 #define ORIEL_DOES_NOTHING(name) \
   int name() {                   \
     return 0;                    \
+  }
+#define ORIEL_ONLY_FAILS_WHEN_LOST(name) \
+  int name() {                           \
+    return state_of_device();            \
   }
 
 extern "C" {
@@ -92,22 +109,25 @@ int cudaFuncSetAttribute(const void*, int which, int value) {
 const char* cudaGetErrorString(int) {
   return "the stand-in says so";
 }
-ORIEL_DOES_NOTHING(cudaDeviceSynchronize)
-ORIEL_DOES_NOTHING(cudaMemcpyAsync)
+ORIEL_ONLY_FAILS_WHEN_LOST(cudaDeviceSynchronize)
+ORIEL_ONLY_FAILS_WHEN_LOST(cudaMemcpyAsync)
 ORIEL_DOES_NOTHING(cudaMemcpyBatchAsync)
 ORIEL_DOES_NOTHING(cudaEventCreate)
+ORIEL_DOES_NOTHING(cudaEventCreateWithFlags)
 ORIEL_DOES_NOTHING(cudaEventDestroy)
-ORIEL_DOES_NOTHING(cudaEventRecord)
-ORIEL_DOES_NOTHING(cudaEventSynchronize)
+ORIEL_ONLY_FAILS_WHEN_LOST(cudaEventRecord)
+ORIEL_ONLY_FAILS_WHEN_LOST(cudaEventSynchronize)
 ORIEL_DOES_NOTHING(cudaGetLastError)
 ORIEL_DOES_NOTHING(cudaGraphDestroy)
 ORIEL_DOES_NOTHING(cudaGraphExecDestroy)
 ORIEL_DOES_NOTHING(cudaGraphInstantiate)
-ORIEL_DOES_NOTHING(cudaGraphLaunch)
+ORIEL_ONLY_FAILS_WHEN_LOST(cudaGraphLaunch)
+ORIEL_DOES_NOTHING(cudaGraphUpload)
 ORIEL_DOES_NOTHING(cudaStreamBeginCapture)
 ORIEL_DOES_NOTHING(cudaStreamCreateWithFlags)
 ORIEL_DOES_NOTHING(cudaStreamDestroy)
 ORIEL_DOES_NOTHING(cudaStreamEndCapture)
+ORIEL_DOES_NOTHING(cudaStreamWaitEvent)
 
 // What nvcc makes of <<<>>>.
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, std::size_t bytes, void* stream) {
@@ -132,6 +152,7 @@ int __cudaLaunchKernel(
     std::fprintf(stderr, "a launch beyond the limits: %u x %u blocks\n", grid.x, grid.y);
     std::abort();
   }
+  ++launches;
   return 0;
 }
 void** __cudaRegisterFatBinary(void*) {
@@ -144,7 +165,6 @@ ORIEL_DOES_NOTHING(__cudaRegisterFunction)
 
 ORIEL_DOES_NOTHING(cublasLtCreate)
 ORIEL_DOES_NOTHING(cublasLtDestroy)
-ORIEL_DOES_NOTHING(cublasLtMatmul)
 ORIEL_DOES_NOTHING(cublasLtMatmulDescCreate)
 ORIEL_DOES_NOTHING(cublasLtMatmulDescDestroy)
 ORIEL_DOES_NOTHING(cublasLtMatmulDescSetAttribute)
@@ -155,6 +175,11 @@ ORIEL_DOES_NOTHING(cublasLtMatrixLayoutCreate)
 ORIEL_DOES_NOTHING(cublasLtMatrixLayoutDestroy)
 int cublasLtMatmulAlgoGetHeuristic(
     void*, void*, void*, void*, void*, void*, void*, int, void*, int* count) {
-  return *count = 1, 0;
+  offers_refused = 1;
+  return *count = 2, 0;
+}
+// The first of what was offered is refused.
+int cublasLtMatmul() {
+  return offers_refused-- > 0 ? not_supported : 0;
 }
 }

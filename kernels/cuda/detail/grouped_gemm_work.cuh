@@ -27,6 +27,8 @@
 
 #include <oriel/kernels/grouped_gemm.hpp>
 
+#include <cstring>
+
 namespace oriel::detail {
 
 inline constexpr std::uint32_t gemm_feature_tile = 128;  // packed rows
@@ -100,6 +102,10 @@ ORIEL_HOST_DEVICE inline void pack_chunk(const grouped_gemm_shape& shape,
   to += piece * gemm_piece_bytes +
         gemm_chunk_offset(packed % gemm_feature_tile, chunk % gemm_row_chunks);
   const std::byte* from = rows_of_w + (row == no_row ? 0 : row - first_row) * row_bytes + at;
+  if (row != no_row && at + gemm_chunk_bytes <= row_bytes) {
+    std::memcpy(to, from, gemm_chunk_bytes);
+    return;
+  }
   for (std::uint32_t i = 0; i < gemm_chunk_bytes; ++i) {
     to[i] = row != no_row && at + i < row_bytes ? from[i] : std::byte{0};
   }

@@ -31,6 +31,7 @@ template <class Kernel>
   const cudaError_t e = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (e != cudaSuccess) {
+    cudaGetLastError();  // Else the next launch takes it for its own.
     return failure{errc::device_failure, static_cast<int>(e), what};
   }
   return {};

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Oriel authors
+# SPDX-License-Identifier: Apache-2.0
+"""tests/gpu.sh with stand-ins for CMake, the test programs and compute-sanitizer: what it runs, in which order and
+with which options, and what it makes of a machine where something is not there."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CMAKE = """#!/bin/bash
+[ "$1" = --build ] || exit 0
+mkdir -p build/gpu/tests
+for target in "${@:4}"; do
+  cp "$STAND_INS/program" "build/gpu/tests/$target"
+done
+"""
+
+# Notes each case that it runs.
+PROGRAM = """#!/bin/bash
+case "$*" in
+  *--list-test-names-only)
+    case $1 in
+      "[alone]") echo "one alone" ;;
+      "[long]") echo "a, long [one]" ;;
+      *) printf 'first\\nsecond\\n' ;;
+    esac ;;
+  "no such case") echo "cuBLASLt: $CUBLASLT" ;;
+  *) echo "$(basename "$0") ${*: -1} ${ORIEL_TEST_NO_POISON:+unpoisoned} ${TOOL:-}" >> "$CALLS" ;;
+esac
+"""
+
+SANITIZER = """#!/bin/bash
+if [ "$2" = "$UNSUPPORTED" ]; then
+  echo "========= Error: Device not supported. Please refer to the documentation."
+  exit 1
+fi
+TOOL=$*
+TOOL=${TOOL%%./*}
+export TOOL
+while [[ $1 != ./* ]]; do shift; done
+exec "$@"
+"""
+
+
+class GpuTest(unittest.TestCase):
+    def run_script(self, *options, cublaslt="130100", unsupported=""):
+        """Exit code, lines of the summary, and the cases that were run, in order."""
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            for name in ("gpu.sh", "support/steps.sh"):
+                (folder / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / "tests" / name, folder / "tests" / name)
+            for name, text in (("cmake", CMAKE), ("program", PROGRAM), ("compute-sanitizer", SANITIZER)):
+                (folder / name).write_text(text)
+                (folder / name).chmod(0o755)
+            calls = folder / "calls"
+            calls.touch()
+            done = subprocess.run(
+                [folder / "tests" / "gpu.sh", *options], capture_output=True, text=True, check=False,
+                env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "STAND_INS": str(folder),
+                                  "CALLS": str(calls), "CUBLASLT": cublaslt, "UNSUPPORTED": unsupported})
+            return done.returncode, done.stdout.splitlines(), calls.read_text().splitlines()
+
+    def test_all_of_it(self):
+        code, summary, _ = self.run_script("--engine")
+        self.assertEqual(code, 0, summary)
+        self.assertIn("passed       cuBLASLt (version: 130100)", summary)
+        self.assertIn("passed       test.cuda: 4", summary)
+        self.assertIn("passed       test.cuda_engine: 2", summary)
+        for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
+            self.assertIn(f"passed       {tool}: 2", summary)
+
+    def test_what_is_alone_comes_first_and_what_is_long_last(self):
+        _, _, calls = self.run_script("--engine", "--no-sanitize")
+        names = [call.strip() for call in calls]
+        self.assertEqual(names[0], "test.cuda one alone")
+        self.assertEqual(names[-1], "test.cuda a\\, long \\[one\\]")
+        self.assertEqual(sorted(names[1:3]), ["test.cuda first", "test.cuda second"])
+        self.assertEqual(sorted(names[3:5]), ["test.cuda_engine first", "test.cuda_engine second"])
+
+    def test_each_sanitizer_has_its_options(self):
+        _, _, calls = self.run_script("--sanitize")
+        for tool, option, is_poisoned in (("memcheck", "--report-api-errors no", True), ("racecheck", "", True),
+                                          ("synccheck", "", True), ("initcheck", "--check-api-memory-access no", False)):
+            found = [call for call in calls if f"--tool {tool} --error-exitcode 1 {option}" in call]
+            self.assertEqual(len(found), 2, calls)
+            self.assertTrue(all(("unpoisoned" in call) != is_poisoned for call in found))
+        self.assertFalse([call for call in calls if "alone" in call or "long" in call])
+
+    def test_without_cublaslt_it_fails_unless_that_is_said(self):
+        code, summary, _ = self.run_script("--no-sanitize", cublaslt="NONE")
+        self.assertEqual(code, 1)
+        self.assertIn("failed       cuBLASLt (version: NONE)", summary)
+        code, summary, calls = self.run_script("--engine", "--no-sanitize", "--without-cublaslt", cublaslt="NONE")
+        self.assertEqual(code, 0)
+        self.assertIn("skipped      cuBLASLt (version: NONE)", summary)
+        self.assertIn("skipped      test.cuda_engine (no cuBLASLt)", summary)
+        self.assertFalse([call for call in calls if "cuda_engine" in call])
+
+    def test_a_sanitizer_that_does_not_know_the_device_is_one_line(self):
+        code, summary, _ = self.run_script("--sanitize", unsupported="racecheck")
+        self.assertEqual(code, 1)
+        lines = [line for line in summary if "racecheck" in line]
+        self.assertEqual(lines, ["not run      racecheck (the sanitizer does not support this device)"])
+        self.assertIn("passed       synccheck: 2", summary)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -15,9 +15,9 @@
 namespace oriel::test {
 
 /// Bytes from a multiple of 16 on.
-class aligned_bytes {
+class matrix_bytes {
  public:
-  explicit aligned_bytes(std::size_t bytes, std::byte fill = std::byte{0})
+  explicit matrix_bytes(std::size_t bytes, std::byte fill = std::byte{0})
       : memory_(bytes / 16 + 1), bytes_(bytes) {
     std::memset(static_cast<void*>(memory_.data()), static_cast<int>(fill), memory_.size() * 16);
   }
@@ -35,9 +35,9 @@ class aligned_bytes {
 
 /// Elements of `type`, each value(i); what is between rows of `columns` and `stride` is a NaN.
 template <class F>
-aligned_bytes stored_matrix(
+matrix_bytes stored_matrix(
     dtype type, std::size_t rows, std::size_t columns, std::size_t stride, F&& value) {
-  aligned_bytes bytes(rows * stride * size_bytes(type), std::byte{0xFF});
+  matrix_bytes bytes(rows * stride * size_bytes(type), std::byte{0xFF});
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t column = 0; column < columns; ++column) {
       const float x = value();
@@ -120,8 +120,8 @@ struct grouped_gemm_case {
   }
 
   /// Groups packed one behind the other, in uneven parts in any order.
-  [[nodiscard]] aligned_bytes packed(const cuda::grouped_gemm_plan& plan) const {
-    aligned_bytes bytes(plan.packed_bytes * shape.groups, std::byte{0xFF});
+  [[nodiscard]] matrix_bytes packed(const cuda::grouped_gemm_plan& plan) const {
+    matrix_bytes bytes(plan.packed_bytes * shape.groups, std::byte{0xFF});
     const std::uint32_t all = shape.weight_rows(), cut = all / 3;
     const std::size_t row_bytes = shape.k * size_bytes(shape.weights);
     for (std::uint32_t g = 0; g < shape.groups; ++g) {
@@ -137,7 +137,7 @@ struct grouped_gemm_case {
   std::vector<std::uint32_t> offsets, row_index, scale_rows;
   std::uint32_t rows = 0, sources = 0, divisor = 1;
   std::size_t x_stride = 0, scale_stride = 0, scale_group_stride = 0;
-  aligned_bytes x{0}, plain{0};
+  matrix_bytes x{0}, plain{0};
   std::vector<float> x_scales, weight_scales;
 };
 

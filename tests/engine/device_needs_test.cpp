@@ -25,6 +25,8 @@
 #include <optional>
 #include <string>
 
+namespace device_needs_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -282,3 +284,5 @@ TEST_CASE("tiers of a device take pinned memory of the host, and multiprocessors
   CHECK(told(needs.stage_bytes).empty());
   CHECK(says(told(needs.stage_bytes - 1), "run without tiers"));
 }
+
+}  // namespace device_needs_test

@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+namespace device_tiers_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -155,3 +157,5 @@ TEST_CASE("who has no way to tiers says so") {
           books.model, books.weights, books.tokens, o, threads, unruly_tiers()(books.model, o, 1)),
       engine::error);
 }
+
+}  // namespace device_tiers_test

@@ -20,6 +20,8 @@
 #include <string>
 #include <vector>
 
+namespace engine_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 
@@ -397,3 +399,5 @@ TEST_CASE("windows hold a bounded number of bytes while a sequence grows") {
   CHECK(window_bytes_max <= 8 * 16 * (row_bytes - full_row_bytes));
   CHECK(window_bytes_max > 0);
 }
+
+}  // namespace engine_test

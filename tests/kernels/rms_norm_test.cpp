@@ -8,6 +8,8 @@
 
 #include <cmath>
 
+namespace rms_norm_test {
+
 using oriel::dtype;
 using oriel::isa;
 
@@ -154,3 +156,5 @@ TEST_CASE("rms_norm refuses what it cannot do") {
   CHECK_FALSE(oriel::host::plan_rms_norm({.width = 0, .eps = 0.0f, .activation = dtype::f32}));
   CHECK_FALSE(oriel::host::plan_rms_norm({.width = 8, .eps = 0.0f, .activation = dtype::e4m3}));
 }
+
+}  // namespace rms_norm_test

@@ -24,7 +24,7 @@ fi
 
 build_and_test() {  # build_and_test <preset> [ctest argument...]
   local preset=$1; shift
-  cmake --preset "$preset" > /dev/null
+  cmake --preset "$preset" -DORIEL_TEST_UNITY=ON > /dev/null
   cmake --build --preset "$preset" -j "$jobs"
   ctest --preset "$preset" -j "$jobs" "$@"
 }

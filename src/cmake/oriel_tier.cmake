@@ -25,6 +25,8 @@ foreach(source IN LISTS oriel_tier_sources)
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${oriel_isa_${CMAKE_MATCH_1}}")
   endif()
 endforeach()
+set_source_files_properties(${PROJECT_SOURCE_DIR}/src/tier/redis_state_store.cpp
+  PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)  # Its private class has members of an unnamed namespace.
 add_library(oriel_tier ${oriel_tier_sources})
 add_library(oriel::tier ALIAS oriel_tier)
 set_target_properties(oriel_tier PROPERTIES EXPORT_NAME tier CXX_EXTENSIONS OFF

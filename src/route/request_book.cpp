@@ -1,5 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include "core/never.hpp"
+
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/route/request_book.hpp>
@@ -7,12 +9,8 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <limits>
 
 namespace oriel {
-namespace {
-constexpr double never_s = std::numeric_limits<double>::infinity();
-}  // namespace
 
 request_book::request_book(worker_table& workers, const life_options& options)
     : workers_(workers),

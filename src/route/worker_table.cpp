@@ -1,5 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include "core/never.hpp"
+
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/route/worker_table.hpp>
@@ -8,9 +10,6 @@
 #include <cmath>
 
 namespace oriel {
-namespace {
-constexpr double never_s = std::numeric_limits<double>::infinity();
-}  // namespace
 
 worker_table::worker_table(std::uint32_t workers, const health_options& options)
     : options_(options), workers_(workers) {

@@ -1,18 +1,18 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include "core/never.hpp"
+
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/sched/wait_guard.hpp>
 
 #include <algorithm>
 #include <bit>
-#include <limits>
 
 namespace oriel {
 namespace {
 
 constexpr std::uint32_t nowhere = ~std::uint32_t{0};
-constexpr double never_s = std::numeric_limits<double>::infinity();
 constexpr std::size_t least_room = 16;
 
 }  // namespace

@@ -3,7 +3,7 @@
 // Complaints about routers (docs/routing.md) and faults (docs/reliability.md), as scenarios.
 #include "cluster_world.hpp"
 
-namespace oriel::sim {
+namespace oriel::sim::cluster_faults_test {
 namespace {
 
 TEST_CASE("idle workers take turns: no tie goes to worker 0 for ever") {
@@ -158,4 +158,4 @@ TEST_CASE("F21: cancelled anywhere, a request ends once and leaves nothing") {
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::cluster_faults_test

@@ -3,7 +3,7 @@
 // The guard's theorem, in every run (docs/scheduling.md), and what admission adds to it.
 #include "cluster_world.hpp"
 
-namespace oriel::sim {
+namespace oriel::sim::cluster_guard_test {
 namespace {
 
 constexpr order_kind all_orders[] = {order_kind::fcfs,
@@ -70,4 +70,4 @@ TEST_CASE("F32: ten times the load with admission: who is taken waits a bounded 
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::cluster_guard_test

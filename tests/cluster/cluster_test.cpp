@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-namespace oriel::sim {
+namespace oriel::sim::cluster_test {
 namespace {
 
 constexpr router_kind all_routers[] = {router_kind::predicted_seconds,
@@ -257,4 +257,4 @@ TEST_CASE("an answer is as long with decode in steps as without") {
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::cluster_test

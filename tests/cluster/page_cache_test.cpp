@@ -4,7 +4,7 @@
 
 #include <oriel/sim/page_cache.hpp>
 
-namespace oriel::sim {
+namespace oriel::sim::page_cache_test {
 namespace {
 
 /// The tokens of a page whose id stands for them.
@@ -131,4 +131,4 @@ TEST_CASE("what has no room beside leases is not kept") {
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::page_cache_test

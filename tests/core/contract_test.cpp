@@ -11,6 +11,8 @@
 
 #include <unistd.h>
 
+namespace contract_test {
+
 namespace {
 
 /// Puts the handler back that was there before.
@@ -80,3 +82,5 @@ TEST_CASE("the default prints one line: file, line and expression") {
   CHECK(std::string(text, size) ==
         __FILE__ ":" + std::to_string(line) + ": contract broken: 2 < 1\n");
 }
+
+}  // namespace contract_test

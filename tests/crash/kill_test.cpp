@@ -11,6 +11,8 @@
 
 #include <string>
 
+namespace kill_test {
+
 namespace {
 
 bool has_io_uring() {
@@ -134,3 +136,5 @@ TEST_CASE("kill -9 finds planted bugs", "[crash]") {
   CHECK((mutant.is_chance || why.empty() == mutant.name.empty()));
 }
 #endif
+
+}  // namespace kill_test

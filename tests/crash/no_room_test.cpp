@@ -17,6 +17,8 @@
 #include <memory>
 #include <string>
 
+namespace no_room_test {
+
 using namespace oriel;
 using real_store = segment_store<directory_disk>;
 
@@ -212,3 +214,5 @@ TEST_CASE("a file system that turns read-only under a running store costs writes
     }));
   }
 }
+
+}  // namespace no_room_test

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+namespace chat_format_test {
+
 namespace {
 
 using namespace oriel::engine;
@@ -62,3 +64,5 @@ TEST_CASE("a tokenizer without chat tokens is refused by name") {
       R"("pre_tokenizer":{"type":"ByteLevel","use_regex":true,"add_prefix_space":false}})");
   CHECK_THROWS_WITH(encode_chat(tok, {}), Catch::Contains("<|im_start|>"));
 }
+
+}  // namespace chat_format_test

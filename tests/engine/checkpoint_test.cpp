@@ -11,6 +11,8 @@
 #include <random>
 #include <string>
 
+namespace checkpoint_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 
@@ -303,3 +305,5 @@ TEST_CASE("a checkpoint's digest tells weights and configurations apart") {
   other.config = tiny::config_json(R"(, "rms_norm_note": 1)");
   CHECK(digest(other) != first);
 }
+
+}  // namespace checkpoint_test

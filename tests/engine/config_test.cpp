@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+namespace config_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 
@@ -284,3 +286,5 @@ TEST_CASE("the configurations of the golden checkpoints are read") {
   CHECK(odd.layers[1].attention.rope_base_dims == 3);
   CHECK_THROWS_AS(read_config(golden + "nowhere/config.json"), error);
 }
+
+}  // namespace config_test

@@ -25,6 +25,8 @@
 #include <optional>
 #include <string>
 
+namespace device_needs_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -284,3 +286,5 @@ TEST_CASE("tiers of a device take pinned memory of the host, and multiprocessors
   CHECK(says(refused, "toy on H200 pins 0.50 GiB of this machine's memory"));
   CHECK(says(refused, "0.25 GiB are available: run without tiers"));
 }
+
+}  // namespace device_needs_test

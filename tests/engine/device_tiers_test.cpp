@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+namespace device_tiers_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -175,3 +177,5 @@ TEST_CASE("tiers of a device whose shares of the stages hold no page are refused
   CHECK_NOTHROW(serves(6));
   CHECK_THROWS_WITH(serves(7), Catch::Matchers::Contains("room for 6 pages each way"));
 }
+
+}  // namespace device_tiers_test

@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+namespace draft_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -401,3 +403,5 @@ TEST_CASE("what blocks take for a prompt does not make drafts look cheap") {
   CHECK(served.metrics().accepted_tokens.value() == 0);
   CHECK(served.metrics().drafted_tokens.value() < tokens / 40);
 }
+
+}  // namespace draft_test

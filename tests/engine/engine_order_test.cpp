@@ -11,6 +11,8 @@
 #include <limits>
 #include <vector>
 
+namespace engine_order_test {
+
 using namespace toy_engine;
 
 namespace {
@@ -131,3 +133,5 @@ TEST_CASE("of equal prompts that are queued together one computes, the others hi
   }
   CHECK(computed == 200 + 2 * 8);
 }
+
+}  // namespace engine_order_test

@@ -20,6 +20,8 @@
 
 #include <unistd.h>
 
+namespace engine_tiers_test {
+
 using namespace toy_engine;
 
 namespace {
@@ -261,3 +263,5 @@ TEST_CASE("a tenant fills its share of host memory and of the folder, and no mor
   REQUIRE(s.engine.cache()->tiers()->finish(no_deadline));
   CHECK(tiers[0].store.stats().used_bytes > alone.used_bytes);
 }
+
+}  // namespace engine_tiers_test

@@ -11,6 +11,8 @@
 #include <cstring>
 #include <vector>
 
+namespace golden_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 
@@ -98,3 +100,5 @@ TEST_CASE("MTP logits equal the oracle's") {
   }
   CHECK(models > 0);
 }
+
+}  // namespace golden_test

@@ -11,6 +11,8 @@
 
 #include <vector>
 
+namespace greedy_comparison_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace oriel::test;
@@ -134,3 +136,5 @@ TEST_CASE("each wrong token is seen, wherever near ties are") {
         }).wrong == 5);
   CHECK(compare(errs_at({})).clear == 5);
 }
+
+}  // namespace greedy_comparison_test

@@ -21,6 +21,8 @@
 #include <memory>
 #include <vector>
 
+namespace heal_test {
+
 using namespace oriel;
 
 namespace {
@@ -203,3 +205,5 @@ TEST_CASE("contracts of a healing step") {
   of_another.frontier.pop_back();
   CHECK(aborts([&] { (void)world.heal(cold, of_another, {.chunk = 16}); }));
 }
+
+}  // namespace heal_test

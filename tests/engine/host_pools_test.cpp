@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+namespace host_pools_test {
+
 using namespace toy_engine;
 
 namespace {
@@ -103,3 +105,5 @@ TEST_CASE("an engine whose KV lies on a device starts with more of it than the h
   CHECK(tokens == 16);
   CHECK(resident_bytes() - before < 64 * mib);
 }
+
+}  // namespace host_pools_test

@@ -26,6 +26,8 @@
 #include <utility>
 #include <vector>
 
+namespace layer_gate_test {
+
 using namespace oriel;
 
 namespace {
@@ -436,3 +438,5 @@ TEST_CASE("a loader thread fills the pages of a forward pass from a store") {
   }
   CHECK(loader.counters().failed_loads == 0);
 }
+
+}  // namespace layer_gate_test

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+namespace mtp_drafter_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -131,3 +133,5 @@ TEST_CASE("mtp_drafter keeps the law of drafters: drawn drafts") {
     CHECK(draft.proposal.ids.size() == 20);  // After the request's own filters.
   }
 }
+
+}  // namespace mtp_drafter_test

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+namespace penalties_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -173,3 +175,5 @@ TEST_CASE("penalties, biases and log-probabilities: the same with drafts, hits a
   CHECK(accepted > 1'000);
   CHECK(preempted > 60);
 }
+
+}  // namespace penalties_test

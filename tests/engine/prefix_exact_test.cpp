@@ -31,6 +31,8 @@
 #include <utility>
 #include <vector>
 
+namespace prefix_exact_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -113,3 +115,5 @@ TEST_CASE("reuse is exact: the nano model") {
   books.model.mtp_layers.clear();
   check_exact(books, 12, requests_of(420), 4);
 }
+
+}  // namespace prefix_exact_test

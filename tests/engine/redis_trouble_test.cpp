@@ -29,6 +29,8 @@
 #include <utility>
 #include <vector>
 
+namespace redis_trouble_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 
@@ -262,3 +264,5 @@ TEST_CASE("a Redis server in trouble costs hits, never bits, and hits come back"
   WARN("requests " << r.requests() << ", rows of logits " << r.rows() << ", tokens fetched "
                    << r.fetched());
 }
+
+}  // namespace redis_trouble_test

@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+namespace rejection_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -257,3 +259,5 @@ TEST_CASE("drawn drafts: the same seed and length give the same tokens, whoever 
   CHECK(sample(books, greedy, 3, accept_kind::rejection, 3).outcome_of ==
         sample(books, greedy, 3, accept_kind::match, 2).outcome_of);
 }
+
+}  // namespace rejection_test

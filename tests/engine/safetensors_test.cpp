@@ -11,6 +11,8 @@
 #include <string>
 #include <utility>
 
+namespace safetensors_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 
@@ -181,3 +183,5 @@ TEST_CASE("an absurd header length is refused before memory is taken") {
   write_file(folder.path() / "model.safetensors", "");
   CHECK(complaint(folder).find("shorter") != std::string::npos);
 }
+
+}  // namespace safetensors_test

@@ -18,6 +18,8 @@
 #include <utility>
 #include <vector>
 
+namespace speculation_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -181,3 +183,5 @@ TEST_CASE("pages of another reading of the blocks are not found, the model's ser
   CHECK(cached(drafter_kind::mtp, mtp_chain::previous_hidden) > 200);
   CHECK(cached(drafter_kind::none, mtp_chain::previous_hidden) > 200);
 }
+
+}  // namespace speculation_test

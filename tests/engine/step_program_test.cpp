@@ -35,6 +35,8 @@
 #include <variant>
 #include <vector>
 
+namespace step_program_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 using namespace engine_life;
@@ -995,3 +997,5 @@ TEST_CASE("e4m3 KV: logits are off by what rounding it does") {
   CHECK(error.value() <= allowed);
   CHECK(error.value() >= 0x1p-9);
 }
+
+}  // namespace step_program_test

@@ -11,6 +11,8 @@
 #include <iterator>
 #include <string>
 
+namespace tokenizer_compare_test {
+
 namespace {
 
 using oriel::token_id;
@@ -55,3 +57,5 @@ TEST_CASE("encodes and decodes a file of strings", "[.tokenizer_compare]") {
     out.write(decoded.data(), static_cast<std::streamsize>(decoded.size()));
   }
 }
+
+}  // namespace tokenizer_compare_test

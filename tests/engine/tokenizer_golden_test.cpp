@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+namespace tokenizer_golden_test {
+
 namespace {
 
 using oriel::to_index;
@@ -226,3 +228,5 @@ TEST_CASE("ids equal the tokenizers library: Llama 3 form, whole words first, a 
 TEST_CASE("ids equal the tokenizers library: other patterns, a byte alphabet with holes") {
   check_tokenizer(folder + "odd.json", "odd");
 }
+
+}  // namespace tokenizer_golden_test

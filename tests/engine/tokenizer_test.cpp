@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+namespace tokenizer_test {
+
 namespace {
 
 using namespace oriel::engine;
@@ -390,3 +392,5 @@ TEST_CASE("no truncation and no flipped byte does harm") {
   }
   CHECK(loaded > 10);  // Some damage does not show: another id, another letter.
 }
+
+}  // namespace tokenizer_test

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+namespace tokenizer_words_test {
+
 namespace {
 
 using namespace oriel::engine;
@@ -157,3 +159,5 @@ TEST_CASE("NFC of a long run of marks is ordered, not quadratic") {
   CHECK(ordered.substr(0, 3) == "\u1EA1");
   CHECK(to_nfc(ordered) == ordered);
 }
+
+}  // namespace tokenizer_words_test

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+namespace weights_test {
+
 using namespace oriel;
 using namespace oriel::engine;
 
@@ -301,3 +303,5 @@ TEST_CASE("random weights have the geometry's shapes, and their seed decides the
   CHECK(std::abs(sum / count) < 0.005);
   CHECK(squares / count * tiny::hidden == Approx(1.0).epsilon(0.05));
 }
+
+}  // namespace weights_test

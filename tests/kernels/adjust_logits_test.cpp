@@ -10,6 +10,8 @@
 #include <limits>
 #include <vector>
 
+namespace adjust_logits_test {
+
 using oriel::logit_adjustments;
 using oriel::token_bias;
 using oriel::token_id;
@@ -99,3 +101,5 @@ TEST_CASE("a token outside the row is refused") {
   CHECK(aborts([&] { (void)adjusted(logits, {.uses = uses}); }));
   CHECK(aborts([&] { (void)adjusted(logits, {.biases = biases}); }));
 }
+
+}  // namespace adjust_logits_test

@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <cmath>
 
+namespace attention_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -333,3 +335,5 @@ TEST_CASE("shapes outside the documented ranges are refused, empty batches are n
   args.sequences = {&one, 1};
   CHECK(aborts([&] { host::run_attention(*plan, args, workspace.span(), serial); }));
 }
+
+}  // namespace attention_test

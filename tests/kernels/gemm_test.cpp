@@ -15,6 +15,8 @@
 #include <new>
 #include <vector>
 
+namespace gemm_test {
+
 using oriel::bf16;
 using oriel::dtype;
 using oriel::gemm_args;
@@ -410,3 +412,5 @@ TEST_CASE("rows outside the matrix and a short workspace break the contract", "[
                           serial);
   }));
 }
+
+}  // namespace gemm_test

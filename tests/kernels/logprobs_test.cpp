@@ -11,6 +11,8 @@
 #include <numeric>
 #include <vector>
 
+namespace logprobs_test {
+
 using oriel::isa;
 using oriel::token_id;
 using oriel::token_logprob;
@@ -107,3 +109,5 @@ TEST_CASE("a row without any number has no log-probabilities") {
   CHECK(f.top.empty());
   CHECK(f.chosen == -infinity);
 }
+
+}  // namespace logprobs_test

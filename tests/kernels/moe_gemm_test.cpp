@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cmath>
 
+namespace moe_gemm_test {
+
 using oriel::bf16;
 using oriel::dtype;
 using oriel::isa;
@@ -270,3 +272,5 @@ TEST_CASE("moe_gemm refuses what it cannot do") {
   CHECK_FALSE(with([](auto& s) { s.weights = dtype::e4m3; }));
   CHECK_FALSE(with([](auto& s) { s.activation = dtype::e4m3; }));
 }
+
+}  // namespace moe_gemm_test

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 
+namespace moe_permute_test {
+
 namespace {
 
 struct arrays {
@@ -60,3 +62,5 @@ TEST_CASE("moe_permute refuses what it cannot do") {
   workspace_bytes workspace(plan->workspace_bytes);
   CHECK(aborts([&] { (void)oriel::host::run_moe_permute(*plan, outside, workspace.span()); }));
 }
+
+}  // namespace moe_permute_test

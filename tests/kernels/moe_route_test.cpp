@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cmath>
 
+namespace moe_route_test {
+
 using oriel::isa;
 using oriel::moe_route_shape;
 
@@ -221,3 +223,5 @@ TEST_CASE("moe_route refuses what it cannot do") {
   CHECK_FALSE(plan_moe_route({.experts = 8, .top_k = 5, .groups = 2, .kept_groups = 1}));
   CHECK(plan_moe_route({.experts = 1024, .top_k = 64}));
 }
+
+}  // namespace moe_route_test

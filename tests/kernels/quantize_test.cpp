@@ -9,6 +9,8 @@
 #include <limits>
 #include <vector>
 
+namespace quantize_test {
+
 using oriel::bf16;
 using oriel::e4m3;
 
@@ -162,3 +164,5 @@ TEST_CASE("blocks, ragged edges, strides and an offset in the grid", "[quantize]
     }
   }
 }
+
+}  // namespace quantize_test

@@ -9,6 +9,8 @@
 
 #include <cmath>
 
+namespace rms_norm_test {
+
 using oriel::dtype;
 using oriel::isa;
 using oriel::rms_norm_args;
@@ -192,3 +194,5 @@ TEST_CASE("rms_norm refuses what it cannot do") {
   CHECK_FALSE(oriel::host::plan_rms_norm({.width = 0, .eps = 0.0f, .activation = dtype::f32}));
   CHECK_FALSE(oriel::host::plan_rms_norm({.width = 8, .eps = 0.0f, .activation = dtype::e4m3}));
 }
+
+}  // namespace rms_norm_test

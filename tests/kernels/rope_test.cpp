@@ -7,6 +7,8 @@
 #include <cmath>
 #include <vector>
 
+namespace rope_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -86,3 +88,5 @@ TEST_CASE("impossible rope shapes are refused") {
   CHECK_FALSE(host::plan_rope({64, 32, 32, 0.0}));
   CHECK(host::plan_rope({64, 0, 0, 1e4}));
 }
+
+}  // namespace rope_test

@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <cmath>
 
+namespace sample_test {
+
 using oriel::isa;
 using oriel::sample_filters;
 using oriel::sample_row;
@@ -364,3 +366,5 @@ TEST_CASE("sampling refuses what it cannot do") {
         [&] { (void)oriel::host::filter_logits(*plan, logits.data(), f, workspace.span()); }));
   }
 }
+
+}  // namespace sample_test

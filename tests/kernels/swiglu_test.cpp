@@ -8,6 +8,8 @@
 
 #include <cmath>
 
+namespace swiglu_test {
+
 using oriel::dtype;
 using oriel::isa;
 
@@ -123,3 +125,5 @@ TEST_CASE("swiglu refuses what it cannot do") {
   CHECK_FALSE(oriel::host::plan_swiglu({.inter = 0, .activation = dtype::f32}));
   CHECK_FALSE(oriel::host::plan_swiglu({.inter = 8, .activation = dtype::e4m3}));
 }
+
+}  // namespace swiglu_test

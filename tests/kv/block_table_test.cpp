@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+namespace block_table_test {
+
 using oriel::block_table;
 using oriel::block_table_view;
 using oriel::page_handle;
@@ -75,3 +77,5 @@ TEST_CASE("contracts of a block table") {
   CHECK(aborts([] { static_cast<void>(block_table(2)[0]); }));
   CHECK(aborts([] { block_table(2).truncate(1); }));
 }
+
+}  // namespace block_table_test

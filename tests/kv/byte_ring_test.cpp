@@ -7,6 +7,8 @@
 #include <catch2/catch.hpp>
 #include <support/death.hpp>
 
+namespace byte_ring_test {
+
 using oriel::byte_ring;
 using oriel::ring_geometry;
 
@@ -49,3 +51,5 @@ TEST_CASE("contracts of a byte ring") {
     ring.commit(1);  // The second row was rolled back.
   }));
 }
+
+}  // namespace byte_ring_test

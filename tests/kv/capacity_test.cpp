@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+namespace capacity_test {
+
 using oriel::kv_layer_shape;
 
 namespace {
@@ -84,3 +86,5 @@ TEST_CASE("layers that cannot be laid out are an error") {
   REQUIRE_FALSE(answer);
   CHECK(answer.error().code == oriel::errc::invalid_argument);
 }
+
+}  // namespace capacity_test

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+namespace dual_pool_test {
+
 using oriel::errc;
 using oriel::full_pool;
 using oriel::window_pool;
@@ -536,3 +538,5 @@ TEST_CASE("a uniform pool is a dual pool without windows") {
   CHECK(sequence->window_kinds() == 0);
   CHECK_FALSE(pools->try_admit({.tokens_now = 1, .tokens_max = 1}));
 }
+
+}  // namespace dual_pool_test

@@ -16,6 +16,8 @@
 #include <array>
 #include <utility>
 
+namespace laws_test {
+
 namespace {
 
 template <oriel::kv_memory Memory, oriel::free_order Order = oriel::lifo_order>
@@ -78,3 +80,5 @@ TEST_CASE("on_demand_memory is a kv_memory") {
 TEST_CASE("address_only_memory is a kv_memory") {
   check_kv_memory<oriel::address_only_memory>();
 }
+
+}  // namespace laws_test

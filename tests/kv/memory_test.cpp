@@ -12,6 +12,8 @@
 
 #include <unistd.h>
 
+namespace memory_test {
+
 namespace {
 
 /// Does reading `*p` end the process? Asked of a forked child.
@@ -71,3 +73,5 @@ TEST_CASE("huge pages are aligned to themselves") {
     CHECK(memory->base()[0] == (bytes == 1 ? std::byte{1} : std::byte{0}));
   }
 }
+
+}  // namespace memory_test

@@ -12,6 +12,8 @@
 #include <span>
 #include <vector>
 
+namespace page_pool_test {
+
 using oriel::page_handle;
 
 namespace {
@@ -133,3 +135,5 @@ TEST_CASE("a stale handle never dereferences") {
     static_cast<void>(pool.bytes(page[0]));
   }));
 }
+
+}  // namespace page_pool_test

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <vector>
 
+namespace pool_plan_test {
+
 using oriel::full_pool;
 using oriel::kv_layer_shape;
 using oriel::pool_plan;
@@ -166,3 +168,5 @@ TEST_CASE("soft layers have a pool of their own, with one window") {
   other.window_tokens = 0;
   CHECK_FALSE(oriel::pool_plan::make(std::vector{full, other}, {}));
 }
+
+}  // namespace pool_plan_test

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdint>
 
+namespace ring_geometry_test {
+
 using oriel::ring_geometry;
 
 namespace {
@@ -79,3 +81,5 @@ TEST_CASE("long sequences do not overflow") {
   CHECK(g.first_kept_page(0xFFFF'FFFFu) == (0xFFFF'FFF0u - 16 - 127) / 16);
   CHECK(g.ceil_pages(0xFFFF'FFFFu) == 0x1000'0000u);
 }
+
+}  // namespace ring_geometry_test

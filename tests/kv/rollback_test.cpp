@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+namespace rollback_test {
+
 using namespace oriel;
 
 namespace {
@@ -235,3 +237,5 @@ TEST_CASE("rows that were rolled back are never read, in any pool") {
     }
   }
 }
+
+}  // namespace rollback_test

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+namespace window_ring_test {
+
 namespace {
 
 using allocator = oriel::paged_allocator<>;
@@ -304,3 +306,5 @@ TEST_CASE("a byte ring keeps the window, and nothing more") {
     }
   }
 }
+
+}  // namespace window_ring_test

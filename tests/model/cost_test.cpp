@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+namespace cost_test {
+
 using namespace oriel;
 
 namespace {
@@ -170,3 +172,5 @@ TEST_CASE("the bench models read far more than caches hold") {
   CHECK(weight_bytes_per_token(moe, dtype::f32) - weight_bytes_per_token(moe, dtype::bf16) ==
         weight_bytes_per_token(moe, dtype::bf16) - 9 * 32 * 1024 * 4);
 }
+
+}  // namespace cost_test

@@ -6,6 +6,8 @@
 
 #include <functional>
 
+namespace geometry_test {
+
 using namespace oriel;
 
 namespace {
@@ -77,3 +79,5 @@ TEST_CASE("problem_in names the layer and what is wrong with it") {
     CHECK(problem->find(f.words) != std::string::npos);
   }
 }
+
+}  // namespace geometry_test

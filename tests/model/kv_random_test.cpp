@@ -21,6 +21,8 @@
 #include <utility>
 #include <vector>
 
+namespace kv_random_test {
+
 namespace {
 
 using pools_type = oriel::dual_pool<oriel::address_only_memory>;
@@ -518,3 +520,5 @@ TEST_CASE("dual pools do what the rules say, whatever happens") {
     world(seed).run(operations);
   }
 }
+
+}  // namespace kv_random_test

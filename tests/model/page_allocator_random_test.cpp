@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+namespace page_allocator_random_test {
+
 namespace {
 
 template <class Order>
@@ -167,3 +169,5 @@ TEST_CASE("paged_allocator does what the obvious one does: last released first")
 TEST_CASE("paged_allocator does what the obvious one does: first released first") {
   run_episodes<oriel::fifo_order>(slow_order::first_released_first, scaled(6'000'000));
 }
+
+}  // namespace page_allocator_random_test

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+namespace presets_test {
+
 using namespace oriel;
 
 namespace {
@@ -63,3 +65,5 @@ TEST_CASE("the other families alternate as published") {
   CHECK(full_ids(gemma) == std::vector<std::uint32_t>{5, 11, 17, 23, 29, 35, 41, 47, 53, 59});
   CHECK(gemma.layers[0].attention.window_tokens == 1024);
 }
+
+}  // namespace presets_test

@@ -6,7 +6,6 @@
 //
 //     test.case_mutants          all of the list
 //     test.case_mutants NAME     one mutant, "" none
-#define CATCH_CONFIG_RUNNER
 #include "mutants/mutant_cases.hpp"
 #include "mutants/mutant_list.hpp"
 #include "sim/isolated.hpp"

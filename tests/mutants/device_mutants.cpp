@@ -5,7 +5,6 @@
 //
 //     test.device_mutants          all of the list
 //     test.device_mutants NAME     one mutant, "" none
-#define CATCH_CONFIG_RUNNER
 #include "mutants/mutant_cases.hpp"
 #include "mutants/mutant_list.hpp"
 

@@ -5,7 +5,6 @@
 //
 //     test.draft_mutants          all of the list
 //     test.draft_mutants NAME     one mutant, "" none
-#define CATCH_CONFIG_RUNNER
 #include "mutants/mutant_cases.hpp"
 #include "mutants/mutant_list.hpp"
 

@@ -6,7 +6,6 @@
 //
 //     test.mutants [K N]     part K of N of the list: 0 1 is all of it
 //     test.mutants NAME      one mutant, "a+b" two at once, "" none
-#define CATCH_CONFIG_RUNNER
 #include "mutants/mutant_cases.hpp"
 #include "mutants/mutant_list.hpp"
 #include "sim/simulation.hpp"

@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+namespace token_stream_test {
+
 namespace {
 
 using oriel::finish_reason;
@@ -211,3 +213,5 @@ TEST_CASE("any cutting into tokens gives the text of the whole") {
   }
   CHECK(stopped > 2'000);
 }
+
+}  // namespace token_stream_test

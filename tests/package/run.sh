@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs Oriel into an empty folder, moves it, and uses it as its users do: find_package,
-# add_subdirectory, pkg-config, a C++23 program, the program oriel, Conan and vcpkg. The library is built as
-# by the preset cpu, so that a compiler cache that saw it has it; what is not, without optimisation: only that it fits is tested.
+# add_subdirectory, pkg-config, a C++23 program, the program oriel, Conan and vcpkg. The library is built as by the
+# preset cpu, so that a compiler cache that saw it has it. Conan, whose flags are its own, builds without optimisation
+# and several files at once: only that it fits is tested.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source=$PWD
@@ -47,7 +48,7 @@ ok install
 host_only=(-DCMAKE_PREFIX_PATH="$work/moved" -DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON)
 build_consumer find_package "${host_only[@]}"
 build_consumer cxx23 "${host_only[@]}"
-build_consumer add_subdirectory
+build_consumer add_subdirectory -DCMAKE_BUILD_TYPE=Release -DORIEL_WERROR=ON
 if [ $cuda = ON ]; then
   build_consumer cuda -DCMAKE_PREFIX_PATH="$work/moved"
   refuses "needs the CUDA toolkit" "${host_only[@]}"
@@ -96,8 +97,9 @@ if [ -n "$conan" ]; then
   programs=(False)
   if [ -d examples/cli ]; then programs+=(True); fi
   for program in "${programs[@]}"; do
-    quietly "$conan" create . --no-remote -pr tests/package/conan/profile -s compiler.cppstd=20 \
-      -s build_type=Debug -c tools.cmake.cmake_layout:test_folder=\$TMP -o "oriel/*:program=$program"
+    CCACHE_BASEDIR=$work quietly "$conan" create . --no-remote -pr tests/package/conan/profile -s compiler.cppstd=20 \
+      -s build_type=Debug -c tools.cmake.cmake_layout:test_folder=\$TMP -o "oriel/*:program=$program" \
+      -c "tools.cmake.cmaketoolchain:extra_variables={'CMAKE_UNITY_BUILD': 'ON', 'CMAKE_CXX_FLAGS_DEBUG': '-O0'}"
     ok "conan create (program=$program)"
   done
 else

@@ -18,6 +18,8 @@
 #include <thread>
 #include <vector>
 
+namespace concurrent_test {
+
 using namespace oriel;
 
 namespace {
@@ -132,3 +134,5 @@ TEST_CASE("case 49: eight threads probe while one writes", "[prefix]") {
   CHECK(pools[0].available() == 96);
   CHECK(pools[1].available() == 64);
 }
+
+}  // namespace concurrent_test

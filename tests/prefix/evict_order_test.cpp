@@ -19,6 +19,8 @@
 #include <random>
 #include <vector>
 
+namespace evict_order_test {
+
 using namespace oriel;
 
 namespace {
@@ -307,3 +309,5 @@ TEST_CASE("hit_density_order beats LRU where the end of a request tells when the
   CHECK(density > 0.5);  // There is room for 20 of the 30 fast ones: 0.66 at best.
   CHECK(density > lru + 0.1);
 }
+
+}  // namespace evict_order_test

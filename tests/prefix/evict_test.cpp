@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+namespace evict_test {
+
 using namespace oriel;
 
 namespace {
@@ -204,3 +206,5 @@ TEST_CASE("case 35: what cannot be had allocates and pins nothing, and leaves re
   CHECK(w.match(old).full_tokens == 0);  // Still the oldest.
   CHECK(w.match(fresh).full_tokens == 16);
 }
+
+}  // namespace evict_test

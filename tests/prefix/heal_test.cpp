@@ -17,6 +17,8 @@
 #include <string>
 #include <vector>
 
+namespace heal_test {
+
 using namespace oriel;
 
 namespace {
@@ -406,3 +408,5 @@ TEST_CASE("the planner takes the fewest seconds and says why") {
   CHECK(std::string(name_of(reuse_way::heal)) == "heal");
   CHECK(std::string(name_of(reuse_way::fetch)) == "fetch");
 }
+
+}  // namespace heal_test

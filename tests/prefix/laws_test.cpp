@@ -16,6 +16,8 @@
 #include <shared_mutex>
 #include <span>
 
+namespace laws_test {
+
 namespace {
 
 using pool_type = oriel::paged_allocator<>;
@@ -79,3 +81,5 @@ TEST_CASE("radix_tree with a shared mutex is a prefix_cache", "[prefix]") {
                                        std::shared_mutex>>(pools, 1, false);
   });
 }
+
+}  // namespace laws_test

@@ -11,6 +11,8 @@
 #include <set>
 #include <vector>
 
+namespace match_test {
+
 using namespace oriel;
 
 namespace {
@@ -178,3 +180,5 @@ TEST_CASE("several windows: the largest boundary that all of them allow, in any 
     CHECK(w.safe_pages(tokens) == 3);
   }
 }
+
+}  // namespace match_test

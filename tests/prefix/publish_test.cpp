@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+namespace publish_test {
+
 using namespace oriel;
 
 namespace {
@@ -335,3 +337,5 @@ TEST_CASE("a fork keeps its window, in however many steps its path goes on, and 
     CHECK(w.match(fork_of(first, 20, tokens_from(200, 4))).window_safe_tokens == (forks ? 20 : 0));
   }
 }
+
+}  // namespace publish_test

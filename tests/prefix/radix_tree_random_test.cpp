@@ -17,6 +17,8 @@
 #include <iterator>
 #include <random>
 
+namespace radix_tree_random_test {
+
 using namespace oriel;
 
 namespace {
@@ -89,3 +91,5 @@ TEST_CASE("case 12: the same under every order of eviction", "[prefix]") {
   CHECK(run_lives<cost_aware_order<>>(100, operations).evicted_full > operations);
   CHECK(run_lives<hit_density_order>(100, operations).evicted_full > operations);
 }
+
+}  // namespace radix_tree_random_test

@@ -9,6 +9,8 @@
 #include <optional>
 #include <vector>
 
+namespace sequence_prefix_test {
+
 using namespace oriel;
 
 namespace {
@@ -147,3 +149,5 @@ TEST_CASE("make_room evicts what is missing, or nothing", "[prefix]") {
   CHECK(s.pools.pool(window_pool(0)).available() >= 30);
   CHECK(s.tree.audit() == nullptr);
 }
+
+}  // namespace sequence_prefix_test

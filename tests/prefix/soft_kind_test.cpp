@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+namespace soft_kind_test {
+
 using namespace oriel;
 
 namespace {
@@ -66,3 +68,5 @@ TEST_CASE("a soft page that comes while a boundary is pinned is not unpinned wit
   w.release(after);
   CHECK(w.tree.evict_window(1, 100).window == 3);
 }
+
+}  // namespace soft_kind_test

@@ -14,6 +14,8 @@
 #include <tuple>
 #include <vector>
 
+namespace stretch_test {
+
 using namespace oriel;
 
 namespace {
@@ -183,3 +185,5 @@ TEST_CASE("a path of only children is found, and again when siblings came and we
     REQUIRE(found == pages - 1);
   }
 }
+
+}  // namespace stretch_test

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+namespace tenant_shares_test {
+
 using namespace oriel;
 
 namespace {
@@ -119,3 +121,5 @@ TEST_CASE("a tenant without pages gives its share to the next", "[prefix]") {
   }
   CHECK(f.tree.audit() == nullptr);
 }
+
+}  // namespace tenant_shares_test

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+namespace cache_sizes_test {
+
 using namespace oriel;
 using namespace oriel::replay;
 
@@ -60,3 +62,5 @@ TEST_CASE("capacities that buy nothing, or more than can be counted, are refused
   CHECK(pro({.capacity_tokens = 63}).error().code == errc::invalid_argument);
   CHECK(pro({.capacity_tokens = std::uint64_t{1} << 40}).error().code == errc::invalid_argument);
 }
+
+}  // namespace cache_sizes_test

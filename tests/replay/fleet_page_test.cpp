@@ -16,6 +16,8 @@
 #include <string>
 #include <vector>
 
+namespace fleet_page_test {
+
 using namespace oriel;
 using namespace oriel::replay;
 
@@ -206,3 +208,5 @@ TEST_CASE("figures have three digits, a unit, and an interval in that unit") {
   CHECK(short_number(31.2) == "31");
   CHECK(grouped(12'345'678) == "12,345,678");
 }
+
+}  // namespace fleet_page_test

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <vector>
 
+namespace fleet_report_test {
+
 using namespace oriel;
 using namespace oriel::replay;
 
@@ -291,3 +293,5 @@ TEST_CASE("buckets are named by their bounds") {
   CHECK(bucket_name(length_buckets{{1000, 1u << 20}}, 1) == "1000-1M");
   CHECK(bucket_name(length_buckets{std::vector<std::uint32_t>{}}, 0) == "all");
 }
+
+}  // namespace fleet_report_test

@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+namespace read_trace_test {
+
 using namespace oriel;
 using namespace oriel::replay;
 using Catch::Matchers::Contains;
@@ -306,3 +308,5 @@ TEST_CASE("without libzstd a compressed trace says what is missing") {
 }
 
 #endif
+
+}  // namespace read_trace_test

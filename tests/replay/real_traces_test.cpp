@@ -16,6 +16,8 @@
 #include <cstdint>
 #include <vector>
 
+namespace real_traces_test {
+
 using namespace oriel;
 using namespace oriel::replay;
 
@@ -265,3 +267,5 @@ TEST_CASE(
   CHECK(scarce.levels[0].mean_age_at_eviction_s() < scarce.levels[1].mean_age_at_eviction_s());
   CHECK(scarce.levels[1].mean_age_at_eviction_s() < scarce.levels[2].mean_age_at_eviction_s());
 }
+
+}  // namespace real_traces_test

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+namespace reference_cache_test {
+
 using namespace oriel;
 using namespace oriel::replay;
 
@@ -158,3 +160,5 @@ TEST_CASE("no input is no hit") {
   CHECK(lru_cache(t, 1).rate() == 0.0);
   CHECK(clairvoyant_cache(t, 1).rate() == 0.0);
 }
+
+}  // namespace reference_cache_test

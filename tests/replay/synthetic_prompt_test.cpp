@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+namespace synthetic_prompt_test {
+
 using namespace oriel;
 using namespace oriel::replay;
 
@@ -67,3 +69,5 @@ TEST_CASE("two pages differ in every token") {
   std::ranges::sort(seen);
   CHECK(std::ranges::adjacent_find(seen) == seen.end());
 }
+
+}  // namespace synthetic_prompt_test

@@ -19,6 +19,8 @@
 #include <tuple>
 #include <vector>
 
+namespace tiered_replay_test {
+
 using namespace oriel_test;
 
 namespace {
@@ -329,3 +331,5 @@ TEST_CASE("bytes of another page are found where a fetch ends") {
     CHECK(store.stats().corrupt == pool + 1);
   }
 }
+
+}  // namespace tiered_replay_test

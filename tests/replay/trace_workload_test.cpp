@@ -19,6 +19,8 @@
 #include <tuple>
 #include <vector>
 
+namespace trace_workload_test {
+
 using namespace oriel;
 using namespace oriel::replay;
 
@@ -178,3 +180,5 @@ TEST_CASE("the workload of the conversation trace is the trace without partial p
     CHECK(lru_cache(inputs, pages).rate() == lru_cache(whole_pages, pages).rate());
   }
 }
+
+}  // namespace trace_workload_test

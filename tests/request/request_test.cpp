@@ -8,6 +8,8 @@
 #include <limits>
 #include <string>
 
+namespace request_test {
+
 using oriel::errc;
 using oriel::request;
 using oriel::request_limits;
@@ -137,3 +139,5 @@ TEST_CASE("finish reasons have names") {
   CHECK(std::strcmp(name_of(oriel::finish_reason::failed), "failed") == 0);
   CHECK(std::strcmp(name_of(oriel::finish_reason::none), "none") == 0);
 }
+
+}  // namespace request_test

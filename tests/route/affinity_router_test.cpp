@@ -11,6 +11,8 @@
 #include <memory>
 #include <set>
 
+namespace affinity_router_test {
+
 using namespace oriel_test;
 
 namespace {
@@ -417,3 +419,5 @@ TEST_CASE("degraded, sessions go by hash, and are counted; well again, by prefix
   w.router.set_degraded(false);
   CHECK(w.place(p, 6) == 6);
 }
+
+}  // namespace affinity_router_test

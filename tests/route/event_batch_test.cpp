@@ -12,6 +12,8 @@
 #include <tuple>
 #include <vector>
 
+namespace event_batch_test {
+
 using namespace oriel;
 
 namespace {
@@ -91,3 +93,5 @@ TEST_CASE("pages that are taken together are sent as pages that are taken one by
     CHECK(one.sent.size() > scaled(100));
   }
 }
+
+}  // namespace event_batch_test

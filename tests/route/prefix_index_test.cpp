@@ -9,6 +9,8 @@
 
 #include <algorithm>
 
+namespace prefix_index_test {
+
 using namespace oriel;
 
 namespace {
@@ -293,3 +295,5 @@ TEST_CASE("pages for which there is no room are not known, and no more than that
   CHECK(w.ask(other, 1).full_pages[0] == 50);
   CHECK(w.index.is_sound());
 }
+
+}  // namespace prefix_index_test

@@ -12,6 +12,8 @@
 #include <map>
 #include <vector>
 
+namespace request_life_random_test {
+
 using namespace oriel_test;
 
 namespace {
@@ -376,3 +378,5 @@ TEST_CASE("random lives: each accepted request ends once, and no load of it is l
   CHECK(refused > 0);
   CHECK(waited > 0);
 }
+
+}  // namespace request_life_random_test

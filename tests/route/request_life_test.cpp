@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <map>
 
+namespace request_life_test {
+
 using namespace oriel_test;
 
 namespace {
@@ -508,3 +510,5 @@ TEST_CASE("errors of estimates are counted, longer and shorter ones apart") {
   CHECK(w.router.book().shorter_permille().count() == 3);
   CHECK(w.router.book().counters().actual_s == Approx(2 * 0.961 + 2.7 * 0.961));
 }
+
+}  // namespace request_life_test

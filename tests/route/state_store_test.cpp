@@ -11,6 +11,8 @@
 #include <deque>
 #include <memory>
 
+namespace state_store_test {
+
 using namespace oriel_test;
 
 namespace {
@@ -226,3 +228,5 @@ TEST_CASE("a worker that has left is forgotten, one that is only silent is eject
   CHECK(r.router.index().memory().pages == 0);
   CHECK(r.place(p, f.now_s) == 2);
 }
+
+}  // namespace state_store_test

@@ -15,6 +15,8 @@
 #include <algorithm>
 #include <memory>
 
+namespace tree_index_test {
+
 using namespace oriel;
 
 namespace {
@@ -150,3 +152,5 @@ TEST_CASE("an index that trees talk to answers what they would") {
   CHECK(clipped > scaled(200));
   CHECK(sent > scaled(1000));
 }
+
+}  // namespace tree_index_test

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <optional>
 
+namespace worker_stream_test {
+
 using namespace oriel;
 
 namespace {
@@ -345,3 +347,5 @@ TEST_CASE("an event with a field out of range is refused, whatever it is") {
   CHECK(index.state(worker_id{0}) == worker_state::absent);
   CHECK(index.apply(good) == event_outcome::applied);
 }
+
+}  // namespace worker_stream_test

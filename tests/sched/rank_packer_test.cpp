@@ -13,6 +13,8 @@
 #include <numeric>
 #include <vector>
 
+namespace rank_packer_test {
+
 using namespace oriel;
 
 namespace {
@@ -183,3 +185,5 @@ TEST_CASE(
   CHECK(free_gain > 0.25);
   CHECK(sticky_gain > 0.05);
 }
+
+}  // namespace rank_packer_test

@@ -17,6 +17,8 @@
 #include <tuple>
 #include <vector>
 
+namespace step_scheduler_test {
+
 using namespace oriel;
 
 namespace {
@@ -313,3 +315,5 @@ TEST_CASE("an order that is chosen at run time ranks as the one it names") {
   CHECK(chosen_order{order_kind::least_seconds}.rank(facts) == 2.0);
   CHECK(std::string(name_of(order_kind::least_seconds)) == "least_seconds");
 }
+
+}  // namespace step_scheduler_test

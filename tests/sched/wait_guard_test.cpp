@@ -14,6 +14,8 @@
 #include <limits>
 #include <vector>
 
+namespace wait_guard_test {
+
 using namespace oriel;
 
 namespace {
@@ -194,3 +196,5 @@ TEST_CASE(
   CHECK(demanded >= served / 10);
   CHECK(tightest_s < 5.0);  // The bound is not a loose one.
 }
+
+}  // namespace wait_guard_test

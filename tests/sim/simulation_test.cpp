@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+namespace simulation_test {
+
 namespace {
 
 void check_seeds(std::uint64_t first, std::uint64_t count) {
@@ -94,3 +96,5 @@ TEST_CASE("a failing list is made as small as it gets", "[sim]") {
   REQUIRE(fails(made.operations));
   CHECK(sim::shrink(made.operations, fails).size() == 3);
 }
+
+}  // namespace simulation_test

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-namespace oriel::sim {
+namespace oriel::sim::event_loop_test {
 namespace {
 
 TEST_CASE("events happen by time, those of one instant in the order of planning") {
@@ -94,4 +94,4 @@ TEST_CASE("the loop does what a sorted map would") {
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::event_loop_test

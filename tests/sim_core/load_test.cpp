@@ -8,7 +8,7 @@
 #include <cmath>
 #include <vector>
 
-namespace oriel::sim {
+namespace oriel::sim::load_test {
 namespace {
 
 TEST_CASE("hours are found for fleets of any size, in few runs") {
@@ -56,4 +56,4 @@ TEST_CASE("noise and steps give the nearest run, and say that it is not near") {
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::load_test

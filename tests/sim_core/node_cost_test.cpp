@@ -9,7 +9,7 @@
 #include <cmath>
 #include <vector>
 
-namespace oriel::sim {
+namespace oriel::sim::node_cost_test {
 namespace {
 
 /// A node in plain words, seconds for so many tokens of a prompt that is not cached.
@@ -124,4 +124,4 @@ TEST_CASE("of drafts those are accepted that follow accepted ones") {
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::node_cost_test

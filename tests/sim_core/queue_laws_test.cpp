@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <numeric>
 
-namespace oriel::sim {
+namespace oriel::sim::queue_laws_test {
 namespace {
 
 constexpr service_law all_laws[] = {
@@ -260,4 +260,4 @@ TEST_CASE("a server without preemption keeps the guard's bound") {
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::queue_laws_test

@@ -12,7 +12,7 @@
 #include <cmath>
 #include <vector>
 
-namespace oriel::sim {
+namespace oriel::sim::step_laws_test {
 namespace {
 
 constexpr double token_s = 2.5e-6;
@@ -185,4 +185,4 @@ TEST_CASE("the guard's bound holds behind the real scheduler, on every path") {
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::step_laws_test

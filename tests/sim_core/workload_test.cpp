@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-namespace oriel::sim {
+namespace oriel::sim::workload_test {
 namespace {
 
 using ids = std::vector<std::uint32_t>;
@@ -193,4 +193,4 @@ TEST_CASE("clones share nothing but the shape") {
 }
 
 }  // namespace
-}  // namespace oriel::sim
+}  // namespace oriel::sim::workload_test

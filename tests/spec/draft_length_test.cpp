@@ -12,6 +12,8 @@
 #include <cmath>
 #include <vector>
 
+namespace draft_length_test {
+
 using namespace oriel;
 
 namespace {
@@ -355,3 +357,5 @@ TEST_CASE("plans keep to their bounds") {
     length.on_step({.batch = 1, .rows = 0, .tokens = 1, .seconds = 1.0});
   }));
 }
+
+}  // namespace draft_length_test

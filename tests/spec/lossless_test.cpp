@@ -19,6 +19,8 @@
 #include <string>
 #include <vector>
 
+namespace lossless_test {
+
 using namespace oriel;
 using namespace oriel_test;
 
@@ -309,3 +311,5 @@ TEST_CASE("a chain keeps what its drafts were drawn from") {
   CHECK(chain.size() == 0);
   CHECK(chain.drafts().empty());
 }
+
+}  // namespace lossless_test

@@ -10,6 +10,8 @@
 #include <array>
 #include <vector>
 
+namespace penalties_test {
+
 using namespace oriel;
 
 namespace {
@@ -107,3 +109,5 @@ TEST_CASE("with penalties and biases, verified drafts say what plain decoding sa
     }
   }
 }
+
+}  // namespace penalties_test

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <vector>
 
+namespace prompt_lookup_test {
+
 using namespace oriel;
 
 namespace {
@@ -135,3 +137,5 @@ TEST_CASE("prompt_lookup refuses options out of their ranges") {
   CHECK(aborts([] { prompt_lookup({.drafts_max = 0}); }));
   CHECK(aborts([] { prompt_lookup({.drafts_max = draft_tokens_max + 1}); }));
 }
+
+}  // namespace prompt_lookup_test

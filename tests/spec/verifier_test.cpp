@@ -7,6 +7,8 @@
 
 #include <vector>
 
+namespace verifier_test {
+
 using namespace oriel;
 
 namespace {
@@ -148,3 +150,5 @@ TEST_CASE("an output too short for the bonus token is refused") {
         drafts, start, [](std::uint32_t) { return first(1); }, out);
   }));
 }
+
+}  // namespace verifier_test

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+namespace crc32c_test {
+
 using namespace oriel;
 
 namespace {
@@ -71,3 +73,5 @@ TEST_CASE("all paths agree at every length and address, and checksums chain", "[
     REQUIRE(crc32c(all.subspan(cut), crc32c(all.first(cut))) == whole);
   }
 }
+
+}  // namespace crc32c_test

@@ -20,6 +20,8 @@
 #include <string>
 #include <vector>
 
+namespace directory_disk_faults_test {
+
 using namespace oriel;
 using oriel_conformance::disk_block_bytes;
 using oriel_conformance::disk_bytes;
@@ -350,3 +352,5 @@ TEMPLATE_TEST_CASE("a write beyond the limit of file sizes ends with EFBIG",
     check(carry_out(*disk, disk_op::write, 1, 0, bytes.blocks(0, 3)) == 0, "as large as may be");
   }));
 }
+
+}  // namespace directory_disk_faults_test

@@ -25,6 +25,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+namespace directory_disk_test {
+
 using namespace oriel;
 using oriel_conformance::disk_block_bytes;
 using oriel_conformance::disk_bytes;
@@ -530,3 +532,5 @@ TEMPLATE_TEST_CASE("a budget holds requests back, and loses none",
     CHECK(disk->submit(more) == more.size());
   }
 }
+
+}  // namespace directory_disk_test

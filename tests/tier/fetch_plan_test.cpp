@@ -11,6 +11,8 @@
 #include <random>
 #include <vector>
 
+namespace fetch_plan_test {
+
 using namespace oriel;
 
 namespace {
@@ -218,3 +220,5 @@ TEST_CASE("the soft kind comes along as far as there is no gap, and no boundary 
   q.coverage.windows[1][23] = no_tier;
   CHECK(q.plan().windows[1] == page_range{24, 24});
 }
+
+}  // namespace fetch_plan_test

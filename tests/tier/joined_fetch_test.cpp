@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+namespace joined_fetch_test {
+
 using namespace tiered;
 
 namespace {
@@ -269,3 +271,5 @@ TEST_CASE("the stall of a step that joins is predicted from what is missing", "[
   CHECK(w.check_hit(tokens) == 8 * page);
   w.check_end();
 }
+
+}  // namespace joined_fetch_test

@@ -8,6 +8,8 @@
 
 #include <memory>
 
+namespace kv_store_law_test {
+
 namespace {
 
 struct obvious_subject {
@@ -24,3 +26,5 @@ struct obvious_subject {
 TEST_CASE("the obvious store is a kv_store", "[tier]") {
   check_kv_store([] { return obvious_subject(); });
 }
+
+}  // namespace kv_store_law_test

@@ -18,6 +18,8 @@
 #include <numeric>
 #include <vector>
 
+namespace layer_loader_test {
+
 using namespace oriel;
 using loader = layer_loader<scripted_store, hand_clock>;
 
@@ -367,3 +369,5 @@ TEST_CASE("a gate that is no gate is open", "[tier]") {
   CHECK(gate);
   CHECK(!gate.wait(0));
 }
+
+}  // namespace layer_loader_test

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+namespace layer_plan_test {
+
 using namespace oriel;
 
 namespace {
@@ -160,3 +162,5 @@ TEST_CASE("the stall of a step follows from bytes, rate and lead", "[tier]") {
   CHECK(predict_stall(hybrid, seconds, rate, 0.0) == Approx(7.06 - 6.0));
   CHECK(predict_stall(hybrid, seconds, rate, 2.0) == Approx(0.0).margin(1e-12));
 }
+
+}  // namespace layer_plan_test

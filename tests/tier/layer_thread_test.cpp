@@ -22,6 +22,8 @@
 #include <utility>
 #include <vector>
 
+namespace layer_thread_test {
+
 using namespace oriel;
 
 static_assert(layer_gate<layer_loader_thread<any_store>>);
@@ -254,3 +256,5 @@ TEST_CASE("a store with its own thread needs no other", "[tier]") {
     loader.finish();
   }
 }
+
+}  // namespace layer_thread_test

@@ -14,6 +14,8 @@
 #include <random>
 #include <vector>
 
+namespace memory_cases_test {
+
 using namespace oriel;
 
 namespace {
@@ -289,3 +291,5 @@ TEST_CASE("an index entry is small, and the books agree in a long life", "[tier]
   memory_world large(50'000);
   CHECK(large.store.stats().index_bytes <= 64 * 100'000);
 }
+
+}  // namespace memory_cases_test

@@ -13,6 +13,8 @@
 #include <random>
 #include <vector>
 
+namespace memory_store_test {
+
 using namespace oriel;
 
 namespace {
@@ -87,3 +89,5 @@ TEST_CASE("memory_store is a kv_store where there is little room", "[tier]") {
     check_law(law, options);
   }
 }
+
+}  // namespace memory_store_test

@@ -7,6 +7,8 @@
 #include <set>
 #include <vector>
 
+namespace page_key_test {
+
 using namespace oriel;
 
 namespace {
@@ -75,3 +77,5 @@ TEST_CASE("keys of two pools differ", "[tier]") {
   CHECK(page_key{link, 0} != page_key{link, 1});
   CHECK(page_key{link, 0} < page_key{link, 1});
 }
+
+}  // namespace page_key_test

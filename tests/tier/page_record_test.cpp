@@ -8,6 +8,8 @@
 #include <random>
 #include <vector>
 
+namespace page_record_test {
+
 using namespace oriel;
 
 namespace {
@@ -172,3 +174,5 @@ TEST_CASE("limits are checked before anything is believed", "[tier]") {
     }
   }
 }
+
+}  // namespace page_record_test

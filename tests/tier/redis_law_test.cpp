@@ -12,6 +12,8 @@
 #include <string>
 #include <thread>
 
+namespace redis_law_test {
+
 using namespace oriel;
 
 namespace {
@@ -65,3 +67,5 @@ TEST_CASE("redis_store with three connections and little room is a kv_store", "[
       },
       law);
 }
+
+}  // namespace redis_law_test

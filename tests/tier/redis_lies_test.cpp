@@ -15,6 +15,8 @@
 #include <random>
 #include <string>
 
+namespace redis_lies_test {
+
 using namespace oriel;
 using redis_test::run;
 using redis_test::run_all;
@@ -345,3 +347,5 @@ TEST_CASE("a reply too many is not taken for a deletion", "[tier][redis][lies]")
   CHECK(ended[0].outcome == store_outcome::done);
   CHECK(ended[1].outcome == store_outcome::failed);
 }
+
+}  // namespace redis_lies_test

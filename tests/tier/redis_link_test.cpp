@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+namespace redis_link_test {
+
 using namespace oriel;
 using redis_test::run;
 using redis_test::run_all;
@@ -358,3 +360,5 @@ TEST_CASE("a cluster of three, and a slot that moves", "[tier][redis][cluster]")
   CHECK(run(store, pages[0]->item(store_op::drop_tenant)) == store_outcome::done);
   CHECK(all_are(store_outcome::miss));
 }
+
+}  // namespace redis_link_test

@@ -12,6 +12,8 @@
 #include <string>
 #include <string_view>
 
+namespace redis_resp_test {
+
 using namespace oriel;
 using namespace oriel::detail;
 
@@ -303,3 +305,5 @@ TEST_CASE("a record is what it says, or it is not the page", "[tier][redis]") {
     CHECK(judge(value, wrong.item(store_op::get)) == redis_verdict::other_kind);
   }
 }
+
+}  // namespace redis_resp_test

@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+namespace redis_server_test {
+
 using namespace oriel;
 using redis_test::run;
 using redis_test::run_all;
@@ -474,3 +476,5 @@ TEST_CASE("a network that spoils replies costs hits, never bytes, and heals", "[
     }
   }
 }
+
+}  // namespace redis_server_test

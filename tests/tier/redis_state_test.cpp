@@ -17,6 +17,8 @@
 #include <stdexcept>
 #include <thread>
 
+namespace redis_state_test {
+
 using namespace oriel_test;
 
 namespace {
@@ -254,3 +256,5 @@ TEST_CASE(
   REQUIRE(f.live_until([&] { return f.all_know(31 * 20); }));
   CHECK(f.routers.back().mirror.counters().replays_wanted > 0);
 }
+
+}  // namespace redis_state_test

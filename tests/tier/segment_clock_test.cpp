@@ -5,6 +5,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace segment_clock_test {
+
 using namespace oriel;
 using namespace oriel_test;
 
@@ -196,3 +198,5 @@ TEST_CASE("no expiry and no wall clock overflows", "[tier][segment]") {
   disk.pass(2 * hour_us);
   CHECK_FALSE(is_there(store, 1));
 }
+
+}  // namespace segment_clock_test

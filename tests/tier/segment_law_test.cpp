@@ -13,6 +13,8 @@
 #include <thread>
 #include <utility>
 
+namespace segment_law_test {
+
 using namespace oriel;
 
 namespace {
@@ -78,3 +80,5 @@ TEST_CASE("segment_store with little room is a kv_store with slices of odd sizes
       },
       law);
 }
+
+}  // namespace segment_law_test

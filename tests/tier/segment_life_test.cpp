@@ -9,6 +9,8 @@
 #include <array>
 #include <cstdio>
 
+namespace segment_life_test {
+
 using namespace oriel_test;
 
 namespace {
@@ -69,3 +71,5 @@ TEST_CASE("lives full of faults never see a wrong byte, and heal", "[tier][segme
   print("seeds from 300001, faults and loss of power", u);
   CHECK(t.hits + u.hits > 0);
 }
+
+}  // namespace segment_life_test

@@ -6,6 +6,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace segment_store_test {
+
 using namespace oriel;
 using namespace oriel_test;
 
@@ -747,3 +749,5 @@ TEST_CASE("what cannot work is said at once", "[tier][segment]") {
   CHECK(carry_out_one(store, {.op = store_op::get, .key = toy_page{1}.key()}).outcome ==
         store_outcome::refused);
 }
+
+}  // namespace segment_store_test

@@ -20,6 +20,8 @@
 #include <set>
 #include <vector>
 
+namespace sharded_store_test {
+
 using namespace oriel;
 
 namespace {
@@ -436,3 +438,5 @@ TEST_CASE("a node may be a thread", "[tier]") {
   }
   CHECK(store.stats().pages == 100);
 }
+
+}  // namespace sharded_store_test

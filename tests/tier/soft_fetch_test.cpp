@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <vector>
 
+namespace soft_fetch_test {
+
 using namespace tiered;
 
 namespace {
@@ -134,3 +136,5 @@ TEST_CASE("nobody waits to hear whether there are pages of the soft kind", "[tie
   CHECK(w.check_hit(tokens) == 2 * page);
   CHECK(soft_pages_of_a_hit(w, tokens) == 0);
 }
+
+}  // namespace soft_fetch_test

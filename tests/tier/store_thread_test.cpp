@@ -17,6 +17,8 @@
 #include <thread>
 #include <vector>
 
+namespace store_thread_test {
+
 using namespace oriel;
 
 namespace {
@@ -163,3 +165,5 @@ TEST_CASE("many threads come and go", "[tier]") {
     }
   }
 }
+
+}  // namespace store_thread_test

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+namespace tier_queues_test {
+
 using namespace oriel;
 using detail::errand_tag;
 using detail::tier_errand;
@@ -262,3 +264,5 @@ TEST_CASE("a line keeps its order, whatever is pushed and dropped", "[tier]") {
     REQUIRE(std::ranges::equal(line.all(), plain, {}, &tier_line::waiting::deadline_us));
   }
 }
+
+}  // namespace tier_queues_test

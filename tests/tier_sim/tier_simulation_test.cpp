@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+namespace tier_simulation_test {
+
 namespace {
 
 void check_seeds(std::uint64_t first, std::uint64_t count) {
@@ -143,3 +145,5 @@ TEST_CASE("the seeds with tiers meet the faults that they are meant to meet", "[
   CHECK(all.compared_worlds >= 10);
   CHECK(all.drops_repeated >= 5);
 }
+
+}  // namespace tier_simulation_test

@@ -15,9 +15,9 @@ constexpr std::string_view llama3 =
     R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 // One text under the eye: class of the character at a position, and runs of a class.
-class reader {
+class text_reader {
  public:
-  explicit reader(std::string_view text) : text_(text), classes_(char_classes::get()) {}
+  explicit text_reader(std::string_view text) : text_(text), classes_(char_classes::get()) {}
 
   struct character {
     std::uint8_t bits;     // char_class; class_end past the end
@@ -69,7 +69,7 @@ class reader {
 
 // Bytes of 's 't 're 've 'm 'll 'd at `i`, where an apostrophe stands; 0 if none.
 template <bool IgnoreCase>
-std::size_t contraction(const reader& in, std::size_t i) {
+std::size_t contraction(const text_reader& in, std::size_t i) {
   const auto letter = [&](std::size_t k) {
     const char c = in.byte(i + k);
     return IgnoreCase && 'A' <= c && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
@@ -94,7 +94,7 @@ std::size_t contraction(const reader& in, std::size_t i) {
 
 // \s+(?!\S)|\s+ on the run [i, end): all of it at the end of the text, else all but its last
 // character, which goes with the word behind it; a single one alone.
-std::size_t end_of_spaces(const reader& in, std::size_t i, std::size_t end) {
+std::size_t end_of_spaces(const text_reader& in, std::size_t i, std::size_t end) {
   if (end == in.text().size()) {
     return end;
   }
@@ -102,28 +102,28 @@ std::size_t end_of_spaces(const reader& in, std::size_t i, std::size_t end) {
   return last > i ? last : end;
 }
 
-std::size_t end_of_gpt2_word(const reader& in, std::size_t i) {
+std::size_t end_of_gpt2_word(const text_reader& in, std::size_t i) {
   if (in.byte(i) == '\'') {
     if (const std::size_t length = contraction<false>(in, i)) {
       return i + length;
     }
   }
   const std::size_t body = in.byte(i) == ' ' ? i + 1 : i;
-  const reader::character c = in.at(body);
+  const text_reader::character c = in.at(body);
   if ((c.bits & class_letter) != 0) {
     return in.skip(body, class_letter);
   }
   if ((c.bits & class_number) != 0) {
     return in.skip(body, class_number);
   }
-  if (reader::is_symbol(c)) {
+  if (text_reader::is_symbol(c)) {
     return in.skip_symbols(body);
   }
   return end_of_spaces(in, i, in.skip(i, class_space));
 }
 
-std::size_t end_of_qwen_word(const reader& in, std::size_t i, std::uint32_t digits_max) {
-  const reader::character c = in.at(i);
+std::size_t end_of_qwen_word(const text_reader& in, std::size_t i, std::uint32_t digits_max) {
+  const text_reader::character c = in.at(i);
   if ((c.bits & class_letter) != 0) {
     return in.skip(i, class_letter);
   }
@@ -135,7 +135,7 @@ std::size_t end_of_qwen_word(const reader& in, std::size_t i, std::uint32_t digi
   if ((c.bits & class_number) != 0) {
     std::size_t end = i + c.length;
     for (std::uint32_t digits = 1; digits < digits_max; ++digits) {
-      const reader::character next = in.at(end);
+      const text_reader::character next = in.at(end);
       if ((next.bits & class_number) == 0) {
         break;
       }
@@ -143,11 +143,11 @@ std::size_t end_of_qwen_word(const reader& in, std::size_t i, std::uint32_t digi
     }
     return end;
   }
-  const reader::character next = in.at(i + c.length);
+  const text_reader::character next = in.at(i + c.length);
   if ((c.bits & class_newline) == 0 && (next.bits & class_letter) != 0) {
     return in.skip(i + c.length, class_letter);
   }
-  if (reader::is_symbol(c) || (in.byte(i) == ' ' && reader::is_symbol(next))) {
+  if (text_reader::is_symbol(c) || (in.byte(i) == ' ' && text_reader::is_symbol(next))) {
     return in.skip(in.skip_symbols(i + c.length), class_newline);
   }
   // A run of white space: up to its last newline if it has one.
@@ -180,7 +180,7 @@ std::string_view word_scanner::gpt2_pattern() noexcept {
 void word_scanner::split(std::string_view text,
                          std::size_t base,
                          std::vector<std::size_t>& ends) const {
-  const reader in(text);
+  const text_reader in(text);
   for (std::size_t i = 0; i < text.size(); ends.push_back(base + i)) {
     i = family_ == family::gpt2 ? end_of_gpt2_word(in, i) : end_of_qwen_word(in, i, digits_max_);
   }

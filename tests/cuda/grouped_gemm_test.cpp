@@ -16,7 +16,7 @@ using namespace oriel::test;  // NOLINT
 
 namespace {
 
-std::span<const std::byte> span_of(const matrix_bytes& bytes) {
+std::span<const std::byte> span_of(const aligned_bytes& bytes) {
   return {bytes.data(), bytes.size()};
 }
 

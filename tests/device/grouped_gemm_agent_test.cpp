@@ -27,7 +27,7 @@ std::vector<Out> run_case(const grouped_gemm_case& c,
   const auto plan = cuda::plan_grouped_gemm(
       c.shape, {.rows_max = std::max(c.rows, 1u), .multiprocessors = multiprocessors});
   REQUIRE(plan);
-  const matrix_bytes packed = c.packed(*plan);
+  const aligned_bytes packed = c.packed(*plan);
   std::vector<Out> out(std::size_t{c.rows + 1} * stride, before);
   auto args = c.args(out.data(), stride);
   args.weights = packed.data();

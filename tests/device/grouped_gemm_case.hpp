@@ -123,7 +123,7 @@ struct grouped_gemm_case {
   std::vector<std::uint32_t> offsets, row_index, scale_rows;
   std::uint32_t rows = 0, sources = 0, divisor = 1;
   std::size_t x_stride = 0, scale_stride = 0, scale_group_stride = 0;
-  matrix_bytes x{0}, plain{0};
+  aligned_bytes x{0}, plain{0};
   std::vector<float> x_scales, weight_scales;
 };
 

@@ -499,8 +499,10 @@ std::string killer(const mutant& m, const char* program) {
     return mutants::kill_by_cases(program, quoted(m.killer), 8);
   }
   ::setenv("ORIEL_TEST_SCALE", "0.01", 1);
-  const std::string how = mutants::kill_by_cases(
-      program, "[#page_record_test]~[life],[#segment_store_test]~[life]", 60);
+  const std::string how =
+      mutants::kill_by_cases(program,
+                             "[#page_record_test]~[life],[#segment_store_test]~[life]",
+                             mutants::seconds_for(m, 60));
   return how.empty() ? kill_by_lives() : how;
 }
 

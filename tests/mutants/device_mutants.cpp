@@ -94,7 +94,7 @@ int main(int count, char** arguments) {
   return mutants::run_all(
       std::span<const mutant>(all_mutants), count, arguments, [&](const mutant& m) {
         return mutants::is_as_it_should(m, [&](const mutant& on) {
-          return mutants::kill_by_cases(arguments[0], on.killer, 60);
+          return mutants::kill_by_cases(arguments[0], on.killer, mutants::seconds_for(on, 60));
         });
       });
 }

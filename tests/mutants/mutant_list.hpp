@@ -35,6 +35,13 @@ inline const char* shown(const char* name) {
   return name[0] == '\0' ? "(none)" : name;
 }
 
+/// Until a child counts as hanging. Only a mutant hangs: what is sound may take its time on a busy
+/// machine.
+template <class Mutant>
+unsigned seconds_for(const Mutant& m, unsigned of_a_mutant) {
+  return m.is_harmless ? 1'800 : of_a_mutant;
+}
+
 /// Switches a mutant on, and prints what became of it.
 /// @param kill  kill(mutant) says how it was found; empty: it was not
 /// @returns is that as it should be?

@@ -50,6 +50,15 @@ class Tiers(unittest.TestCase):
             self.assertEqual(a["cached_tokens"] + a["computed_tokens"], a["prompt_tokens"])
             self.assertGreaterEqual(a["stall_ms"], 0)
 
+    def fetched(self, tier, *arguments):
+        """Answers whose prompts all come from the tier. What is late on a busy machine is computed: then once more."""
+        for _ in range(8):
+            found = answers(*arguments)
+            self.check(found)
+            if all(a["hits"][tier] > a["prompt_tokens"] - 34 for a in found):
+                return found
+        self.fail(f"eight runs, and prompts still do not come from {tier}: {[a['hits'] for a in found]}")
+
     def test_without_tiers_all_hits_are_the_devices(self):
         found = answers(texts=[TEXTS[0], TEXTS[0]])
         self.assertEqual(found[1]["hits"], {"device": found[1]["cached_tokens"], "host": 0, "disk": 0, "remote": 0})
@@ -70,10 +79,7 @@ class Tiers(unittest.TestCase):
 
     def test_a_folder_outlives_the_program(self):
         self.check(answers("--disk-cache", self.folder))
-        again = answers("--disk-cache", self.folder)
-        self.check(again)
-        for a in again:
-            self.assertGreater(a["hits"]["disk"], a["prompt_tokens"] - 34)
+        self.fetched("disk", "--disk-cache", self.folder)
         self.assertEqual(self.folder.stat().st_mode & 0o777, 0o700)
         for file in self.folder.iterdir():
             self.assertEqual(file.stat().st_mode & 0o777, 0o600, file)
@@ -207,10 +213,7 @@ class Tiers(unittest.TestCase):
         server = self.redis()
         url = f"redis://127.0.0.1:{server.port}"
         self.check(answers("--remote", url))
-        again = answers("--remote", url)
-        self.check(again)
-        for a in again:
-            self.assertGreater(a["hits"]["remote"], a["prompt_tokens"] - 34)
+        self.fetched("remote", "--remote", url)
         server.kill()
         server.wait()
         gone = answers("--remote", url)

@@ -57,6 +57,8 @@ if [ "$code" != 0 ]; then
   exit "$code"
 fi
 
+steps_skipped=  # There is a device: who finds none now has lost it.
+
 cublaslt=$(sed -n 's/^cuBLASLt: //p' "$steps/device.log")
 outcome=passed
 if [ "${cublaslt:-NONE}" = NONE ]; then

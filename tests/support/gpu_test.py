@@ -30,8 +30,12 @@ case "$*" in
       "[long]") echo "a, long [one]" ;;
       *) printf 'first\\nsecond\\n' ;;
     esac ;;
-  "no such case") echo "cuBLASLt: $CUBLASLT" ;;
-  *) echo "$(basename "$0") ${*: -1} ${ORIEL_TEST_NO_POISON:+unpoisoned} ${TOOL:-}" >> "$CALLS" ;;
+  "no such case")
+    echo "cuBLASLt: $CUBLASLT"
+    [ "$LOST_AT" != "no such case" ] || exit 77 ;;
+  *)
+    echo "$(basename "$0") ${*: -1} ${ORIEL_TEST_NO_POISON:+unpoisoned} ${TOOL:-}" >> "$CALLS"
+    [ "${*: -1}" != "$LOST_AT" ] || exit 77 ;;
 esac
 """
 
@@ -49,7 +53,7 @@ exec "$@"
 
 
 class GpuTest(unittest.TestCase):
-    def run_script(self, *options, cublaslt="130100", unsupported=""):
+    def run_script(self, *options, cublaslt="130100", unsupported="", lost_at=""):
         """Exit code, lines of the summary, and the cases that were run, in order."""
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
@@ -64,7 +68,7 @@ class GpuTest(unittest.TestCase):
             done = subprocess.run(
                 [folder / "tests" / "gpu.sh", *options], capture_output=True, text=True, check=False,
                 env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "STAND_INS": str(folder),
-                                  "CALLS": str(calls), "CUBLASLT": cublaslt, "UNSUPPORTED": unsupported})
+                                  "CALLS": str(calls), "CUBLASLT": cublaslt, "UNSUPPORTED": unsupported, "LOST_AT": lost_at})
             return done.returncode, done.stdout.splitlines(), calls.read_text().splitlines()
 
     def test_all_of_it(self):
@@ -102,6 +106,16 @@ class GpuTest(unittest.TestCase):
         self.assertIn("skipped      cuBLASLt (version: NONE)", summary)
         self.assertIn("skipped      test.cuda_engine (no cuBLASLt)", summary)
         self.assertFalse([call for call in calls if "cuda_engine" in call])
+
+    def test_a_device_that_goes_is_a_failure(self):
+        for option in ("--no-sanitize", "--sanitize"):
+            code, summary, _ = self.run_script(option, lost_at="second")
+            self.assertEqual(code, 1)
+            self.assertTrue([line for line in summary if line.startswith("failed") and "second" in line], summary)
+
+    def test_without_a_device_nothing_is_tested(self):
+        code, summary, calls = self.run_script(cublaslt="NONE", lost_at="no such case")
+        self.assertEqual((code, calls), (77, []), summary)
 
     def test_a_sanitizer_that_does_not_know_the_device_is_one_line(self):
         code, summary, _ = self.run_script("--sanitize", unsupported="racecheck")

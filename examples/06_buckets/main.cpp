@@ -98,8 +98,8 @@ double rate(const sim::node_cost& cost, std::vector<rank_job> stream, bool is_pa
       jobs.push_back(*next);
       tokens += next->missing;
     }
-    const auto mixed = is_packed ? std::vector<rank_chunk>{} : equal_tokens(jobs);
-    seconds += step(cost, jobs, is_packed ? packer.pack(jobs) : mixed).seconds;
+    seconds += is_packed ? step(cost, jobs, packer.pack(jobs)).seconds
+                         : step(cost, jobs, equal_tokens(jobs)).seconds;
     std::erase_if(jobs, [](const rank_job& j) { return j.missing == 0; });
   }
   return tokens / seconds;

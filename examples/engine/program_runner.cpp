@@ -120,7 +120,8 @@ program_model program_model_of(const model_geometry& model,
 }
 
 std::uint32_t step_multiprocessors(std::uint32_t multiprocessors, bool has_tiers) noexcept {
-  return multiprocessors - (has_tiers ? mover_multiprocessors() : 0);
+  const std::uint32_t copies = has_tiers ? mover_multiprocessors() : 0;
+  return multiprocessors > copies ? multiprocessors - copies : 1;
 }
 
 program_model program_model_of(const runner_setup& setup,

@@ -21,11 +21,9 @@ void note_uses(step_program& p) {
   }
   for (std::size_t i = 0; i < p.operations.size(); ++i) {
     visit_buffers(p.operations[i], [&](buffer_id id) {
-      if (id != no_buffer) {
-        program_buffer& b = p.buffers[static_cast<std::size_t>(id)];
-        b.first_use = std::min(b.first_use, i);
-        b.last_use = std::max(b.last_use, i);
-      }
+      program_buffer& b = p.buffers[static_cast<std::size_t>(id)];
+      b.first_use = std::min(b.first_use, i);
+      b.last_use = std::max(b.last_use, i);
     });
   }
 }

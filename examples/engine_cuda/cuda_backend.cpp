@@ -570,6 +570,9 @@ cudaGraphExec_t cuda_backend::graph_of(const step_program& program) {
   const auto end_capture = [&] {
     cudaGraph_t recorded = nullptr;
     const cudaError_t outcome = cudaStreamEndCapture(stream_, &recorded);
+    if (outcome != cudaSuccess) {
+      cudaGetLastError();  // Else the next launch is blamed for it.
+    }
     return std::pair(outcome, cuda_owned<cudaGraph_t, cudaGraphDestroy>(recorded));
   };
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a graph");

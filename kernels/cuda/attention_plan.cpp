@@ -133,35 +133,43 @@ attention_call make_attention_call(const cuda::attention_plan& plan,
           .sequence_rows_max = plan.limits.rows_per_sequence_max};
 }
 
+namespace {
+
+/// With outputs, and perhaps queries, in bf16.
+template <class T>
+attention_call make_bf16_call(const cuda::attention_plan& plan,
+                              const basic_attention_args<T, bf16>& args,
+                              std::byte* workspace) noexcept {
+  attention_args rest{.out = nullptr,
+                      .q = nullptr,
+                      .q_stride = args.q_stride,
+                      .kv = args.kv,
+                      .sequences = args.sequences,
+                      .sinks = args.sinks,
+                      .scale = args.scale};
+  if constexpr (std::is_same_v<T, float>) {
+    rest.q = args.q;
+  }
+  attention_call call = make_attention_call(plan, rest, workspace);
+  if constexpr (std::is_same_v<T, bf16>) {
+    call.q_bf16 = args.q;
+  }
+  call.out_bf16 = args.out;
+  return call;
+}
+
+}  // namespace
+
 attention_call make_attention_call(const cuda::attention_plan& plan,
                                    const basic_attention_args<bf16>& args,
                                    std::byte* workspace) noexcept {
-  const attention_args rest{.out = nullptr,
-                            .q = nullptr,
-                            .q_stride = args.q_stride,
-                            .kv = args.kv,
-                            .sequences = args.sequences,
-                            .sinks = args.sinks,
-                            .scale = args.scale};
-  attention_call call = make_attention_call(plan, rest, workspace);
-  call.q_bf16 = args.q;
-  call.out_bf16 = args.out;
-  return call;
+  return make_bf16_call(plan, args, workspace);
 }
 
 attention_call make_attention_call(const cuda::attention_plan& plan,
                                    const basic_attention_args<float, bf16>& args,
                                    std::byte* workspace) noexcept {
-  const attention_args rest{.out = nullptr,
-                            .q = args.q,
-                            .q_stride = args.q_stride,
-                            .kv = args.kv,
-                            .sequences = args.sequences,
-                            .sinks = args.sinks,
-                            .scale = args.scale};
-  attention_call call = make_attention_call(plan, rest, workspace);
-  call.out_bf16 = args.out;
-  return call;
+  return make_bf16_call(plan, args, workspace);
 }
 
 }  // namespace oriel::detail

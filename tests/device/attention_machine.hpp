@@ -40,8 +40,8 @@ inline float bf16_at(const std::byte* p) {
 /// `rows` x 16 elements that a descriptor without swizzle denotes, K-major. Bits 0-13 are the
 /// address, 16-29 the offset between core matrices along K, 32-45 along M or N, each in 16 bytes.
 inline std::vector<float> operand(const std::byte* shared, std::uint64_t desc, std::uint32_t rows) {
-  REQUIRE((desc & ~0x0000'3FFF'3FFF'3FFFull) ==
-          0);  // No base offset, no swizzle, nothing reserved.
+  expect_in_thread((desc & ~0x0000'3FFF'3FFF'3FFFull) == 0,
+                   "a descriptor has a base offset, a swizzle or something reserved");
   const std::size_t start = (desc & 0x3FFF) << 4, leading = (desc >> 16 & 0x3FFF) << 4,
                     stride = (desc >> 32 & 0x3FFF) << 4;
   std::vector<float> x(rows * 16);

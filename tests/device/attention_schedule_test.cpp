@@ -242,6 +242,7 @@ TEST_CASE("the ring of stages: no tile is lost, read early or overwritten, in an
       if (c.wants_tile(ends) && full_k[c.next.stage].has_passed(c.next.parity)) {
         REQUIRE(k[c.next.stage] == c.waited++);
         c.next.advance();
+        REQUIRE(k[c.next.stage_before()] == c.waited - 1);  // Where its V is looked for.
         idle = 0;
       } else if (c.gives_back(ends) && full_v[c.held.stage].has_passed(c.held.parity)) {
         REQUIRE(v[c.held.stage] == c.released);
@@ -296,6 +297,7 @@ TEST_CASE("e4m3: two rings of stages, and the converters between them, in any in
       if (c.wants_tile(ends) && full[c.next.stage].has_passed(c.next.parity)) {
         REQUIRE(is_made(c.next.stage, c.waited++));
         c.next.advance();
+        REQUIRE(is_made(c.next.stage_before(), c.waited - 1));  // Where its scales are looked for.
         idle = 0;
       } else if (c.gives_back(ends)) {
         REQUIRE(is_made(c.held.stage, c.released++));

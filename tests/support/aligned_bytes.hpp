@@ -14,17 +14,17 @@ namespace oriel::test {
 
 inline constexpr std::byte poison{0xFF};  // Four of them are a NaN in f32, two in bf16.
 
-/// `n` bytes from a multiple of 64 on, and as many more, filled alike, as complete the last 64.
-/// Const as a pointer is: what it points to may change.
+/// `n` bytes from a multiple of 64 on. Const as a pointer is: what it points to may change.
 class aligned_bytes {
  public:
   explicit aligned_bytes(std::size_t n, std::byte fill = poison)
-      : data_(static_cast<std::byte*>(::operator new (whole(n), std::align_val_t{line}))),
-        size_(n) {
-    std::memset(data_, static_cast<int>(fill), whole(n));
+      : data_(static_cast<std::byte*>(::operator new (n + 1, std::align_val_t{line}))), size_(n) {
+    std::memset(data_, static_cast<int>(fill), n);
   }
   aligned_bytes(const aligned_bytes& other) : aligned_bytes(other.size_) {
-    std::memcpy(data_, other.data_, size_);
+    if (size_ != 0) {
+      std::memcpy(data_, other.data_, size_);
+    }
   }
   aligned_bytes(aligned_bytes&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
@@ -41,7 +41,6 @@ class aligned_bytes {
 
  private:
   static constexpr std::size_t line = 64;
-  static constexpr std::size_t whole(std::size_t n) { return (n / line + 1) * line; }
 
   std::byte* data_;
   std::size_t size_;

@@ -10,6 +10,7 @@
 
 steps_begin() {
   steps=$(mktemp -d)
+  trap 'rm -rf "$steps"' EXIT
   steps_end=$((SECONDS + $1))
   steps_skipped=77  # The exit code that says so; empty: none does.
   : > "$steps/outcomes"

@@ -378,13 +378,20 @@ TEST_CASE("a device that is lost fails what it had and what comes, each once, an
   for (std::uint64_t seed = 1; seed <= scaled(40); ++seed) {
     INFO("seed " << seed);
     staged_life life(seed, seed % 3 == 0 ? 25 : 0);
-    for (std::uint64_t i = 0; i < 20 + seed % 7; ++i) {
+    std::uint64_t faults = 0;  // of the store and of moves: they only become more
+    const auto turn = [&] {
       life.turn();
+      const std::uint64_t now = life.last_fault().count;
+      REQUIRE(now >= faults);
+      faults = now;
+    };
+    for (std::uint64_t i = 0; i < 20 + seed % 7; ++i) {
+      turn();
     }
     life.lose_the_device();
     gets += life.gets, puts += life.puts;
     for (int i = 0; i < 60; ++i) {
-      life.turn();
+      turn();
     }
     if (seed % 4 == 0) {
       life.leave_in_the_middle();
@@ -415,13 +422,11 @@ TEST_CASE("who waits for a copy waits for those of another store that are before
   store_completion done;
   REQUIRE(other.poll({&done, 1}) == 1);
   CHECK(done.outcome == store_outcome::done);
-  // Up, too.
-  for (std::uint32_t page = 0; page < 3; ++page) {
-    while (one.pending() != 0) {
-      REQUIRE(one.wait(no_deadline));
-      one.poll({&done, 1});
-    }
+  while (one.pending() != 0) {
+    REQUIRE(one.wait(no_deadline));
+    one.poll({&done, 1});
   }
+  // Up, too.
   for (std::uint32_t page = 0; page < 3; ++page) {
     const store_item get = world.item(store_op::get, page);
     REQUIRE(one.submit({&get, 1}, no_deadline) == 1);

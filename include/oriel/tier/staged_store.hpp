@@ -126,15 +126,15 @@ class staged_store {
 
   [[nodiscard]] std::size_t pending() const { return items_max - free_.size(); }
   [[nodiscard]] store_stats stats() const { return store_->stats(); }
-  /// The store's, or what kept a move from its end if that came later.
+  /// The store's, or what kept an item's move from its end if that came later. Counts both.
   [[nodiscard]] store_fault last_fault() const {
     store_fault fault = store_->last_fault();
-    if (failed_moves_ != 0 && fault.count == store_faults_then_) {
-      fault = {.operation = failed_way_ == move_way::up ? "copy up" : "copy down",
-               .where = move_failure_.detail,
-               .native = move_failure_.native,
-               .count = failed_moves_};
+    if (unmoved_ != 0 && fault.count == store_faults_then_) {
+      fault.operation = failed_way_ == move_way::up ? "copy up" : "copy down";
+      fault.where = move_failure_.detail;
+      fault.native = move_failure_.native;
     }
+    fault.count += unmoved_;
     return fault;
   }
 
@@ -376,7 +376,7 @@ class staged_store {
     });
   }
   void note_failure(move_way way, const failure& why) {
-    ++failed_moves_;
+    ++unmoved_;
     failed_way_ = way;
     move_failure_ = why;
     store_faults_then_ = store_->last_fault().count;
@@ -395,8 +395,9 @@ class staged_store {
   std::vector<std::uint32_t> came_, moving_, ended_;  // in their order
   std::vector<std::uint32_t> numbers_, movers_;       // scratch
   std::vector<page_slice> moved_;                     // scratch
-  std::uint64_t failed_moves_ = 0, store_faults_then_ = 0;
-  move_way failed_way_ = move_way::up;  // of the last of them
+  std::uint64_t unmoved_ = 0;                         // items whose move failed
+  std::uint64_t store_faults_then_ = 0;               // when the last of them did
+  move_way failed_way_ = move_way::up;                // of the last of them
   failure move_failure_{};
   std::array<store_completion, 64> batch_ = {};
 };

@@ -7,7 +7,7 @@ import subprocess
 import unittest
 from pathlib import Path
 
-STEPS = Path(__file__).resolve().parent / "steps.sh"
+STEPS = Path(__file__).resolve().parents[1] / "support" / "steps.sh"
 
 
 def run(script, seconds=600):

@@ -11,9 +11,9 @@
 /// every number of rows and threads.
 ///
 /// `out` is written in the forms that are asked for, one or more: as it is, rounded to bf16, and in
-/// e4m3 with scales, as quantize_rows.hpp makes them of it. So a product on a device has its operand
-/// without a kernel between; products of the host read f32, there the other forms are what a device
-/// is compared with.
+/// e4m3 with scales, as quantize_rows.hpp makes them of it. So a product on a device has its
+/// operand without a kernel between; products of the host read f32, there the other forms are what
+/// a device is compared with.
 #pragma once
 
 #include <oriel/core/dtype.hpp>

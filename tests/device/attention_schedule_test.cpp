@@ -190,6 +190,12 @@ struct ring_consumer {
   }
 };
 
+/// Tiles that all have given back.
+template <std::uint32_t Stages>
+std::uint32_t slowest(const std::vector<ring_consumer<Stages>>& consumers) {
+  return std::ranges::min_element(consumers, {}, &ring_consumer<Stages>::released)->released;
+}
+
 /// A copy under way.
 struct copy {
   std::uint32_t stage, tile;
@@ -213,13 +219,7 @@ TEST_CASE("the ring of stages: no tile is lost, read early or overwritten, in an
   const auto ends = random_splits(random, tiles);
   std::uint32_t produced = 0, idle = 0;
   bool is_ahead = false;  // Two tiles are on their way, or there, behind two that are held.
-  const auto slowest = [&] {
-    return std::min_element(consumers.begin(),
-                            consumers.end(),
-                            [](const auto& a, const auto& b) { return a.released < b.released; })
-        ->released;
-  };
-  while (slowest() < tiles) {
+  while (slowest(consumers) < tiles) {
     REQUIRE(++idle < 10000);  // Nobody can move: a deadlock.
     const std::uint32_t who = random.next_below(warps + 2);
     if (who == warps && produced < tiles && free[producer.stage].has_passed(producer.parity ^ 1)) {
@@ -283,13 +283,7 @@ TEST_CASE("e4m3: two rings of stages, and the converters between them, in any in
   const auto is_made = [&](std::uint32_t stage, std::uint32_t tile) {
     return std::count(made[stage].begin(), made[stage].end(), tile) == converters;
   };
-  const auto slowest = [&] {
-    return std::min_element(consumers.begin(),
-                            consumers.end(),
-                            [](const auto& a, const auto& b) { return a.released < b.released; })
-        ->released;
-  };
-  while (slowest() < tiles) {
+  while (slowest(consumers) < tiles) {
     REQUIRE(++idle < 10000);  // Nobody can move: a deadlock.
     const std::uint32_t who = random.next_below(warps + converters + 2);
     if (who < warps) {

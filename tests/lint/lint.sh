@@ -6,7 +6,7 @@ git ls-files -- '*.hpp' '*.cpp' '*.cu' '*.cuh' | xargs clang-format --dry-run --
 python3 tests/lint/include_directions.py
 python3 tests/lint/readme_example.py
 python3 tests/lint/links.py
-if git grep -InE '\b(TODO|FIXME|XXX|HACK)\b' -- . ':!tests/lint'; then
+if git grep -InE '\b(TOD[O]|FIXM[E]|XX[X]|HAC[K])\b'; then  # A pattern that does not find itself.
   echo "unfinished work is marked above: finish it or delete the mark" >&2
   exit 1
 fi

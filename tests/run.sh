@@ -27,7 +27,7 @@ build_and_test() {  # build_and_test <preset> [ctest argument...]
   # Several files of tests at once, which takes half the time; with --long each by itself: has it its includes?
   cmake --preset "$preset" -DORIEL_TEST_UNITY=$([ -n "${ORIEL_TEST_LONG:-}" ] && echo OFF || echo ON) > /dev/null
   cmake --build --preset "$preset" -j "$jobs"
-  ctest --preset "$preset" -j "$jobs" "$@"
+  ctest --preset "$preset" -j $((jobs + jobs / 2)) "$@"  # Some wait for disks, servers and processes.
 }
 
 stage_lint() { ./tests/lint/lint.sh; }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // Example 02: a sliding window in a fixed number of pages, one of which a prefix tree keeps.
-// Next: 08_attention reads keys and values out of such pages.
+// Next: 03_prefix_tree lets requests share pages.
 #include <oriel/kv/paged_allocator.hpp>
 #include <oriel/kv/window_ring.hpp>
 

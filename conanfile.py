@@ -3,10 +3,10 @@
 """Conan 2 recipe: the library; with -o 'oriel/*:tier=True' its tiers (memory, disk, Redis), with
 -o 'oriel/*:program=True' those and the program `oriel` too.
 
-    conan create . --no-remote -s compiler.cppstd=20
+    conan create . --no-remote -pr tests/package/conan/profile -s compiler.cppstd=20
 
-The library needs nothing, its tiers OpenSSL and liburing. Those and the program's packages may come from the system: name them in the
-profile's [platform_requires] (tests/package/conan/profile does).
+To build, the library needs the header of xxHash, its tiers OpenSSL and liburing too. These and the program's packages come
+from a remote, or from the system: then the profile names them under [platform_requires], as tests/package/conan/profile does.
 """
 
 from conan import ConanFile

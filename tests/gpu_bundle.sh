@@ -42,7 +42,7 @@ add_library(Catch2::Catch2 INTERFACE IMPORTED)
 target_include_directories(Catch2::Catch2 INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../../../include")
 list(APPEND CMAKE_MODULE_PATH "${CMAKE_CURRENT_LIST_DIR}")
 EOT
-cp "$usr"/lib/cmake/Catch2/Catch{,AddTests}.cmake "$into/lib/cmake/Catch2/"
+cp "$usr"/lib/cmake/Catch2/Catch{,AddTests,2ConfigVersion}.cmake "$into/lib/cmake/Catch2/"
 package_file fmt <<'EOT'
 add_library(fmt::fmt INTERFACE IMPORTED)
 target_include_directories(fmt::fmt INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../../../include")

@@ -106,7 +106,7 @@ void beside_dense(const std::string& id,
           r.ratio(limit, ours) * grouped.flops() / dense.flops()});
 }
 
-/// GEMM itself, for who wants the machine's rate.
+/// GEMM itself, for those who want the machine's rate.
 void yardstick() {
   stopwatch watch;
   const dense_gemm gemm(8192, 8192, 8192, watch);

@@ -11,11 +11,10 @@
 //     on the device       nothing to load: the compute alone
 //     load, then compute  the tier answers when all has come, as if it knew no layers
 //     layer by layer      the request is alone: its load begins when it comes, and nothing hides
-//     its
-//                         first layers
+//                         its first layers
 //     beside a decode     another request decodes: the load begins in the steps before, layer 0's
-//                         too, and the request starts when the engine expects that it will hardly
-//                         wait
+//                         too, and the request starts when the engine expects that it will
+//                         hardly wait
 //
 // `step`: from when nobody else has rows, or from the start of the step with the request's rows,
 // until its first token. `stall`: what engine_metrics::stall_us grew by meanwhile. The tier is a

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Speeds of the prefix tree, as in ../shared/spec/prefix-cache.md section 11: one thread, pages of
-/// 64 tokens unless said. docs/performance.md has the peers' figures.
+/// 64 tokens unless said. docs/measurements/prefix-tree.md has the peers' figures.
 #include <oriel/core/random.hpp>
 #include <oriel/kv/paged_allocator.hpp>
 #include <oriel/prefix/order_lru.hpp>

@@ -7,10 +7,10 @@
 //
 // Ways, turn by turn in one run: no load at all; every load before the step's compute; layer by
 // layer beside it, begun with the step; the same, begun while the step before is in its last layer.
-// Stores: `memory_store`, whose
-// memcpy shares caches and memory bandwidth with the compute; and one that only takes its time, as
-// a disk or a copy engine does. Needs two quiet cores: a step whose compute thread was off its CPU
-// for more than 2 % of it is not counted, and the last column says how many were.
+// Stores: `memory_store`, whose memcpy shares caches and memory bandwidth with the compute; and one
+// that only takes its time, as a disk or a copy engine does. Needs two quiet cores: a step whose
+// compute thread was off its CPU for more than 2 % of it is not counted, and the last column says
+// how many were.
 #include <oriel/core/executor.hpp>
 #include <oriel/kernels/gemm.hpp>
 #include <oriel/tier/layer_loader_thread.hpp>

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // Example 02: a sliding window in a fixed number of pages, one of which a prefix tree keeps.
-// Next: 08_attention reads keys and values out of such pages.
+// Next: 03_prefix_tree lets requests share pages.
 #include <oriel/kv/paged_allocator.hpp>
 #include <oriel/kv/window_ring.hpp>
 
@@ -47,7 +47,8 @@ int main() {
   ring r(pages, {.page_size = 4, .window_tokens = 9, .step_tokens = 4, .slack_pages = 0});
   std::printf("A window of 9 tokens in pages of 4: a ring of %u entries.\n\n", r.ring_pages());
 
-  // Admission takes the pages of the whole ring; no prompt, however long, will need more.
+  // Admission takes the pages of the whole ring; no prompt, however long, will need more while
+  // nobody else keeps one of them.
   if (!r.try_fill(1'000)) {
     return 1;
   }

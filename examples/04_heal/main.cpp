@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Example 04: heal. A prefix whose window KV is gone is resumed exactly by computing a triangle of
 // rows, whatever its length. Prints the triangle, and what it costs on real models.
-// Next: 08_attention reads keys and values out of pages.
+// Next: 05_tiers keeps pages below the pools.
 #include <oriel/model/presets.hpp>
 #include <oriel/prefix/heal.hpp>
 

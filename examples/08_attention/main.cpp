@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// A window layer needs no more memory than its window, however long the conversation: the same
-// tokens go through a ring of a few pages, in chunks, and through a flat table, at once. The
-// outputs are equal, bit for bit.
+// Example 08: attention over pages. A window layer needs no more memory than its window, however
+// long the conversation: the same tokens go through a ring of a few pages, in chunks, and through a
+// flat table, at once. The outputs are equal, bit for bit.
+// Next: 09_speculative drafts tokens and keeps those that the model would have said.
 #include <oriel/core/executor.hpp>
 #include <oriel/core/random.hpp>
 #include <oriel/kernels/attention.hpp>

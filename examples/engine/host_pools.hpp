@@ -18,7 +18,7 @@ namespace oriel::engine {
 /// and can never be touched: then it may be larger than the host's memory, and takes none of it.
 ///
 /// Huge pages not for the kernels' sake alone: a disk that reads straight into a page fills a few
-/// large pieces more than twice as fast as many small ones (docs/performance.md).
+/// large pieces more than twice as fast as many small ones (docs/measurements/disk.md).
 class engine_memory {
  public:
   static constexpr bool stores_bytes = true;

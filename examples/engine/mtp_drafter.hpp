@@ -86,8 +86,8 @@ class mtp_blocks {
 ///
 ///     d.accept(prompt);
 ///     ...the model computes rows...  d.add_rows(hidden);
-///     d.want(3); blocks.run(drafters);            // many sequences at once; or leave it to
-///     draft() d.draft(out);
+///     d.want(3); blocks.run(drafters);  // many sequences at once; or leave it to draft()
+///     d.draft(out);
 ///
 /// Rows may wait, waiting_rows_max of them: they must have run before the sequence's windows slide
 /// past them. Borrows its sequence's KV, options and history.

@@ -375,7 +375,7 @@ const step_program& program_runner::begin(std::span<const step_rows> batch,
   return p;
 }
 
-/// Of the batch that ran; zeros of who was cut off. @returns empty where nobody asked
+/// Of the batch that ran; zeros of those that were cut off. @returns empty where nobody asked
 std::span<const float> program_runner::logits_of(const step_program& program) {
   const std::size_t vocabulary = model_.geometry->vocabulary;
   const std::size_t count = logit_rows_of(batch_) * vocabulary;

@@ -11,7 +11,7 @@ namespace oriel::replay {
 namespace {
 
 /// Of one disk: with more of them each holds so few large records that its end, where none fits
-/// any more, is a large part of it (docs/performance.md). The store itself bears 65,000.
+/// any more, is a large part of it (docs/measurements/disk.md). The store itself bears 65,000.
 constexpr std::uint64_t segments_max = 512, segment_bytes_typical = std::uint64_t{64} << 20;
 /// Of the largest record, in a segment: the least that makes sense.
 constexpr std::uint64_t records_min = 8;

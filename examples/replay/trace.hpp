@@ -29,7 +29,7 @@ struct trace_request {
   std::uint32_t name_space = 0;        ///< requests of different ones never share a page
   /// From the finish reason that the trace gives for this very request.
   request_end ended = request_end::unknown;
-  // How its session hangs together, for who replays it at another pace.
+  // How its session hangs together, for those who replay it at another pace.
   std::uint32_t agent = 0;       ///< within the session: 0 the parent, others its sub-agents
   std::uint32_t row = 0;         ///< in the file's order; those that it waits for have lower ones
   std::uint64_t gap_us = 0;      ///< from the end of all that it waits for to its arrival

@@ -39,5 +39,5 @@ if(ORIEL_USES_LIBURING)
   target_compile_definitions(oriel_tier PRIVATE ORIEL_HAS_LIBURING)
   target_include_directories(oriel_tier SYSTEM PRIVATE ${ORIEL_LIBURING_INCLUDE_DIR})
   target_link_libraries(oriel_tier PRIVATE
-    $<BUILD_INTERFACE:${ORIEL_LIBURING_LIBRARY}> $<INSTALL_INTERFACE:uring>)
+    $<BUILD_INTERFACE:${ORIEL_LIBURING_LIBRARY}> $<INSTALL_INTERFACE:oriel::liburing>)
 endif()

@@ -19,7 +19,7 @@ namespace {
 constexpr std::size_t in_bytes = 128 << 10;
 constexpr std::size_t iovecs_max = 64;  // of one readv or writev
 /// Of one read into slices: what is copied and summed while it is in the caches, and what the
-/// kernel has queued meanwhile is too. More at once was slower (docs/performance.md).
+/// kernel has queued meanwhile is too. More at once was slower (docs/measurements/redis.md).
 constexpr std::size_t direct_bytes_max = 64 << 10;
 constexpr int rounds_max = 64;  // reads of one pump
 

@@ -7,8 +7,7 @@
 ///       my_store& store();
 ///       std::uint64_t now_us();                // the store's clock
 ///       void advance(std::uint64_t us);        // lets time pass: sleeps, or turns a fake clock
-///       void reopen();                         // if the store outlives its process: end it, open
-///       it
+///       void reopen();  // if the store outlives its process: end it, open it
 ///     };
 ///     TEST_CASE("my_store is a kv_store") {
 ///       check_kv_store([] { return my_subject(); });

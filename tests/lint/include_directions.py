@@ -13,7 +13,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RANK = {
-    "core": 0, "model": 1, "metrics": 1, "kv": 2, "kernels": 2, "parallel": 2, "encode": 2, "device": 2,
+    "core": 0, "model": 1, "metrics": 1, "kv": 2, "kernels": 2, "device": 2,
     "request": 3, "prefix": 3, "output": 3, "route": 4, "sched": 4, "tier": 4, "spec": 4, "sim": 5,
 }
 # The doorways between folders of one rank: headers that are a concept, or plain vocabulary types.
@@ -21,7 +21,7 @@ DOORWAYS = {
     "kernels/paged_kv.hpp", "kernels/kv_copy.hpp", "kernels/reference/kv_element.hpp", "device/host_device.cuh", "device/paged_kv_view.cuh", "device/copy_streams.hpp", "device/memory_driver.hpp",
     "request/request.hpp", "request/sampling_options.hpp", "request/stop_conditions.hpp",
     "kv/page_allocator.hpp", "kv/memory.hpp", "prefix/prefix_cache.hpp", "route/router.hpp",
-    "route/state_store.hpp", "sched/scheduler.hpp", "tier/kv_store.hpp", "spec/drafter.hpp",
+    "route/state_store.hpp", "tier/kv_store.hpp", "spec/drafter.hpp",
 }
 HEAVY = {"iostream", "regex", "functional", "ranges", "thread", "mutex", "future", "sstream", "fstream"}
 BANNED = re.compile(r"^(cuda|cub/|thrust/|fmt/|nlohmann/|catch2/)")

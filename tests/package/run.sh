@@ -61,15 +61,15 @@ build_consumer tier "${host_only[@]}"
 PKG_CONFIG_PATH=$(dirname "$(find "$work/moved" -name oriel.pc)")
 export PKG_CONFIG_PATH
 # shellcheck disable=SC2046
-g++ -std=c++20 tests/package/consumer.cpp $(pkg-config --cflags --libs --static oriel) -o "$work/pc_consumer"
+g++ -std=c++20 tests/package/consumer.cpp $(pkg-config --cflags --libs oriel) -o "$work/pc_consumer"
 "$work/pc_consumer"
 if [ $cuda = ON ]; then
   # shellcheck disable=SC2046
-  g++ -std=c++20 tests/package/cuda/consumer.cpp $(pkg-config --cflags --libs --static oriel-cuda) -o "$work/pc_cuda"
+  g++ -std=c++20 tests/package/cuda/consumer.cpp $(pkg-config --cflags --libs oriel-cuda) -o "$work/pc_cuda"
   LD_LIBRARY_PATH=$(pkg-config --variable=cuda_libdir oriel-cuda) "$work/pc_cuda"
 fi
 # shellcheck disable=SC2046
-g++ -std=c++20 tests/package/tier/consumer.cpp $(pkg-config --cflags --libs --static oriel-tier) -o "$work/pc_tier"
+g++ -std=c++20 tests/package/tier/consumer.cpp $(pkg-config --cflags --libs oriel-tier) -o "$work/pc_tier"
 "$work/pc_tier"
 ok pkg-config
 

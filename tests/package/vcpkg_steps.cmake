@@ -1,10 +1,25 @@
 # Stands in for vcpkg where it is not installed: the same steps as vcpkg's helper functions take, for
-# one configuration, so that the portfile itself runs. Called by vcpkg.sh with PORT_DIR and WORK_DIR.
+# one configuration, so that the portfile itself runs. Called by vcpkg.sh with PORT_DIR, WORK_DIR and FEATURES.
+cmake_minimum_required(VERSION 3.24)
 set(PORT oriel)
 set(CURRENT_PACKAGES_DIR "${WORK_DIR}/package")
 
 function(run)
   execute_process(COMMAND ${ARGN} COMMAND_ERROR_IS_FATAL ANY)
+endfunction()
+
+function(vcpkg_check_features)
+  cmake_parse_arguments(ARG "" "OUT_FEATURE_OPTIONS" "FEATURES" ${ARGN})
+  set(options)
+  while(ARG_FEATURES)
+    list(POP_FRONT ARG_FEATURES feature variable)
+    if(feature IN_LIST FEATURES)
+      list(APPEND options -D${variable}=ON)
+    else()
+      list(APPEND options -D${variable}=OFF)
+    endif()
+  endwhile()
+  set(${ARG_OUT_FEATURE_OPTIONS} ${options} PARENT_SCOPE)
 endfunction()
 
 function(vcpkg_cmake_configure)

@@ -40,7 +40,7 @@ step() {
   return "$code"
 }
 
-# What a step said last, for who reads only the end.
+# What a step said last, for those who read only the end.
 step_tail() { sed 's/^/    /' "$steps/$1.log" | tail -n "${2:-12}"; }
 
 # Of a family ("memcheck: this", "memcheck: that") those that passed share a line, and so do those that were skipped;

@@ -130,8 +130,8 @@ class stream_layers {
   }
 
   /// Enqueues all copies, in their order, behind the fence. What it could not enqueue, which is
-  /// everything on a lost device, `wait` answers with no. `set`: what next_set said, for who has
-  /// numbered something by it; asked once more, it may say another one, since loads end at any
+  /// everything on a lost device, `wait` answers with no. `set`: what next_set said, for those who
+  /// have numbered something by it; asked once more, it may say another one, since loads end at any
   /// time.
   /// @pre can_begin(), copies.size() <= copies_max, their layers_in_place do not fall, `after` is
   ///      none or of its fences, nothing was begun since next_set

@@ -81,7 +81,7 @@ struct gemm_plan {
 /// Pure host arithmetic; needs no device and no cuBLASLt.
 /// @param out  f32, or where shape.weights is bf16 also bf16
 /// @returns errc::unsupported_shape when n, k or rows_max is 0 or above 2^31 - 1, or for other
-/// types
+///          types
 [[nodiscard]] result<gemm_plan> plan_gemm(const gemm_shape& shape,
                                           dtype out,
                                           std::uint32_t rows_max,
@@ -116,8 +116,7 @@ class gemm_library {
  public:
   /// For the current device.
   /// @returns errc::unsupported_shape when built without cuBLASLt, errc::device_failure when it
-  /// does
-  ///     not start (`native`: cublasStatus_t), errc::out_of_memory
+  ///          does not start (`native`: cublasStatus_t), errc::out_of_memory
   [[nodiscard]] static result<gemm_library> create() noexcept;
   /// Is there a cuBLASLt in this build?
   [[nodiscard]] static bool is_built() noexcept;

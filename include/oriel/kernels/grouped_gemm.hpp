@@ -107,8 +107,7 @@ struct grouped_gemm_plan {
 
 /// Pure host arithmetic; needs no device.
 /// @returns errc::unsupported_shape for an empty shape or limit, f32 weights, more than 1,024
-/// groups,
-///     or a size that does not fit 32 bits
+///          groups, or a size that does not fit 32 bits
 [[nodiscard]] result<grouped_gemm_plan> plan_grouped_gemm(
     const grouped_gemm_shape& shape, const grouped_gemm_limits& limits) noexcept;
 
@@ -134,8 +133,8 @@ status run_pack_grouped_weights(const grouped_gemm_plan& plan,
 /// Enqueues the product; every pointer in `args` is device memory. Rows beyond the last offset are
 /// not written.
 /// @pre x, its stride in bytes and weights are multiples of 16, and x has less than 64 GiB;
-/// args.rows <= plan.limits.rows_max;
-///     offsets ascend from 0 and end at or below args.rows; indices of rows are rows of x
+///      args.rows <= plan.limits.rows_max; offsets ascend from 0 and end at or below args.rows;
+///      indices of rows are rows of x
 /// @returns errc::device_failure
 status run_grouped_gemm(const grouped_gemm_plan& plan,
                         const grouped_gemm_args<bf16>& args,

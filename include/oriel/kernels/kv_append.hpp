@@ -43,7 +43,8 @@ namespace host {
 /// Writes all rows, f32 or bf16, and the zero that pads an odd head_dim_qk in bf16. Every path
 /// writes the same bytes: a product and a rounding have one correct result. O(rows * kv_heads *
 /// (head_dim_qk + head_dim_vo)). Rows of one page may be written in any order and by any chunking;
-/// the bytes are the same.
+/// the bytes are the same. There is nothing to decide, so it has no plan.
+/// @pre shape.kv != dtype::e4m3, shape.page_size is a multiple of kv_tile_tokens
 void run_kv_append(const attention_shape& shape,
                    const kv_append_args& args,
                    executor_ref executor) noexcept;

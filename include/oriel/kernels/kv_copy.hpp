@@ -5,7 +5,7 @@
 ///
 /// A device keeps bf16 tiles as core matrices, everything outside of it as pairs (`kv_order`): host
 /// memory, disks and other machines. So a page that left one device is read by any other and by the
-/// host, and a record says nothing of who wrote it. The permutation is part of the copy: it happens
+/// host, and a record says nothing of its writer. The permutation is part of the copy: it happens
 /// in shared memory, on the way, and costs the link nothing. f32 and e4m3 tiles are the same in
 /// both; scales of e4m3 are part of their tile.
 #pragma once

@@ -3,8 +3,8 @@
 /// @file
 /// The experts of one MoE layer on routed rows:
 ///
-///     out[t] = sum over the experts e of token t, ascending:  weight *
-///     down_e(swiglu(gate_up_e(x[t])))
+///     out[t] = sum over the experts e of token t, ascending:
+///                weight * down_e(swiglu(gate_up_e(x[t])))
 ///
 /// The sum is f32 and starts at 0: one multiplication and one addition per expert. Matrix products
 /// are those of gemm.hpp, so a token's bits depend on its row, its experts and the arithmetic id

@@ -3,8 +3,8 @@
 /// @file
 /// Brings the rows of one expert together: a stable counting sort of (token, slot) pairs by expert.
 ///
-///     tokens x top_k pairs  ->  rows [0, tokens * top_k), expert by expert, tokens ascending
-///     within
+///     tokens x top_k pairs  ->  rows [0, tokens * top_k), expert by expert,
+///                               within an expert tokens ascending
 #pragma once
 
 #include <oriel/core/result.hpp>
@@ -74,8 +74,7 @@ struct moe_permute_plan {
 
 /// Pure host arithmetic; needs no device.
 /// @returns errc::unsupported_shape when a count is 0, tokens_max * top_k does not fit, or there
-/// are
-///          more than 1,024 experts.
+///          are more than 1,024 experts.
 [[nodiscard]] result<moe_permute_plan> plan_moe_permute(const moe_permute_shape& shape) noexcept;
 
 /// Where the three arrays lie in device memory, for tokens_max tokens; of fewer tokens, rows and

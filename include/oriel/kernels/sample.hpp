@@ -186,8 +186,7 @@ struct sample_plan {
 
 /// Pure host arithmetic; needs no device.
 /// @returns errc::unsupported_shape when a count is 0, or the vocabulary is above 400,000: an
-/// eighth
-///          of it must fit a block.
+///          eighth of it must fit a block.
 [[nodiscard]] result<sample_plan> plan_sample(std::uint32_t vocabulary,
                                               std::uint32_t rows_max) noexcept;
 

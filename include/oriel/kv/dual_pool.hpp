@@ -137,7 +137,9 @@ class dual_pool {
 
   /// Admits a sequence and takes its pages, or takes nothing: full pages for `tokens_now`, and in
   /// every window pool as many of them as a ring holds, so that a prompt of any length slides
-  /// through with what it got here. O(pools + pages taken + pages lent), and the tables allocate.
+  /// through with what it got here, unless others keep its pages (a cache to which they were
+  /// published): then make_room (prefix/sequence_prefix.hpp) before each reserve.
+  /// O(pools + pages taken + pages lent), and the tables allocate.
   /// @pre     tokens_now <= tokens_max, tokens_max > 0, prefix.length <= tokens_now
   /// @returns errc::request_too_large if no wait will help (see can_ever_hold), errc::out_of_pages,
   ///          errc::out_of_memory

@@ -28,7 +28,7 @@ namespace oriel {
 /// @tparam Order   which free page goes next (free_order.hpp).
 ///
 /// Invariant:     every referenced page lies inside the committed bytes.
-/// Thread safety: none for the pages; the bytes of a page belong to who holds it.
+/// Thread safety: none for the pages; the bytes of a page belong to whoever holds it.
 template <kv_memory Memory = host_memory, free_order Order = lifo_order>
 class page_pool {
  public:

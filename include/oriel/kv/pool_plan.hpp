@@ -103,10 +103,10 @@ class pool_plan {
 
   /// What `budget_bytes` buys if the pools keep the proportions of `mix` (pages per pool, indexed
   /// by pool_id, mix[0] > 0): with the ratios r_k = mix[k] / mix[0] and bytes per page of each
-  /// kind,
+  /// kind, rounded down,
   ///
-  ///     full pages = budget / (bytes_full + sum over k of r_k * bytes_k),   window pages_k = r_k *
-  ///     full pages, rounded down.
+  ///     full pages     = budget / (bytes_full + sum over k of r_k * bytes_k)
+  ///     window pages_k = r_k * full pages
   ///
   /// Exact for whole numbers: n sequences' worth of bytes buys the pages of n sequences.
   /// @returns errc::invalid_argument if the budget does not buy one page of every kind

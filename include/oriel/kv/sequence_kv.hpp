@@ -108,7 +108,7 @@ class sequence_kv {
   [[nodiscard]] std::uint32_t lent_tokens() const noexcept { return lent_tokens_; }
   /// The rows to run next belong to the lent prefix.
   [[nodiscard]] bool healing() const noexcept { return length_ < lent_tokens_; }
-  /// Rows of the soft kind that nobody writes any more, of this sequence or of who lent them:
+  /// Rows of the soft kind that nobody writes any more, of this sequence or of its lender:
   /// [first, end). Pages with other rows are not shared. Who drafts says how far that is; rows
   /// before `first` were never written, and are not read.
   struct row_range {

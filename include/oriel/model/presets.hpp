@@ -13,8 +13,7 @@
 namespace oriel {
 
 /// Every name that `preset` knows: `mimo-v2-flash`, `mimo-v2.5`, `mimo-v2.5-pro`, `gpt-oss-20b`,
-/// `gpt-oss-120b`, `gemma-3-27b`, `bench-0.4b`, `bench-0.4b-moe`,
-/// `bench-1.4b`.
+/// `gpt-oss-120b`, `gemma-3-27b`, `bench-0.4b`, `bench-0.4b-moe`, `bench-1.4b`.
 [[nodiscard]] std::span<const std::string_view> preset_names() noexcept;
 
 /// The model of that name, or nothing.

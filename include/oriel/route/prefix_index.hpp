@@ -4,9 +4,9 @@
 /// `prefix_index`: which worker has how much of a prompt, and up to where it could resume.
 ///
 ///     prefix_index index({.page_size = 64, .windows = {128}, .workers = 256});
-///     index.apply(event);                      // worker_event.hpp, as they come in
-///     index.look_up(links, answer);            // links of the whole pages of the prompt's first N
-///     - 1 tokens answer[worker].safe_pages[0]             // resumable from its device at no cost
+///     index.apply(event);            // worker_event.hpp, as they come in
+///     index.look_up(links, answer);  // of the whole pages of the prompt's first N - 1 tokens
+///     answer[worker].safe_pages[0]   // resumable from its device at no cost
 ///
 /// It believes hashes and what workers say, so an answer is advice: the worker's own tree decides
 /// what is a hit. docs/routing.md draws the layout and tells what each operation costs.

@@ -4,10 +4,11 @@
 /// `router`: which worker computes a request, and what becomes of the request until it has ended.
 ///
 ///     const route_answer answer = router.route(request, now_s);
-///     if (answer.kind == route_kind::placed) send it to answer.decision.worker, with
-///     answer.attempt router.started / prefilled / finished / failed (id, attempt, ..., now_s)   as
-///     workers tell router.apply(event); router.report(load, now_s);                          as
-///     they come router.tick(now_s, actions);             // what is to be done, and what has ended
+///     if (answer.kind == route_kind::placed)
+///       send it to answer.decision.worker, with answer.attempt
+///     router.started / prefilled / finished / failed (id, attempt, ..., now_s)   as workers tell
+///     router.apply(event); router.report(load, now_s);                           as they come
+///     router.tick(now_s, actions);             // what is to be done, and what has ended
 ///
 ///     route -> placed -> started -> prefilled -> finished
 ///       |        |  failed, or its worker was ejected: `again`, a new attempt

@@ -7,8 +7,8 @@
 ///     predicted_seconds   queue + compute + fetch + heal, and what a second copy costs
 ///     match_minus_load    weight * share of the prompt - share of the largest load
 ///     session_hash        rendezvous hashing of the session, with bounded load
-///     threshold_gate      least load where loads differ much, else the longest match, if it is
-///     long least_load, round_robin
+///     threshold_gate      least load where loads differ much, else the longest match that is long
+///     least_load, round_robin
 #pragma once
 
 #include <oriel/core/mutation.hpp>
@@ -20,8 +20,11 @@
 
 namespace oriel {
 
-/// What work costs on a worker. A chunk of u tokens behind c takes u * (token_s + pair_s * (c + u /
-/// 2)) seconds, as in sched/rank_packer.hpp.
+/// What work costs on a worker. A chunk of u tokens behind c takes
+/// u * (token_s + pair_s * (c + u / 2)) seconds, as in sched/rank_packer.hpp.
+///
+/// The defaults are MiMo-V2.5-Pro on a node of 8 H200, fitted to published speeds
+/// (docs/simulator.md): they decide placement, so give your own model's and machine's.
 struct work_model {
   std::uint32_t page_tokens = 64;
   double token_s = 3.1e-5;  ///< > 0

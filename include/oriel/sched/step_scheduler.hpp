@@ -117,12 +117,10 @@ class step_planner {
 ///  - Sequences that decode come first, one row each (and their drafts); but prompts keep
 ///    prefill_share of the budget. Where not all can decode, who waited longest does.
 ///  - Prompts share the rest in the order of service, in chunks. Who is queued is admitted in that
-///  order
-///    as long as slots and pages of every pool are there for its longest form. Who does not fit is
-///    passed, unless the order is strict. Of twins the second is passed.
+///    order as long as slots and pages of every pool are there for its longest form. Who does not
+///    fit is passed, unless the order is strict. Of twins the second is passed.
 ///  - Whom the guard demands comes before all others. If it is queued and does not fit, sequences
-///  that
-///    arrived after it make room: those first whose KV is cheapest to get back. If all of them
+///    that arrived after it make room: those first whose KV is cheapest to get back. If all of them
 ///    would not be enough, none does.
 ///
 /// *Thread safety* none. *Memory* a few words for each queued and running request, kept.

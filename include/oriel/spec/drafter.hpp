@@ -28,10 +28,9 @@ struct drafted_token {
 /// Guesses for one sequence. It is told every token of the sequence, and drafts what may follow.
 ///
 ///     d.accept(prompt);
-///     const std::size_t count = d.draft(drafts);       // at most drafts.size()
+///     const std::size_t count = d.draft(drafts);  // at most drafts.size()
 ///     ...verify...
-///     d.accept(emitted);                                // accepted drafts and the token after
-///     them
+///     d.accept(emitted);                          // accepted drafts and the token after them
 ///
 /// Drafts are a chain: number i follows the tokens told and the drafts before it. What a drafter
 /// proposes depends on the tokens it was told alone: not on how they were cut into calls, not on

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// `any_store`: owns any `kv_store`, for who has a list of tiers that is known at run time.
+/// `any_store`: owns any `kv_store`, for those whose list of tiers is known at run time.
 #pragma once
 
 #include <oriel/core/contract.hpp>

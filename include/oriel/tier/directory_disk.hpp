@@ -61,11 +61,10 @@ class disk_engine;
 /// Files in one directory, as the concept `segment_disk` has it, and besides:
 ///
 ///  - **One owner.** An exclusive flock on the file `lock` (and on the directory, where that can
-///  be)
-///    is held from open to the end; the second open, in this process or another, fails with
-///    errc::locked. A child that is forked and does
-///    not exec keeps the lock with it. io_uring goes on for a while with what a killed process gave
-///    it: an open waits for that, 10 s at most, then it fails with errc::locked and EBUSY.
+///    be) is held from open to the end; the second open, in this process or another, fails with
+///    errc::locked. A child that is forked and does not exec keeps the lock with it. io_uring goes
+///    on for a while with what a killed process gave it: an open waits for that, 10 s at most, then
+///    it fails with errc::locked and EBUSY.
 ///  - **Private.** The directory must belong to us and be closed to group and others. One that is
 ///    not is refused, not repaired: it may be a mistyped one that others live in. Files are 0600.
 ///  - **No symbolic link is followed**, neither the directory (its parents may be links) nor a file
@@ -109,8 +108,8 @@ class directory_disk {
   [[nodiscard]] std::size_t in_flight() const noexcept;
   [[nodiscard]] std::uint64_t now_us() const noexcept;  ///< CLOCK_MONOTONIC
   [[nodiscard]] std::string where(std::uint32_t file) const;
-  /// From now on, instead of disk_options::bytes_per_s_max: for who opens a store first and then
-  /// lets it live beside other work.
+  /// From now on, instead of disk_options::bytes_per_s_max: for those who open a store first and
+  /// then let it live beside other work.
   void limit_rate(std::uint64_t bytes_per_s_max);
 
   /// In ascending order of number. @returns ELOOP if a segment's name is no plain file

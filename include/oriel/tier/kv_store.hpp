@@ -139,7 +139,8 @@ struct store_fault {
 ///  - `pending()` items were taken and not polled yet.
 ///  - The destructor waits for what still touches slices; it completes nothing.
 ///
-/// Models: `memory_store`, `segment_store`, `redis_store`, `sharded_store`.
+/// Models: `memory_store`, `segment_store`, `redis_store`, `sharded_store`, `store_thread`,
+/// `any_store`; and `staged_store`, whose slices are names.
 // clang-format off
 template <class S>
 concept kv_store =

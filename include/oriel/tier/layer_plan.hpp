@@ -3,8 +3,8 @@
 /// @file
 /// In which reads the pages of a step come, when each layer is wanted before the next.
 ///
-///     layers   F w w w F w w F            F: full pool, slots 0 1 2    w: window pool, slots 0 ..
-///     4 reads    F(0) of each full page     alone: nothing hides it
+///     layers   F w w w F w w F        F: full pool, slots 0 .. 2    w: window pool, slots 0 .. 4
+///     reads    F(0) of each full page: alone, nothing hides it
 ///              w(0..4) of each window page: small slices, so several layers are one read
 ///              F(1) of each full page, F(2) of each full page
 ///
@@ -44,7 +44,7 @@ struct layer_load_options {
   /// Handed to stores and not acknowledged: what a cancelled step still costs at most. One read may
   /// be larger. Below what a store moves in its latency the load gets slower.
   std::uint64_t in_flight_bytes_max = std::uint64_t{64} << 20;
-  /// Added to a read's number in store_item::user, for who shares a store with others.
+  /// Added to a read's number in store_item::user, for those who share a store.
   std::uint64_t user_base = 0;
 };
 

@@ -45,7 +45,7 @@ struct redis_options {
   std::string url = "redis://127.0.0.1:6379/0";
   std::string key_prefix = "oriel:";  ///< of every key; at most 128 bytes
   bool is_cluster = false;            ///< the URL names one node of a Redis Cluster
-  std::string ca_file = {};           ///< PEM of who may sign for the server; empty: the system's
+  std::string ca_file = {};           ///< PEM of the authorities to trust; empty: the system's
   bool verifies_certificate = true;   ///< of rediss://: chain and host name
   std::uint32_t connections = 1;      ///< to each node, in [1, 64]; a key always takes the same one
 

@@ -3,8 +3,8 @@
 /// @file
 /// `segment_store`: KV pages in append-only files on a disk.
 ///
-///     thread_disk disk("/nvme/kv");                        // or uring_disk
-///     segment_store store(disk, {.capacity_bytes = std::uint64_t{1} << 40});
+///     auto disk = directory_disk::open({.directory = "/nvme/kv"});  // a result: it may be locked
+///     segment_store store(*disk, {.capacity_bytes = std::uint64_t{1} << 40});
 ///
 /// A segment is one file of fixed size: a start record, then records one behind the other
 /// (page_record.hpp). Nothing is ever changed in place. The oldest segment goes when room is

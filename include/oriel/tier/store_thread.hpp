@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// `store_thread`: a store with a thread of its own, for who must not spend time on copies and
-/// system calls.
+/// `store_thread`: a store with a thread of its own, for those who must not spend time on copies
+/// and system calls.
 ///
 ///     store_thread<memory_store<>> host({.nice = 5}, memory_store_options{...});
 ///     host.submit(items, deadline_us);   // as any store; the work is done elsewhere

@@ -9,8 +9,10 @@
 ///     tiered_prefix tiers(tree, pools, std::move(list), model, limits);
 ///     tree.events().forward_to(tiers);
 ///
-///     { const auto scope = tiers.publishing(sequence); publish_sequence(tree, ...); }  // copies
-///     go down
+///     {
+///       const auto scope = tiers.publishing(sequence);
+///       publish_sequence(tree, ...);                                          // copies go down
+///     }
 ///
 ///     const auto id = tiers.begin_fetch({space, start, prompt, links, ...});  // queued request
 ///     while (tiers.is_fetching(id)) { tiers.turn(); ... other work ... }
@@ -27,8 +29,8 @@
 ///     4  short prompts that many share                tiers get the windows that the cache's
 ///                                                     retention keeps, dense heads included
 ///
-/// A page that is being copied is referred to until all
-/// tiers have answered; a page that is being filled is nobody's until its bytes are verified.
+/// A page that is being copied is referred to until all tiers have answered; a page that is being
+/// filled is nobody's until its bytes are verified.
 #pragma once
 
 #include <oriel/core/contract.hpp>
@@ -58,8 +60,8 @@ namespace oriel {
 ///
 /// Thread safety: none.
 /// Memory:        5 bytes for each page of the pools; with placement::selective 1 more for each
-/// full
-///                page, with write_back 68. A fetch holds its prompt; a copy its tokens and slices.
+///                full page, with write_back 68. A fetch holds its prompt; a copy its tokens and
+///                slices.
 template <prefix_cache Cache, class Pools>
 class tiered_prefix {
   using fetch_type = detail::prefix_fetch<Cache, Pools>;
@@ -325,8 +327,7 @@ class tiered_prefix {
   /// copies that were begun before, and before those after.
   ///
   ///  - a drop forgets pages for good: of a namespace, a tenant, a session. The device's own are
-  ///  the
-  ///    caller's to drop. A tier that failed may have them yet: repeat the order.
+  ///    the caller's to drop. A tier that failed may have them yet: repeat the order.
   ///  - a sync: what tiers have acknowledged survives a loss of power.
   ///
   /// @pre op is a drop or sync @throws std::bad_alloc

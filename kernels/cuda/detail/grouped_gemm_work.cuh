@@ -6,8 +6,8 @@
 ///     feature tile  128 packed rows of a group's weights: 64 for each of two warpgroups
 ///     k tile        128 bytes of a row: 64 columns of bf16, 128 of e4m3 (one scale)
 ///     row tile      up to tile_rows rows of x of one group
-///     item          a feature tile x a row tile, all of k. Thread block b of B takes items b, b +
-///     B, ...
+///     item          a feature tile x a row tile, all of k. Thread block b of B takes items
+///                   b, b + B, ...
 ///
 /// Packed weights are [feature tiles][k tiles] pieces of 16 KiB: a piece is what a stage of the
 /// kernel holds of the weights, copied as it lies. In a piece, core matrices of 8 rows x 16 bytes

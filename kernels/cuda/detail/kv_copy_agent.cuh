@@ -6,11 +6,9 @@
 /// copies that come when they like.
 ///
 ///     piece    whole tiles of K or of V of one layer in one page, at most 16 KiB. Numbered layer
-///     by
-///              layer, page by page; block b of B takes b, b + B, b + 2 B, ...
+///              by layer, page by page; block b of B takes b, b + B, b + 2 B, ...
 ///     mover    the first warp. Its lanes read the next 32 pairs of pages with one access, 32
-///     pieces
-///              ahead: a pair in the host's memory is more than a microsecond away.
+///              pieces ahead: a pair in the host's memory is more than a microsecond away.
 ///     stages   6 of 16 KiB.   as they are:  load into stage i % 6, store from it; 4 loads ahead,
 ///                                           at most 2 stores whose stage is still being read
 ///                             permuted:     load into stage i % 4, all threads permute it into

@@ -9,7 +9,7 @@
 ///     select    the last token of top_k's or top_p's prefix, by histograms of 10 bits of
 ///               (key, inverted id) at a time: of counts, or of masses. Exact, ties included.
 ///     draw      masses by id: which block, which warp of it, which part of its part, ..., which
-///     token
+///               token
 ///
 /// Counts and masses are integers (kernels/sample.hpp), so no sum has an order, and the result has
 /// the bits of the host's. Blocks tell each other by slots in device memory, two sets of them in

@@ -8,9 +8,9 @@
 ///     G::var<T>                a value that each thread has one of; v[thread]
 ///     g.each(f)                every thread calls f(thread), thread in [0, G::threads)
 ///     g.sync()                 a barrier: what threads wrote to shared memory before it is seen
-///     after g.max_over<W>(v)         every thread gets the largest v of its W neighbours (thread /
-///     W), for
-///                              32-bit unsigned numbers; W divides 32
+///                              after
+///     g.max_over<W>(v)         every thread gets the largest v of its W neighbours (thread / W),
+///                              for 32-bit unsigned numbers; W divides 32
 ///     g.sum_over_warp(v)       the sum, likewise, of 64-bit unsigned numbers
 ///     g.scan_warp(v)           the sum of v over the threads of the warp before this one
 ///     g.peers_before(v)        how many threads of the warp before this one have the same v, and

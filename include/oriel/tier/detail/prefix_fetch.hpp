@@ -4,12 +4,10 @@
 /// One prompt on its way up from lower tiers: looked for, planned, filled, published.
 ///
 ///     looking    each tier in turn is asked for what the faster ones do not have; first for one
-///     page,
-///                since most prompts that the device does not know are known nowhere
+///                page, since most prompts that the device does not know are known nowhere
 ///     taking     pages are evicted for it; those that a tier still copies come free later
 ///     moving     pages are allocated and filled: whole, and what fails is a hole; or layer by
-///     layer,
-///                and a step may join, that computes while they come
+///                layer, and a step may join, that computes while they come
 ///     ended      published up to the first hole, or cancelled; pages whose stores still write
 ///                into them are kept until they let go
 ///

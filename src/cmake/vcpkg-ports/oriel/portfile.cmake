@@ -2,8 +2,9 @@
 # It builds the checkout it lies in; a registry's port would fetch a release instead.
 get_filename_component(SOURCE_PATH "${CMAKE_CURRENT_LIST_DIR}/../../../.." ABSOLUTE)
 
+vcpkg_check_features(OUT_FEATURE_OPTIONS feature_options FEATURES tier ORIEL_TIER)
 vcpkg_cmake_configure(SOURCE_PATH "${SOURCE_PATH}"
-  OPTIONS -DORIEL_TESTS=OFF -DORIEL_TIER=OFF -DORIEL_EXAMPLES=OFF -DORIEL_INSTALL=ON -DORIEL_ONEDNN=OFF)
+  OPTIONS -DORIEL_TESTS=OFF -DORIEL_EXAMPLES=OFF -DORIEL_INSTALL=ON -DORIEL_ONEDNN=OFF ${feature_options})
 vcpkg_cmake_install()
 vcpkg_cmake_config_fixup(CONFIG_PATH lib/cmake/oriel)
 vcpkg_fixup_pkgconfig()

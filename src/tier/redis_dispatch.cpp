@@ -210,13 +210,15 @@ bool redis_store::state::start_put(std::uint32_t index, std::uint64_t now) {
   const std::string key = key_of(item.key);
   // The wall clock first: rather a little too early than too late.
   const std::uint64_t wall = realtime_clock().now_us();
+  const std::uint64_t mine = now_us();
   const std::uint64_t left_us =
-      item.expires_us == 0 ? 0 : std::max(item.expires_us, now_us() + 1) - now_us();
+      item.expires_us == 0 ? 0 : std::max(item.expires_us, mine + 1) - mine;
   detail::append_command_front(c.head, item.expires_us == 0 ? 3 : 5, {"SET", key});
   c.head += '$';
   c.head += std::to_string(head + payload);
   c.head += "\r\n";
-  detail::encode_redis_head(c.head, item, epochs, left_us == 0 ? 0 : wall + left_us);
+  detail::encode_redis_head(
+      c.head, item, epochs, left_us == 0 ? 0 : by_other_clock(mine + left_us, mine, wall));
   c.tail = "\r\n";
   if (left_us != 0) {
     // The server forgets it for its room; what decides is in the record.
@@ -365,6 +367,7 @@ void redis_store::state::start_epochs(std::uint64_t now) {
     c.slot = detail::redis_slot(key);
     send(c, link_of(c.slot), now);
   };
+  make_error_.clear();
   command& c = new_command(purpose::epochs, command::no_entry);
   const auto& names = epochs_.begin_fetch(epochs_per_fetch);
   detail::append_command_front(c.head, names.size() + 1, {"MGET"});

@@ -124,15 +124,20 @@ bool redis_epochs::is_to_be_made(const redis_epoch_name& name) const {
   return made_.contains(name);
 }
 
-void redis_epochs::hear(const std::vector<std::uint64_t>& values, std::uint64_t check) {
+std::vector<redis_epoch_name> redis_epochs::hear(const std::vector<std::uint64_t>& values,
+                                                 std::uint64_t check) {
   if (known_.size() + values.size() > known_max) {
     known_.clear();
   }
+  std::vector<redis_epoch_name> unmade;
   for (std::size_t i = 0; i < fetching_.size() && !is_stale_fetch_; ++i) {
     known_[fetching_[i]] = {.epoch = values[i], .check = check};
-    made_.erase(fetching_[i]);
+    if (made_.erase(fetching_[i]) > 0 && values[i] == 0) {
+      unmade.push_back(fetching_[i]);
+    }
   }
   fetching_.clear();
+  return unmade;
 }
 
 void redis_epochs::give_up() {

@@ -58,7 +58,9 @@ class redis_epochs {
   [[nodiscard]] const std::vector<redis_epoch_name>& fetching() const noexcept { return fetching_; }
   /// @param values      [fetching()], 0: there is none
   /// @param check       the last check sent before the fetch
-  void hear(const std::vector<std::uint64_t>& values, std::uint64_t check);
+  /// @returns what was to be made and is not there: no put can have it
+  [[nodiscard]] std::vector<redis_epoch_name> hear(const std::vector<std::uint64_t>& values,
+                                                   std::uint64_t check);
   void give_up();
 
   [[nodiscard]] std::uint64_t stamp() const noexcept { return stamp_; }

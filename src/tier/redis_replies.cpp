@@ -93,6 +93,10 @@ void redis_store::state::hear(command& c, detail::redis_link& link, std::uint64_
       hear_slots(c, link, now);
       break;
     case purpose::make_epoch:
+      if (c.has_reply && c.reply.is_error()) {
+        make_error_ = c.reply.text;
+      }
+      [[fallthrough]];
     case purpose::asking:
     case purpose::discard:
       if (c.lost == 0 && !c.is_refused && c.reply.type != '+' && c.reply.type != ':' &&
@@ -362,7 +366,35 @@ void redis_store::state::hear_epochs(command& c) {
   for (const detail::resp_value& value : c.reply.items) {
     values.push_back(nonce_in(value));
   }
-  epochs_.hear(values, c.number);
+  if (const auto unmade = epochs_.hear(values, c.number); !unmade.empty()) {
+    refuse_puts(unmade);
+  }
+}
+
+// Puts that wait for an epoch which the server does not make: asked again at once it would be asked
+// without end, and all behind them would wait too.
+void redis_store::state::refuse_puts(std::span<const detail::redis_epoch_name> unmade) {
+  if (ORIEL_MUTANT(redis_epochs_are_asked_for_without_end)) {
+    return;
+  }
+  // No error: something else is under its key, or a server without room has lost it again.
+  const error_meaning m = meaning_of(make_error_);
+  is_write_paused_ = is_write_paused_ || m.outcome == store_outcome::refused;
+  fault_ = {.operation = "make an epoch",
+            .where = make_error_.substr(0, 64),
+            .native = m.native,
+            .count = fault_.count + 1};
+  const std::deque<std::uint32_t> waiting = waiting_;
+  for (const std::uint32_t index : waiting) {
+    const store_item& item = entries_[index].item;
+    if (item.op != store_op::put) {
+      continue;
+    }
+    const auto names = detail::redis_epoch_names(item.identity->name_space, item.owner);
+    if (std::ranges::find_first_of(names, unmade) != names.end()) {
+      complete(index, m.outcome, m.native);
+    }
+  }
 }
 
 void redis_store::state::hear_slots(command& c, detail::redis_link& link, std::uint64_t now) {
@@ -393,6 +425,13 @@ void redis_store::state::hear_slots(command& c, detail::redis_link& link, std::u
   }
   knows_slots_ = knows_slots_ || covered > 0;
   wants_slots_ = covered < detail::redis_slots;  // Some have no master right now.
+  if (!knows_slots_ && !ORIEL_MUTANT(redis_waits_for_slots_without_end)) {
+    fault_ = {.operation = "read the slots",
+              .where = "no node has any",
+              .native = EAGAIN,
+              .count = fault_.count + 1};
+    fail_waiting(store_outcome::failed, EAGAIN);
+  }
 }
 
 // The bytes are there; do they still count?

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -102,6 +103,7 @@ struct redis_store::state {
   void hear_fence(entry& e, command& c, detail::redis_link& link, std::uint64_t now);
   void hear_stamp(command& c);
   void hear_epochs(command& c);
+  void refuse_puts(std::span<const detail::redis_epoch_name> unmade);
   void hear_slots(command& c, detail::redis_link& link, std::uint64_t now);
   void verify(entry& e, const detail::redis_record_fixed& fixed);
   void settle();
@@ -145,7 +147,8 @@ struct redis_store::state {
 
   store_stats counts_;
   bool is_write_paused_ = false;
-  store_fault fault_;  ///< of replies; a link has its own
+  std::string make_error_;  ///< of the epochs being made
+  store_fault fault_;       ///< of replies; a link has its own
 };
 
 }  // namespace oriel

@@ -139,6 +139,7 @@ class plain_store {
     }
     switch (item.op) {
       case store_op::exists:
+      case store_op::touch:
         c.outcome = found != pages.end() ? store_outcome::done : store_outcome::miss;
         break;
       case store_op::get:
@@ -165,8 +166,6 @@ class plain_store {
         break;
       case store_op::drop_session:
         std::erase_if(pages, [&](const auto& p) { return p.second.owner == item.owner; });
-        break;
-      case store_op::touch:
         break;
       case store_op::sync:
         if (faults_.knows_no_sync) {

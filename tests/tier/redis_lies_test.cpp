@@ -5,11 +5,15 @@
 #include "support/scale.hpp"
 #include "tier/fake_redis.hpp"
 #include "tier/redis_pages.hpp"
+#include "tier/redis_server.hpp"
 
 #include <oriel/tier/crc32c.hpp>
+#include <oriel/tier/redis_state_store.hpp>
 
 #include <catch2/catch.hpp>
 
+#include <atomic>
+#include <cerrno>
 #include <functional>
 #include <memory>
 #include <random>
@@ -331,6 +335,107 @@ TEST_CASE("lie: a late reply", "[tier][redis][lies]") {
 }
 
 // An acknowledgement too many must not stand for a deletion that did not happen.
+TEST_CASE(
+    "lie: an epoch that cannot be made ends the puts that need it, and nothing behind them waits",
+    "[tier][redis][lies]") {
+  const struct {
+    std::string reply;
+    store_outcome outcome;
+    int native;
+  } cases[] = {
+      {"-OOM command not allowed when used memory > 'maxmemory'.\r\n",
+       store_outcome::refused,
+       ENOMEM},
+      {"-NOREPLICAS Not enough good replicas to write.\r\n", store_outcome::refused, EROFS},
+      {"-READONLY You can't write against a read only replica.\r\n", store_outcome::refused, EROFS},
+      {"$-1\r\n", store_outcome::failed, EPROTO}};  // There, as garbage.
+  for (const auto& c : cases) {
+    CAPTURE(c.reply);
+    liar l(15);
+    test_page other(7);  // Of another name space.
+    redis_store store(patient(l.server.url()));
+    REQUIRE(run(store, l.one.item(store_op::put)) == store_outcome::done);
+    std::atomic<std::uint64_t> sets = 0;
+    l.server.answer_with([&](const fake_redis::words& w, int) {
+      const bool is_made = w[0] == "SET" && w.back() == "NX";
+      sets += is_made;
+      return is_made ? answer{c.reply} : l.truth(w);
+    });
+    const auto ended =
+        run_all(store,
+                {other.item(store_op::put), l.one.item(store_op::get), l.one.item(store_op::put)},
+                0);
+    CHECK(ended[0].outcome == c.outcome);
+    CHECK(ended[0].native == c.native);
+    CHECK(ended[1].outcome == store_outcome::done);
+    CHECK(ended[2].outcome == store_outcome::done);
+    CHECK(sets <= 4);  // Each name once, and the stamp.
+    CHECK(store.last_fault().operation == std::string("make an epoch"));
+    // Once it is made again, all is well.
+    l.server.answer_with([&](const fake_redis::words& w, int) { return l.truth(w); });
+    CHECK(run(store, other.item(store_op::put)) == store_outcome::done);
+    CHECK(store.stats().health == store_health::healthy);
+  }
+}
+
+TEST_CASE("lie: a cluster whose nodes have no slots", "[tier][redis][lies]") {
+  liar l(16);
+  l.server.answer_with([&](const fake_redis::words& w, int) {
+    return w[0] == "CLUSTER" ? answer{"*0\r\n"} : l.truth(w);
+  });
+  redis_options o = patient(l.server.url());
+  o.is_cluster = true;
+  redis_store store(o);
+  const auto ended = run_all(store, {l.one.item(store_op::put), l.one.item(store_op::get)});
+  for (const store_completion& c : ended) {
+    CHECK(c.outcome == store_outcome::failed);
+    CHECK(c.native == EAGAIN);
+  }
+  CHECK(store.last_fault().operation == std::string("read the slots"));
+}
+
+TEST_CASE("lie: an error for the end of the log", "[tier][redis][lies]") {
+  // A log of one entry, which is given to who has read less.
+  std::atomic<bool> is_lying = false;
+  std::atomic<std::uint64_t> lies = 0, truths = 0;
+  fake_redis server([&](const fake_redis::words& w, int) {
+    const std::string entry =
+        "*2\r\n$4\r\n10-1\r\n*2\r\n$1\r\nr\r\n" + fake_redis::bulk(std::string("\x01\0\0\0a", 5));
+    if (w[0] == "HELLO") {
+      return answer{fake_redis::hello};
+    }
+    if (w[0] == "TIME") {
+      return answer{"*2\r\n$1\r\n1\r\n$1\r\n0\r\n"};
+    }
+    if (w[0] == "XREVRANGE") {
+      ++(is_lying ? lies : truths);
+      return is_lying ? answer{"-NOPERM this user has no permissions\r\n"}
+                      : answer{"*1\r\n" + entry};
+    }
+    if (w[0] == "XREAD") {
+      return answer{w.back() == "0-0" ? "%1\r\n$1\r\nk\r\n*1\r\n" + entry : std::string("_\r\n")};
+    }
+    return answer{"+OK\r\n"};
+  });
+  redis_state_store store({.redis = patient(server.url())});
+  std::vector<state_record> records;
+  double now_s = 100.0;  // The store's own clock goes by hand.
+  const auto turn_until = [&](const auto& is_so) {
+    return eventually([&] {
+      store.poll(records, now_s += 0.1);
+      return is_so();
+    });
+  };
+  REQUIRE(turn_until([&] { return records.size() == 1 && truths >= 1; }));
+  is_lying = true;
+  REQUIRE(turn_until([&] { return lies >= 2; }));  // It asks again, and soon.
+  is_lying = false;
+  const std::uint64_t before = truths;
+  REQUIRE(turn_until([&] { return truths >= before + 2; }));
+  CHECK(records.size() == 1);  // Each at most once.
+  CHECK(store.status().logs_lost == 0);
+}
+
 TEST_CASE("a reply too many is not taken for a deletion", "[tier][redis][lies]") {
   liar l(14);
   redis_store store(patient(l.server.url()));

@@ -14,6 +14,8 @@ static_assert(by_other_clock(7, 5, 100) == 102);
 static_assert(by_other_clock(5, 7, 100) == 100);
 static_assert(by_other_clock(no_deadline, 5, 100) == no_deadline);
 static_assert(by_other_clock(no_deadline, 0, 0) == no_deadline);
+static_assert(expiry_us(5, 0) == 0 && expiry_us(5, 7) == 12);
+static_assert(expiry_us(5, no_deadline - 2) == no_deadline);
 
 namespace {
 

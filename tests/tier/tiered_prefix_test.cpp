@@ -303,6 +303,24 @@ TEST_CASE("consistency case 1: what a tier refused is offered again at the next 
   CHECK(w.check_hit(tokens) == 128);
 }
 
+TEST_CASE("consistency case 1: what a tier lost is offered again while it is in use", "[tier]") {
+  const media kept = new_media(1);
+  world w(kept, {.limits = {.touch_period_us = 0}});
+  const auto tokens = tokens_of(8 * page + 1);
+  w.compute(tokens);
+  w.tiers->finish(no_deadline);
+  const std::size_t all = kept[0]->pages.size();
+  REQUIRE(pages_of(*kept[0], 0) == 8);
+  kept[0]->pages.clear();  // Evicted there, or its server began anew.
+  w.hit(tokens);           // Hears it;
+  w.hit(tokens);           // offers.
+  CHECK(pages_of(*kept[0], 0) == 8);
+  CHECK(kept[0]->pages.size() <= all);  // Of the windows what the hit uses.
+  w.forget();
+  CHECK(w.fetch(tokens)[0] == 128);
+  CHECK(w.check_hit(tokens) == 128);
+}
+
 TEST_CASE("consistency case 2: what the device lost is brought by the next fetch", "[tier]") {
   const media kept = new_media(1);
   world w(kept);
@@ -325,10 +343,13 @@ TEST_CASE("consistency case 3: a prefix that is hot above is touched below, now 
   world w(kept, {.limits = {.touch_period_us = 1'000'000}});
   const auto tokens = tokens_of(4 * page + 1);
   const auto links = w.links_of(tokens);
-  w.tiers->keep_warm({w.start, tokens, links, {}}, 4);
+  w.compute(tokens);
+  w.tiers->finish(no_deadline);
+  const std::vector<page_handle> full(4);
+  w.tiers->keep_warm({w.start, tokens, links, {}}, {.length = 4 * page, .full = full});
   CHECK(!w.tiers->idle());
   w.tiers->finish(no_deadline);
-  w.tiers->keep_warm({w.start, tokens, links, {}}, 4);
+  w.tiers->keep_warm({w.start, tokens, links, {}}, {.length = 4 * page, .full = full});
   CHECK(w.tiers->idle());
 }
 

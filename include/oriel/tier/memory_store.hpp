@@ -271,9 +271,8 @@ class memory_store {
     if (!layout_.is_whole(item) || identity.tokens.size() > options_.page_size) {
       return store_outcome::refused;
     }
-    const std::uint64_t expires = item.expires_us != 0   ? item.expires_us
-                                  : options_.ttl_us != 0 ? now + options_.ttl_us
-                                                         : 0;
+    const std::uint64_t expires =
+        item.expires_us != 0 ? item.expires_us : expiry_us(now, options_.ttl_us);
     if (expires != 0 && expires <= now) {
       return store_outcome::done;
     }

@@ -456,6 +456,7 @@ class sharded_store {
   const sharded_store_options options_;
   const Placement placement_;
   const Clock clock_;
+  detail::page_copy moved_;  // Before the nodes, which may copy from and to it until they are gone.
   detail::shard_nodes<Store> nodes_;
   detail::shard_table table_;
   std::vector<flight> flights_;  // [queue_items + 1]: the last one is for moves
@@ -465,7 +466,6 @@ class sharded_store {
   std::size_t pending_ = 0;
   store_stats stats_;
 
-  detail::page_copy moved_;
   std::uint64_t move_from_ = 0, move_to_ = 0;  // Names.
   std::uint64_t next_move_us_ = 0;
   std::uint64_t moved_pages_ = 0;

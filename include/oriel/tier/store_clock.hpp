@@ -50,4 +50,10 @@ static_assert(wall_clock<realtime_clock>);
   return left_us > ~other_now_us ? ~std::uint64_t{0} : other_now_us + left_us;
 }
 
+/// When what is put now expires; 0: never. Never wraps.
+[[nodiscard]] constexpr std::uint64_t expiry_us(std::uint64_t now_us,
+                                                std::uint64_t ttl_us) noexcept {
+  return ttl_us == 0 ? 0 : ttl_us > ~now_us ? ~std::uint64_t{0} : now_us + ttl_us;
+}
+
 }  // namespace oriel

@@ -155,7 +155,7 @@ class tiered_prefix {
   void on_hit(const tiered_sequence& sequence, const borrowed_prefix& lent) {
     placement_.count_hit(lent);
     align_down(sequence, lent);
-    keep_warm(sequence, static_cast<std::uint32_t>(lent.full.size()));
+    keep_warm(sequence, lent);
   }
 
   /// Consistency, case 1: the device has pages that a tier lacks which should have them, since it
@@ -165,9 +165,10 @@ class tiered_prefix {
   }
 
   /// Consistency, case 3: a prefix that is hot above is never asked for below, and would be evicted
-  /// there. Tells the tiers now and then that it is in use. O(pages). @throws std::bad_alloc
-  void keep_warm(const tiered_sequence& sequence, std::uint32_t pages) {
-    placement_.keep_warm(sequence, pages);
+  /// there. Tells the tiers now and then that it is in use; so it hears what they have lost.
+  /// O(pages). @throws std::bad_alloc
+  void keep_warm(const tiered_sequence& sequence, const borrowed_prefix& lent) {
+    placement_.keep_warm(sequence, lent);
   }
 
   // --- Up ----------------------------------------------------------------------------------------
@@ -338,12 +339,14 @@ class tiered_prefix {
     orders_.push_back({number, {.unanswered = tiers}});
     try {
       for (std::uint8_t t = ORIEL_MUTANT(drop_skips_a_tier) ? 1 : 0; t < tiers; ++t) {
-        queues_.push(t,
-                     {.op = op,
-                      .key = {space, 0},
-                      .owner = owner,
-                      .user = detail::errand_tag{.number = number, .item = 1}.packed()},
-                     no_deadline);
+        queues_.push(
+            t,
+            {.op = op,
+             .key = {space, 0},
+             .owner = owner,
+             .user = detail::errand_tag{.number = number, .item = detail::errand_tag::order_item}
+                         .packed()},
+            no_deadline);
       }
     } catch (...) {
       orders_.pop_back();  // Nobody would know its number; what tiers answer is not waited for.
@@ -405,7 +408,11 @@ class tiered_prefix {
       if (tag.errand == detail::tier_errand::copy) {
         placement_.on_answer(tier, copies_.on_completion(tier, tag.number, c));
       } else if (tag.errand == detail::tier_errand::other) {
-        on_order(tier, tag, c);
+        if (tag.item == detail::errand_tag::order_item) {
+          on_order(tier, tag, c);
+        } else if (tag.item >= detail::errand_tag::touch_item) {
+          placement_.on_touched(tier, tag, c);
+        }
       } else {
         fetch_type* f = find(tag.number);
         ORIEL_EXPECTS(f != nullptr);  // It is kept until its last item is back.
@@ -434,12 +441,11 @@ class tiered_prefix {
     return f.state_of(layer) == layer_state::ready || ORIEL_MUTANT(joined_gate_does_not_wait);
   }
 
-  /// Touches are orders that nobody asks for: their item is 0.
   void on_order(std::uint8_t tier,
                 const detail::errand_tag& tag,
                 const store_completion& c) noexcept {
     const auto found = std::ranges::find(orders_, tag.number, &under_order::number);
-    if (tag.item == 0 || found == orders_.end()) {
+    if (found == orders_.end()) {
       return;
     }
     order_result& result = found->result;

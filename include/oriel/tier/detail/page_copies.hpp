@@ -10,6 +10,7 @@
 #include <oriel/prefix/events.hpp>
 #include <oriel/prefix/sequence_prefix.hpp>
 #include <oriel/tier/detail/tier_queues.hpp>
+#include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -82,13 +83,20 @@ class page_copies {
                     .identity = &r.identity,
                     .slices = r.slices,
                     .owner = what.owner,
-                    .expires_us = limits_.ttl_us == 0 ? 0 : limits_.now_us() + limits_.ttl_us,
+                    .expires_us = expiry_us(limits_.now_us(), limits_.ttl_us),
                     .user = errand_tag{tier_errand::copy, number, 0}.packed()};
     r.page = page;
     r.pool = what.key.pool;
     for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
       if ((tiers >> t & 1u) != 0) {
-        queues_.push(t, item, no_deadline);
+        try {
+          queues_.push(t, item, no_deadline);
+        } catch (...) {
+          if (r.unanswered == 0) {
+            free_.push_back(number);
+          }
+          throw;
+        }
         if (r.unanswered++ == 0) {
           if (!ORIEL_MUTANT(copy_does_not_hold_its_page)) {
             pools_.pool(pool_id{r.pool}).add_ref(page);

@@ -98,7 +98,8 @@ class page_placement {
   }
 
   /// As tiered_prefix has it. O(pages). @throws std::bad_alloc
-  void keep_warm(const tiered_sequence& sequence, std::uint32_t pages) {
+  void keep_warm(const tiered_sequence& sequence, const borrowed_prefix& lent) {
+    const auto pages = static_cast<std::uint32_t>(lent.full.size());
     if (pages == 0 || queues_.unfinished() >= limits_.copies_max) {
       return;  // Tiers that are behind have other things to do.
     }
@@ -114,14 +115,26 @@ class page_placement {
           pool == 0 ? page_range{0, pages}
                     : needed_windows(model_.windows[pool - 1], model_.healing.page_size, 0, pages);
       for (std::uint32_t page = used.first; page < used.end; ++page) {
+        const page_handle handle = handle_of(lent, pool, page);
+        const errand_tag tag = handle ? errand_tag{.number = to_index(handle.id),
+                                                   .item = errand_tag::touch_item + pool}
+                                      : errand_tag{};
         for (std::uint8_t t = 0; t < queues_.tiers().size(); ++t) {
-          queues_.push(t,
-                       {.op = store_op::touch,
-                        .key = {sequence.links[page], pool},
-                        .user = errand_tag{}.packed()},
-                       no_deadline);
+          queues_.push(
+              t,
+              {.op = store_op::touch, .key = {sequence.links[page], pool}, .user = tag.packed()},
+              no_deadline);
         }
       }
+    }
+  }
+
+  /// A page that a tier does not have any more is offered again. The handle may be another page's
+  /// by now: that one is offered once too often.
+  void on_touched(std::uint8_t tier, const errand_tag& tag, const store_completion& c) noexcept {
+    if (c.outcome == store_outcome::miss && !ORIEL_MUTANT(lost_page_counts_as_kept)) {
+      std::uint8_t& known = known_[tag.item - errand_tag::touch_item][tag.number];
+      known = static_cast<std::uint8_t>(known & ~(1u << tier));
     }
   }
 
@@ -195,6 +208,21 @@ class page_placement {
   }
 
  private:
+  /// Page `page` of what is lent; none: it is not lent, or not where the tree has it (a heal).
+  [[nodiscard]] static page_handle handle_of(const borrowed_prefix& lent,
+                                             std::uint32_t pool,
+                                             std::uint32_t page) noexcept {
+    if (pool == 0) {
+      return lent.full[page];
+    }
+    if (lent.heal || pool > lent.windows.size()) {
+      return {};
+    }
+    const std::span<const page_handle> window = lent.windows[pool - 1];
+    const std::size_t first = lent.full.size() - window.size();
+    return page >= first ? window[page - first] : page_handle{};
+  }
+
   /// What a removed page does not say of itself.
   struct origin {
     page_digest link;

@@ -25,6 +25,9 @@ struct errand_tag {
   std::uint32_t number = 0;  ///< of the copy, or of the fetch
   std::uint32_t item = 0;    ///< in the fetch; below 2^30
 
+  /// Items of others: an order, a touch of page `number` of pool item - touch_item. 0: nobody asks.
+  static constexpr std::uint32_t order_item = 1, touch_item = 2;
+
   [[nodiscard]] std::uint64_t packed() const noexcept {
     return std::uint64_t{static_cast<std::uint8_t>(errand)} << 62 | std::uint64_t{item} << 32 |
            number;

@@ -52,8 +52,9 @@ struct bench_row {
 };
 
 struct statistics {
-  double mean, deviation;  ///< of tokens per second; the deviation of a sample
-  double limit_fraction;   ///< median over the repetitions
+  double mean;                      ///< tokens per second
+  std::optional<double> deviation;  ///< of a sample; one repetition has none
+  double limit_fraction;            ///< median over the repetitions
 };
 
 double median(std::vector<double> values) {
@@ -69,11 +70,12 @@ statistics summarize(const bench_row& row) {
     fractions.push_back(row.work == 0 ? 0 : row.work / row.seconds[i] / row.limits[i]);
   }
   s.mean /= static_cast<double>(row.seconds.size());
-  for (const double seconds : row.seconds) {
-    s.deviation += std::pow(row.tokens / seconds - s.mean, 2);
-  }
   if (row.seconds.size() > 1) {
-    s.deviation = std::sqrt(s.deviation / static_cast<double>(row.seconds.size() - 1));
+    double squares = 0;
+    for (const double seconds : row.seconds) {
+      squares += std::pow(row.tokens / seconds - s.mean, 2);
+    }
+    s.deviation = std::sqrt(squares / static_cast<double>(row.seconds.size() - 1));
   }
   s.limit_fraction = median(std::move(fractions));
   return s;
@@ -104,11 +106,11 @@ std::vector<token_id> random_tokens(const model_geometry& model,
   return tokens;
 }
 
-/// Of the runner that prefills and decodes one sequence.
+/// Of the runner that prefills sequences in turn and decodes them together.
 engine::runner_limits limits_of(const bench_options& o) {
-  return {.rows_max = o.chunk_tokens,
-          .logit_rows_max = 1,
-          .sequences_max = 1,
+  return {.rows_max = std::max(o.chunk_tokens, o.batch),
+          .logit_rows_max = o.batch,
+          .sequences_max = o.batch,
           .context_tokens = o.prompt_tokens + o.new_tokens};
 }
 
@@ -121,15 +123,18 @@ engine::planned_pools plan_pools(const model_geometry& model, dtype kv, const be
   pool_sizes sizes;
   for (std::uint32_t pool = 0; pool < plan->pools(); ++pool) {
     sizes.pages.push_back(
-        std::max(1u, plan->pages_for(pool_id{pool}, o.prompt_tokens + o.new_tokens)));
+        o.batch * std::max(1u, plan->pages_for(pool_id{pool}, o.prompt_tokens + o.new_tokens)));
   }
   return {std::move(*plan), std::move(sizes)};
 }
 
-/// A model and one sequence to run it on.
+/// A model, and sequences to run it on.
 class bench_model {
+  using sequence_type = engine::host_pools::sequence_type;
+
  public:
-  /// @param prompt  [o.prompt_tokens]; random tokens are decoded behind it
+  /// @param prompt  [o.prompt_tokens] of each sequence; random tokens, other ones each, are decoded
+  /// behind it
   bench_model(const model_geometry& model,
               const engine::model_weights& weights,
               const bench_options& o,
@@ -137,26 +142,34 @@ class bench_model {
               std::span<const token_id> prompt,
               thread_pool& threads)
       : options_(o),
-        tokens_(random_tokens(model, o.prompt_tokens + o.new_tokens, o.seed)),
+        tokens_(random_tokens(model, o.batch * tokens_of_one(), o.seed)),
         pools_(make_pools(model, weights.compute, o, static_cast<bool>(maker))),
         runner_(make_runner(model, weights, maker, threads)) {
-    std::ranges::copy(prompt, tokens_.begin());
+    for (std::uint32_t s = 0; s < o.batch; ++s) {
+      std::ranges::copy(prompt, tokens_.begin() + s * std::ptrdiff_t{tokens_of_one()});
+    }
   }
 
   [[nodiscard]] const bench_options& options() const noexcept { return options_; }
 
-  /// Seconds to prefill the prompt, and seconds to decode the new tokens after it.
+  /// Seconds to prefill the prompts, and seconds to decode the new tokens after them.
   std::pair<double, double> run() {
-    auto admitted = pools_.try_admit(
-        {.tokens_now = 0, .tokens_max = options_.prompt_tokens + options_.new_tokens});
-    auto sequence = std::move(*admitted);
+    std::vector<sequence_type> sequences;
+    for (std::uint32_t s = 0; s < options_.batch; ++s) {
+      sequences.push_back(
+          std::move(*pools_.try_admit({.tokens_now = 0, .tokens_max = tokens_of_one()})));
+    }
     const auto begin = std::chrono::steady_clock::now();
-    while (sequence.length() < options_.prompt_tokens) {
-      step(sequence, std::min(options_.chunk_tokens, options_.prompt_tokens - sequence.length()));
+    for (std::uint32_t s = 0; s < options_.batch; ++s) {
+      while (sequences[s].length() < options_.prompt_tokens) {
+        step(std::span(sequences).subspan(s, 1),
+             s,
+             std::min(options_.chunk_tokens, options_.prompt_tokens - sequences[s].length()));
+      }
     }
     const auto prefilled = std::chrono::steady_clock::now();
     for (std::uint32_t i = 0; i < options_.new_tokens; ++i) {
-      step(sequence, 1);
+      step(sequences, 0, 1);
     }
     const auto end = std::chrono::steady_clock::now();
     return {std::chrono::duration<double>(prefilled - begin).count(),
@@ -205,23 +218,39 @@ class bench_model {
     return homes;
   }
 
-  void step(engine::host_pools::sequence_type& sequence, std::uint32_t rows) {
-    if (!sequence.reserve(rows)) {
-      throw engine::error("the bench's own pools are too small");
+  [[nodiscard]] std::uint32_t tokens_of_one() const noexcept {
+    return options_.prompt_tokens + options_.new_tokens;
+  }
+
+  /// So many rows of each of these; `first` is the number of the first.
+  void step(std::span<sequence_type> sequences, std::size_t first, std::uint32_t rows) {
+    const std::uint32_t pools = pools_.plan().pools();
+    tables_.clear();
+    for (sequence_type& sequence : sequences) {
+      if (!sequence.reserve(rows)) {
+        throw engine::error("the bench's own pools are too small");
+      }
+      for (std::uint32_t pool = 0; pool < pools; ++pool) {
+        tables_.push_back(sequence.table(pool_id{pool}));
+      }
     }
-    std::vector<block_table_view> tables;
-    for (std::uint32_t pool = 0; pool < pools_.plan().pools(); ++pool) {
-      tables.push_back(sequence.table(pool_id{pool}));
+    rows_.clear();
+    decoding_.clear();
+    for (std::size_t s = 0; s < sequences.size(); ++s) {
+      const std::uint32_t length = sequences[s].length();
+      rows_.push_back(
+          {.tokens = std::span(tokens_).subspan((first + s) * tokens_of_one() + length, rows),
+           .first_position = length,
+           .tables = std::span(tables_).subspan(s * pools, pools),
+           .logit_rows = 1});
+      decoding_.push_back({.rows = rows_.back(), .sampling = &greedy_});
     }
-    const engine::step_rows step{.tokens = std::span(tokens_).subspan(sequence.length(), rows),
-                                 .first_position = sequence.length(),
-                                 .tables = tables,
-                                 .logit_rows = 1};
-    const engine::decoding_rows decoding{.rows = step, .sampling = &greedy_};
-    if (rows != 1 || !runner_->decode({&decoding, 1}, false)) {
-      (void)runner_->forward({&step, 1});
+    if (rows != 1 || !runner_->decode(decoding_, false)) {
+      (void)runner_->forward(rows_);
     }
-    sequence.commit(rows);
+    for (sequence_type& sequence : sequences) {
+      sequence.commit(rows);
+    }
   }
 
   const bench_options& options_;
@@ -229,6 +258,10 @@ class bench_model {
   sampling_options greedy_ = {.temperature = 0.0f};
   engine::host_pools pools_;
   std::unique_ptr<engine::step_runner> runner_;
+  // Of a step.
+  std::vector<block_table_view> tables_;
+  std::vector<engine::step_rows> rows_;
+  std::vector<engine::decoding_rows> decoding_;
 };
 
 /// The two rows, with what one repetition of each moves and computes.
@@ -247,15 +280,20 @@ std::pair<bench_row, bench_row> make_rows(const model_geometry& model,
     kv_bytes += static_cast<double>(kv_bytes_read_per_token(model, p, compute));
   }
   const auto weight_bytes = static_cast<double>(weight_bytes_per_token(model, compute));
-  const double tg_bytes = weight_bytes + kv_bytes / std::max(1u, decoded);
-  return {{.test = fmt::format("pp{}", prompt),
-           .tokens = prompt,
-           .bytes_per_token = 0,  // Of a chunk's experts, how many are read depends on the text.
-           .work = flops},
-          {.test = fmt::format("tg{}", decoded),
-           .tokens = decoded,
+  const bool is_moe = std::ranges::any_of(
+      model.layers, [](const layer_geometry& layer) { return layer.ffn.is_moe(); });
+  // Of the experts, how many a chunk or a batch reads depends on the tokens.
+  const double tg_bytes =
+      is_moe && o.batch > 1 ? 0 : weight_bytes / o.batch + kv_bytes / std::max(1u, decoded);
+  const std::string together = o.batch == 1 ? "" : fmt::format(" x{}", o.batch);
+  return {{.test = fmt::format("pp{}{}", prompt, together),
+           .tokens = prompt * o.batch,
+           .bytes_per_token = 0,
+           .work = flops * o.batch},
+          {.test = fmt::format("tg{}{}", decoded, together),
+           .tokens = decoded * o.batch,
            .bytes_per_token = tg_bytes,
-           .work = tg_bytes * decoded}};
+           .work = tg_bytes * decoded * o.batch}};
 }
 
 /// Runs the repetitions on a device, whose limits are not taken.
@@ -279,7 +317,8 @@ void measure(
       compute == dtype::bf16 ? engine::multiply_kind::bf16 : engine::multiply_kind::f32;
   engine::read_bandwidth_probe memory;
   const auto limits = [&] {
-    return std::pair{engine::measure_multiply_rate(kind, best_isa()) * threads.concurrency(),
+    const std::uint32_t cores = std::min(threads.concurrency(), thread_count(0));
+    return std::pair{engine::measure_multiply_rate(kind, best_isa()) * cores,
                      memory.measure(threads, 0.25)};
   };
   (void)model.run();  // Warm: page faults of the pools, frequency.
@@ -410,12 +449,12 @@ void print_csv(const bench_context& of, std::span<const bench_row> rows) {
       "times_plain\n");
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    print_out("{},{},{},{:.3f},{:.3f},{},{},{},{}\n",
+    print_out("{},{},{},{:.3f},{},{},{},{},{}\n",
               of.model,
               of.threads,
               row.test,
               s.mean,
-              s.deviation,
+              s.deviation ? fmt::format("{:.3f}", *s.deviation) : "",
               row.bytes_per_token == 0 ? "" : fmt::format("{:.0f}", row.bytes_per_token),
               row.work == 0 ? "" : fmt::format("{:.4f}", s.limit_fraction),
               row.accept_length == 0 ? "" : fmt::format("{:.3f}", row.accept_length),
@@ -427,7 +466,10 @@ void print_json(const bench_context& of, std::span<const bench_row> rows) {
   nlohmann::ordered_json objects = nlohmann::ordered_json::array();
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    nlohmann::ordered_json bytes, limit, fraction, accepted, times;  // null
+    nlohmann::ordered_json deviation, bytes, limit, fraction, accepted, times;  // null
+    if (s.deviation) {
+      deviation = *s.deviation;
+    }
     if (row.bytes_per_token != 0) {
       bytes = row.bytes_per_token;
     }
@@ -446,7 +488,7 @@ void print_json(const bench_context& of, std::span<const bench_row> rows) {
                        {"test", row.test},
                        {"repetitions", row.seconds.size()},
                        {"tokens_per_s", s.mean},
-                       {"tokens_per_s_deviation", s.deviation},
+                       {"tokens_per_s_deviation", std::move(deviation)},
                        {"bytes_per_token", std::move(bytes)},
                        {"limit_per_s", std::move(limit)},
                        {"limit_fraction", std::move(fraction)},
@@ -461,14 +503,14 @@ void print_markdown(const bench_context& of, std::span<const bench_row> rows) {
       "| model | threads | test | tokens/s | MB/token | of limit |\n|---|---|---|---|---|---|\n");
   for (const bench_row& row : rows) {
     const statistics s = summarize(row);
-    print_out("| {} | {} | {}{}{} | {:.2f} ± {:.2f} | {} | {} |\n",
+    print_out("| {} | {} | {}{}{} | {:.2f}{} | {} | {} |\n",
               of.model,
               of.threads,
               row.test,
               row.accept_length == 0 ? "" : fmt::format(", {:.2f} a step", row.accept_length),
               row.times_plain == 0 ? "" : fmt::format(", {:.2f} times plain", row.times_plain),
               s.mean,
-              s.deviation,
+              s.deviation ? fmt::format(" ± {:.2f}", *s.deviation) : "",
               row.bytes_per_token == 0 ? "" : fmt::format("{:.2f}", row.bytes_per_token / 1e6),
               row.work == 0 ? "" : fmt::format("{:.2f}", s.limit_fraction));
   }

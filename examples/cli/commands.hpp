@@ -86,7 +86,8 @@ struct run_options {
 struct inspect_options {
   std::string model_dir;
   std::string preset;
-  std::uint64_t context_tokens = 131'072;
+  std::optional<std::uint64_t>
+      context_tokens;  ///< --context; none: 131,072, or what the model allows
   double budget_gib = 80.0;
   std::uint32_t page_tokens = 16;
   bool json = false;
@@ -100,6 +101,7 @@ struct bench_options {
   std::uint32_t new_tokens = 128;
   std::uint32_t repetitions = 5;
   std::uint32_t threads = 1;
+  std::uint32_t batch = 1;  ///< -b: sequences that decode together
   std::uint32_t chunk_tokens = 512;
   std::uint64_t seed = 1;
   std::string format = "md";        ///< md, csv, json

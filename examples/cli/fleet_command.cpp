@@ -20,6 +20,7 @@
 #include <replay/grouped.hpp>
 #include <replay/read_trace.hpp>
 #include <replay/trace_workload.hpp>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <atomic>
@@ -33,6 +34,8 @@
 #include <thread>
 #include <vector>
 
+#include <unistd.h>
+
 namespace oriel::cli {
 namespace {
 
@@ -44,23 +47,50 @@ struct fleet_span {
   double utilisation = 0;
 };
 
-/// The file is opened before the runs, beside the one that it replaces: what cannot be written is
-/// told at once, and a run that fails leaves an earlier page alone.
+/// The page's file. It is opened before the runs: what cannot be written is told at once. A regular
+/// file is replaced when the page is whole, so a run that fails leaves an earlier page alone;
+/// anything else (a link, a device, a pipe) is written through.
 class page_writer {
  public:
-  explicit page_writer(const std::string& path) : path_(path) {
-    if (!path.empty()) {
-      file_.reset(std::fopen(part().c_str(), "wb"));
-      if (!file_) {
-        fail();
+  /// @param trace  what the runs read: never written
+  page_writer(const std::string& path, const std::string& trace) : path_(path) {
+    if (path_.empty()) {
+      return;
+    }
+    struct stat there = {}, read = {};
+    const bool is_there = ::stat(path_.c_str(), &there) == 0;
+    if (is_there && ::stat(trace.c_str(), &read) == 0 && there.st_dev == read.st_dev &&
+        there.st_ino == read.st_ino) {
+      fail("it is the trace");
+    }
+    if (is_there && S_ISDIR(there.st_mode)) {
+      fail("it is a folder");
+    }
+    struct stat named = {};
+    const bool is_named = ::lstat(path_.c_str(), &named) == 0;
+    if (is_named && !S_ISREG(named.st_mode)) {
+      file_.reset(std::fopen(path_.c_str(), "wb"));
+    } else {
+      part_ = path_ + ".XXXXXX";
+      const int file = ::mkstemp(part_.data());
+      if (file >= 0) {
+        file_.reset(::fdopen(file, "wb"));
+        const mode_t mask = ::umask(0);
+        ::umask(mask);
+        (void)::fchmod(file, is_named ? named.st_mode & 0777 : 0666 & ~mask);
       }
+    }
+    if (!file_) {
+      const int error = errno;
+      part_.clear();
+      fail(std::strerror(error));
     }
   }
   page_writer(const page_writer&) = delete;
   page_writer& operator=(const page_writer&) = delete;
   ~page_writer() {
-    if (file_) {
-      std::remove(part().c_str());
+    if (!part_.empty()) {
+      std::remove(part_.c_str());
     }
   }
   void write(const replay::fleet_report& report) {
@@ -68,23 +98,28 @@ class page_writer {
       return;
     }
     const std::string page = replay::fleet_page(report);
-    if (std::fwrite(page.data(), 1, page.size(), file_.get()) != page.size() ||
-        std::fclose(file_.release()) != 0 || std::rename(part().c_str(), path_.c_str()) != 0) {
-      fail();
+    const bool is_written = std::fwrite(page.data(), 1, page.size(), file_.get()) == page.size();
+    const int error = errno;
+    if (std::fclose(file_.release()) != 0 || !is_written) {
+      fail(std::strerror(is_written ? errno : error));
+    }
+    if (!part_.empty()) {
+      if (std::rename(part_.c_str(), path_.c_str()) != 0) {
+        fail(std::strerror(errno));
+      }
+      part_.clear();
     }
   }
 
  private:
-  [[nodiscard]] std::string part() const { return path_ + ".part"; }
-  [[noreturn]] void fail() const {
-    throw engine::error(fmt::format("cannot write the page {}: {}; name another file with --html",
-                                    path_,
-                                    std::strerror(errno)));
+  [[noreturn]] void fail(const char* why) const {
+    throw engine::error(
+        fmt::format("cannot write the page {}: {}; name another file with --html", path_, why));
   }
   struct closing {
     void operator()(std::FILE* file) const noexcept { std::fclose(file); }
   };
-  std::string path_;
+  std::string path_, part_;  ///< part_: beside it, until it is whole
   std::unique_ptr<std::FILE, closing> file_;
 };
 
@@ -382,7 +417,7 @@ double broken_ms(const replay::fleet_report& report) {
 }  // namespace
 
 int replay_fleet(const replay_options& o) {
-  page_writer page(o.fleet.page_file);
+  page_writer page(o.fleet.page_file, o.trace);
   const sim::workload workload = read_workload(o);
   const fleet_span span = span_of(o, workload);
   if (!span.is_near) {

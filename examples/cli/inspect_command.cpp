@@ -13,20 +13,42 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace oriel::cli {
 namespace {
 
-model_geometry geometry_of(const inspect_options& o) {
-  if (o.preset.empty()) {
-    return open_model(model_folder(o.model_dir)).config.geometry;
+constexpr std::uint64_t priced_context_tokens = 131'072;
+
+struct asked_model {
+  model_geometry geometry;
+  std::uint64_t context_tokens;  ///< of each sequence
+};
+
+/// @throws engine::error, also when the model allows no such context
+asked_model model_of(const inspect_options& o) {
+  if (!o.preset.empty()) {  // The command line is checked for it.
+    return {preset(o.preset).value(), o.context_tokens.value_or(priced_context_tokens)};
   }
-  return preset(o.preset).value();  // The command line is checked for it.
+  const engine::checkpoint model = open_model(model_folder(o.model_dir));
+  const std::uint64_t most = model.config.geometry.context_tokens;
+  if (o.context_tokens > most) {
+    throw engine::error(fmt::format(
+        "--context {}: the model allows a context of {} tokens", *o.context_tokens, most));
+  }
+  return {model.config.geometry, o.context_tokens.value_or(std::min(priced_context_tokens, most))};
+}
+
+/// "310.77 G", "9.27 M".
+std::string count_text(std::uint64_t count) {
+  const auto n = static_cast<double>(count);
+  return n < 1e8 ? fmt::format("{:.2f} M", n / 1e6) : fmt::format("{:.2f} G", n / 1e9);
 }
 
 constexpr std::uint64_t bookkeeping_bytes_max = std::uint64_t{1} << 30;
@@ -70,15 +92,16 @@ struct report {
 };
 
 report make_report(const inspect_options& o) {
-  report r{.model = geometry_of(o),
-           .context_tokens = o.context_tokens,
+  asked_model asked = model_of(o);
+  report r{.model = std::move(asked.geometry),
+           .context_tokens = asked.context_tokens,
            .budget_bytes = static_cast<std::uint64_t>(o.budget_gib * gib),
            .page_tokens = o.page_tokens,
            .fits = {}};
   const std::vector<kv_layer_shape> layers = kv_shapes_of(r.model.layers, r.kv);
   const capacity_question question{
       .budget_bytes = r.budget_bytes,
-      .sequence_tokens = static_cast<std::uint32_t>(o.context_tokens),
+      .sequence_tokens = static_cast<std::uint32_t>(r.context_tokens),
       .pools = {.page_size = o.page_tokens, .step_tokens = 4, .slack_pages = 1}};
   check_bookkeeping(layers, question);
   const auto fits = sequences_that_fit(layers, question);
@@ -133,15 +156,13 @@ void print_table(const report& r) {
   const parameter_counts parameters = count_parameters(m);
   const std::uint64_t dual = kv_bytes(m, r.context_tokens, r.kv);
   const std::uint64_t uniform = kv_bytes_uniform(m, r.context_tokens, r.kv);
-  print_out(
-      "{}: {} full layers, {} window layers, {} MTP blocks; {:.2f} G parameters, {:.2f} G "
-      "active\n\n",
-      m.name,
-      m.full_layers(),
-      m.window_layers(),
-      m.mtp_layers.size(),
-      static_cast<double>(parameters.total) / 1e9,
-      static_cast<double>(parameters.active) / 1e9);
+  print_out("{}: {} full layers, {} window layers, {} MTP blocks; {} parameters, {} active\n\n",
+            m.name,
+            m.full_layers(),
+            m.window_layers(),
+            m.mtp_layers.size(),
+            count_text(parameters.total),
+            count_text(parameters.active));
   print_out("KV in {}, by pool\n", name_of(r.kv));
   for (const pool_cost& pool : kv_pools(m, r.kv)) {
     if (pool.kind == attention_kind::full) {

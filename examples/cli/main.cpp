@@ -10,13 +10,17 @@
 #include <oriel/request/request.hpp>
 
 #include <CLI/CLI.hpp>
+#include <engine/printable.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <limits>
 #include <new>
 #include <sstream>
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace {
@@ -323,9 +327,11 @@ CLI::App* add_inspect(CLI::App& app, inspect_options& o) {
   command->add_option("-m,--model", o.model_dir, "checkpoint folder")
       ->check(some_text())
       ->excludes(preset);
-  command->add_option("--context", o.context_tokens, "tokens of each sequence")
-      ->transform(whole_number(1, std::uint64_t{1} << 31))
-      ->capture_default_str();
+  command
+      ->add_option("--context",
+                   o.context_tokens,
+                   "tokens of each sequence [131072, or what the model allows]")
+      ->transform(whole_number(1, std::uint64_t{1} << 31));
   command->add_option("--budget-gib", o.budget_gib, "memory for KV, in GiB")
       ->check(number(0, 65'536))
       ->capture_default_str();
@@ -349,6 +355,9 @@ CLI::App* add_bench(CLI::App& app, bench_options& o) {
       ->capture_default_str();
   command->add_option("-n,--new-tokens", o.new_tokens, "tokens to decode")
       ->transform(whole_number(1, u32_max))
+      ->capture_default_str();
+  command->add_option("-b,--batch", o.batch, "sequences, prefilled in turn, that decode together")
+      ->transform(whole_number(1, 1'024))
       ->capture_default_str();
   command->add_option("-r,--repetitions", o.repetitions, "repetitions")
       ->transform(whole_number(1, 1'000))
@@ -519,6 +528,42 @@ CLI::App* add_cache(CLI::App& app, cache_options& o) {
   return command;
 }
 
+std::string names_of_commands(const CLI::App& app) {
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  return names;
+}
+
+/// What is wrong, in words that name the word that is. Words come from anywhere: they are made fit
+/// for a terminal.
+std::string complaint(const CLI::App& command, const CLI::ParseError& e) {
+  const std::vector<std::string> unknown = command.remaining();
+  if (dynamic_cast<const CLI::RequiredError*>(&e) != nullptr &&
+      command.get_require_subcommand_min() > 0) {
+    const std::string names = names_of_commands(command);
+    if (unknown.empty()) {
+      return "a subcommand is required: " + names;
+    }
+    return fmt::format("no {} {} here; the subcommands are {}",
+                       unknown.front().starts_with('-') ? "option" : "subcommand",
+                       oriel::engine::printable(unknown.front()),
+                       names);
+  }
+  if (dynamic_cast<const CLI::ExtrasError*>(&e) != nullptr) {
+    std::string words;
+    for (const std::string& word : unknown) {
+      words += ' ' + oriel::engine::printable(word);
+    }
+    return "not expected:" + words;
+  }
+  std::string text = e.what();  // It may repeat a value.
+  std::ranges::replace_if(
+      text, [](char c) { return c >= 0 && c < ' ' && c != '\n'; }, '?');
+  return text;
+}
+
 /// What CLI11 has to say: help and version are output, the rest is wrong usage.
 int answer(const CLI::App& app, const CLI::ParseError& e) {
   if (e.get_exit_code() == 0) {
@@ -528,11 +573,13 @@ int answer(const CLI::App& app, const CLI::ParseError& e) {
     finish_output();
     return exit_ok;
   }
-  const auto commands = app.get_subcommands();
-  note("oriel: {}\nSee `oriel{}{} --help`.\n",
-       e.what(),
-       commands.empty() ? "" : " ",
-       commands.empty() ? "" : commands.front()->get_name());
+  std::string path;
+  const CLI::App* command = &app;
+  for (auto next = app.get_subcommands(); !next.empty(); next = command->get_subcommands()) {
+    command = next.front();
+    path += ' ' + command->get_name();
+  }
+  note("oriel: {}\nSee `oriel{} --help`.\n", complaint(*command, e), path);
   return exit_usage;
 }
 
@@ -571,7 +618,10 @@ int main(int argc, char** argv) {
   try {
     return start(argc, argv);
   } catch (const std::bad_alloc&) {
-    note("oriel: out of memory: lower -c, or take a smaller model\n");
+    const bool is_replay = argc > 1 && std::string_view(argv[1]) == "replay";
+    note("oriel: out of memory: {}\n",
+         is_replay ? "lower --workers, --seeds or the tokens of --capacity-tokens and --tiers"
+                   : "lower -c, or take a smaller model");
   } catch (const std::exception& e) {
     note("oriel: {}\n", e.what());
   }

@@ -250,6 +250,17 @@ std::uint32_t context_of(const run_options& o, const model_geometry& model) {
                                : std::min(model.context_tokens, default_context_tokens);
 }
 
+/// Ids from the command line. @throws engine::error
+void expect_in_vocabulary(std::uint32_t id, const char* option, const model_geometry& model) {
+  if (id >= model.vocabulary) {
+    throw engine::error(fmt::format("{} {} is outside the vocabulary of {}: 0 to {}",
+                                    option,
+                                    id,
+                                    model.name,
+                                    model.vocabulary - 1));
+  }
+}
+
 /// A request that the engine will take.
 /// @throws engine::error
 request make_request(const run_options& o,
@@ -257,6 +268,12 @@ request make_request(const run_options& o,
                      std::vector<token_id> tokens,
                      const engine::model_config& config,
                      std::uint32_t context_tokens) {
+  for (const std::uint32_t token : o.prompt_ids) {
+    expect_in_vocabulary(token, "--ids", config.geometry);
+  }
+  for (const token_bias& bias : o.logit_bias) {
+    expect_in_vocabulary(to_index(bias.id), "--logit-bias", config.geometry);
+  }
   request r;
   r.id = request_id{id};
   r.prompt = std::move(tokens);
@@ -546,11 +563,14 @@ void end_tiers(engine::engine& engine) {
     const store_fault fault = t.store.last_fault();
     const store_health health = t.store.stats().health;
     if (fault.count != 0 || health != store_health::healthy) {
-      note("warning: the {} tier is {}; faults: {}, the last: {}\n",
+      note("warning: the {} tier {}{}\n",
            name_of(t.role),
-           name_of(health),
-           fault.count,
-           text_of(fault));
+           health == store_health::healthy        ? "works now, but had faults"
+           : health == store_health::write_paused ? "takes no more pages"
+                                                  : "is off",
+           fault.count == 0
+               ? std::string()
+               : fmt::format("; faults: {}, the last: {}", fault.count, text_of(fault)));
     }
   }
 }

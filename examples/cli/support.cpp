@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -31,6 +32,10 @@ std::string system_message(int number) {
 }
 
 [[noreturn]] void throw_output_error() {
+  if (errno == EPIPE) {  // As if it had not been ignored: who reads no more ends us without a word.
+    std::signal(SIGPIPE, SIG_DFL);
+    std::raise(SIGPIPE);
+  }
   throw engine::error(fmt::format("cannot write to standard output: {}", system_message(errno)));
 }
 
@@ -55,6 +60,7 @@ bool stores_e4m3(const engine::checkpoint& checkpoint) {
 }  // namespace
 
 void hold_standard_streams() noexcept {
+  std::signal(SIGPIPE, SIG_IGN);  // A closed stderr loses messages, no answers.
   // Opened the wrong way round, so that reading stdin and writing the others fail with EBADF.
   for (const auto& [stream, mode] :
        {std::pair{STDIN_FILENO, O_WRONLY}, {STDOUT_FILENO, O_RDONLY}, {STDERR_FILENO, O_RDONLY}}) {

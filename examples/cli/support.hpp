@@ -35,7 +35,8 @@ inline constexpr double gib = 1024.0 * 1024.0 * 1024.0;
                                             std::optional<std::uint32_t> qkv_shards = {});
 
 /// Opens those of the three standard streams that came closed, such that their use fails: the next
-/// file that is opened must not be taken for one of them. Call it first.
+/// file that is opened must not be taken for one of them. A reader of stderr that goes away is no
+/// reason to end; one of stdout is (write_out). Call it first.
 void hold_standard_streams() noexcept;
 
 /// A message on stderr. What cannot be written there is lost, silently: there is nobody to tell.

@@ -101,8 +101,13 @@ status make_directory(const std::string& directory) {
     if (above) {
       static_cast<void>(::fsync(above.get()));
     }
-  } else if (errno != EEXIST && errno != EROFS) {
-    return failure{errc::io_failure, errno, "cannot make the directory"};
+  } else if (errno != EEXIST) {
+    const int error = errno;
+    struct stat is = {};
+    // A file system that takes nothing may have the directory all the same.
+    if (error != EROFS || ::lstat(directory.c_str(), &is) != 0) {
+      return failure{errc::io_failure, error, "cannot make the directory"};
+    }
   }
   return {};
 }

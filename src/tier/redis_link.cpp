@@ -206,7 +206,7 @@ void redis_link::hear_greeting(std::uint64_t now_us, const resp_value& reply) {
       return send_greeting(greeting::select);
     case greeting::select:
       if (reply.text != "OK" || reply.type != '+') {
-        return fail(now_us, ENOENT, "select");
+        return fail(now_us, EINVAL, "select the database at");
       }
       return send_greeting(greeting::done);
     case greeting::done:

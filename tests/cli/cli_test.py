@@ -287,11 +287,13 @@ class Usage(unittest.TestCase):
         self.assertIn(f"`oriel{command} --help`", message)
 
     def test_wrong_usage_is_2(self):
-        self.usage(says="subcommand")
-        self.usage("nonsense", says="subcommand")
+        self.usage(says="subcommand is required: run, inspect, bench, replay, cache")
+        self.usage("nonsense", says="no subcommand 'nonsense' here; the subcommands are run, inspect, bench, replay, cache")
+        self.usage("--nonsense", says="no option '--nonsense' here")
+        self.usage("run", "a\x1b[31m", "b", says="not expected: 'a?[31m' 'b'")
         self.usage("run", "--nonsense", says="nonsense")
         self.usage("run", "-p", "a", "-f", "b", says="excludes")
-        self.usage("run", "-p", "a", "b", says="b")
+        self.usage("run", "-p", "a", "b", says="'b'")
         self.usage("run", "--heal", "maybe", says="--heal")
         self.usage("run", "--spec", "mtp", "--draft-len", "4", says="1 to 3")
         self.usage("run", "--spec", "lookup", "--draft-len", "8", says="--draft-len")
@@ -323,6 +325,54 @@ class Usage(unittest.TestCase):
         self.usage("replay", "a", "--pools", "triple", says="--pools")
         self.usage("replay", "a", "--evict", "newest", says="hit-density")
         self.usage("replay", "a", "--heal", "maybe", says="--heal")
+
+    def test_help_is_that_of_the_subcommand(self):
+        done = run("cache", "clear", "x", "--nonsense")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"`oriel cache clear --help`", done.stderr)
+
+    def test_an_id_that_is_no_token_is_named_with_those_that_are(self):
+        self.fails(1, "run", "--ids", "5,70000", "-n", 1, says="--ids 70000 is outside the vocabulary of ")
+        self.fails(1, "run", "-p", "a", "--logit-bias", "70000:1", "-n", 1, says="--logit-bias 70000 is outside the vocabulary of ")
+
+    def test_inspect_keeps_to_the_context_that_the_model_allows(self):
+        done = run("inspect", "-m", NANO)
+        self.assertIn(b"One sequence of 4096 tokens", done.stdout)
+        self.assertRegex(done.stdout, rb"[0-9.]+ M parameters, [0-9.]+ M active")
+        self.fails(1, "inspect", "-m", NANO, "--context", 4097, says="--context 4097: the model allows a context of 4096 tokens")
+
+    def test_one_repetition_has_no_deviation(self):
+        arguments = ("bench", "-p", 4, "-n", 2, "-r", 1)
+        self.assertNotIn("±", run(*arguments).stdout.decode())
+        for row in json.loads(run(*arguments, "-o", "json").stdout):
+            self.assertIsNone(row["tokens_per_s_deviation"])
+
+    def test_sequences_decode_together(self):
+        one, both = (json.loads(run("bench", "--random", "bench-0.4b", "-p", 16, "-n", 4, "-r", 1, "-o", "json", *more).stdout)
+                     for more in ((), ("-b", 3)))
+        self.assertEqual([row["test"] for row in both], ["pp16 x3", "tg4 x3"])
+        # The weights are read once for all three.
+        self.assertLess(both[1]["bytes_per_token"], one[1]["bytes_per_token"] / 2)
+        moe = json.loads(run("bench", "-p", 4, "-n", 2, "-r", 1, "-b", 40, "--chunk", 16, "-o", "json").stdout)
+        self.assertIsNone(moe[1]["bytes_per_token"])
+        self.assertGreater(moe[1]["tokens_per_s"], 0)
+
+    def test_a_stderr_that_nobody_reads_loses_no_answer(self):
+        arguments = ("run", "-p", "hi", "-p", "ho", "-n", 8, "--temp", 0)
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([ORIEL, *map(str, arguments)], stdout=subprocess.PIPE, stderr=write)
+        os.close(write)
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(done.stdout, run(*arguments).stdout)
+
+    def test_a_stdout_that_nobody_reads_ends_it_without_a_word(self):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([ORIEL, "run", "-p", "hi", "-n", "8"], stdout=write, stderr=subprocess.PIPE)
+        os.close(write)
+        self.assertEqual(done.returncode, -signal.SIGPIPE)
+        self.assertNotIn(b"cannot write", done.stderr)
 
     def test_a_device_that_is_not_there_is_said_before_weights_are_read(self):
         for command in ("run", "bench"):

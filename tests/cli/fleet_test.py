@@ -13,6 +13,7 @@ import pathlib
 import pty
 import random
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -198,6 +199,32 @@ class Fleet(unittest.TestCase):
                    "--seeds", 2, "--hours", 0.2, "--html", path, *arguments)
         self.assertEqual(done.returncode, 0, done.stderr)
         return path
+
+    def test_a_page_takes_the_place_of_nothing_but_a_page(self):
+        for file, says in ((self.trace, b"it is the trace"), (self.folder, b"it is a folder")):
+            before = self.trace.read_bytes()
+            done = run(self.trace, "--workers", 2, "--seeds", 1, "--html", file)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(says, done.stderr)
+            self.assertEqual(self.trace.read_bytes(), before)
+        page, link, part = (self.folder / name for name in ("p.html", "l.html", "p.html.part"))
+        part.write_text("mine")
+        link.symlink_to(page)
+        page.write_text("old")
+        done = run(self.trace, "--workers", 2, "--seeds", 1, "--hours", 0.1, "--html", link)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(link.is_symlink())
+        self.assertIn("<html", page.read_text())
+        self.assertEqual(part.read_text(), "mine")
+        done = run(self.trace, "--workers", 2, "--seeds", 1, "--hours", 0.1, "--html", page)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(sorted(p.name for p in self.folder.glob("p.html*")), ["p.html", "p.html.part"])
+
+    def test_workers_that_do_not_fit_memory_are_told(self):
+        limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (1_000_000_000,) * 2)
+        done = subprocess.run([ORIEL, "replay", self.trace, "--workers", "256", "--seeds", "1"], capture_output=True, preexec_fn=limit)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(b"out of memory: lower --workers", done.stderr)
 
     def test_the_page_is_well_formed_and_needs_no_network(self):
         text = self.page().read_text()

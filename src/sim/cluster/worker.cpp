@@ -32,11 +32,9 @@ node_worker::node_worker(std::uint32_t index, const worker_model& model, worker_
       oldest_first_(scheduler_.options()),
       guard_(options_.guard.value_or(guard_options{})) {
   on_device_ = std::make_unique<tier_listener>(listener, index, std::uint8_t{0});
-  device_->tell(on_device_.get());
   if (options_.tiers.host_tokens != 0) {
     host_.reset(new page_cache(model.cache_of(options_.tiers.host_tokens)));
     on_host_ = std::make_unique<tier_listener>(listener, index, std::uint8_t{1});
-    host_->tell(on_host_.get());
   }
   if (options_.ranks > 1) {
     packer_.emplace(rank_options{.ranks = options_.ranks,
@@ -46,6 +44,10 @@ node_worker::node_worker(std::uint32_t index, const worker_model& model, worker_
   }
   arrival_bytes_.resize(model.layer_bytes.size());
   layer_seconds_.resize(model.layer_bytes.size());
+  device_->tell(on_device_.get());  // Last: a worker that is not made whole tells nobody anything.
+  if (host_) {
+    host_->tell(on_host_.get());
+  }
 }
 
 node_worker::~node_worker() {

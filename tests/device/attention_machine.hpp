@@ -145,8 +145,7 @@ class host_block {
     is_right_ &= v_bytes_ == (keys.hi - keys.lo) * Dims::v_key_bytes;
     if constexpr (Dims::is_scaled) {
       for (std::uint32_t thread = detail::converter_threads; thread-- > 0;) {
-        detail::convert_tile<Dims>(
-            work_, next_tile_, thread, detail::converter_threads, at(landing_), at(k_stage(index)));
+        detail::convert_tile<Dims>(work_, next_tile_, thread, at(landing_), at(k_stage(index)));
       }
       std::memset(at(landing_), 0xFF, Dims::raw_bytes);
     }

@@ -309,7 +309,6 @@ class attention_converter {
       convert_tile<Dims>(work,
                          tile,
                          index_,
-                         converter_threads,
                          ptx::shared_pointer(address_ + memory::raw_stage(raw_.stage)),
                          ptx::shared_pointer(address_ + memory::k_stage(ring_.stage)));
       ptx::fence_async_proxy();

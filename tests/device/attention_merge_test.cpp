@@ -95,7 +95,7 @@ class merge_case {
         kept = detail::fold_value(by, kept, out_of_split_[at * dims_ + dim]);
       }
     }
-    return kept / kept_sum;
+    return kept * (1.0f / kept_sum);
   }
 
   std::uint32_t heads_, dims_, splits_max_;

@@ -200,11 +200,11 @@ ORIEL_HOST_DEVICE_INLINE void merge_unit(const attention_call& call,
   const std::uint32_t index_of_row = slot - index_of_sequence * call.sequence_rows_max;
   const paged_sequence sequence = call.args.sequences.data()[index_of_sequence];
   const std::uint32_t position = sequence.first_position + index_of_row;
-  const std::uint32_t first = first_key(call.shape.window_tokens, sequence, position) / split_keys;
-  const std::uint32_t splits = position / split_keys - first + 1;
+  const std::uint32_t first = sequence.first_key / split_keys;  // A plan with splits has no window.
+  const std::uint32_t last = position / split_keys, splits = last - first + 1;
   const bool has_sink = call.args.sinks != nullptr;
   float kept_max = has_sink ? call.args.sinks[head] * log2_e : -INFINITY;
-  if (!is_served(call, sequence) || index_of_row >= sequence.rows || splits == 1) {
+  if (!is_served(call, sequence) || index_of_row >= sequence.rows || first >= last) {
     return;
   }
   const std::uint32_t part_of_chunk = is_deep ? unit % merge_groups_max : 0;
@@ -234,7 +234,8 @@ ORIEL_HOST_DEVICE_INLINE void merge_unit(const attention_call& call,
   const std::size_t out = (std::size_t{batch_row} * heads + head) * Dims + first_dim;
   warp.each([&](std::uint32_t i, merge_lane& lane) {
     if (i < row.lanes()) {
-      store_out_pair(call, out + i * 2, lane.low / lane.kept_sum, lane.high / lane.kept_sum);
+      const float inverse = 1.0f / lane.kept_sum;
+      store_out_pair(call, out + i * 2, lane.low * inverse, lane.high * inverse);
     }
   });
 }

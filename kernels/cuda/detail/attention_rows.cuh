@@ -372,12 +372,11 @@ ORIEL_HOST_DEVICE_INLINE void store_row(const attention_call& call,
                                         std::uint32_t half,
                                         const attention_thread<Dims>& t) {
   const std::size_t out = head_index(call, work, at) * Dims::vo;
+  const float inverse = 1.0f / t.kept_sum[half];  // One division, as in the merge.
   ORIEL_UNROLL
   for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
-    store_out_pair(call,
-                   out + fragment_column(thread, r),
-                   t.kept[r] / t.kept_sum[half],
-                   t.kept[r + 1] / t.kept_sum[half]);
+    store_out_pair(
+        call, out + fragment_column(thread, r), t.kept[r] * inverse, t.kept[r + 1] * inverse);
   }
 }
 

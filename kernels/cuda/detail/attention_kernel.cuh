@@ -352,9 +352,8 @@ __device__ __forceinline__ void fill_tables(const attention_call& call,
     row_begin[s] = sequence.rows;
   }
   __syncthreads();
-  if (threadIdx.x < warp_threads) {
-    scan_in_place(item_begin, n);
-    scan_in_place(row_begin, n);
+  if (threadIdx.x < 2 * warp_threads) {  // A warp each: each sum is a chain of shuffles.
+    scan_in_place(threadIdx.x < warp_threads ? item_begin : row_begin, n);
   }
 }
 

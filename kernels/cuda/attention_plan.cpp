@@ -63,8 +63,7 @@ attention_partials carve(const attention_plan& plan, std::byte* base, std::size_
   const std::size_t shares = slots * plan.shape.q_heads * plan.splits_max;
   if (shares != 0) {
     take(p.out, shares * plan.shape.head_dim_vo);
-    take(p.lse, shares * 2);
-    take(p.splits, slots);
+    take(p.weights, shares);
     take(p.batch_rows, slots);
   }
   return p;

@@ -135,6 +135,83 @@ void check_values() {
   }
 }
 
+/// Of tile 1, keys [first, end) of its 64 are there.
+template <std::uint32_t Qk, std::uint32_t Vo>
+void check_conversion(std::uint32_t first, std::uint32_t end) {
+  using dims = detail::attention_dims<Qk, Vo, dtype::e4m3>;
+  random_stream random(9, 53);
+  std::vector<std::byte> raw(dims::raw_bytes), stage(dims::stage_bytes, std::byte{0xFF});
+  // Every code at least once, but for the NaNs, which no page has: their head's scale is one.
+  std::vector<e4m3> k(64 * Qk), v(64 * Vo);
+  std::uint32_t code = 0;
+  for (std::vector<e4m3>* x : {&k, &v}) {
+    for (e4m3& y : *x) {
+      y = static_cast<e4m3>(code++ & 0xFFu);
+      y = std::isnan(to_float(y)) ? e4m3{} : y;
+    }
+  }
+  std::vector<float> scales(128);
+  const attention_shape shape{.q_heads = 1,
+                              .kv_heads = 1,
+                              .head_dim_qk = Qk,
+                              .head_dim_vo = Vo,
+                              .page_size = 64,
+                              .window_tokens = 0,
+                              .kv = dtype::e4m3};
+  const std::uint32_t page = 0;
+  const paged_sequence sequence{&page, 0, 0, 64};
+  const kv_layer_view view{raw.data(), raw.data() + dims::raw_k_bytes, 0};
+  for (std::uint32_t key = 0; key < 64; ++key) {
+    for (std::uint32_t d = 0; d < Qk; ++d) {
+      *reference::k_element(shape, view, sequence, key, 0, d) =
+          static_cast<std::byte>(k[key * Qk + d]);
+    }
+    for (std::uint32_t d = 0; d < Vo; ++d) {
+      *reference::v_element(shape, view, sequence, key, 0, d) =
+          static_cast<std::byte>(v[key * Vo + d]);
+    }
+    for (const bool is_v : {false, true}) {
+      float& scale = scales[key + (is_v ? 64 : 0)] = random.next_uniform(0.1f, 2.0f);
+      std::memcpy(is_v ? reference::v_scale(shape, view, sequence, key, 0)
+                       : reference::k_scale(shape, view, sequence, key, 0),
+                  &scale,
+                  sizeof scale);
+    }
+  }
+  detail::attention_work work{};
+  work.sequence = &sequence;
+  work.key_begin = 64 + first;
+  work.key_end = 64 + end;
+  for (std::uint32_t thread = 0; thread < detail::converter_threads; ++thread) {
+    detail::convert_tile<dims>(work, 1, thread, raw.data(), stage.data());
+  }
+  const auto number = [&](std::size_t at) {
+    bf16 x;
+    std::memcpy(&x, stage.data() + at, sizeof x);
+    return to_float(x);
+  };
+  for (std::uint32_t key = 0; key < 64; ++key) {
+    const bool is_there = key >= first && key < end;
+    const std::size_t tile = key / kv_tile_tokens * std::size_t{kv_tile_tokens};
+    for (std::uint32_t d = 0; d < Qk; ++d) {
+      const std::size_t at =
+          tile * Qk + device_index_in_k_tile(dtype::bf16, Qk, key % kv_tile_tokens, d);
+      REQUIRE(number(at * 2) == to_float(k[key * Qk + d]));
+    }
+    for (std::uint32_t d = 0; d < Vo; ++d) {
+      const std::size_t at =
+          tile * Vo + device_index_in_v_tile(dtype::bf16, Vo, key % kv_tile_tokens, d);
+      REQUIRE(number(dims::k_bytes + at * 2) == (is_there ? to_float(v[key * Vo + d]) : 0.0f));
+    }
+    float k_scale, v_scale;
+    const std::byte* const at = stage.data() + dims::k_bytes + dims::v_bytes;
+    std::memcpy(&k_scale, at + key * sizeof(float), sizeof k_scale);
+    std::memcpy(&v_scale, at + (64 + key) * sizeof(float), sizeof v_scale);
+    REQUIRE(k_scale == (is_there ? scales[key] : 0.0f));
+    REQUIRE(v_scale == (is_there ? scales[64 + key] : 0.0f));
+  }
+}
+
 }  // namespace
 
 TEST_CASE("queries and a copied K tile multiply to scores where the maps say") {
@@ -160,78 +237,10 @@ TEST_CASE("each element of an accumulator has one holder") {
 }
 
 TEST_CASE("a tile of e4m3 becomes the same numbers of bf16, where the operands have them") {
-  using dims = detail::attention_dims<64, 128, dtype::e4m3>;
-  random_stream random(9, 53);
-  const std::uint32_t first = GENERATE(0u, 5u), end = GENERATE(64u, 64u - 11u);
-  std::vector<std::byte> raw(dims::raw_bytes), stage(dims::stage_bytes, std::byte{0xFF});
-  // Every code at least once, but for the NaNs, which no page has: their head's scale is one.
-  std::vector<e4m3> k(64 * 64), v(64 * 128);
-  std::uint32_t code = 0;
-  for (std::vector<e4m3>* x : {&k, &v}) {
-    for (e4m3& y : *x) {
-      y = static_cast<e4m3>(code++ & 0xFFu);
-      y = std::isnan(to_float(y)) ? e4m3{} : y;
-    }
-  }
-  std::vector<float> scales(128);
-  const attention_shape shape{.q_heads = 1,
-                              .kv_heads = 1,
-                              .head_dim_qk = 64,
-                              .head_dim_vo = 128,
-                              .page_size = 64,
-                              .window_tokens = 0,
-                              .kv = dtype::e4m3};
-  const std::uint32_t page = 0;
-  const paged_sequence sequence{&page, 0, 0, 64};
-  const kv_layer_view view{raw.data(), raw.data() + dims::raw_k_bytes, 0};
-  for (std::uint32_t key = 0; key < 64; ++key) {
-    for (std::uint32_t d = 0; d < 64; ++d) {
-      *reference::k_element(shape, view, sequence, key, 0, d) =
-          static_cast<std::byte>(k[key * 64 + d]);
-    }
-    for (std::uint32_t d = 0; d < 128; ++d) {
-      *reference::v_element(shape, view, sequence, key, 0, d) =
-          static_cast<std::byte>(v[key * 128 + d]);
-    }
-    for (const bool is_v : {false, true}) {
-      float& scale = scales[key + (is_v ? 64 : 0)] = random.next_uniform(0.1f, 2.0f);
-      std::memcpy(is_v ? reference::v_scale(shape, view, sequence, key, 0)
-                       : reference::k_scale(shape, view, sequence, key, 0),
-                  &scale,
-                  sizeof scale);
-    }
-  }
-  detail::attention_work work{};
-  work.sequence = &sequence;
-  work.key_begin = 64 + first;  // Tile 1.
-  work.key_end = 64 + end;
-  for (std::uint32_t thread = 0; thread < detail::converter_threads; ++thread) {
-    detail::convert_tile<dims>(
-        work, 1, thread, detail::converter_threads, raw.data(), stage.data());
-  }
-  const auto number = [&](std::size_t at) {
-    bf16 x;
-    std::memcpy(&x, stage.data() + at, sizeof x);
-    return to_float(x);
-  };
-  for (std::uint32_t key = 0; key < 64; ++key) {
-    const bool is_there = key >= first && key < end;
-    const std::size_t tile = key / kv_tile_tokens * std::size_t{kv_tile_tokens};
-    for (std::uint32_t d = 0; d < 64; ++d) {
-      const std::size_t at =
-          tile * 64 + device_index_in_k_tile(dtype::bf16, 64, key % kv_tile_tokens, d);
-      REQUIRE(number(at * 2) == to_float(k[key * 64 + d]));
-    }
-    for (std::uint32_t d = 0; d < 128; ++d) {
-      const std::size_t at =
-          tile * 128 + device_index_in_v_tile(dtype::bf16, 128, key % kv_tile_tokens, d);
-      REQUIRE(number(dims::k_bytes + at * 2) == (is_there ? to_float(v[key * 128 + d]) : 0.0f));
-    }
-    float k_scale, v_scale;
-    const std::byte* const at = stage.data() + dims::k_bytes + dims::v_bytes;
-    std::memcpy(&k_scale, at + key * sizeof(float), sizeof k_scale);
-    std::memcpy(&v_scale, at + (64 + key) * sizeof(float), sizeof v_scale);
-    REQUIRE(k_scale == (is_there ? scales[key] : 0.0f));
-    REQUIRE(v_scale == (is_there ? scales[64 + key] : 0.0f));
-  }
+  const auto [first, end] = GENERATE(table<std::uint32_t, std::uint32_t>(
+      {{0, 64}, {5, 64}, {0, 53}, {5, 53}, {16, 48}, {63, 64}, {0, 1}, {26, 27}}));
+  INFO("keys " << first << " to " << end);
+  check_conversion<192, 128>(first, end);
+  check_conversion<128, 128>(first, end);
+  check_conversion<64, 64>(first, end);
 }

@@ -11,6 +11,7 @@
 
 #include <cuda/detail/attention_convert.cuh>
 #include <cuda/detail/attention_generic_agent.cuh>
+#include <cuda/detail/attention_merge.cuh>
 #include <cuda/detail/attention_program.cuh>
 #include <cuda/detail/attention_units.hpp>
 
@@ -145,8 +146,7 @@ class host_block {
     is_right_ &= v_bytes_ == (keys.hi - keys.lo) * Dims::v_key_bytes;
     if constexpr (Dims::is_scaled) {
       for (std::uint32_t thread = detail::converter_threads; thread-- > 0;) {
-        detail::convert_tile<Dims>(
-            work_, next_tile_, thread, detail::converter_threads, at(landing_), at(k_stage(index)));
+        detail::convert_tile<Dims>(work_, next_tile_, thread, at(landing_), at(k_stage(index)));
       }
       std::memset(at(landing_), 0xFF, Dims::raw_bytes);
     }
@@ -320,6 +320,60 @@ class host_warp {
   detail::generic_lane lanes_[detail::warp_threads];
 };
 
+/// A warp that merges. Its registers and factors begin poisoned.
+class host_merge_warp {
+ public:
+  host_merge_warp() {
+    std::memset(static_cast<void*>(lanes_), 0xFF, sizeof lanes_);
+    std::memset(static_cast<void*>(factors_), 0xFF, sizeof factors_);
+  }
+  template <class F>
+  void each(F&& f) {
+    for (std::uint32_t lane = detail::warp_threads; lane-- > 0;) {
+      f(lane, lanes_[lane]);
+    }
+  }
+  template <class Of>
+  void max_up_to_lane(Of of) {
+    for (std::uint32_t lane = 1; lane < detail::warp_threads; ++lane) {
+      of(lanes_[lane]) = std::fmax(of(lanes_[lane]), of(lanes_[lane - 1]));
+    }
+  }
+  template <class Of, class From>
+  void from_lane_below(Of of, From from) {
+    for (std::uint32_t lane = 1; lane < detail::warp_threads; ++lane) {
+      of(lanes_[lane]) = from(lanes_[lane - 1]);
+    }
+  }
+  template <class Of>
+  void rotate(Of of, std::uint32_t lanes) {
+    auto before = std::to_array(lanes_);
+    for (std::uint32_t lane = 0; lane < detail::warp_threads; ++lane) {
+      of(lanes_[lane]) = of(before[(lane + detail::warp_threads - lanes) % detail::warp_threads]);
+    }
+  }
+  template <class Of>
+  [[nodiscard]] float of_lane(Of of, std::uint32_t lane) {
+    return of(lanes_[lane]);
+  }
+  [[nodiscard]] detail::merge_factor* factors() { return factors_; }
+  void meet() {}
+
+ private:
+  detail::merge_lane lanes_[detail::warp_threads];
+  detail::merge_factors factors_;
+};
+
+/// The merge of a call, its units in an order no device would take.
+inline void merge_on_host(const detail::attention_call& call, std::uint32_t multiprocessors) {
+  const detail::merge_shape shape = detail::merge_shape_of(call, multiprocessors);
+  for (std::uint32_t unit = shape.units; unit-- > 0;) {
+    host_merge_warp warp;
+    call.shape.head_dim_vo == 128 ? detail::merge_unit<128>(call, shape.is_deep, unit, warp)
+                                  : detail::merge_unit<64>(call, shape.is_deep, unit, warp);
+  }
+}
+
 /// `at_once`: when products run.
 template <class Dims>
 void attend_item_on_host(const detail::attention_call& call,
@@ -369,14 +423,8 @@ void attend_on_host(const cuda::attention_plan& plan, const detail::attention_ca
                             attend_item_on_host<Dims>(call, work, at_once = !at_once);
                           });
   }
-  const std::uint32_t slots =
-      plan.splits_max != 0 ? plan.limits.sequences_max * plan.limits.rows_per_sequence_max : 0;
-  for (std::uint32_t slot = 0; slot < slots; ++slot) {
-    for (std::uint32_t head = 0; head < plan.shape.q_heads; ++head) {
-      for (std::uint32_t dim = 0; dim < plan.shape.head_dim_vo; ++dim) {
-        detail::merge_element(call, slot, head, dim);
-      }
-    }
+  if (plan.splits_max != 0) {
+    merge_on_host(call, plan.limits.multiprocessors);
   }
 }
 

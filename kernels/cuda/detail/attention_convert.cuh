@@ -77,13 +77,17 @@ ORIEL_HOST_DEVICE inline void store_four(std::byte* to, const four_words& w) {
 #endif
 }
 
-/// Keys [begin, end) of a tile of 64 that are there.
+/// Keys [begin, end) of a tile of 64 that are there: some are.
 struct tile_part {
   std::uint32_t begin, end;
   [[nodiscard]] ORIEL_HOST_DEVICE bool has(std::uint32_t key) const {
     return key >= begin && key < end;
   }
   [[nodiscard]] ORIEL_HOST_DEVICE bool is_whole() const { return begin == 0 && end == tile_keys; }
+  /// A bit for each key.
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint64_t keys() const {
+    return (~std::uint64_t{0} << begin) & (~std::uint64_t{0} >> (tile_keys - end));
+  }
 };
 [[nodiscard]] ORIEL_HOST_DEVICE inline tile_part seen_part(const attention_work& work,
                                                            std::uint32_t tile) {
@@ -93,72 +97,117 @@ struct tile_part {
   return {first - begin, end - begin};
 }
 
-/// Of 8 keys of a dim, in the order in which they are stored, those that are there.
-[[nodiscard]] ORIEL_HOST_DEVICE inline two_words keep_keys(const two_words& w,
-                                                           const tile_part& part,
-                                                           std::uint32_t key) {
-  std::uint32_t mask[2] = {0, 0};
-  for (std::uint32_t i = 0; i < kv_group_tokens; ++i) {
-    const std::uint32_t place = e4m3_place(i);
-    mask[place / 4] |= part.has(key + i) ? 0xFFu << place % 4 * 8 : 0u;
-  }
-  return {w.low & mask[0], w.high & mask[1]};
+/// The bytes of the 4 keys of the low bits of `keys`, as e4m3_place() has them.
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t kept_bytes(std::uint32_t keys) {
+  constexpr std::uint32_t to_places = 1u | 1u << 15 | 1u << 6 | 1u << 21;  // Nothing carries.
+  return ((keys & 0xFu) * to_places & 0x0101'0101u) * 0xFFu;
 }
 
-/// Thread `thread` of `threads` converts its share of K or V: `Dims` numbers a key.
-/// @tparam IsV  keys that are not there become zero
-template <std::uint32_t Dims, bool IsV>
-ORIEL_HOST_DEVICE void convert_part(const std::byte* raw,
-                                    std::byte* to,
-                                    const tile_part& part,
-                                    std::uint32_t thread,
-                                    std::uint32_t threads) {
-  constexpr std::uint32_t units_of_tile = kv_tile_tokens * Dims / 8;  // of 8 numbers
-  constexpr std::uint32_t tile_bytes = kv_tile_tokens * (Dims + 4);
-  constexpr std::uint32_t units = tile_keys / kv_tile_tokens * units_of_tile;
-  const bool is_whole = part.is_whole();
-  ORIEL_UNROLL_BY(3)  // Four would not fit the registers that are left to converters.
-  for (std::uint32_t unit = thread; unit < units; unit += threads) {
-    const std::uint32_t tile = unit / units_of_tile;
-    two_words w = load_two(raw + tile * tile_bytes + unit % units_of_tile * 8);
-    if (IsV && !is_whole) {
-      w = keep_keys(w, part, unit / Dims * kv_group_tokens);
-    }
-    store_four(to + unit * 16, e4m3_as_bf16(w));
-  }
-}
-
-/// The scales of K or V: behind each 16 keys.
+/// Thread `thread` of converter_threads converts its share of K or V, `Dims` numbers a key: each
+/// converter_threads-th unit of 8 numbers. Loads are a batch ahead of stores, since a load does not
+/// overtake a store that may be to its place; unrolled, offsets are constants.
 template <std::uint32_t Dims>
-ORIEL_HOST_DEVICE void convert_scales(const std::byte* raw,
-                                      float* to,
-                                      const tile_part& part,
-                                      std::uint32_t thread,
-                                      std::uint32_t threads) {
-  constexpr std::uint32_t tile_bytes = kv_tile_tokens * (Dims + 4);
-  for (std::uint32_t key = thread; key < tile_keys; key += threads) {
-    const std::byte* const end = raw + (key / kv_tile_tokens + 1) * tile_bytes;
-    const auto* const scales = reinterpret_cast<const float*>(end) - kv_tile_tokens;
-    to[key] = part.has(key) ? scales[key % kv_tile_tokens] : 0.0f;
+struct converter_share {
+  static constexpr std::uint32_t units_of_tile = kv_tile_tokens * Dims / 8;  // of 16 keys
+  static constexpr std::uint32_t units = tile_keys / kv_tile_tokens * units_of_tile;
+  static constexpr std::uint32_t count = (units - 1) / converter_threads + 1;
+  static constexpr std::uint32_t batch = 4;
+  static constexpr std::uint32_t scale_bytes = kv_tile_tokens * 4;  ///< behind a tile's numbers
+
+  std::uint32_t thread;
+  two_words loaded[2][batch] = {};
+
+  /// Not of all threads the last units are.
+  [[nodiscard]] ORIEL_HOST_DEVICE bool has(std::uint32_t i) const {
+    return (i + 1) * converter_threads <= units || i * converter_threads + thread < units;
+  }
+  /// The tile of 16 keys of unit i; in a few places it depends on the thread.
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t tile_of(std::uint32_t i) const {
+    const std::uint32_t first = i * converter_threads, left = units_of_tile - first % units_of_tile;
+    return first / units_of_tile + (left < converter_threads && thread >= left ? 1 : 0);
+  }
+  ORIEL_HOST_DEVICE_INLINE void load(const std::byte* raw, std::uint32_t begin) {
+    ORIEL_UNROLL
+    for (std::uint32_t i = begin; i < begin + batch && i < count; ++i) {
+      if (has(i)) {
+        loaded[begin / batch % 2][i % batch] =
+            load_two(raw + thread * 8 + (i * converter_threads * 8 + tile_of(i) * scale_bytes));
+      }
+    }
+  }
+  /// Numbers of V of keys that are not there become zero.
+  ORIEL_HOST_DEVICE_INLINE void keep(const tile_part& part, std::uint32_t begin) {
+    const std::uint64_t keys = part.keys();
+    ORIEL_UNROLL
+    for (std::uint32_t i = begin; i < begin + batch && i < count; ++i) {
+      const std::uint32_t key = (i * converter_threads + thread) / Dims * kv_group_tokens;
+      const auto group = static_cast<std::uint32_t>(keys >> key % tile_keys);
+      two_words& w = loaded[begin / batch % 2][i % batch];
+      w = {w.low & kept_bytes(group), w.high & kept_bytes(group >> 4)};
+    }
+  }
+  ORIEL_HOST_DEVICE_INLINE void store(std::byte* to, std::uint32_t begin) const {
+    ORIEL_UNROLL
+    for (std::uint32_t i = begin; i < begin + batch && i < count; ++i) {
+      if (has(i)) {
+        store_four(to + thread * 16 + i * converter_threads * 16,
+                   e4m3_as_bf16(loaded[begin / batch % 2][i % batch]));
+      }
+    }
+  }
+};
+
+/// @tparam IsV  numbers of keys that are not there become zero
+template <std::uint32_t Dims, bool IsV>
+ORIEL_HOST_DEVICE_INLINE void convert_part(const std::byte* raw,
+                                           std::byte* to,
+                                           const tile_part& part,
+                                           std::uint32_t thread) {
+  using share = converter_share<Dims>;
+  share mine{thread};
+  mine.load(raw, 0);
+  ORIEL_UNROLL
+  for (std::uint32_t begin = 0; begin < share::count; begin += share::batch) {
+    mine.load(raw, begin + share::batch);
+    if (IsV && !part.is_whole()) {
+      mine.keep(part, begin);
+    }
+    mine.store(to, begin);
   }
 }
 
-/// A tile. `raw`: as copied; `stage`: K, V, scales.
+/// The scale of a key of K or V: behind the numbers of its 16 keys.
+template <std::uint32_t Dims>
+[[nodiscard]] ORIEL_HOST_DEVICE inline float raw_scale(const std::byte* raw, std::uint32_t key) {
+  constexpr std::uint32_t tile_bytes = kv_tile_tokens * (Dims + 4);
+  const std::byte* const end = raw + (key / kv_tile_tokens + 1) * tile_bytes;
+  return (reinterpret_cast<const float*>(end) - kv_tile_tokens)[key % kv_tile_tokens];
+}
+
+/// What thread `thread` of converter_threads does for a tile. `raw`: as copied; `stage`: K, V,
+/// scales.
 template <class Dims>
-ORIEL_HOST_DEVICE void convert_tile(const attention_work& work,
-                                    std::uint32_t tile,
-                                    std::uint32_t thread,
-                                    std::uint32_t threads,
-                                    const std::byte* raw,
-                                    std::byte* stage) {
+ORIEL_HOST_DEVICE_INLINE void convert_tile(const attention_work& work,
+                                           std::uint32_t tile,
+                                           std::uint32_t thread,
+                                           const std::byte* raw,
+                                           std::byte* stage) {
   const tile_part part = seen_part(work, tile);
   const std::byte* const raw_v = raw + Dims::raw_k_bytes;
-  std::byte* const v = stage + Dims::k_bytes;
-  auto* const scales = reinterpret_cast<float*>(v + Dims::v_bytes);
-  convert_part<Dims::qk, false>(raw, stage, part, thread, threads);
-  convert_part<Dims::vo, true>(raw_v, v, part, thread, threads);
-  convert_scales<Dims::qk>(raw, scales, part, thread, threads);
-  convert_scales<Dims::vo>(raw_v, scales + tile_keys, part, thread, threads);
+  std::byte* const stage_v = stage + Dims::k_bytes;
+  float k_scale = 0.0f, v_scale = 0.0f;  // Of key `thread`, where there is one.
+  if (part.has(thread)) {
+    k_scale = raw_scale<Dims::qk>(raw, thread);
+    v_scale = raw_scale<Dims::vo>(raw_v, thread);
+  }
+  convert_part<Dims::qk, false>(raw, stage, part, thread);
+  convert_part<Dims::vo, true>(raw_v, stage_v, part, thread);
+  if (thread < tile_keys) {
+    auto* const scales = reinterpret_cast<float*>(stage_v + Dims::v_bytes);
+    scales[thread] = k_scale;
+    scales[tile_keys + thread] = v_scale;
+  }
 }
+static_assert(converter_threads >= tile_keys);
 
 }  // namespace oriel::detail

@@ -127,11 +127,12 @@ ORIEL_HOST_DEVICE void attend_generic_row(const attention_call& call,
     }
   }
   warp.each([&](std::uint32_t index, generic_lane& lane) {
+    const float inverse = 1.0f / lane.sum;
     ORIEL_UNROLL
     for (std::uint32_t i = 0; i < generic_dims_per_lane; ++i) {
       const std::uint32_t d = index + i * warp_threads;
       if (d < shape.head_dim_vo) {
-        store_out(call, row.out + d, lane.out[i] / lane.sum);
+        store_out(call, row.out + d, lane.out[i] * inverse);
       }
     }
   });

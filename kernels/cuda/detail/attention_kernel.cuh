@@ -309,7 +309,6 @@ class attention_converter {
       convert_tile<Dims>(work,
                          tile,
                          index_,
-                         converter_threads,
                          ptx::shared_pointer(address_ + memory::raw_stage(raw_.stage)),
                          ptx::shared_pointer(address_ + memory::k_stage(ring_.stage)));
       ptx::fence_async_proxy();
@@ -353,9 +352,8 @@ __device__ __forceinline__ void fill_tables(const attention_call& call,
     row_begin[s] = sequence.rows;
   }
   __syncthreads();
-  if (threadIdx.x < warp_threads) {
-    scan_in_place(item_begin, n);
-    scan_in_place(row_begin, n);
+  if (threadIdx.x < 2 * warp_threads) {  // A warp each: each sum is a chain of shuffles.
+    scan_in_place(threadIdx.x < warp_threads ? item_begin : row_begin, n);
   }
 }
 

@@ -312,13 +312,20 @@ struct fold_factors {
   float kept, added;
 };
 
+/// `largest`: of the two. If it is -inf they are no numbers.
+[[nodiscard]] ORIEL_HOST_DEVICE inline fold_factors fold_factors_of(float kept_max,
+                                                                    float split_max,
+                                                                    float largest) {
+  return {attention_exp2(kept_max - largest), attention_exp2(split_max - largest)};
+}
+
 /// Adds a split's largest score and sum to a row's. @pre split_max > -inf
 [[nodiscard]] ORIEL_HOST_DEVICE inline fold_factors fold_split(float split_max,
                                                                float split_sum,
                                                                float& kept_max,
                                                                float& kept_sum) {
   const float largest = fmaxf(kept_max, split_max);
-  const fold_factors f{attention_exp2(kept_max - largest), attention_exp2(split_max - largest)};
+  const fold_factors f = fold_factors_of(kept_max, split_max, largest);
   kept_sum = fmaf(kept_sum, f.kept, split_sum * f.added);
   kept_max = largest;
   return f;
@@ -365,12 +372,11 @@ ORIEL_HOST_DEVICE_INLINE void store_row(const attention_call& call,
                                         std::uint32_t half,
                                         const attention_thread<Dims>& t) {
   const std::size_t out = head_index(call, work, at) * Dims::vo;
+  const float inverse = 1.0f / t.kept_sum[half];  // One division, as in the merge.
   ORIEL_UNROLL
   for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
-    store_out_pair(call,
-                   out + fragment_column(thread, r),
-                   t.kept[r] / t.kept_sum[half],
-                   t.kept[r + 1] / t.kept_sum[half]);
+    store_out_pair(
+        call, out + fragment_column(thread, r), t.kept[r] * inverse, t.kept[r + 1] * inverse);
   }
 }
 
@@ -402,13 +408,12 @@ ORIEL_HOST_DEVICE_INLINE void store_partial(const attention_call& call,
     out[column + 1] = t.out[r + 1];
   }
   if (thread % 4 == 0) {
-    call.partials.lse[index * 2] = t.split_max[half];
-    call.partials.lse[index * 2 + 1] = t.split_sum[half];
+    call.partials.weights[index] = {t.split_max[half], t.split_sum[half]};
   }
 }
 
 /// The end of an item. A row all of whose splits were in the item is finished; of another the share
-/// is stored, and with its first split how many there will be.
+/// is stored, and with its first split which row it is.
 template <class Dims>
 ORIEL_HOST_DEVICE_INLINE void end_rows(const attention_call& call,
                                        const attention_work& work,
@@ -432,9 +437,7 @@ ORIEL_HOST_DEVICE_INLINE void end_rows(const attention_call& call,
       continue;
     }
     if (split == first && work.kv_head == 0 && at.head == 0 && thread % 4 == 0) {
-      const std::size_t slot = slot_of(call, work, at);
-      call.partials.splits[slot] = last - first + 1;
-      call.partials.batch_rows[slot] = work.batch_row + at.token;
+      call.partials.batch_rows[slot_of(call, work, at)] = work.batch_row + at.token;
     }
     if (first == last) {
       store_row(call, work, at, thread, half, t);
@@ -442,40 +445,6 @@ ORIEL_HOST_DEVICE_INLINE void end_rows(const attention_call& call,
       store_partial(call, work, at, split - first, thread, half, t);
     }
   }
-}
-
-/// One element of the merge of a row's splits: thread `dim` of (slot, head). Does nothing for a
-/// slot without a row, or whose row needs none.
-ORIEL_HOST_DEVICE inline void merge_element(const attention_call& call,
-                                            std::uint32_t slot,
-                                            std::uint32_t head,
-                                            std::uint32_t dim) {
-  const std::uint32_t index_of_sequence = slot / call.sequence_rows_max;
-  if (index_of_sequence >= call.args.sequences.size()) {
-    return;
-  }
-  const paged_sequence& sequence = call.args.sequences.data()[index_of_sequence];
-  const std::uint32_t row = slot % call.sequence_rows_max;
-  if (!is_served(call, sequence) || row >= sequence.rows || call.partials.splits[slot] == 1) {
-    return;
-  }
-  const std::uint32_t splits = call.partials.splits[slot], dims = call.shape.head_dim_vo;
-  const std::size_t index = std::size_t{slot} * call.shape.q_heads + head;
-  const float* lse = call.partials.lse + index * call.splits_max * 2;
-  const float* part = call.partials.out + index * call.splits_max * dims + dim;
-  float kept_max = call.args.sinks != nullptr ? call.args.sinks[head] * log2_e : -INFINITY;
-  float kept_sum = call.args.sinks != nullptr ? 1.0f : 0.0f;
-  float kept = 0.0f;
-  ORIEL_UNROLL_BY(8)
-  for (std::uint32_t s = 0; s < splits; ++s) {
-    const float split_max = lse[s * 2], split_sum = lse[s * 2 + 1], added = part[s * dims];
-    if (split_max == -INFINITY) {
-      continue;
-    }
-    kept = fold_value(fold_split(split_max, split_sum, kept_max, kept_sum), kept, added);
-  }
-  const std::size_t out = std::size_t{call.partials.batch_rows[slot]} * call.shape.q_heads + head;
-  store_out(call, out * dims + dim, kept / kept_sum);
 }
 
 }  // namespace oriel::detail

@@ -25,13 +25,18 @@ namespace oriel::detail {
 inline constexpr std::uint32_t tile_keys = 64;
 inline constexpr std::uint32_t split_keys = 1024;
 
+/// What a split's keys weigh for a row and head.
+struct alignas(8) split_weight {
+  float largest;  ///< score times scale x log2(e); -inf: the row sees nothing of it
+  float sum;      ///< of weights relative to it
+};
+
 /// Where a split's share of a row goes until the merge, if the row has several. Row r of sequence s
 /// has slot s * sequence_rows_max + r: sequences that are another call's take no room for their
 /// rows.
 struct attention_partials {
   float* out;                 ///< [slots, q_heads, splits_max, head_dim_vo]
-  float* lse;                 ///< [slots, q_heads, splits_max, 2]: largest score, sum of weights
-  std::uint32_t* splits;      ///< [slots]: that the row sees
+  split_weight* weights;      ///< [slots, q_heads, splits_max]
   std::uint32_t* batch_rows;  ///< [slots]: which row of the batch it is
 };
 

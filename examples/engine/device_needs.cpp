@@ -7,6 +7,7 @@
 #include <oriel/kernels/moe_combine.hpp>
 #include <oriel/kernels/moe_route.hpp>
 #include <oriel/kernels/rms_norm.hpp>
+#include <oriel/kernels/router_logits.hpp>
 #include <oriel/kernels/swiglu.hpp>
 #include <oriel/tier/stream_mover.hpp>
 
@@ -50,6 +51,7 @@ void expect_kernels(const program_model& m) {
       expect(cuda::plan_swiglu({f.intermediate, m.compute}), g, "SwiGLU");
       continue;
     }
+    expect(cuda::plan_router_logits({f.experts, g.hidden}, 1), g, "router");
     expect(cuda::plan_moe_route({.experts = f.experts,
                                  .top_k = f.top_k,
                                  .groups = g.expert_groups,

@@ -11,7 +11,7 @@ namespace oriel::engine {
 namespace {
 
 /// Raise it with every change of the bits that some kernel gives (docs/arithmetic.md).
-constexpr int kernel_order_version = 1;
+constexpr int kernel_order_version = 2;
 
 radix_tree_options tree_options(const pool_plan& plan, const engine_options& o) {
   radix_tree_options options;

@@ -28,6 +28,7 @@
 #include <oriel/kernels/grouped_gemm.hpp>
 #include <oriel/kernels/moe_permute.hpp>
 #include <oriel/kernels/rope.hpp>
+#include <oriel/kernels/router_logits.hpp>
 #include <oriel/kernels/sample.hpp>
 #include <oriel/model/geometry.hpp>
 
@@ -199,7 +200,8 @@ struct norm_op {
   weight_name weight;
   matrix_slice x;
   operand_slice out;
-  matrix_slice out_f32;  ///< the same rows, where a reader needs them in f32, too; or no buffer
+  matrix_slice plain;  ///< where `out` is e4m3: the same rows in bf16, for who reads them so; or
+                       ///< no buffer
   row_set rows;
 };
 struct gemm_op {
@@ -252,6 +254,14 @@ struct swiglu_op {
   std::uint32_t inter;
   matrix_slice gate_up;
   operand_slice out;
+  row_set rows;
+};
+/// The router's product: one order of sums for any number of rows.
+struct router_op {
+  std::uint32_t layer;
+  cuda::router_logits_plan plan;
+  matrix_slice x;  ///< of program_model::compute; a device has it in bf16
+  matrix_slice logits;
   row_set rows;
 };
 struct route_op {
@@ -309,6 +319,7 @@ using operation = std::variant<embed_op,
                                append_op,
                                attend_op,
                                swiglu_op,
+                               router_op,
                                route_op,
                                experts_op,
                                gather_op,
@@ -392,7 +403,7 @@ void visit_buffers(const operation& op, Visit&& visit) {
     void operator()(const norm_op& o) const {
       touch(o.x.buffer);
       touch_operand(o.out);
-      touch_operand({o.out_f32});
+      touch_operand({o.plain});
     }
     void operator()(const gemm_op& o) const { touch(o.x.buffer, o.out.buffer, o.workspace); }
     void operator()(const quantize_op& o) const {
@@ -412,6 +423,7 @@ void visit_buffers(const operation& op, Visit&& visit) {
       touch(o.gate_up.buffer);
       touch_operand(o.out);
     }
+    void operator()(const router_op& o) const { touch(o.x.buffer, o.logits.buffer); }
     void operator()(const route_op& o) const { touch(o.logits.buffer, o.ids, o.weights); }
     void operator()(const experts_op& o) const {
       touch(o.ids, o.weights, o.out.buffer, o.permutation, o.act.buffer, o.y.buffer);

@@ -34,28 +34,28 @@ void program_builder::dense(std::uint32_t index, const pass& r) {
 void program_builder::experts(std::uint32_t index, const pass& r) {
   const ffn_geometry& f = model_.layer(index).ffn;
   const std::size_t pairs = std::size_t{r.count} * f.top_k;
-  // The experts' operand; the router's product is one of f32, so it reads rows of its own.
+  // The experts' operand. The router reads rows as a plain product does.
   const operand_slice x =
       operand("normed rows", {weight_role::expert_gate_up, index}, r.count, g_.hidden);
+  const bool is_scaled = x.values.type == dtype::e4m3;
   norm_op normed{{weight_role::post_attention_norm, index}, r.x, x, {}, r.rows};
-  if (x.values.type != dtype::f32) {
-    normed.out_f32 = matrix("the router's rows", r.count, g_.hidden);
+  if (is_scaled) {
+    normed.plain = matrix("the router's rows", r.count, g_.hidden, model_.compute);
   }
   p_.operations.emplace_back(normed);
   const matrix_slice logits = matrix("router logits", r.count, f.experts);
-  gemm({.weight = {weight_role::router, index},
-        .n = f.experts,
-        .k = g_.hidden,
-        .x = {x.values.type == dtype::f32 ? x.values : normed.out_f32},
-        .out = logits,
-        .rows = r.rows});
+  p_.operations.emplace_back(router_op{
+      .layer = index,
+      .plan = planned(cuda::plan_router_logits({f.experts, g_.hidden}, r.count), "the router"),
+      .x = is_scaled ? normed.plain : x.values,
+      .logits = logits,
+      .rows = r.rows});
   const buffer_id ids = add("expert ids", pairs * sizeof(std::uint32_t));
   const buffer_id weights = add("expert weights", pairs * sizeof(float));
   p_.operations.emplace_back(route_op{index, logits, ids, weights, r.rows});
   const auto permute = planned(
       cuda::plan_moe_permute({.experts = f.experts, .top_k = f.top_k, .tokens_max = r.count}),
       "the permutation of experts");
-  const bool is_scaled = x.values.type == dtype::e4m3;
   p_.operations.emplace_back(
       experts_op{.layer = index,
                  .permute = permute,

@@ -13,6 +13,7 @@
 #include <oriel/kernels/quantize_rows.hpp>
 #include <oriel/kernels/rms_norm.hpp>
 #include <oriel/kernels/rope.hpp>
+#include <oriel/kernels/router_logits.hpp>
 #include <oriel/kernels/sample.hpp>
 #include <oriel/kernels/swiglu.hpp>
 #include <oriel/kernels/verify_chains.hpp>
@@ -140,17 +141,23 @@ class cuda_step {
         checked(cuda::plan_rms_norm({model_.hidden, static_cast<float>(model_.rms_eps), compute()}),
                 "norm");
     const matrix_slice& out = o.out.values;
-    const matrix_slice& out_f32 = out.type == dtype::f32 ? out : o.out_f32;
-    rms_norm_args args{.out = out_f32.buffer != no_buffer ? at<float>(out_f32) : nullptr,
-                       .out_stride = out_f32.stride,
+    const matrix_slice& plain = out.type == dtype::e4m3 ? o.plain : out;
+    rms_norm_args args{.out = nullptr,
+                       .out_stride = 0,
                        .x = at<float>(o.x),
                        .x_stride = o.x.stride,
                        .weight = weight<float>(o.weight),
                        .rows = most(o.rows)};
-    if (out.type == dtype::bf16) {
-      args.rounded = at<bf16>(out);
-      args.rounded_stride = out.stride;
-    } else if (out.type == dtype::e4m3) {
+    if (plain.buffer == no_buffer) {
+      // In e4m3 alone.
+    } else if (plain.type == dtype::f32) {
+      args.out = at<float>(plain);
+      args.out_stride = plain.stride;
+    } else {
+      args.rounded = at<bf16>(plain);
+      args.rounded_stride = plain.stride;
+    }
+    if (out.type == dtype::e4m3) {
       args.quantized = quantized(o.out);
     }
     check(cuda::run_rms_norm(plan, args, d_.stream_, count(o.rows)));
@@ -336,6 +343,18 @@ class cuda_step {
     } else {
       activate(o, swiglu_args_of<float>(o));
     }
+  }
+  void run(const router_op& o) {
+    ORIEL_EXPECTS(o.x.type == dtype::bf16);  // A model with experts in f32 has been refused.
+    check(cuda::run_router_logits(o.plan,
+                                  {.logits = at<float>(o.logits),
+                                   .logits_stride = o.logits.stride,
+                                   .x = at<bf16>(o.x),
+                                   .x_stride = o.x.stride,
+                                   .weights = weight<float>({weight_role::router, o.layer}),
+                                   .tokens = most(o.rows)},
+                                  d_.stream_,
+                                  count(o.rows)));
   }
   void run(const route_op& o) {
     const ffn_geometry& f = ffn_of(o.layer);

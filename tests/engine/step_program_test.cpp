@@ -327,6 +327,7 @@ namespace {
 
 /// Who reads what whom wrote in a program, for products.
 struct operand_writers {
+  dtype compute;
   std::map<buffer_id, const operation*> wrote = {};
   std::size_t products = 0, conversions = 0;
 
@@ -349,8 +350,8 @@ struct operand_writers {
   }
   void see(const operation& op) {
     if (const auto* const o = std::get_if<norm_op>(&op)) {
-      CHECK((o->out_f32.buffer == no_buffer || o->out.values.type != dtype::f32));
-      wrote[o->out.values.buffer] = wrote[o->out_f32.buffer] = &op;
+      CHECK((o->plain.buffer == no_buffer || o->out.values.type == dtype::e4m3));
+      wrote[o->out.values.buffer] = wrote[o->plain.buffer] = &op;
     } else if (const auto* const attend = std::get_if<attend_op>(&op)) {
       wrote[attend->out.buffer] = &op;
     } else if (const auto* const swiglu = std::get_if<swiglu_op>(&op)) {
@@ -363,6 +364,9 @@ struct operand_writers {
     } else if (const auto* const scaled = std::get_if<scaled_gemm_op>(&op)) {
       const weight_role role = scaled->weight.role;
       product(scaled->x, role == weight_role::o || role == weight_role::eh_proj);
+    } else if (const auto* const router = std::get_if<router_op>(&op)) {
+      product({router->x}, false);
+      CHECK(router->x.type == compute);
     } else if (const auto* const experts = std::get_if<experts_op>(&op)) {
       product(experts->x, false);
     }
@@ -390,7 +394,7 @@ TEST_CASE("who computes rows writes them as their product reads them") {
   }
   const program_shape most{.sequences = 4, .rows = 32, .logit_rows = 8};
   for (int i = 0; i < 10; ++i) {
-    operand_writers writers;
+    operand_writers writers{model.compute};
     const step_program p = make_program(model, random_shape(random, model, most, 3));
     for (const operation& op : p.operations) {
       writers.see(op);

@@ -54,6 +54,9 @@ constexpr mutant all_mutants[] = {
     {"gemm_stage_goes_back_under_its_products", "bf16 operands are overwritten", products},
     {"gemm_part_is_added_before_it_is_there", "e4m3 sums of the k tile before", products},
     {"gemm_stage_goes_back_with_its_scales", "e4m3 scales are overwritten", products},
+    {"router_stage_is_read_before_it_is_there",
+     "x and weights of the k tile before",
+     "the router's product of small integers is the reference's in every tile"},
     // Kernels that write a product's operand.
     {"norm_quantises_what_it_did_not_round",
      "rows in e4m3 are not those of two kernels",

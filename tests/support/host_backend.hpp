@@ -259,17 +259,23 @@ class host_backend final : public engine::step_backend {
   }
   void interpret(const engine::norm_op& o) {
     const slice& out = o.out.values;
-    const slice& out_f32 = out.type == dtype::f32 ? out : o.out_f32;
-    rms_norm_args args{.out = out_f32.buffer != engine::no_buffer ? floats(out_f32) : nullptr,
-                       .out_stride = out_f32.stride,
+    const slice& plain = out.type == dtype::e4m3 ? o.plain : out;
+    rms_norm_args args{.out = nullptr,
+                       .out_stride = 0,
                        .x = floats(o.x),
                        .x_stride = o.x.stride,
                        .weight = vector_of(o.weight).data(),
                        .rows = count_of(o.rows)};
-    if (out.type == dtype::bf16) {
-      args.rounded = buffer<bf16>(out.buffer).data() + out.offset;
-      args.rounded_stride = out.stride;
-    } else if (out.type == dtype::e4m3) {
+    if (plain.buffer == engine::no_buffer) {
+      // In e4m3 alone.
+    } else if (plain.type == dtype::f32) {
+      args.out = floats(plain);
+      args.out_stride = plain.stride;
+    } else {
+      args.rounded = buffer<bf16>(plain.buffer).data() + plain.offset;
+      args.rounded_stride = plain.stride;
+    }
+    if (out.type == dtype::e4m3) {
       args.quantized = quantized(o.out);
     }
     host::run_rms_norm(
@@ -282,15 +288,29 @@ class host_backend final : public engine::step_backend {
     const engine::packed_matrix& w = matrix_of(weights_, o.weight);
     const gemm_shape& shape = o.plan.shape;
     REQUIRE((w.shape.n == shape.n && w.shape.k == shape.k && w.shape.weights == shape.weights));
-    const std::uint32_t rows = count_of(o.rows);
-    REQUIRE(rows <= o.plan.rows_max);
+    REQUIRE(count_of(o.rows) <= o.plan.rows_max);
+    multiply(w, o.x, o.out, count_of(o.rows), o.accumulate);
+  }
+  void interpret(const engine::router_op& o) {
+    const engine::packed_matrix& w = matrix_of(weights_, {engine::weight_role::router, o.layer});
+    REQUIRE((w.shape.n == o.plan.shape.experts && w.shape.k == o.plan.shape.hidden));
+    REQUIRE(w.shape.weights == dtype::f32);
+    REQUIRE(o.x.type == weights_.compute);
+    multiply(w, o.x, o.logits, count_of(o.rows), false);
+  }
+  void multiply(const engine::packed_matrix& w,
+                const slice& from,
+                const slice& to,
+                std::uint32_t rows,
+                bool accumulate) {
     if (rows == 0) {
       return;
     }
-    const std::vector<float> x = widened(o.x, rows, shape.k);
-    std::vector<float> out = o.accumulate ? widened(o.out, rows, shape.n)
-                                          : std::vector<float>(std::size_t{rows} * shape.n);
-    const auto plan = host::plan_gemm(w.shape, rows, 1, weights_.path, weights_.backend);
+    const gemm_shape& shape = w.shape;
+    const std::vector<float> x = widened(from, rows, shape.k);
+    std::vector<float> out =
+        accumulate ? widened(to, rows, shape.n) : std::vector<float>(std::size_t{rows} * shape.n);
+    const auto plan = host::plan_gemm(shape, rows, 1, weights_.path, weights_.backend);
     host::run_gemm(*plan,
                    {.out = out.data(),
                     .out_stride = shape.n,
@@ -298,10 +318,10 @@ class host_backend final : public engine::step_backend {
                     .x_stride = shape.k,
                     .weights = w.bytes.data(),
                     .rows = rows,
-                    .accumulate = o.accumulate},
+                    .accumulate = accumulate},
                    scratch(plan->workspace_bytes),
                    serial_);
-    store(out, o.out, rows, shape.n);
+    store(out, to, rows, shape.n);
   }
   quantized_rows quantized(const engine::operand_slice& s) {
     REQUIRE(s.values.type == dtype::e4m3);

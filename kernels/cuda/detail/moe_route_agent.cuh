@@ -80,16 +80,23 @@ struct moe_route_agent {
  private:
   ORIEL_HOST_DEVICE void score(std::uint32_t token, std::uint32_t lane, lane_experts& of) const {
     const float* logits = args.logits + token * args.logits_stride;
+    // All loads first: a sigmoid's division may call a function, and no load moves across.
+    float logit[P], bias[P];
     ORIEL_UNROLL
     for (std::uint32_t p = 0; p < P; ++p) {
       const std::uint32_t expert = lane + 32 * p;
+      const bool exists = expert < shape.experts;
+      logit[p] = exists ? logits[expert] : 0.0f;
+      bias[p] = exists && args.correction_bias != nullptr ? args.correction_bias[expert] : 0.0f;
+    }
+    ORIEL_UNROLL
+    for (std::uint32_t p = 0; p < P; ++p) {
       of.score[p] = 0.0f;
       of.key[p] = taken_key;
-      if (expert < shape.experts) {
-        const float s = sigmoid_unfused(logits[expert]);
-        const float bias = args.correction_bias != nullptr ? args.correction_bias[expert] : 0.0f;
+      if (lane + 32 * p < shape.experts) {
+        const float s = sigmoid_unfused(logit[p]);
         of.score[p] = s != s ? 0.0f : s;
-        of.key[p] = ordered_key(s + bias);
+        of.key[p] = ordered_key(s + bias[p]);
       }
     }
   }

@@ -248,6 +248,19 @@ __device__ __forceinline__ void wgmma_add(float (&d)[64],
 
 #undef ORIEL_F8
 
+// ---- mma.sync: 16 x 8 x 16, bf16 in, f32 out, by a warp ----------------------------------------
+
+/// d += a * b. Who has which element: warp_mma.cuh. @pre the whole warp calls it, converged
+__device__ __forceinline__ void mma_16x8x16(float (&d)[4],
+                                            const std::uint32_t (&a)[4],
+                                            const std::uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 // ---- arithmetic --------------------------------------------------------------------------------
 
 /// 2^x to about 2 ulp; exp2(0) is 1, exp2(-inf) is 0; denormals are flushed.

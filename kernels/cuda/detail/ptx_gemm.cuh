@@ -50,6 +50,17 @@ __device__ __forceinline__ void copy_async_wait_all() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+/// The copies that this thread has started since the last such call are a group, of none too.
+__device__ __forceinline__ void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Waits for all but this thread's last `Pending` groups. What other threads copied is there behind
+/// a barrier that they reach after their own wait.
+template <std::uint32_t Pending>
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
 // ---- a matrix across a warp --------------------------------------------------------------------
 
 /// An 8 x 8 matrix of 16 bits: thread l has row l / 4, columns 2 (l % 4) and + 1, the first in the

@@ -13,6 +13,7 @@
 #include <catch2/catch.hpp>
 #include <device/stored_rows.hpp>
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <memory>
@@ -47,6 +48,12 @@ class host_cluster {
   }
   void sync() {}
   [[nodiscard]] const detail::sample_shared& front() const { return shared_[0]; }
+  void fetch_ahead(const void* from, std::uint32_t bytes) {  // What a device demands.
+    REQUIRE((reinterpret_cast<std::uintptr_t>(from) % 16 == 0 && bytes % 16 == 0));
+    fetched_bytes += bytes;
+  }
+
+  std::size_t fetched_bytes = 0;
 
  private:
   bool backwards_;
@@ -64,8 +71,15 @@ std::vector<sampled_token> sample_on_host(const cuda::sample_plan& plan,
   auto* slots = reinterpret_cast<detail::sample_slot*>(workspace.span().data());
   host_cluster cluster(plan.part_tokens, backwards);
   std::uint32_t turn = 0;
-  for (std::uint32_t row = 0; row < args.rows.size(); ++row) {
-    agent(cluster, row, slots, turn);
+  const auto rows = static_cast<std::uint32_t>(args.rows.size());
+  for (std::uint32_t row = 0; row < rows; ++row) {
+    agent(cluster, row, std::min(row + 1, rows - 1), slots, turn);
+  }
+  // Half of each row but the first, where rows are aligned.
+  const std::size_t half_row = std::size_t{plan.vocabulary} * sizeof(float) / 2;
+  REQUIRE(cluster.fetched_bytes <= (rows - 1) * half_row);
+  if (args.logits_stride % 4 == 0) {
+    REQUIRE(cluster.fetched_bytes + rows * detail::sample_parts * 16 > (rows - 1) * half_row);
   }
   return out;
 }

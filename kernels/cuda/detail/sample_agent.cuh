@@ -21,6 +21,7 @@
 ///     c.each_part(f)   f(group, part, shared, keys) for each block (a device: for its own)
 ///     c.sync()         a barrier among all; what was written before is seen after
 ///     c.front()        the shared memory of a block; asked for what all blocks have alike
+///     c.fetch_ahead(p, bytes)   brings memory that is read later nearer; a hint
 #pragma once
 
 #include "moe_route_agent.cuh"
@@ -35,6 +36,8 @@ namespace oriel::detail {
 inline constexpr std::uint32_t sample_parts = 8;  // blocks of a cluster
 inline constexpr std::uint32_t sample_threads = 512;
 inline constexpr std::uint32_t sample_warps = sample_threads / 32;
+/// Accesses of 16 bytes that a thread has under way: 10 of them are its share of a usual row.
+inline constexpr std::uint32_t sample_batch = 5;
 inline constexpr std::uint32_t sample_bins = 1'024;
 inline constexpr std::uint32_t sample_id_bits = 19;
 inline constexpr std::uint32_t sample_order_bits = 32 + sample_id_bits;
@@ -101,16 +104,18 @@ struct sample_agent {
   std::uint32_t part_tokens;  ///< of a block; a multiple of 8
   sample_args args;
 
-  /// @param slots  [2, sample_parts] of this cluster
-  /// @param turn   which of the two sets is next; the same for all blocks
+  /// @param next_row  the cluster's next; `row` where there is none
+  /// @param slots     [2, sample_parts] of this cluster
+  /// @param turn      which of the two sets is next; the same for all blocks
   template <class Cluster>
   ORIEL_HOST_DEVICE void operator()(Cluster& c,
                                     std::uint32_t row,
+                                    std::uint32_t next_row,
                                     sample_slot* slots,
                                     std::uint32_t& turn) const {
     const sample_row how = args.rows.data()[row];
     const auto next_slots = [&] { return slots + (turn++ % 2) * sample_parts; };
-    load(c, row, how.adjustments);
+    load(c, row, next_row, how.adjustments);
     find_largest(c, next_slots());
     if (c.front().largest_key <= dead_key) {
       put(c, row, {.id = token_id{0}, .probability = 0.0f});
@@ -145,6 +150,11 @@ struct sample_agent {
     return (std::uint64_t{key} << sample_id_bits) | ((1u << sample_id_bits) - 1 - id);
   }
   ORIEL_HOST_DEVICE std::uint32_t first_of(std::uint32_t part) const { return part * part_tokens; }
+  ORIEL_HOST_DEVICE const float* logits_of(std::uint32_t row, std::uint32_t part) const {
+    return args.logits + row * args.logits_stride + first_of(part);
+  }
+  /// Of `n` keys.
+  ORIEL_HOST_DEVICE static std::uint32_t whole_words(std::uint32_t n) { return (n + 3) / 4; }
   ORIEL_HOST_DEVICE std::uint32_t tokens_of(std::uint32_t part) const {
     const std::uint32_t first = first_of(part);
     return first >= vocabulary                ? 0
@@ -184,27 +194,29 @@ struct sample_agent {
     });
   }
 
+  /// Keys behind the part's last are 0 up to a multiple of 4.
   template <class Cluster>
   ORIEL_HOST_DEVICE void load(Cluster& c,
                               std::uint32_t row,
+                              std::uint32_t next_row,
                               const logit_adjustments& adjustments) const {
     const bool adjusts = !adjustments.uses.empty() || !adjustments.biases.empty();
     c.each_part([&](auto g, std::uint32_t part, sample_shared&, std::uint32_t* keys) {
-      const float* logits = args.logits + row * args.logits_stride + first_of(part);
+      const float* logits = logits_of(row, part);
       const std::uint32_t n = tokens_of(part);
       const std::uint32_t whole = is_aligned(logits) ? n / 4 * 4 : 0;
       g.each([&](std::uint32_t thread) {
-        ORIEL_UNROLL_BY(8)
-        for (std::uint32_t i = thread * 4; i < whole; i += sample_threads * 4) {
-          words16 w = load_words(logits + i);
-          for (std::uint32_t& word : w.word) {
-            word = adjusts ? word : ordered_key(std::bit_cast<float>(word));
-          }
-          store_words(keys + i, w);
+        for (std::uint32_t i = thread * 4; i < whole; i += sample_batch * sample_stride) {
+          load_batch(logits, i, whole, adjusts, keys);
         }
-        for (std::uint32_t i = whole + thread; i < n; i += sample_threads) {
-          const auto bits = std::bit_cast<std::uint32_t>(logits[i]);
-          keys[i] = adjusts ? bits : ordered_key(logits[i]);
+        for (std::uint32_t i = whole + thread; i < whole_words(n) * 4; i += sample_threads) {
+          const float logit = i < n ? logits[i] : 0.0f;
+          const std::uint32_t key =
+              adjusts ? std::bit_cast<std::uint32_t>(logit) : ordered_key(logit);
+          keys[i] = i < n ? key : 0;
+        }
+        if (thread == 0 && next_row != row) {
+          fetch_ahead(c, next_row, part);
         }
       });
       g.sync();
@@ -212,6 +224,50 @@ struct sample_agent {
         adjust(g, adjustments, first_of(part), n, keys);
       }
     });
+  }
+
+  static constexpr std::uint32_t sample_stride = sample_threads * 4;  // tokens
+
+  /// All loads first, so that they are under way together.
+  ORIEL_HOST_DEVICE static void load_batch(const float* logits,
+                                           std::uint32_t first,
+                                           std::uint32_t end,
+                                           bool adjusts,
+                                           std::uint32_t* keys) {
+    words16 w[sample_batch];
+    const float* from = logits + first;
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < sample_batch; ++j) {
+      const std::uint32_t i = j * sample_stride;
+      w[j] = first + i < end ? load_words(from + i) : words16{};
+    }
+    if (!adjusts) {
+      ORIEL_UNROLL
+      for (words16& words : w) {
+        for (std::uint32_t& word : words.word) {
+          word = ordered_key(std::bit_cast<float>(word));
+        }
+      }
+    }
+    std::uint32_t* const to = keys + first;
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < sample_batch; ++j) {
+      const std::uint32_t i = j * sample_stride;
+      if (first + i < end) {
+        store_words(to + i, w[j]);
+      }
+    }
+  }
+
+  /// Half of what the block will load next, while it works on what it has. (All blocks together:
+  /// 10 MB of a usual vocabulary, for which the L2 cache has room beside what else is read.)
+  template <class Cluster>
+  ORIEL_HOST_DEVICE void fetch_ahead(Cluster& c, std::uint32_t row, std::uint32_t part) const {
+    const float* logits = logits_of(row, part);
+    const std::uint32_t words = tokens_of(part) / 8;
+    if (is_aligned(logits) && words != 0) {
+      c.fetch_ahead(logits, words * 16);
+    }
   }
 
   ORIEL_HOST_DEVICE static bool is_aligned(const float* p) {
@@ -281,18 +337,28 @@ struct sample_agent {
     c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
       using group = decltype(g);
       const std::uint32_t n = tokens_of(part);
-      typename group::template var<std::uint32_t> key, inverted_id;
+      typename group::template var<std::uint32_t> key, word, inverted_id;
       g.each([&](std::uint32_t thread) {
         key[thread] = 0;
-        for (std::uint32_t i = thread; i < n; i += sample_threads) {
-          key[thread] = keys[i] > key[thread] ? keys[i] : key[thread];
+        word[thread] = 0;  // The first with `key`.
+        for (std::uint32_t i = thread; i < whole_words(n); i += sample_threads) {
+          const words16 w = load_words(keys + i * 4);
+          const std::uint32_t low = w.word[0] > w.word[1] ? w.word[0] : w.word[1];
+          const std::uint32_t high = w.word[2] > w.word[3] ? w.word[2] : w.word[3];
+          const std::uint32_t larger = low > high ? low : high;
+          word[thread] = larger > key[thread] ? i : word[thread];
+          key[thread] = larger > key[thread] ? larger : key[thread];
         }
       });
       const auto largest = largest_of_group(g, key, shared.warp_value);
       g.each([&](std::uint32_t thread) {
         inverted_id[thread] = 0;
-        for (std::uint32_t i = thread; i < n && inverted_id[thread] == 0; i += sample_threads) {
-          inverted_id[thread] = keys[i] == largest[thread] ? ~(first_of(part) + i) : 0;
+        if (key[thread] == largest[thread] && n != 0) {
+          std::uint32_t i = word[thread] * 4;
+          while (keys[i] != largest[thread]) {
+            ++i;
+          }
+          inverted_id[thread] = ~(first_of(part) + i);
         }
       });
       const auto first = largest_of_group(g, inverted_id, shared.warp_value);

@@ -39,6 +39,30 @@ ORIEL_HOST_DEVICE inline bf16 nearest_bf16(float x) {
 #endif
 }
 
+/// Two of them, `low` in the lower half.
+ORIEL_HOST_DEVICE inline std::uint32_t nearest_bf16_pair(float low, float high) {
+#ifdef __CUDA_ARCH__
+  std::uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return static_cast<std::uint32_t>(to_bf16(low)) |
+         (static_cast<std::uint32_t>(to_bf16(high)) << 16);
+#endif
+}
+
+/// Two numbers as e4m3, the first in the low byte.
+ORIEL_HOST_DEVICE inline std::uint32_t to_e4m3_pair(float first, float second) {
+#ifdef __CUDA_ARCH__
+  std::uint16_t pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %2, %1;" : "=h"(pair) : "f"(first), "f"(second));
+  return pair;
+#else
+  return static_cast<std::uint32_t>(to_e4m3(first)) |
+         (static_cast<std::uint32_t>(to_e4m3(second)) << 8);
+#endif
+}
+
 ORIEL_HOST_DEVICE inline float as_float(float x) {
   return x;
 }
@@ -82,6 +106,21 @@ ORIEL_HOST_DEVICE inline void store_words(void* p, const words16& w) {
 #endif
 }
 
+/// As store_words. @pre `p` is in a device's global memory, which the compiler need not see: it
+/// splits store_words where it does not.
+ORIEL_HOST_DEVICE inline void store_global_words(void* p, const words16& w) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p),
+               "r"(w.word[0]),
+               "r"(w.word[1]),
+               "r"(w.word[2]),
+               "r"(w.word[3])
+               : "memory");
+#else
+  store_words(p, w);
+#endif
+}
+
 /// Elements p[0, N), widened. @pre N is 1, or a multiple of 8 and p 16-byte aligned
 template <std::uint32_t N, class T>
 ORIEL_HOST_DEVICE row_vector<N> load_vector(const T* p) {
@@ -116,9 +155,7 @@ ORIEL_HOST_DEVICE void store_vector(T* p, const row_vector<N>& v) {
     for (std::uint32_t i = 0; i < N; i += 8) {
       words16 w;
       for (std::uint32_t j = 0; j < 4; ++j) {
-        const auto low = static_cast<std::uint32_t>(nearest_bf16(v.lane[i + 2 * j]));
-        const auto high = static_cast<std::uint32_t>(nearest_bf16(v.lane[i + 2 * j + 1]));
-        w.word[j] = low | (high << 16);
+        w.word[j] = nearest_bf16_pair(v.lane[i + 2 * j], v.lane[i + 2 * j + 1]);
       }
       store_words(p + i, w);
     }

@@ -60,12 +60,9 @@ static_assert(std::uint64_t{sample_part_tokens(sample_vocabulary_max)} *
                   ((1u << sample_limb_bits) - 1) <=
               UINT32_MAX);
 
-/// Two neighbouring bins: what a thread reads and writes of them.
+/// Two neighbouring bins' masses. A thread reads and writes two bins.
 struct alignas(16) sample_mass_pair {
   std::uint64_t of[2];
-};
-struct alignas(8) sample_pair {
-  std::uint32_t of[2];
 };
 inline constexpr std::uint32_t sample_pairs = sample_bins / 2;
 static_assert(sample_pairs == sample_threads);
@@ -73,9 +70,10 @@ static_assert(sample_pairs == sample_threads);
 /// What a block tells the others.
 struct sample_slot {
   sample_mass_pair mass[sample_pairs];
-  sample_pair count[sample_pairs];
+  std::uint32_t count[sample_pairs];  ///< 16 bits each, the lower bin's low
   std::uint64_t value;
 };
+static_assert(sample_part_tokens(sample_vocabulary_max) < 1u << 16);
 
 /// Shared memory of a block, before its keys.
 struct alignas(16) sample_shared {
@@ -548,7 +546,7 @@ struct sample_agent {
                                           sample_slot& slot) {
     g.each([&](std::uint32_t thread) {
       const std::uint32_t bin = thread * 2;
-      slot.count[thread] = {{shared.count[bin], shared.count[bin + 1]}};
+      slot.count[thread] = shared.count[bin] | (shared.count[bin + 1] << 16);
       if constexpr (ByMass) {
         sample_mass_pair mass{};
         for (std::uint32_t l = 0; l < sample_limbs; ++l) {
@@ -581,9 +579,9 @@ struct sample_agent {
     bin_sums sums{};
     ORIEL_UNROLL
     for (std::uint32_t p = 0; p < sample_parts; ++p) {
-      const sample_pair count = slots[p].count[pair];
-      sums.count[0] += count.of[1];
-      sums.count[1] += count.of[0];
+      const std::uint32_t count = slots[p].count[pair];
+      sums.count[0] += count >> 16;
+      sums.count[1] += count & 0xFFFFu;
       if constexpr (ByMass) {
         const sample_mass_pair mass = slots[p].mass[pair];
         sums.value[0] += mass.of[1];

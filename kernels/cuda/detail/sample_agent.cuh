@@ -419,7 +419,9 @@ struct sample_agent {
   }
 
   /// Whose masses a pass adds to its bins: tokens with an exponent of near_exponent or more, the
-  /// others, or all.
+  /// others, or all. Exponents fall with the order, so near tokens come first: of their bins only
+  /// the last may lack some mass, and where they reach the target it is in the bin that it is in
+  /// with all masses. Counts are of all tokens from the first pass on.
   enum class reach : std::uint8_t { near, far, all };
   static constexpr float near_exponent = -8.0f;  // A token of 1 / 2,981 of the first's mass.
 

@@ -129,7 +129,7 @@ struct kv_append_agent {
       const auto before = scan_group(g, rows, shared.warp_sums);
       g.each([&](std::uint32_t thread) {
         const std::uint64_t begin = seen + before[thread], end = begin + rows[thread];
-        if (begin < last_row && end > first_row) {
+        if (rows[thread] != 0 && begin < last_row && end > first_row) {
           put_rows(first + thread, begin, end, first_row, shared);
         }
         if (thread == kv_append_threads - 1) {

@@ -8,14 +8,15 @@ namespace {
 
 template <dtype Kv>
 __global__ void __launch_bounds__(detail::kv_append_threads)
-    kv_append_kernel(attention_shape shape, kv_append_args args) {
-  detail::kv_append_thread<Kv>(shape, args, blockIdx.x, blockIdx.y, threadIdx.x);
+    kv_append_kernel(const __grid_constant__ detail::kv_append_agent<Kv> agent) {
+  __shared__ detail::kv_append_shared shared;
+  agent(detail::device_group<detail::kv_append_threads>(), blockIdx.x, blockIdx.y, shared);
 }
 
-__global__ void __launch_bounds__(detail::kv_append_threads)
-    kv_append_e4m3_kernel(attention_shape shape, kv_append_args args) {
-  detail::kv_append_scaled(
-      shape, args, blockIdx.x, blockIdx.y, detail::device_group<detail::kv_append_threads>());
+template <dtype Kv>
+void launch(const kv_append_plan& plan, const kv_append_args& args, CUstream_st* stream) {
+  const dim3 grid(plan.row_blocks, plan.shape.kv_heads);
+  kv_append_kernel<Kv><<<grid, detail::kv_append_threads, 0, stream>>>({plan.shape, args});
 }
 
 }  // namespace
@@ -26,11 +27,10 @@ status run_kv_append(const kv_append_plan& plan,
   if (plan.row_blocks == 0) {
     return {};
   }
-  const dim3 grid(plan.row_blocks, plan.shape.kv_heads);
-  const auto kernel = plan.shape.kv == dtype::e4m3   ? kv_append_e4m3_kernel
-                      : plan.shape.kv == dtype::bf16 ? kv_append_kernel<dtype::bf16>
-                                                     : kv_append_kernel<dtype::f32>;
-  kernel<<<grid, detail::kv_append_threads, 0, stream>>>(plan.shape, args);
+  const auto run = plan.shape.kv == dtype::e4m3   ? launch<dtype::e4m3>
+                   : plan.shape.kv == dtype::bf16 ? launch<dtype::bf16>
+                                                  : launch<dtype::f32>;
+  run(plan, args, stream);
   return detail::launched("kv_append: launch");
 }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "detail/draft_rows_agent.cuh"
 #include "detail/launch.cuh"
+#include "detail/ptx.cuh"
 #include "detail/sample_agent.cuh"
 #include "detail/verify_agent.cuh"
 
@@ -37,6 +38,11 @@ class device_cluster {
   ORIEL_HOST_DEVICE const sample_shared& front() const {
     return *shared_;
   }
+  ORIEL_HOST_DEVICE void fetch_ahead(const void* from, std::uint32_t bytes) {
+#ifdef __CUDA_ARCH__
+    detail::ptx::prefetch_to_l2(from, bytes);
+#endif
+  }
 
  private:
   sample_shared* shared_;
@@ -54,7 +60,8 @@ __global__ void __cluster_dims__(sample_parts, 1, 1) __launch_bounds__(sample_th
   const std::uint32_t now = row_count != nullptr && *row_count < rows ? *row_count : rows;
   std::uint32_t turn = 0;
   for (std::uint32_t row = id; row < now; row += clusters) {
-    agent(cluster, row, slots + std::size_t{id} * 2 * sample_parts, turn);
+    const std::uint32_t next_row = now - row > clusters ? row + clusters : row;
+    agent(cluster, row, next_row, slots + std::size_t{id} * 2 * sample_parts, turn);
   }
 }
 

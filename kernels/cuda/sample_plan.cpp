@@ -7,12 +7,10 @@
 namespace oriel::cuda {
 
 result<sample_plan> plan_sample(std::uint32_t vocabulary, std::uint32_t rows_max) noexcept {
-  constexpr std::uint32_t vocabulary_max = 400'000;
-  if (vocabulary == 0 || vocabulary > vocabulary_max || rows_max == 0) {
+  if (vocabulary == 0 || vocabulary > detail::sample_vocabulary_max || rows_max == 0) {
     return failure{errc::unsupported_shape, 0, "sample: vocabulary empty or above 400,000"};
   }
-  const std::uint32_t eighth = (vocabulary - 1) / detail::sample_parts + 1;
-  const std::uint32_t part_tokens = (eighth + 7) / 8 * 8;
+  const std::uint32_t part_tokens = detail::sample_part_tokens(vocabulary);
   // Two blocks of the usual vocabulary fit a multiprocessor: one loads while the other computes.
   constexpr std::uint32_t clusters_max = 132 * 2 / detail::sample_parts;
   const std::uint32_t clusters = std::min(rows_max, clusters_max);

@@ -15,7 +15,8 @@
 
 namespace oriel::test {
 
-/// Two flat tables, an empty part, and a ring that goes round; f32, bf16 or e4m3 by the seed.
+/// Two flat tables, an empty part, and a ring that goes round; f32, bf16 or e4m3 by the seed. Half
+/// of the cases have rows of K that can be read 16 bytes at a time.
 struct append_case {
   static constexpr std::uint32_t pages = 16;
 
@@ -30,6 +31,10 @@ struct append_case {
              .kv = seed % 3 == 0   ? dtype::f32
                    : seed % 3 == 1 ? dtype::bf16
                                    : dtype::e4m3};
+    const bool is_wide = random.next_below(2) == 0;
+    if (is_wide) {
+      shape.head_dim_qk = (shape.head_dim_qk + 7) / 8 * 8;
+    }
     parts = {
         paged_sequence{tables.data(), 0, random.next_below(10), 1 + random.next_below(50)},
         paged_sequence{tables.data(), 0, 0, 0},
@@ -41,7 +46,7 @@ struct append_case {
         part.first_key = part.first_position + random.next_below(part.rows + 2);
       }
     }
-    k_stride = std::size_t{shape.kv_heads} * shape.head_dim_qk + 3;
+    k_stride = std::size_t{shape.kv_heads} * shape.head_dim_qk + (is_wide ? 4 : 3);
     v_stride = std::size_t{shape.kv_heads} * shape.head_dim_vo + 5;
     k = random_floats(random, rows * k_stride);
     v = random_floats(random, rows * v_stride);

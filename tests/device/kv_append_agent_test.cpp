@@ -21,23 +21,28 @@ using namespace oriel::test;  // NOLINT
 namespace {
 
 template <dtype Kv>
-void run_grid(const cuda::kv_append_plan& plan, const kv_append_args& args) {
+void run_blocks(const cuda::kv_append_plan& plan, const kv_append_args& args, bool backwards) {
+  const detail::kv_append_agent<Kv> agent{plan.shape, args};
   for (std::uint32_t block = 0; block < plan.row_blocks; ++block) {
     for (std::uint32_t head = 0; head < plan.shape.kv_heads; ++head) {
-      for (std::uint32_t thread = 0; thread < detail::kv_append_threads; ++thread) {
-        detail::kv_append_thread<Kv>(plan.shape, args, block, head, thread);
-      }
+      detail::kv_append_shared shared;
+      std::memset(&shared, 0xFE, sizeof shared);
+      agent(detail::host_group<detail::kv_append_threads>(backwards), block, head, shared);
     }
   }
 }
 
-void run_grid_scaled(const cuda::kv_append_plan& plan, const kv_append_args& args, bool backwards) {
-  for (std::uint32_t block = 0; block < plan.row_blocks; ++block) {
-    for (std::uint32_t head = 0; head < plan.shape.kv_heads; ++head) {
-      detail::kv_append_scaled(
-          plan.shape, args, block, head, detail::host_group<detail::kv_append_threads>(backwards));
-    }
-  }
+void run_grid(const cuda::kv_append_plan& plan, const kv_append_args& args, bool backwards) {
+  plan.shape.kv == dtype::e4m3   ? run_blocks<dtype::e4m3>(plan, args, backwards)
+  : plan.shape.kv == dtype::bf16 ? run_blocks<dtype::bf16>(plan, args, backwards)
+                                 : run_blocks<dtype::f32>(plan, args, backwards);
+}
+
+/// The values of `shape`'s pages in the host's order.
+void append_on_host(const attention_shape& shape, const kv_append_args& args) {
+  backward_executor backward;
+  shape.kv == dtype::e4m3 ? reference::kv_append(shape, args)
+                          : host::run_kv_append(shape, args, backward);
 }
 
 /// In f32 the device's order is the host's; in bf16 the tile is, and the place in it is another.
@@ -58,8 +63,13 @@ void check_offsets(const append_case& c, random_stream& random) {
     const std::uint32_t dk = random.next_below(c.shape.head_dim_qk);
     const std::uint32_t dv = random.next_below(c.shape.head_dim_vo);
     const auto at = [](const std::byte* p) { return reinterpret_cast<std::uintptr_t>(p); };
-    const std::size_t k = view.k_offset_bytes(part, position, head, dk);
-    const std::size_t v = view.v_offset_bytes(part, position, head, dv);
+    const std::uint32_t key = position % kv_tile_tokens;
+    const std::size_t k =
+        view.k_tile(part, position, head) +
+        device_index_in_k_tile(Kv, view.stored_dims(c.shape.head_dim_qk), key, dk) * size_bytes(Kv);
+    const std::size_t v =
+        view.v_tile(part, position, head) +
+        device_index_in_v_tile(Kv, view.stored_dims_vo(), key, dv) * size_bytes(Kv);
     const std::size_t host_k = at(reference::k_element(c.shape, kv, part, position, head, dk));
     const std::size_t host_v = at(reference::v_element(c.shape, kv, part, position, head, dv));
     REQUIRE(k / c.page_bytes == host_k / c.page_bytes);
@@ -112,23 +122,54 @@ TEST_CASE("the device's append writes the values of the host's") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 40)));
   INFO("seed " << seed);
   const append_case c(seed);
-  const aligned_bytes host(c.pool_bytes()), device(c.pool_bytes());
+  const aligned_bytes host(c.pool_bytes()), device(c.pool_bytes()), reordered(c.pool_bytes());
   const auto plan = cuda::plan_kv_append(c.shape, c.rows + 40);  // A grid may be too large.
   REQUIRE(plan);
-  if (c.shape.kv == dtype::e4m3) {
-    reference::kv_append(c.shape, c.args(host.data()));
-    run_grid_scaled(*plan, c.args(device.data()), seed % 2 != 0);
-    REQUIRE(std::memcmp(host.data(), device.data(), c.pool_bytes()) == 0);
-    return;
-  }
-  backward_executor backward;
-  host::run_kv_append(c.shape, c.args(host.data()), backward);
-  c.shape.kv == dtype::bf16 ? run_grid<dtype::bf16>(*plan, c.args(device.data()))
-                            : run_grid<dtype::f32>(*plan, c.args(device.data()));
-  const aligned_bytes reordered(c.pool_bytes());
+  append_on_host(c.shape, c.args(host.data()));
+  run_grid(*plan, c.args(device.data()), seed % 2 != 0);
   reorder_pages(
       c.shape, append_case::pages, false, c.view(device.data()), c.view(reordered.data()));
   REQUIRE(std::memcmp(host.data(), reordered.data(), c.pool_bytes()) == 0);
+}
+
+TEST_CASE("the device's append finds the rows of many sequences, and leaves no group unfinished") {
+  // A page each; among those that decode, prompts that begin and end inside groups of 8 keys.
+  const dtype kv = GENERATE(dtype::bf16, dtype::e4m3, dtype::f32);
+  constexpr std::uint32_t sequences = 700, page_size = 64;
+  const attention_shape shape{4, 2, 24, 10, page_size, 0, kv};
+  random_stream random(size_bytes(kv), 33);
+  std::vector<std::uint32_t> tables(sequences);
+  std::vector<paged_sequence> parts(sequences);
+  std::uint32_t rows = 0;
+  for (std::uint32_t i = 0; i < sequences; ++i) {
+    tables[i] = sequences - 1 - i;
+    const std::uint32_t first = random.next_below(page_size), kind = random.next_below(20);
+    const std::uint32_t count = kind == 0 ? random.next_below(page_size) : kind < 6 ? 0 : 1;
+    parts[i] = {.pages = &tables[i],
+                .ring_pages = 0,
+                .first_position = first,
+                .rows = std::min(count, page_size - first)};
+    parts[i].first_key = random.next_below(9) == 0 ? first + 1 : 0;
+    rows += parts[i].rows;
+  }
+  const std::size_t k_stride = 48, v_stride = 20;
+  const std::vector<float> k = random_floats(random, rows * k_stride),
+                           v = random_floats(random, rows * v_stride);
+  const std::size_t k_bytes = k_bytes_per_page(page_size, 2, 24, kv);
+  const std::size_t page_bytes = (k_bytes + v_bytes_per_page(page_size, 2, 10, kv) + 63) / 64 * 64;
+  REQUIRE(k_bytes % 64 == 0);
+  const aligned_bytes host(sequences * page_bytes), device(sequences * page_bytes),
+      reordered(sequences * page_bytes);
+  const auto view = [&](const aligned_bytes& pool) {
+    return kv_layer_view{pool.data(), pool.data() + k_bytes, page_bytes};
+  };
+  const auto args = [&](const aligned_bytes& pool) {
+    return kv_append_args{view(pool), k.data(), v.data(), k_stride, v_stride, 0.707f, parts};
+  };
+  append_on_host(shape, args(host));
+  run_grid(*cuda::plan_kv_append(shape, rows), args(device), true);
+  reorder_pages(shape, sequences, false, view(device), view(reordered));
+  REQUIRE(std::memcmp(host.data(), reordered.data(), sequences * page_bytes) == 0);
 }
 
 TEST_CASE("e4m3: a scale is of one token and head, and numbers are as near as their steps allow") {
@@ -210,7 +251,7 @@ TEST_CASE("e4m3: what is no number shows in all of its head, and there alone") {
   }
   CHECK(std::isfinite(reference::kv_value<reference::kv_part::v>(
       c.shape, args.kv, part, part.first_position, 0, 0)));
-  run_grid_scaled(*cuda::plan_kv_append(c.shape, c.rows), c.args(device.data()), false);
+  run_grid(*cuda::plan_kv_append(c.shape, c.rows), c.args(device.data()), false);
   const kv_layer_view view = c.view(device.data());
   CHECK_FALSE(std::isfinite(
       reference::kv_value<reference::kv_part::k>(c.shape, view, part, part.first_position, 0, 0)));

@@ -166,12 +166,12 @@ void check_combine(std::uint32_t hidden,
                    std::size_t stride,
                    bool accumulate,
                    random_stream& random) {
-  constexpr std::uint32_t tokens = 5, top_k = 3;
+  constexpr std::uint32_t tokens = 5, top_k = 6;  // More than are added together.
   const std::vector<float> y = exact_floats<T>(tokens * top_k * stride, random);
   const std::vector<float> weights = random_floats(tokens * top_k, random, 0.0f, 1.0f);
   std::vector<std::uint32_t> row_of_pair(tokens * top_k);
   for (std::uint32_t pair = 0; pair < row_of_pair.size(); ++pair) {
-    row_of_pair[pair] = (pair * 7) % 15;
+    row_of_pair[pair] = (pair * 7) % 30;
   }
   row_of_pair[4] = UINT32_MAX;
   const std::vector<float> before = exact_floats<T>(tokens * stride, random);

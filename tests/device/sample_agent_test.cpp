@@ -13,7 +13,10 @@
 #include <catch2/catch.hpp>
 #include <device/stored_rows.hpp>
 
+#include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -47,6 +50,12 @@ class host_cluster {
   }
   void sync() {}
   [[nodiscard]] const detail::sample_shared& front() const { return shared_[0]; }
+  void fetch_ahead(const void* from, std::uint32_t bytes) {  // What a device demands.
+    REQUIRE((reinterpret_cast<std::uintptr_t>(from) % 16 == 0 && bytes % 16 == 0));
+    fetched_bytes += bytes;
+  }
+
+  std::size_t fetched_bytes = 0;
 
  private:
   bool backwards_;
@@ -64,8 +73,15 @@ std::vector<sampled_token> sample_on_host(const cuda::sample_plan& plan,
   auto* slots = reinterpret_cast<detail::sample_slot*>(workspace.span().data());
   host_cluster cluster(plan.part_tokens, backwards);
   std::uint32_t turn = 0;
-  for (std::uint32_t row = 0; row < args.rows.size(); ++row) {
-    agent(cluster, row, slots, turn);
+  const auto rows = static_cast<std::uint32_t>(args.rows.size());
+  for (std::uint32_t row = 0; row < rows; ++row) {
+    agent(cluster, row, std::min(row + 1, rows - 1), slots, turn);
+  }
+  // Half of each row but the first, where rows are aligned.
+  const std::size_t half_row = std::size_t{plan.vocabulary} * sizeof(float) / 2;
+  REQUIRE(cluster.fetched_bytes <= (rows - 1) * half_row);
+  if (args.logits_stride % 4 == 0) {
+    REQUIRE(cluster.fetched_bytes + rows * detail::sample_parts * 16 > (rows - 1) * half_row);
   }
   return out;
 }
@@ -216,6 +232,77 @@ TEST_CASE("the device's sampling falls on every token that has mass, and on no o
     REQUIRE(found[i].id == expected[i].id);
     REQUIRE(found[i].probability == expected[i].probability);
   }
+}
+
+TEST_CASE("top_p reaches tokens far below the first where those near it hold too little") {
+  // One token, and 2,999 of which each has 1 / 2,981 or less of its mass: half of all together.
+  constexpr std::uint32_t vocabulary = 3'000, draws = 60;
+  random_stream random(8, 104);
+  stored_rows<float> logits(random_floats(vocabulary, random, -9.0f, -8.0f));
+  logits.data()[1'234] = 0.0f;
+  std::vector<sample_row> how(draws);
+  constexpr float top_ps[] = {0.5f, 0.7f, 0.99f};
+  for (std::uint32_t i = 0; i < draws; ++i) {
+    how[i] = {.filters = {.temperature = 1.0f, .top_k = i % 2 * 2'000, .top_p = top_ps[i % 3]},
+              .seed = 3,
+              .position = i};
+  }
+  std::vector<sampled_token> expected(draws);
+  const auto host_plan = host::plan_sample(vocabulary, 1);
+  workspace_bytes workspace(host_plan->workspace_bytes);
+  const sample_args args{expected, logits.data(), 0, how};
+  host::run_sample(*host_plan, args, workspace.span(), serial);
+  const std::vector<sampled_token> found =
+      sample_on_host(*cuda::plan_sample(vocabulary, draws), args, true);
+  std::uint32_t others = 0;
+  for (std::uint32_t i = 0; i < draws; ++i) {
+    INFO("draw " << i);
+    REQUIRE(to_index(found[i].id) == to_index(expected[i].id));
+    REQUIRE(found[i].probability == expected[i].probability);
+    others += to_index(found[i].id) != 1'234 ? 1u : 0u;
+  }
+  REQUIRE(others > 5);
+}
+
+TEST_CASE("the largest vocabulary's masses fit a bin, all in one") {
+  // Each but the first has nearly 2^16 in its lowest limb.
+  constexpr std::uint32_t vocabulary = 400'000;
+  float z = -7.9f;
+  while ((mass_of(detail::exp_unfused(z)) & 0xFFFFu) < 0xFC00u) {
+    z = std::nextafter(z, 0.0f);
+  }
+  std::vector<float> row(vocabulary, z);
+  row[vocabulary - 1] = 0.0f;
+  stored_rows<float> logits(row);
+  std::vector<sample_row> how(2);
+  how[0] = {.filters = {.temperature = 1.0f, .top_p = 0.4f}, .seed = 1, .position = 1};
+  how[1] = {.filters = {.temperature = 1.0f, .top_p = 0.9f}, .seed = 1, .position = 2};
+  std::vector<sampled_token> expected(2);
+  const auto host_plan = host::plan_sample(vocabulary, 1);
+  workspace_bytes workspace(host_plan->workspace_bytes);
+  const sample_args args{expected, logits.data(), 0, how};
+  host::run_sample(*host_plan, args, workspace.span(), serial);
+  const std::vector<sampled_token> found =
+      sample_on_host(*cuda::plan_sample(vocabulary, 2), args, false);
+  for (std::uint32_t i = 0; i < 2; ++i) {
+    REQUIRE(to_index(found[i].id) == to_index(expected[i].id));
+    REQUIRE(found[i].probability == expected[i].probability);
+  }
+}
+
+TEST_CASE("the exponential of normal results has the bits of the one of any") {
+  const auto same = [](float x) {
+    return std::bit_cast<std::uint32_t>(detail::exp_unfused_normal(x)) ==
+           std::bit_cast<std::uint32_t>(detail::exp_unfused(x));
+  };
+  std::uint32_t differ = 0;
+  for (std::uint32_t bits = 0; bits <= std::bit_cast<std::uint32_t>(80.0f); bits += 1'009) {
+    const auto x = std::bit_cast<float>(bits);
+    differ += same(x) && same(-x) ? 0u : 1u;
+  }
+  CHECK(differ == 0);
+  CHECK(same(-80.0f));
+  CHECK(detail::exp_unfused_normal(0.0f) == 1.0f);
 }
 
 TEST_CASE("what top_k dropped stays dropped under top_p, among equal logits") {

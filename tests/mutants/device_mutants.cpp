@@ -50,6 +50,12 @@ constexpr mutant all_mutants[] = {
     {"e4m3_append_writes_cached_rows",
      "a heal's wrong rows go into shared pages",
      "the device's append writes the values of the host's"},
+    {"append_leaves_groups_unfinished",
+     "V of keys that a block took over is not written",
+     "the device's append finds the rows of many sequences\\, and leaves no group unfinished"},
+    {"far_tokens_have_no_mass",
+     "top_p is of a smaller whole",
+     "top_p reaches tokens far below the first where those near it hold too little"},
     // The grouped product's ring.
     {"gemm_stage_goes_back_under_its_products", "bf16 operands are overwritten", products},
     {"gemm_part_is_added_before_it_is_there", "e4m3 sums of the k tile before", products},

@@ -68,51 +68,64 @@ class paged_kv_view {
         k_tile_bytes_(k_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_qk, Kv)),
         v_tile_bytes_(v_bytes_per_page(kv_tile_tokens, 1, shape.head_dim_vo, Kv)) {}
 
-  /// Byte offset from the layer's K in page 0 to element (position, head, dim).
-  /// @pre dim < stored_dims(head_dim_qk)
-  [[nodiscard]] ORIEL_HOST_DEVICE std::size_t k_offset_bytes(const paged_sequence& sequence,
-                                                             std::uint32_t position,
-                                                             std::uint32_t head,
-                                                             std::uint32_t dim) const {
-    return tile_offset_bytes(sequence, position, head, k_tile_bytes_) +
-           device_index_in_k_tile(Kv, stored_dims_, position % kv_tile_tokens, dim) *
-               sizeof(element);
+  /// Byte offset from the layer's K in page 0 to the tile of a token's head: its page is looked up.
+  [[nodiscard]] ORIEL_HOST_DEVICE std::size_t k_tile(const paged_sequence& sequence,
+                                                     std::uint32_t position,
+                                                     std::uint32_t head) const {
+    return tile_offset_bytes(sequence, position, head, k_tile_bytes_);
+  }
+  /// As k_tile, for V.
+  [[nodiscard]] ORIEL_HOST_DEVICE std::size_t v_tile(const paged_sequence& sequence,
+                                                     std::uint32_t position,
+                                                     std::uint32_t head) const {
+    return tile_offset_bytes(sequence, position, head, v_tile_bytes_);
   }
 
-  /// As k_offset_bytes, for V. @pre dim < head_dim_vo
-  [[nodiscard]] ORIEL_HOST_DEVICE std::size_t v_offset_bytes(const paged_sequence& sequence,
-                                                             std::uint32_t position,
-                                                             std::uint32_t head,
-                                                             std::uint32_t dim) const {
-    const std::uint32_t key = position % kv_tile_tokens;
-    return tile_offset_bytes(sequence, position, head, v_tile_bytes_) +
-           device_index_in_v_tile(Kv, stored_dims_vo_, key, dim) * sizeof(element);
+  /// An element of a tile. @pre key < 16, dim < stored_dims(head_dim_qk)
+  [[nodiscard]] ORIEL_HOST_DEVICE element& k_in(std::size_t k_tile,
+                                                std::uint32_t key,
+                                                std::uint32_t dim) const {
+    return reinterpret_cast<element*>(kv_.k +
+                                      k_tile)[device_index_in_k_tile(Kv, stored_dims_, key, dim)];
+  }
+  /// As k_in. @pre dim < stored_dims_vo()
+  [[nodiscard]] ORIEL_HOST_DEVICE element& v_in(std::size_t v_tile,
+                                                std::uint32_t key,
+                                                std::uint32_t dim) const {
+    return reinterpret_cast<element*>(
+        kv_.v + v_tile)[device_index_in_v_tile(Kv, stored_dims_vo_, key, dim)];
   }
 
-  /// The element itself.
+  /// The scale of a token in its tile. @pre Kv is e4m3
+  [[nodiscard]] ORIEL_HOST_DEVICE float& k_scale_in(std::size_t k_tile, std::uint32_t key) const {
+    return scale_in(kv_.k + k_tile + k_tile_bytes_, key);
+  }
+  [[nodiscard]] ORIEL_HOST_DEVICE float& v_scale_in(std::size_t v_tile, std::uint32_t key) const {
+    return scale_in(kv_.v + v_tile + v_tile_bytes_, key);
+  }
+
+  /// The same of a token that is looked up.
   [[nodiscard]] ORIEL_HOST_DEVICE element& k(const paged_sequence& sequence,
                                              std::uint32_t position,
                                              std::uint32_t head,
                                              std::uint32_t dim) const {
-    return *reinterpret_cast<element*>(kv_.k + k_offset_bytes(sequence, position, head, dim));
+    return k_in(k_tile(sequence, position, head), position % kv_tile_tokens, dim);
   }
   [[nodiscard]] ORIEL_HOST_DEVICE element& v(const paged_sequence& sequence,
                                              std::uint32_t position,
                                              std::uint32_t head,
                                              std::uint32_t dim) const {
-    return *reinterpret_cast<element*>(kv_.v + v_offset_bytes(sequence, position, head, dim));
+    return v_in(v_tile(sequence, position, head), position % kv_tile_tokens, dim);
   }
-
-  /// The scale of a token of a head. @pre Kv is e4m3
   [[nodiscard]] ORIEL_HOST_DEVICE float& k_scale(const paged_sequence& sequence,
                                                  std::uint32_t position,
                                                  std::uint32_t head) const {
-    return scale_in(kv_.k, sequence, position, head, k_tile_bytes_);
+    return k_scale_in(k_tile(sequence, position, head), position % kv_tile_tokens);
   }
   [[nodiscard]] ORIEL_HOST_DEVICE float& v_scale(const paged_sequence& sequence,
                                                  std::uint32_t position,
                                                  std::uint32_t head) const {
-    return scale_in(kv_.v, sequence, position, head, v_tile_bytes_);
+    return v_scale_in(v_tile(sequence, position, head), position % kv_tile_tokens);
   }
 
   /// Dims a head takes in memory: zeros pad it to an even number in bf16, to a multiple of 4 in
@@ -121,15 +134,8 @@ class paged_kv_view {
     return stored_head_dims(head_dim, Kv);
   }
 
-  /// `value`, rounded to the storage type.
-  [[nodiscard]] ORIEL_HOST_DEVICE static element stored(float value) {
-    static_assert(Kv != dtype::e4m3);  // It has a scale first.
-    if constexpr (Kv == dtype::bf16) {
-      return to_bf16(value);
-    } else {
-      return value;
-    }
-  }
+  /// Of a head of V.
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t stored_dims_vo() const { return stored_dims_vo_; }
 
  private:
   // Pages hold [kv_heads][page_size / 16] tiles.
@@ -144,15 +150,9 @@ class paged_kv_view {
   }
 
   // Scales lie behind the numbers of a tile.
-  [[nodiscard]] ORIEL_HOST_DEVICE float& scale_in(std::byte* part,
-                                                  const paged_sequence& sequence,
-                                                  std::uint32_t position,
-                                                  std::uint32_t head,
-                                                  std::size_t tile_bytes) const {
-    std::byte* const end =
-        part + tile_offset_bytes(sequence, position, head, tile_bytes) + tile_bytes;
-    return reinterpret_cast<float*>(end)[static_cast<std::ptrdiff_t>(position % kv_tile_tokens) -
-                                         static_cast<std::ptrdiff_t>(kv_tile_tokens)];
+  [[nodiscard]] ORIEL_HOST_DEVICE static float& scale_in(std::byte* tile_end, std::uint32_t key) {
+    return reinterpret_cast<float*>(
+        tile_end)[static_cast<std::ptrdiff_t>(key) - static_cast<std::ptrdiff_t>(kv_tile_tokens)];
   }
 
   kv_layer_view kv_;

@@ -4,6 +4,8 @@
 /// What every launch ends with, and the launch of the agents of row_vector.cuh.
 #pragma once
 
+#include "row_vector.cuh"
+
 #include <oriel/core/result.hpp>
 
 #include <cuda_runtime_api.h>
@@ -45,12 +47,15 @@ __device__ inline bool has_row(std::uint32_t row, const std::uint32_t* row_count
   return row_count == nullptr || row < *row_count;
 }
 
+/// 8 blocks a multiprocessor leave 64 registers a thread: what loads that are under way together
+/// need. Left to itself the compiler issues them two by two to save some.
 template <class Agent>
-__global__ void __launch_bounds__(row_threads)
+__global__ void __launch_bounds__(row_threads, 8)
     row_kernel(const __grid_constant__ Agent agent, const std::uint32_t* row_count) {
+  const std::uint32_t row = blockIdx.x * rows_per_call<Agent>;
   const std::uint32_t i = (blockIdx.y * row_threads + threadIdx.x) * Agent::vector_width;
-  if (i < agent.width() && has_row(blockIdx.x, row_count)) {
-    agent(blockIdx.x, i);
+  if (i < agent.width() && has_row(row, row_count)) {
+    call_agent(agent, row, row_count, i);
   }
 }
 
@@ -64,7 +69,8 @@ template <class Agent>
     return {};
   }
   constexpr std::uint32_t per_block = row_threads * Agent::vector_width;
-  const dim3 grid(agent.rows(), (agent.width() - 1) / per_block + 1);
+  const dim3 grid((agent.rows() - 1) / rows_per_call<Agent> + 1,
+                  (agent.width() - 1) / per_block + 1);
   row_kernel<<<grid, row_threads, 0, stream>>>(agent, row_count);
   return launched(what);
 }

@@ -58,6 +58,11 @@ struct permute_shared {
   std::uint32_t next[permute_warps * permute_experts_max];  ///< [warps, experts]
 };
 
+/// The experts of a thread's pairs in a chunk, for step 0, 1, ...
+struct permute_experts {
+  std::uint32_t of[permute_pairs_per_warp / 32];
+};
+
 struct moe_permute_agent {
   moe_permute_shape shape;
   std::uint32_t chunks;
@@ -77,15 +82,9 @@ struct moe_permute_agent {
                                std::uint32_t chunk,
                                std::uint32_t pair_count,
                                permute_shared& shared) const {
+    const auto experts = load_experts(g, chunk, pair_count);
     clear(g, shared, 1);
-    g.each([&](std::uint32_t thread) {
-      for (std::uint32_t i = thread; i < permute_chunk_pairs; i += Group::threads) {
-        const std::uint32_t expert = expert_of(chunk * permute_chunk_pairs + i, pair_count);
-        if (expert < shape.experts) {
-          g.add_shared(&shared.next[expert], 1u);
-        }
-      }
-    });
+    g.each([&](std::uint32_t thread) { count_experts(g, experts[thread], shared.next); });
     g.sync();
     g.each([&](std::uint32_t thread) {
       for (std::uint32_t e = thread; e < shape.experts; e += Group::threads) {
@@ -131,20 +130,22 @@ struct moe_permute_agent {
                                  std::uint32_t chunk,
                                  std::uint32_t pair_count,
                                  permute_shared& shared) const {
-    count_by_warp(g, chunk, pair_count, shared);
+    const auto experts = load_experts(g, chunk, pair_count);
+    count_by_warp(g, experts, shared);
     g.each([&](std::uint32_t thread) {
       for (std::uint32_t e = thread; e < shape.experts; e += Group::threads) {
         start_warps(e, to.counts[std::size_t{e} * chunks + chunk], shared);
       }
     });
     g.sync();
-    place(g, chunk, pair_count, shared);
+    place(g, chunk, pair_count, experts, shared);
   }
 
   /// Count, scan and scatter of the only chunk.
   template <class Group>
   ORIEL_HOST_DEVICE void whole(Group g, std::uint32_t pair_count, permute_shared& shared) const {
-    count_by_warp(g, 0, pair_count, shared);
+    const auto experts = load_experts(g, 0, pair_count);
+    count_by_warp(g, experts, shared);
     const std::uint32_t run = (shape.experts + Group::threads - 1) / Group::threads;
     const auto end_of = [&](std::uint32_t thread) {
       return (thread + 1) * run < shape.experts ? (thread + 1) * run : shape.experts;
@@ -168,7 +169,7 @@ struct moe_permute_agent {
       }
     });
     g.sync();
-    place(g, 0, pair_count, shared);
+    place(g, 0, pair_count, experts, shared);
   }
 
  private:
@@ -181,6 +182,33 @@ struct moe_permute_agent {
                                                  std::uint32_t step) {
     return chunk * permute_chunk_pairs + thread / 32 * permute_pairs_per_warp + step * 32 +
            thread % 32;
+  }
+
+  /// All at once: loads that are under way together.
+  template <class Group>
+  ORIEL_HOST_DEVICE typename Group::template var<permute_experts> load_experts(
+      Group& g, std::uint32_t chunk, std::uint32_t pair_count) const {
+    static_assert(Group::threads == permute_threads);
+    typename Group::template var<permute_experts> experts;
+    g.each([&](std::uint32_t thread) {
+      ORIEL_UNROLL
+      for (std::uint32_t step = 0; step < permute_pairs_per_warp / 32; ++step) {
+        experts[thread].of[step] = expert_of(pair_of(chunk, thread, step), pair_count);
+      }
+    });
+    return experts;
+  }
+
+  template <class Group>
+  ORIEL_HOST_DEVICE void count_experts(Group& g,
+                                       const permute_experts& experts,
+                                       std::uint32_t* counts) const {
+    ORIEL_UNROLL
+    for (const std::uint32_t expert : experts.of) {
+      if (expert < shape.experts) {
+        g.add_shared(&counts[expert], 1u);
+      }
+    }
   }
 
   template <class Group>
@@ -196,18 +224,11 @@ struct moe_permute_agent {
   /// next[warp][expert] = the warp's pairs of it.
   template <class Group>
   ORIEL_HOST_DEVICE void count_by_warp(Group& g,
-                                       std::uint32_t chunk,
-                                       std::uint32_t pair_count,
+                                       const typename Group::template var<permute_experts>& experts,
                                        permute_shared& shared) const {
-    static_assert(Group::threads == permute_threads);
     clear(g, shared, permute_warps);
     g.each([&](std::uint32_t thread) {
-      for (std::uint32_t step = 0; step < permute_pairs_per_warp / 32; ++step) {
-        const std::uint32_t expert = expert_of(pair_of(chunk, thread, step), pair_count);
-        if (expert < shape.experts) {
-          g.add_shared(&shared.next[thread / 32 * shape.experts + expert], 1u);
-        }
-      }
+      count_experts(g, experts[thread], shared.next + thread / 32 * shape.experts);
     });
     g.sync();
   }
@@ -238,12 +259,12 @@ struct moe_permute_agent {
   ORIEL_HOST_DEVICE void place(Group& g,
                                std::uint32_t chunk,
                                std::uint32_t pair_count,
+                               const typename Group::template var<permute_experts>& experts,
                                permute_shared& shared) const {
+    ORIEL_UNROLL
     for (std::uint32_t step = 0; step < permute_pairs_per_warp / 32; ++step) {
       typename Group::template var<std::uint32_t> expert, row;
-      g.each([&](std::uint32_t thread) {
-        expert[thread] = expert_of(pair_of(chunk, thread, step), pair_count);
-      });
+      g.each([&](std::uint32_t thread) { expert[thread] = experts[thread].of[step]; });
       const auto same = g.peers_before(expert);
       g.each([&](std::uint32_t thread) {
         row[thread] =

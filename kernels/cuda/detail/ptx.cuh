@@ -120,6 +120,12 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/// Brings global memory into the L2 cache; nobody waits for it. A hint.
+/// @pre `from` and `bytes` are multiples of 16
+__device__ __forceinline__ void prefetch_to_l2(const void* from, std::uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
+}
+
 // ---- named barriers ----------------------------------------------------------------------------
 
 /// `threads` threads of the block meet. @pre 1 <= id <= 15 (0 is __syncthreads'); threads is a

@@ -18,18 +18,6 @@ inline constexpr std::uint32_t quantize_per_thread = 8;
 inline constexpr std::uint32_t quantize_threads_per_group = quantize_group / quantize_per_thread;
 inline constexpr std::uint32_t quantize_columns_per_block = quantize_threads * quantize_per_thread;
 
-/// Two numbers as e4m3, the first in the low byte.
-ORIEL_HOST_DEVICE inline std::uint32_t to_e4m3_pair(float first, float second) {
-#ifdef __CUDA_ARCH__
-  std::uint16_t pair;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %2, %1;" : "=h"(pair) : "f"(first), "f"(second));
-  return pair;
-#else
-  return static_cast<std::uint32_t>(to_e4m3(first)) |
-         (static_cast<std::uint32_t>(to_e4m3(second)) << 8);
-#endif
-}
-
 /// Can 8 neighbouring elements of a row be stored together?
 [[nodiscard]] inline bool takes_whole_stores(const quantized_rows& out) noexcept {
   return reinterpret_cast<std::uintptr_t>(out.values) % 8 == 0 && out.stride % 8 == 0;

@@ -49,6 +49,7 @@ struct embed_agent {
 template <class T, std::uint32_t N>
 struct gather_rows_agent {
   static constexpr std::uint32_t vector_width = N;
+  static constexpr std::uint32_t rows_in_call = 4;
   gather_rows_shape shape;
   basic_gather_rows_args<T> args;
 
@@ -62,14 +63,24 @@ struct gather_rows_agent {
            is_vector_aligned(args.x, args.x_stride);
   }
 
-  ORIEL_HOST_DEVICE void operator()(std::uint32_t row, std::uint32_t i) const {
-    const T* from = args.x + args.rows.data()[row] / shape.divisor * args.x_stride + i;
-    T* to = args.out + row * args.out_stride + i;
-    if constexpr (N == 1) {
-      *to = *from;
-    } else {  // Bits, not numbers: a NaN keeps its payload.
-      for (std::uint32_t j = 0; j < N; j += 16 / sizeof(T)) {
-        store_words(to + j, load_words(from + j));
+  /// Bits, not numbers: a NaN keeps its payload. Loads first: under way together.
+  ORIEL_HOST_DEVICE void operator()(std::uint32_t first,
+                                    std::uint32_t rows,
+                                    std::uint32_t i) const {
+    std::uint32_t from[rows_in_call];
+    stored_vector<N, T> v[rows_in_call];
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < rows_in_call; ++j) {
+      from[j] = args.rows.data()[first + j < rows ? first + j : first] / shape.divisor;
+    }
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < rows_in_call; ++j) {
+      v[j] = load_stored<N>(args.x + from[j] * args.x_stride + i);
+    }
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < rows_in_call; ++j) {
+      if (first + j < rows) {
+        store_stored(args.out + (first + j) * args.out_stride + i, v[j]);
       }
     }
   }
@@ -127,17 +138,8 @@ struct moe_combine_agent {
 
   ORIEL_HOST_DEVICE void operator()(std::uint32_t token, std::uint32_t i) const {
     row_vector<N> sum = {};
-    for (std::uint32_t slot = 0; slot < shape.top_k; ++slot) {
-      const std::size_t pair = std::size_t{token} * shape.top_k + slot;
-      const std::uint32_t row = args.row_of_pair[pair];
-      if (row == UINT32_MAX) {
-        continue;
-      }
-      const float weight = args.weights[pair];
-      const row_vector<N> y = load_vector<N>(args.y + row * args.y_stride + i);
-      for (std::uint32_t j = 0; j < N; ++j) {
-        sum.lane[j] = sum.lane[j] + weight * y.lane[j];
-      }
+    for (std::uint32_t slot = 0; slot < shape.top_k; slot += batch) {
+      add_slots(token, slot, i, sum);
     }
     T* out = args.out + token * args.out_stride + i;
     if (args.accumulate) {
@@ -147,6 +149,42 @@ struct moe_combine_agent {
       }
     }
     store_vector(out, sum);
+  }
+
+ private:
+  static constexpr std::uint32_t batch = 4;
+
+  /// Adds the slots [first, first + 4), in this order. Loads first: under way together.
+  ORIEL_HOST_DEVICE void add_slots(std::uint32_t token,
+                                   std::uint32_t first,
+                                   std::uint32_t i,
+                                   row_vector<N>& sum) const {
+    const std::size_t pair = std::size_t{token} * shape.top_k + first;
+    std::uint32_t row[batch];
+    float weight[batch];
+    stored_vector<N, T> y[batch];
+    // Read and not used where there is no row: a branch would make loads wait for each other.
+    const T* const nowhere = args.out + token * args.out_stride;
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < batch; ++j) {
+      const bool is_slot = first + j < shape.top_k;
+      row[j] = is_slot ? args.row_of_pair[pair + j] : UINT32_MAX;
+      weight[j] = is_slot ? args.weights[pair + j] : 0.0f;
+    }
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < batch; ++j) {
+      const T* from = row[j] != UINT32_MAX ? args.y + row[j] * args.y_stride : nowhere;
+      y[j] = load_stored<N>(from + i);
+    }
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < batch; ++j) {
+      const row_vector<N> v = widened<N, T>(y[j]);
+      ORIEL_UNROLL
+      for (std::uint32_t lane = 0; lane < N; ++lane) {
+        const float more = sum.lane[lane] + weight[j] * v.lane[lane];
+        sum.lane[lane] = row[j] != UINT32_MAX ? more : sum.lane[lane];
+      }
+    }
   }
 };
 

@@ -39,6 +39,30 @@ ORIEL_HOST_DEVICE inline bf16 nearest_bf16(float x) {
 #endif
 }
 
+/// Two of them, `low` in the lower half.
+ORIEL_HOST_DEVICE inline std::uint32_t nearest_bf16_pair(float low, float high) {
+#ifdef __CUDA_ARCH__
+  std::uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return static_cast<std::uint32_t>(to_bf16(low)) |
+         (static_cast<std::uint32_t>(to_bf16(high)) << 16);
+#endif
+}
+
+/// Two numbers as e4m3, the first in the low byte.
+ORIEL_HOST_DEVICE inline std::uint32_t to_e4m3_pair(float first, float second) {
+#ifdef __CUDA_ARCH__
+  std::uint16_t pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %2, %1;" : "=h"(pair) : "f"(first), "f"(second));
+  return pair;
+#else
+  return static_cast<std::uint32_t>(to_e4m3(first)) |
+         (static_cast<std::uint32_t>(to_e4m3(second)) << 8);
+#endif
+}
+
 ORIEL_HOST_DEVICE inline float as_float(float x) {
   return x;
 }
@@ -82,32 +106,85 @@ ORIEL_HOST_DEVICE inline void store_words(void* p, const words16& w) {
 #endif
 }
 
-/// Elements p[0, N), widened. @pre N is 1, or a multiple of 8 and p 16-byte aligned
+/// As store_words. @pre `p` is in a device's global memory, which the compiler need not see: it
+/// splits store_words where it does not.
+ORIEL_HOST_DEVICE inline void store_global_words(void* p, const words16& w) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p),
+               "r"(w.word[0]),
+               "r"(w.word[1]),
+               "r"(w.word[2]),
+               "r"(w.word[3])
+               : "memory");
+#else
+  store_words(p, w);
+#endif
+}
+
+/// N elements as they lie in memory: loads that are to be under way together are of these.
 template <std::uint32_t N, class T>
-ORIEL_HOST_DEVICE row_vector<N> load_vector(const T* p) {
-  row_vector<N> v;
+struct stored_vector {
+  words16 words[N * sizeof(T) / 16];
+};
+template <class T>
+struct stored_vector<1, T> {
+  T element;
+};
+
+/// Elements p[0, N). @pre N is 1, or a multiple of 8 and p 16-byte aligned
+template <std::uint32_t N, class T>
+ORIEL_HOST_DEVICE stored_vector<N, T> load_stored(const T* p) {
+  stored_vector<N, T> v;
   if constexpr (N == 1) {
-    v.lane[0] = as_float(*p);
-  } else if constexpr (std::is_same_v<T, bf16>) {
-    for (std::uint32_t i = 0; i < N; i += 8) {
-      const words16 w = load_words(p + i);
-      for (std::uint32_t j = 0; j < 4; ++j) {
-        v.lane[i + 2 * j] = to_float(static_cast<bf16>(w.word[j] & 0xFFFFu));
-        v.lane[i + 2 * j + 1] = to_float(static_cast<bf16>(w.word[j] >> 16));
-      }
-    }
+    v.element = *p;
   } else {
-    for (std::uint32_t i = 0; i < N; i += 4) {
-      const words16 w = load_words(p + i);
-      for (std::uint32_t j = 0; j < 4; ++j) {
-        v.lane[i + j] = std::bit_cast<float>(w.word[j]);
-      }
+    constexpr std::uint32_t step = 16 / sizeof(T);
+    for (std::uint32_t i = 0; i < N / step; ++i) {
+      v.words[i] = load_words(p + i * step);
     }
   }
   return v;
 }
 
-/// The inverse; rounds once to T.
+/// The inverse.
+template <std::uint32_t N, class T>
+ORIEL_HOST_DEVICE void store_stored(T* p, const stored_vector<N, T>& v) {
+  if constexpr (N == 1) {
+    *p = v.element;
+  } else {
+    constexpr std::uint32_t step = 16 / sizeof(T);
+    for (std::uint32_t i = 0; i < N / step; ++i) {
+      store_words(p + i * step, v.words[i]);
+    }
+  }
+}
+
+template <std::uint32_t N, class T>
+ORIEL_HOST_DEVICE row_vector<N> widened(const stored_vector<N, T>& stored) {
+  row_vector<N> v;
+  if constexpr (N == 1) {
+    v.lane[0] = as_float(stored.element);
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    for (std::uint32_t i = 0; i < N; i += 2) {
+      const std::uint32_t word = stored.words[i / 8].word[i % 8 / 2];
+      v.lane[i] = to_float(static_cast<bf16>(word & 0xFFFFu));
+      v.lane[i + 1] = to_float(static_cast<bf16>(word >> 16));
+    }
+  } else {
+    for (std::uint32_t i = 0; i < N; ++i) {
+      v.lane[i] = std::bit_cast<float>(stored.words[i / 4].word[i % 4]);
+    }
+  }
+  return v;
+}
+
+/// Elements p[0, N), widened. @pre as load_stored
+template <std::uint32_t N, class T>
+ORIEL_HOST_DEVICE row_vector<N> load_vector(const T* p) {
+  return widened(load_stored<N>(p));
+}
+
+/// The inverse of load_vector; rounds once to T.
 template <std::uint32_t N, class T>
 ORIEL_HOST_DEVICE void store_vector(T* p, const row_vector<N>& v) {
   if constexpr (N == 1) {
@@ -116,9 +193,7 @@ ORIEL_HOST_DEVICE void store_vector(T* p, const row_vector<N>& v) {
     for (std::uint32_t i = 0; i < N; i += 8) {
       words16 w;
       for (std::uint32_t j = 0; j < 4; ++j) {
-        const auto low = static_cast<std::uint32_t>(nearest_bf16(v.lane[i + 2 * j]));
-        const auto high = static_cast<std::uint32_t>(nearest_bf16(v.lane[i + 2 * j + 1]));
-        w.word[j] = low | (high << 16);
+        w.word[j] = nearest_bf16_pair(v.lane[i + 2 * j], v.lane[i + 2 * j + 1]);
       }
       store_words(p + i, w);
     }
@@ -145,14 +220,41 @@ template <class T>
 ///     agent.rows()         rows; agent.width(): elements of a row that are visited
 ///     agent(row, i)        elements [i, i + vector_width) of the row
 ///
+/// or, of an agent that takes several rows a call:
+///
+///     A::rows_in_call        how many
+///     agent(row, rows, i)    those of the rows [row, row + rows_in_call) that are below `rows`
+template <class A>
+inline constexpr std::uint32_t rows_per_call = [] {
+  if constexpr (requires { A::rows_in_call; }) {
+    return A::rows_in_call;
+  } else {
+    return 1u;
+  }
+}();
+
+/// One call. @param row_count  null where all rows are there
+template <class A>
+ORIEL_HOST_DEVICE void call_agent(const A& agent,
+                                  std::uint32_t row,
+                                  const std::uint32_t* row_count,
+                                  std::uint32_t i) {
+  if constexpr (requires { A::rows_in_call; }) {
+    const std::uint32_t rows = agent.rows();
+    agent(row, row_count != nullptr && *row_count < rows ? *row_count : rows, i);
+  } else {
+    agent(row, i);
+  }
+}
+
 /// A device gives each call a thread; this loop is the same grid, one call after the other.
 template <class A>
 void run_on_host(const A& agent, const std::uint32_t* row_count = nullptr) {
   const std::uint32_t rows =
       row_count != nullptr && *row_count < agent.rows() ? *row_count : agent.rows();
-  for (std::uint32_t row = 0; row < rows; ++row) {
+  for (std::uint32_t row = 0; row < rows; row += rows_per_call<A>) {
     for (std::uint32_t i = 0; i < agent.width(); i += A::vector_width) {
-      agent(row, i);
+      call_agent(agent, row, row_count, i);
     }
   }
 }

@@ -8,6 +8,8 @@
 ///     largest   its key and lowest id: all that greedy needs
 ///     select    the last token of top_k's or top_p's prefix, by histograms of 10 bits of
 ///               (key, inverted id) at a time: of counts, or of masses. Exact, ties included.
+///               Masses of the many tokens far below the largest are only added up at first; the
+///               few near it hold top_p nearly always. Where they do not, the others follow.
 ///     draw      masses by id: which block, which warp of it, which part of its part, ..., which
 ///               token
 ///
@@ -21,6 +23,7 @@
 ///     c.each_part(f)   f(group, part, shared, keys) for each block (a device: for its own)
 ///     c.sync()         a barrier among all; what was written before is seen after
 ///     c.front()        the shared memory of a block; asked for what all blocks have alike
+///     c.fetch_ahead(p, bytes)   brings memory that is read later nearer; a hint
 #pragma once
 
 #include "moe_route_agent.cuh"
@@ -28,6 +31,7 @@
 #include "scalar_math.cuh"
 #include "thread_group.cuh"
 
+#include <oriel/core/mutation.hpp>
 #include <oriel/kernels/sample.hpp>
 
 namespace oriel::detail {
@@ -35,16 +39,41 @@ namespace oriel::detail {
 inline constexpr std::uint32_t sample_parts = 8;  // blocks of a cluster
 inline constexpr std::uint32_t sample_threads = 512;
 inline constexpr std::uint32_t sample_warps = sample_threads / 32;
+/// Accesses of 16 bytes that a thread has under way: 10 of them are its share of a usual row.
+inline constexpr std::uint32_t sample_batch = 5;
 inline constexpr std::uint32_t sample_bins = 1'024;
 inline constexpr std::uint32_t sample_id_bits = 19;
 inline constexpr std::uint32_t sample_order_bits = 32 + sample_id_bits;
+inline constexpr std::uint32_t sample_vocabulary_max = 400'000;
+
+/// Tokens of a block: an eighth of a row, a multiple of 8.
+[[nodiscard]] constexpr std::uint32_t sample_part_tokens(std::uint32_t vocabulary) noexcept {
+  const std::uint32_t eighth = (vocabulary - 1) / sample_parts + 1;
+  return (eighth + 7) / 8 * 8;
+}
+
+/// Shared memory adds 32 bits by itself, so a bin's mass is summed in limbs of 16 bits of each
+/// token's. A mass is at most 2^44 (three limbs), and a limb's sum cannot overflow:
+inline constexpr std::uint32_t sample_limbs = 3;
+inline constexpr std::uint32_t sample_limb_bits = 16;
+static_assert(std::uint64_t{sample_part_tokens(sample_vocabulary_max)} *
+                  ((1u << sample_limb_bits) - 1) <=
+              UINT32_MAX);
+
+/// Two neighbouring bins' masses. A thread reads and writes two bins.
+struct alignas(16) sample_mass_pair {
+  std::uint64_t of[2];
+};
+inline constexpr std::uint32_t sample_pairs = sample_bins / 2;
+static_assert(sample_pairs == sample_threads);
 
 /// What a block tells the others.
 struct sample_slot {
+  sample_mass_pair mass[sample_pairs];
+  std::uint32_t count[sample_pairs];  ///< 16 bits each, the lower bin's low
   std::uint64_t value;
-  std::uint64_t mass[sample_bins];
-  std::uint32_t count[sample_bins];
 };
+static_assert(sample_part_tokens(sample_vocabulary_max) < 1u << 16);
 
 /// Shared memory of a block, before its keys.
 struct alignas(16) sample_shared {
@@ -56,12 +85,14 @@ struct alignas(16) sample_shared {
   std::uint64_t above;  ///< held by the bins before `bin`
   std::uint64_t left;   ///< mass to step over from range_begin on
   std::uint32_t bin;
+  std::uint32_t bin_count;  ///< tokens of `bin`
   std::uint32_t is_found;
+  std::uint32_t is_short;  ///< the masses added to bins so far do not reach the target
   std::uint32_t largest_key;
   std::uint32_t first_id;  ///< the lowest with largest_key
   std::uint32_t range_begin;
   std::uint32_t range_end;
-  std::uint64_t mass[sample_bins];
+  std::uint32_t limb[sample_limbs][sample_bins];  ///< of bins' masses, the lowest first
   std::uint32_t count[sample_bins];
 };
 
@@ -101,16 +132,18 @@ struct sample_agent {
   std::uint32_t part_tokens;  ///< of a block; a multiple of 8
   sample_args args;
 
-  /// @param slots  [2, sample_parts] of this cluster
-  /// @param turn   which of the two sets is next; the same for all blocks
+  /// @param next_row  the cluster's next; `row` where there is none
+  /// @param slots     [2, sample_parts] of this cluster
+  /// @param turn      which of the two sets is next; the same for all blocks
   template <class Cluster>
   ORIEL_HOST_DEVICE void operator()(Cluster& c,
                                     std::uint32_t row,
+                                    std::uint32_t next_row,
                                     sample_slot* slots,
                                     std::uint32_t& turn) const {
     const sample_row how = args.rows.data()[row];
     const auto next_slots = [&] { return slots + (turn++ % 2) * sample_parts; };
-    load(c, row, how.adjustments);
+    load(c, row, next_row, how.adjustments);
     find_largest(c, next_slots());
     if (c.front().largest_key <= dead_key) {
       put(c, row, {.id = token_id{0}, .probability = 0.0f});
@@ -145,6 +178,11 @@ struct sample_agent {
     return (std::uint64_t{key} << sample_id_bits) | ((1u << sample_id_bits) - 1 - id);
   }
   ORIEL_HOST_DEVICE std::uint32_t first_of(std::uint32_t part) const { return part * part_tokens; }
+  ORIEL_HOST_DEVICE const float* logits_of(std::uint32_t row, std::uint32_t part) const {
+    return args.logits + row * args.logits_stride + first_of(part);
+  }
+  /// Of `n` keys.
+  ORIEL_HOST_DEVICE static std::uint32_t whole_words(std::uint32_t n) { return (n + 3) / 4; }
   ORIEL_HOST_DEVICE std::uint32_t tokens_of(std::uint32_t part) const {
     const std::uint32_t first = first_of(part);
     return first >= vocabulary                ? 0
@@ -158,12 +196,18 @@ struct sample_agent {
     float inverse_temperature;
     float min_p;
 
-    /// 0 below min_p.
-    ORIEL_HOST_DEVICE std::uint64_t mass(std::uint32_t key) const {
+    /// 0 or less, or a NaN.
+    ORIEL_HOST_DEVICE float exponent(std::uint32_t key) const {
       const float v = value_of_key(key);
-      const float z = v == largest ? 0.0f : (v - largest) * inverse_temperature;
-      const float w = exp_unfused(z);
-      return w >= min_p ? mass_of(w) : 0;  // False for NaN.
+      return v == largest ? 0.0f : (v - largest) * inverse_temperature;
+    }
+    /// 0 below min_p.
+    ORIEL_HOST_DEVICE std::uint64_t mass(float exponent) const {
+      if (!(exponent >= -32.0f)) {  // Below 2^-46, which is no multiple of 2^-44; or a NaN.
+        return 0;
+      }
+      const float w = exp_unfused_normal(exponent);
+      return w >= min_p ? mass_of(w) : 0;
     }
   };
   ORIEL_HOST_DEVICE static scales scales_of(const sample_shared& shared,
@@ -184,27 +228,29 @@ struct sample_agent {
     });
   }
 
+  /// Keys behind the part's last are 0 up to a multiple of 4.
   template <class Cluster>
   ORIEL_HOST_DEVICE void load(Cluster& c,
                               std::uint32_t row,
+                              std::uint32_t next_row,
                               const logit_adjustments& adjustments) const {
     const bool adjusts = !adjustments.uses.empty() || !adjustments.biases.empty();
     c.each_part([&](auto g, std::uint32_t part, sample_shared&, std::uint32_t* keys) {
-      const float* logits = args.logits + row * args.logits_stride + first_of(part);
+      const float* logits = logits_of(row, part);
       const std::uint32_t n = tokens_of(part);
       const std::uint32_t whole = is_aligned(logits) ? n / 4 * 4 : 0;
       g.each([&](std::uint32_t thread) {
-        ORIEL_UNROLL_BY(8)
-        for (std::uint32_t i = thread * 4; i < whole; i += sample_threads * 4) {
-          words16 w = load_words(logits + i);
-          for (std::uint32_t& word : w.word) {
-            word = adjusts ? word : ordered_key(std::bit_cast<float>(word));
-          }
-          store_words(keys + i, w);
+        for (std::uint32_t i = thread * 4; i < whole; i += sample_batch * sample_stride) {
+          load_batch(logits, i, whole, adjusts, keys);
         }
-        for (std::uint32_t i = whole + thread; i < n; i += sample_threads) {
-          const auto bits = std::bit_cast<std::uint32_t>(logits[i]);
-          keys[i] = adjusts ? bits : ordered_key(logits[i]);
+        for (std::uint32_t i = whole + thread; i < whole_words(n) * 4; i += sample_threads) {
+          const float logit = i < n ? logits[i] : 0.0f;
+          const std::uint32_t key =
+              adjusts ? std::bit_cast<std::uint32_t>(logit) : ordered_key(logit);
+          keys[i] = i < n ? key : 0;
+        }
+        if (thread == 0 && next_row != row) {
+          fetch_ahead(c, next_row, part);
         }
       });
       g.sync();
@@ -212,6 +258,50 @@ struct sample_agent {
         adjust(g, adjustments, first_of(part), n, keys);
       }
     });
+  }
+
+  static constexpr std::uint32_t sample_stride = sample_threads * 4;  // tokens
+
+  /// All loads first, so that they are under way together.
+  ORIEL_HOST_DEVICE static void load_batch(const float* logits,
+                                           std::uint32_t first,
+                                           std::uint32_t end,
+                                           bool adjusts,
+                                           std::uint32_t* keys) {
+    words16 w[sample_batch];
+    const float* from = logits + first;
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < sample_batch; ++j) {
+      const std::uint32_t i = j * sample_stride;
+      w[j] = first + i < end ? load_words(from + i) : words16{};
+    }
+    if (!adjusts) {
+      ORIEL_UNROLL
+      for (words16& words : w) {
+        for (std::uint32_t& word : words.word) {
+          word = ordered_key(std::bit_cast<float>(word));
+        }
+      }
+    }
+    std::uint32_t* const to = keys + first;
+    ORIEL_UNROLL
+    for (std::uint32_t j = 0; j < sample_batch; ++j) {
+      const std::uint32_t i = j * sample_stride;
+      if (first + i < end) {
+        store_words(to + i, w[j]);
+      }
+    }
+  }
+
+  /// Half of what the block will load next, while it works on what it has. (All blocks together:
+  /// 10 MB of a usual vocabulary, for which the L2 cache has room beside what else is read.)
+  template <class Cluster>
+  ORIEL_HOST_DEVICE void fetch_ahead(Cluster& c, std::uint32_t row, std::uint32_t part) const {
+    const float* logits = logits_of(row, part);
+    const std::uint32_t words = tokens_of(part) / 8;
+    if (is_aligned(logits) && words != 0) {
+      c.fetch_ahead(logits, words * 16);
+    }
   }
 
   ORIEL_HOST_DEVICE static bool is_aligned(const float* p) {
@@ -281,18 +371,28 @@ struct sample_agent {
     c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
       using group = decltype(g);
       const std::uint32_t n = tokens_of(part);
-      typename group::template var<std::uint32_t> key, inverted_id;
+      typename group::template var<std::uint32_t> key, word, inverted_id;
       g.each([&](std::uint32_t thread) {
         key[thread] = 0;
-        for (std::uint32_t i = thread; i < n; i += sample_threads) {
-          key[thread] = keys[i] > key[thread] ? keys[i] : key[thread];
+        word[thread] = 0;  // The first with `key`.
+        for (std::uint32_t i = thread; i < whole_words(n); i += sample_threads) {
+          const words16 w = load_words(keys + i * 4);
+          const std::uint32_t low = w.word[0] > w.word[1] ? w.word[0] : w.word[1];
+          const std::uint32_t high = w.word[2] > w.word[3] ? w.word[2] : w.word[3];
+          const std::uint32_t larger = low > high ? low : high;
+          word[thread] = larger > key[thread] ? i : word[thread];
+          key[thread] = larger > key[thread] ? larger : key[thread];
         }
       });
       const auto largest = largest_of_group(g, key, shared.warp_value);
       g.each([&](std::uint32_t thread) {
         inverted_id[thread] = 0;
-        for (std::uint32_t i = thread; i < n && inverted_id[thread] == 0; i += sample_threads) {
-          inverted_id[thread] = keys[i] == largest[thread] ? ~(first_of(part) + i) : 0;
+        if (key[thread] == largest[thread] && n != 0) {
+          std::uint32_t i = word[thread] * 4;
+          while (keys[i] != largest[thread]) {
+            ++i;
+          }
+          inverted_id[thread] = ~(first_of(part) + i);
         }
       });
       const auto first = largest_of_group(g, inverted_id, shared.warp_value);
@@ -318,136 +418,223 @@ struct sample_agent {
     });
   }
 
+  /// Whose masses a pass adds to its bins: tokens with an exponent of near_exponent or more, the
+  /// others, or all. Exponents fall with the order, so near tokens come first: of their bins only
+  /// the last may lack some mass, and where they reach the target it is in the bin that it is in
+  /// with all masses. Counts are of all tokens from the first pass on.
+  enum class reach : std::uint8_t { near, far, all };
+  static constexpr float near_exponent = -8.0f;  // A token of 1 / 2,981 of the first's mass.
+
+  /// One pass over the tokens: which bits of an order make its bin.
+  struct bin_pass {
+    bool is_first;  ///< of a selection
+    reach masses;
+    std::uint32_t shift;
+    std::uint32_t width;
+  };
+
   /// Raises the cut so that the fewest first tokens stay that number top_k, or hold top_p of the
   /// mass of all that are kept so far.
   template <bool ByMass, class Cluster, class NextSlots>
   ORIEL_HOST_DEVICE void select(Cluster& c,
                                 const sample_filters& filters,
                                 NextSlots& next_slots) const {
-    std::uint32_t width = 10, shift = sample_order_bits - width;
-    for (bool is_first = true;; is_first = false) {
+    bin_pass pass{
+        .is_first = true, .masses = reach::near, .shift = sample_order_bits - 10, .width = 10};
+    while (true) {
       sample_slot* slots = next_slots();
       c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
-        count_bins<ByMass>(
-            g, filters, {is_first, shift, width}, first_of(part), tokens_of(part), shared, keys);
-        g.each([&](std::uint32_t thread) {
-          for (std::uint32_t bin = thread; bin < sample_bins; bin += sample_threads) {
-            slots[part].mass[bin] = shared.mass[bin];
-            slots[part].count[bin] = shared.count[bin];
-          }
-        });
+        count_bins<ByMass>(g, filters, pass, first_of(part), tokens_of(part), shared, keys);
+        tell_bins<ByMass>(g, shared, slots[part]);
       });
       c.sync();
       c.each_part([&](auto g, std::uint32_t, sample_shared& shared, std::uint32_t*) {
-        add_parts(g, slots, shared);
-        choose_bin<ByMass>(g, filters, {is_first, shift, width}, shared);
+        choose_bin<ByMass>(g, filters, pass, slots, shared);
       });
       if (c.front().is_found != 0) {
         return;
       }
-      width = shift < width ? shift : width;
-      shift -= width;
+      if (c.front().is_short != 0) {
+        pass.masses = reach::far;
+        continue;
+      }
+      const std::uint32_t width = pass.shift < pass.width ? pass.shift : pass.width;
+      pass = {.is_first = false, .masses = reach::all, .shift = pass.shift - width, .width = width};
     }
   }
 
-  /// Which bits of an order make its bin.
-  struct bin_bits {
-    bool is_first;  ///< of a selection
-    std::uint32_t shift;
-    std::uint32_t width;
-  };
-
+  /// Counts tokens and adds masses to the bins, which a pass over the far ones finds as the one
+  /// over the near ones left them. warp_value: masses that were not added to any.
   template <bool ByMass, class Group>
   ORIEL_HOST_DEVICE void count_bins(Group& g,
                                     const sample_filters& filters,
-                                    bin_bits bits,
+                                    bin_pass pass,
                                     std::uint32_t first,
                                     std::uint32_t n,
                                     sample_shared& shared,
                                     const std::uint32_t* keys) const {
+    const bool is_new = pass.masses != reach::far;
     g.each([&](std::uint32_t thread) {
-      for (std::uint32_t bin = thread; bin < sample_bins; bin += sample_threads) {
-        shared.mass[bin] = 0;
+      for (std::uint32_t bin = thread; is_new && bin < sample_bins; bin += sample_threads) {
         shared.count[bin] = 0;
+        for (std::uint32_t l = 0; ByMass && l < sample_limbs; ++l) {
+          shared.limb[l][bin] = 0;
+        }
       }
-      if (thread == 0 && bits.is_first) {
+      if (thread == 0 && pass.is_first) {
         shared.prefix = 0;
       }
     });
     g.sync();
     const std::uint64_t cut = shared.cut, prefix = shared.prefix;
     const scales weights = scales_of(shared, filters, 0.0f);  // min_p comes after top_p.
+    typename Group::template var<std::uint64_t> rest;
     g.each([&](std::uint32_t thread) {
+      rest[thread] = 0;
       for (std::uint32_t i = thread; i < n; i += sample_threads) {
-        const std::uint64_t order = order_of(keys[i], first + i);
-        if (order < cut || order >> (bits.shift + bits.width) != prefix) {
+        const std::uint32_t key = keys[i];
+        const std::uint64_t order = order_of(key, first + i);
+        if (order < cut || order >> (pass.shift + pass.width) != prefix) {
           continue;
         }
-        const auto bin = static_cast<std::uint32_t>(order >> bits.shift) & ((1u << bits.width) - 1);
-        g.add_shared(&shared.count[bin], 1u);
+        const auto bin = static_cast<std::uint32_t>(order >> pass.shift) & ((1u << pass.width) - 1);
+        if (is_new) {
+          g.add_shared(&shared.count[bin], 1u);
+        }
         if constexpr (ByMass) {
-          const std::uint64_t mass = weights.mass(keys[i]);
-          if (mass != 0) {
-            g.add_shared(&shared.mass[bin], mass);
+          const float exponent = weights.exponent(key);
+          const bool is_near = exponent >= near_exponent;
+          if (pass.masses == reach::far && is_near) {
+            continue;
+          }
+          const std::uint64_t mass = weights.mass(exponent);
+          if (pass.masses == reach::near && !is_near) {
+            rest[thread] += mass;
+          } else {
+            add_mass(g, shared, bin, mass);
           }
         }
       }
     });
+    if constexpr (ByMass) {
+      const auto sum = g.sum_over_warp(rest);
+      g.each([&](std::uint32_t thread) {
+        if (thread % 32 == 0) {
+          shared.warp_value[thread / 32] = sum[thread];
+        }
+      });
+    }
     g.sync();
   }
 
   template <class Group>
-  ORIEL_HOST_DEVICE void add_parts(Group& g,
-                                   const sample_slot* slots,
-                                   sample_shared& shared) const {
+  ORIEL_HOST_DEVICE static void add_mass(Group& g,
+                                         sample_shared& shared,
+                                         std::uint32_t bin,
+                                         std::uint64_t mass) {
+    ORIEL_UNROLL
+    for (std::uint32_t l = 0; l < sample_limbs; ++l) {
+      const auto limb = static_cast<std::uint32_t>(mass >> (l * sample_limb_bits)) &
+                        ((1u << sample_limb_bits) - 1);
+      if (limb != 0) {
+        g.add_shared(&shared.limb[l][bin], limb);
+      }
+    }
+  }
+
+  template <bool ByMass, class Group>
+  ORIEL_HOST_DEVICE static void tell_bins(Group& g,
+                                          const sample_shared& shared,
+                                          sample_slot& slot) {
     g.each([&](std::uint32_t thread) {
-      for (std::uint32_t bin = thread; bin < sample_bins; bin += sample_threads) {
-        std::uint64_t mass = 0;
-        std::uint32_t count = 0;
-        for (std::uint32_t p = 0; p < sample_parts; ++p) {
-          mass += slots[p].mass[bin];
-          count += slots[p].count[bin];
+      const std::uint32_t bin = thread * 2;
+      slot.count[thread] = shared.count[bin] | (shared.count[bin + 1] << 16);
+      if constexpr (ByMass) {
+        sample_mass_pair mass{};
+        for (std::uint32_t l = 0; l < sample_limbs; ++l) {
+          mass.of[0] += std::uint64_t{shared.limb[l][bin]} << (l * sample_limb_bits);
+          mass.of[1] += std::uint64_t{shared.limb[l][bin + 1]} << (l * sample_limb_bits);
         }
-        shared.mass[bin] = mass;
-        shared.count[bin] = count;
+        slot.mass[thread] = mass;
+        if (thread == 0) {
+          slot.value = sum_of(shared.warp_value);
+        }
       }
     });
-    g.sync();
+  }
+
+  ORIEL_HOST_DEVICE static std::uint64_t sum_of(const std::uint64_t (&warp_value)[sample_warps]) {
+    std::uint64_t sum = 0;
+    for (const std::uint64_t value : warp_value) {
+      sum += value;
+    }
+    return sum;
+  }
+
+  /// Two bins, from the greatest down: what a thread has of all blocks' sums.
+  struct bin_sums {
+    std::uint64_t value[2];  ///< masses or counts
+    std::uint32_t count[2];
+  };
+  template <bool ByMass>
+  ORIEL_HOST_DEVICE static bin_sums sums_of(const sample_slot* slots, std::uint32_t pair) {
+    bin_sums sums{};
+    ORIEL_UNROLL
+    for (std::uint32_t p = 0; p < sample_parts; ++p) {
+      const std::uint32_t count = slots[p].count[pair];
+      sums.count[0] += count >> 16;
+      sums.count[1] += count & 0xFFFFu;
+      if constexpr (ByMass) {
+        const sample_mass_pair mass = slots[p].mass[pair];
+        sums.value[0] += mass.of[1];
+        sums.value[1] += mass.of[0];
+      }
+    }
+    if constexpr (!ByMass) {
+      sums.value[0] = sums.count[0];
+      sums.value[1] = sums.count[1];
+    }
+    return sums;
   }
 
   /// The bin in which the target is reached, from the greatest down; then the cut, or the next
-  /// bits.
+  /// bits. Where bins hold too little to reach it, nothing but is_short.
   template <bool ByMass, class Group>
   ORIEL_HOST_DEVICE void choose_bin(Group& g,
                                     const sample_filters& filters,
-                                    bin_bits bits,
+                                    bin_pass pass,
+                                    const sample_slot* slots,
                                     sample_shared& shared) const {
-    constexpr std::uint32_t per_thread = sample_bins / sample_threads;
-    const auto value_of = [&](std::uint32_t bin) -> std::uint64_t {
-      return ByMass ? shared.mass[bin] : shared.count[bin];
-    };
+    typename Group::template var<bin_sums> bins;
     typename Group::template var<std::uint64_t> own;
     g.each([&](std::uint32_t thread) {
-      own[thread] = 0;
-      for (std::uint32_t i = 0; i < per_thread; ++i) {
-        own[thread] += value_of(sample_bins - 1 - (thread * per_thread + i));
-      }
+      bins[thread] = sums_of<ByMass>(slots, sample_pairs - 1 - thread);
+      own[thread] = bins[thread].value[0] + bins[thread].value[1];
     });
     auto before = scan_group(g, own, shared.warp_value);
     g.each([&](std::uint32_t thread) {
-      if (thread == sample_threads - 1 && bits.is_first) {
-        shared.target = first_target<ByMass>(filters, before[thread] + own[thread]);
+      if (thread == sample_threads - 1) {
+        const std::uint64_t held = before[thread] + own[thread];
+        if (pass.is_first) {
+          std::uint64_t rest = 0;
+          for (std::uint32_t p = 0; ByMass && p < sample_parts; ++p) {
+            rest += ORIEL_MUTANT(far_tokens_have_no_mass) ? 0 : slots[p].value;
+          }
+          shared.target = first_target<ByMass>(filters, held + rest);
+        }
+        shared.is_short = held < shared.target ? 1u : 0u;
       }
     });
     g.sync();
     g.each([&](std::uint32_t thread) {
       const std::uint64_t target = shared.target;
       std::uint64_t held = before[thread];
-      for (std::uint32_t i = 0; i < per_thread; ++i) {
-        const std::uint32_t bin = sample_bins - 1 - (thread * per_thread + i);
-        const std::uint64_t value = value_of(bin);
+      ORIEL_UNROLL
+      for (std::uint32_t i = 0; i < 2; ++i) {
+        const std::uint64_t value = bins[thread].value[i];
         if (held < target && held + value >= target) {
-          shared.bin = bin;
+          shared.bin = sample_bins - 1 - thread * 2 - i;
+          shared.bin_count = bins[thread].count[i];
           shared.above = held;
         }
         held += value;
@@ -456,7 +643,10 @@ struct sample_agent {
     g.sync();
     g.each([&](std::uint32_t thread) {
       if (thread == 0) {
-        advance<ByMass>(bits, shared);
+        shared.is_found = 0;
+        if (shared.is_short == 0) {
+          advance<ByMass>(pass, shared);
+        }
       }
     });
     g.sync();
@@ -475,12 +665,12 @@ struct sample_agent {
   }
 
   template <bool ByMass>
-  ORIEL_HOST_DEVICE static void advance(bin_bits bits, sample_shared& shared) {
-    const std::uint64_t prefix = (shared.prefix << bits.width) | shared.bin;
-    const bool all_of_bin = !ByMass && shared.above + shared.count[shared.bin] == shared.target;
-    shared.is_found = bits.shift == 0 || shared.count[shared.bin] == 1 || all_of_bin ? 1u : 0u;
+  ORIEL_HOST_DEVICE static void advance(bin_pass pass, sample_shared& shared) {
+    const std::uint64_t prefix = (shared.prefix << pass.width) | shared.bin;
+    const bool all_of_bin = !ByMass && shared.above + shared.bin_count == shared.target;
+    shared.is_found = pass.shift == 0 || shared.bin_count == 1 || all_of_bin ? 1u : 0u;
     if (shared.is_found != 0) {
-      const std::uint64_t cut = prefix << bits.shift;
+      const std::uint64_t cut = prefix << pass.shift;
       shared.cut = cut > shared.cut ? cut : shared.cut;
     } else {
       shared.prefix = prefix;
@@ -498,11 +688,7 @@ struct sample_agent {
       add_range(g, how.filters, first_of(part), shared, keys);
       g.each([&](std::uint32_t thread) {
         if (thread == 0) {
-          std::uint64_t own = 0;
-          for (const std::uint64_t mass : shared.warp_value) {
-            own += mass;
-          }
-          slots[part].value = own;
+          slots[part].value = sum_of(shared.warp_value);
         }
       });
     });
@@ -551,7 +737,7 @@ struct sample_agent {
                                                    std::uint64_t cut,
                                                    std::uint32_t key,
                                                    std::uint32_t id) {
-    return order_of(key, id) < cut ? 0 : weights.mass(key);
+    return order_of(key, id) < cut ? 0 : weights.mass(weights.exponent(key));
   }
 
   /// warp_value[w] = the mass of warp w's part of the range.
@@ -603,19 +789,20 @@ struct sample_agent {
       }
       add_range(g, filters, first, shared, keys);
     }
+    typename Group::template var<std::uint64_t> mass;
     g.each([&](std::uint32_t thread) {
-      if (thread == 0) {
-        const scales weights = scales_of(shared, filters, filters.min_p);
-        std::uint32_t i = shared.range_begin;
-        std::uint64_t mass = kept_mass(weights, shared.cut, keys[i], first + i);
-        for (std::uint64_t left = shared.left; left >= mass;) {
-          left -= mass;
-          ++i;
-          mass = kept_mass(weights, shared.cut, keys[i], first + i);
-        }
-        args.out.data()[row] = {.id = token_id{first + i},
-                                .probability = static_cast<float>(
-                                    static_cast<double>(mass) / static_cast<double>(shared.total))};
+      const scales weights = scales_of(shared, filters, filters.min_p);
+      const std::uint32_t i = shared.range_begin + thread;
+      mass[thread] = i < shared.range_end ? kept_mass(weights, shared.cut, keys[i], first + i) : 0;
+    });
+    const auto before = g.scan_warp(mass);
+    g.each([&](std::uint32_t thread) {
+      if (thread < 32 && shared.left >= before[thread] &&
+          shared.left - before[thread] < mass[thread]) {
+        args.out.data()[row] = {
+            .id = token_id{first + shared.range_begin + thread},
+            .probability = static_cast<float>(static_cast<double>(mass[thread]) /
+                                              static_cast<double>(shared.total))};
       }
     });
     g.sync();

@@ -15,7 +15,9 @@
 ///     g.scan_warp(v)           the sum of v over the threads of the warp before this one
 ///     g.peers_before(v)        how many threads of the warp before this one have the same v, and
 ///                              how many of all have it
-///     g.add_shared(p, x)       adds to a number in shared memory that others add to; p's old value
+///     g.add_shared(p, x)       adds to a number in shared memory that others add to; p's old
+///     value.
+///                              32 bits: of 64 a device would make a loop of compare and swap
 ///
 /// All sums are of integers, so they have no order that could differ. Threads of one `each` must
 /// not depend on each other: a device runs them together, `host_group` one after the other,
@@ -99,9 +101,8 @@ class host_group {
     }
     return r;
   }
-  template <class T>
-  T add_shared(T* p, T x) {
-    const T old = *p;
+  std::uint32_t add_shared(std::uint32_t* p, std::uint32_t x) {
+    const std::uint32_t old = *p;
     *p += x;
     return old;
   }
@@ -199,13 +200,6 @@ class device_group {
   ORIEL_HOST_DEVICE std::uint32_t add_shared(std::uint32_t* p, std::uint32_t x) {
 #ifdef __CUDA_ARCH__
     return atomicAdd(p, x);
-#else
-    return *p += x;
-#endif
-  }
-  ORIEL_HOST_DEVICE std::uint64_t add_shared(std::uint64_t* p, std::uint64_t x) {
-#ifdef __CUDA_ARCH__
-    return atomicAdd(reinterpret_cast<unsigned long long*>(p), x);
 #else
     return *p += x;
 #endif

@@ -122,7 +122,7 @@ std::uint64_t bytes_of(const cuda_weights& weights) noexcept {
 }
 
 bool computes_in_e4m3(const cuda_weights& weights) noexcept {
-  return !weights.products().empty();
+  return has_scaled(weights.products());
 }
 
 std::function<std::unique_ptr<step_runner>(const runner_setup&)> cuda_runners(

@@ -126,7 +126,8 @@ class host_backend final : public engine::step_backend {
   engine::backend_needs taken;
   const char* named = "";  ///< the arithmetic; set before a runner is made
   std::size_t runs = 0, computed_rows = 0, graph_runs = 0, drafting_runs = 0,
-              block_scaled_products = 0, grouped_products = 0, gated_attentions = 0;
+              block_scaled_products = 0, grouped_products = 0, packed_products = 0,
+              gated_attentions = 0;
   /// Operations run in its stream 0, when it pleases. Null: at once.
   fake_device* device = nullptr;
   page_mover* moves = nullptr;
@@ -278,16 +279,18 @@ class host_backend final : public engine::step_backend {
         args,
         serial_);
   }
-  void interpret(const engine::gemm_op& o) {
+  void interpret(const engine::gemm_op& o) { multiply(o, o.plan.shape, o.plan.rows_max); }
+  /// A product of the model's own type. @tparam Op  has its operands
+  template <class Op>
+  void multiply(const Op& o, const gemm_shape& shape, std::uint32_t rows_max) {
     const engine::packed_matrix& w = matrix_of(weights_, o.weight);
-    const gemm_shape& shape = o.plan.shape;
     REQUIRE((w.shape.n == shape.n && w.shape.k == shape.k && w.shape.weights == shape.weights));
     const std::uint32_t rows = count_of(o.rows);
-    REQUIRE(rows <= o.plan.rows_max);
+    REQUIRE(rows <= rows_max);
     if (rows == 0) {
       return;
     }
-    const std::vector<float> x = widened(o.x, rows, shape.k);
+    const std::vector<float> x = widened(values_of(o.x), rows, shape.k);
     std::vector<float> out = o.accumulate ? widened(o.out, rows, shape.n)
                                           : std::vector<float>(std::size_t{rows} * shape.n);
     const auto plan = host::plan_gemm(w.shape, rows, 1, weights_.path, weights_.backend);
@@ -303,6 +306,8 @@ class host_backend final : public engine::step_backend {
                    serial_);
     store(out, o.out, rows, shape.n);
   }
+  static const slice& values_of(const slice& s) { return s; }
+  static const slice& values_of(const engine::operand_slice& s) { return s.values; }
   quantized_rows quantized(const engine::operand_slice& s) {
     REQUIRE(s.values.type == dtype::e4m3);
     return {.values = buffer<e4m3>(s.values.buffer).data() + s.values.offset,
@@ -347,6 +352,15 @@ class host_backend final : public engine::step_backend {
             .weight_scale_rows = nullptr};
   }
   void interpret(const engine::scaled_gemm_op& o) {
+    if (const auto* const grouped = std::get_if<cuda::grouped_gemm_plan>(&o.plan);
+        grouped != nullptr && grouped->shape.weights == dtype::bf16) {
+      REQUIRE((o.x.values.offset | o.x.values.stride) % 8 == 0);  // Copied 16 bytes at a time.
+      REQUIRE((!o.accumulate || o.out.type == dtype::f32));
+      const grouped_gemm_shape& s = grouped->shape;
+      multiply(o, {.n = s.n, .k = s.k, .weights = s.weights}, grouped->limits.rows_max);
+      ++packed_products;
+      return;
+    }
     const engine::packed_matrix& w = matrix_of(*e4m3_weights_, o.weight);
     const std::uint32_t rows = count_of(o.rows);
     const auto* const block_scaled = std::get_if<cuda::block_scaled_gemm_plan>(&o.plan);

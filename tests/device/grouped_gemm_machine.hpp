@@ -58,6 +58,9 @@ class host_gemm_producer {
     }
     put(to, chunk.data(), chunk.size());
   }
+  void copy_whole_chunk(std::uint32_t to, const std::byte* from, std::uint32_t units) {
+    copy_chunk(to, from, units, 16);
+  }
   void copy_scale(std::uint32_t to, const float* from) {
     put(to, reinterpret_cast<const std::byte*>(from), sizeof *from);
   }

@@ -61,6 +61,11 @@ class gemm_producer {
                                              std::uint32_t bytes) const {
     ptx::copy_async_16(address_ + memory::stage(ring_.stage) + to, from, units, bytes);
   }
+  __device__ __forceinline__ void copy_whole_chunk(std::uint32_t to,
+                                                   const std::byte* from,
+                                                   std::uint32_t units) const {
+    ptx::copy_async_16(address_ + memory::stage(ring_.stage) + to, from, units);
+  }
   __device__ __forceinline__ void copy_scale(std::uint32_t to, const float* from) const {
     ptx::copy_async_4(address_ + memory::stage(ring_.stage) + to, from);
   }

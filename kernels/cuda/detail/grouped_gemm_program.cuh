@@ -74,15 +74,21 @@ struct gemm_producer_thread {
   return thread / warp_threads % 2 * 4 + thread % warp_threads / core_side;
 }
 
-/// Row `row` of an item as a row of x, or no_row.
-[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t source_row(const grouped_gemm_call& call,
-                                                                const grouped_gemm_work& work,
-                                                                std::uint32_t row) {
+/// Row `row` of an item as row_index has it, or no_row.
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t indexed_row(const grouped_gemm_call& call,
+                                                                 const grouped_gemm_work& work,
+                                                                 std::uint32_t row) {
   if (row >= work.rows) {
     return no_row;
   }
   row += work.first_row;
-  return call.args.row_index != nullptr ? call.args.row_index[row] / call.args.row_divisor : row;
+  return call.args.row_index != nullptr ? call.args.row_index[row] : row;
+}
+/// The row of x that it is, or no_row.
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t source_row(const grouped_gemm_call& call,
+                                                                std::uint32_t indexed) {
+  return indexed == no_row || call.args.row_index == nullptr ? indexed
+                                                             : indexed / call.args.row_divisor;
 }
 
 /// Row of the group's grid of scales for packed row `packed` of the group, or no_row.
@@ -97,28 +103,41 @@ struct gemm_producer_thread {
                        : shape.plain_grid_rows() / 2 + (row - shape.n) / scale_block;
 }
 
+/// Asks for the indices of a thread's rows; find_rows needs them. What lies between does not wait.
+template <dtype Type>
+ORIEL_HOST_DEVICE_INLINE void ask_for_rows(const grouped_gemm_call& call,
+                                           const grouped_gemm_work& work,
+                                           std::uint32_t thread,
+                                           gemm_producer_thread<Type>& t) {
+  ORIEL_UNROLL
+  for (std::uint32_t i = 0; i < t.rows; ++i) {
+    t.source[i] = indexed_row(call, work, copied_row(thread, i));
+  }
+  if constexpr (gemm_tile<Type>::is_scaled) {
+    static_assert(gemm_tile<Type>::rows == warpgroup_threads);
+    static_assert(gemm_feature_tile == warpgroup_threads);
+    t.scale_source = indexed_row(call, work, thread);
+    t.scale_row = grid_row(call, work.feature_tile * gemm_feature_tile + thread);
+  }
+}
+
 template <dtype Type>
 ORIEL_HOST_DEVICE_INLINE void find_rows(const grouped_gemm_call& call,
-                                        const grouped_gemm_work& work,
-                                        std::uint32_t thread,
                                         gemm_producer_thread<Type>& t) {
   const auto units =
       static_cast<std::uint32_t>(call.args.x_stride * call.element_bytes() / gemm_chunk_bytes);
   ORIEL_UNROLL
   for (std::uint32_t i = 0; i < t.rows; ++i) {
-    const std::uint32_t row = source_row(call, work, copied_row(thread, i));
+    const std::uint32_t row = source_row(call, t.source[i]);
     t.source[i] = row == no_row ? no_row : row * units;
   }
   if constexpr (gemm_tile<Type>::is_scaled) {
-    static_assert(gemm_tile<Type>::rows == warpgroup_threads);
-    static_assert(gemm_feature_tile == warpgroup_threads);
-    t.scale_source = source_row(call, work, thread);
-    t.scale_row = grid_row(call, work.feature_tile * gemm_feature_tile + thread);
+    t.scale_source = source_row(call, t.scale_source);
   }
 }
 
-/// A thread's chunks of k tile `k_tile`, and its scales.
-template <dtype Type, class Machine>
+/// A thread's chunks of k tile `k_tile`, and its scales. `Whole`: the tile ends within k.
+template <dtype Type, bool Whole, class Machine>
 ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
                                         const grouped_gemm_work& work,
                                         std::uint32_t k_tile,
@@ -130,12 +149,16 @@ ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
   const std::uint32_t at = k_tile * gemm_k_tile_bytes + chunk * gemm_chunk_bytes;
   const std::uint32_t left = at < row_bytes ? row_bytes - at : 0;
   const std::uint32_t bytes = left < gemm_chunk_bytes ? left : gemm_chunk_bytes;
-  const auto* const x = static_cast<const std::byte*>(call.args.x) + (bytes != 0 ? at : 0);
+  const auto* const x = static_cast<const std::byte*>(call.args.x) + (Whole || bytes != 0 ? at : 0);
   ORIEL_UNROLL
   for (std::uint32_t i = 0; i < t.rows; ++i) {
     if (t.source[i] != no_row) {
-      machine.copy_chunk(
-          stage::x + gemm_chunk_offset(copied_row(thread, i), chunk), x, t.source[i], bytes);
+      const std::uint32_t to = stage::x + gemm_chunk_offset(copied_row(thread, i), chunk);
+      if constexpr (Whole) {
+        machine.copy_whole_chunk(to, x, t.source[i]);
+      } else {
+        machine.copy_chunk(to, x, t.source[i], bytes);
+      }
     }
   }
   if constexpr (gemm_tile<Type>::is_scaled) {
@@ -153,20 +176,28 @@ ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
   }
 }
 
-/// The producer, one item.
+/// The producer, one item. Its first piece of weights is asked for before its rows are known.
 template <dtype Type, class Machine>
 ORIEL_HOST_DEVICE_INLINE void produce_item(const grouped_gemm_call& call,
                                            const grouped_gemm_work& work,
                                            Machine& machine) {
   using thread_state = gemm_producer_thread<Type>;
-  machine.each([&](std::uint32_t thread, thread_state& t) { find_rows(call, work, thread, t); });
+  machine.each([&](std::uint32_t thread, thread_state& t) { ask_for_rows(call, work, thread, t); });
   const std::size_t tile = std::size_t{work.group} * call.feature_tiles + work.feature_tile;
   const std::byte* piece = call.args.weights + tile * call.k_tiles * gemm_piece_bytes;
+  const std::uint32_t whole_tiles = call.shape.k * call.element_bytes() / gemm_k_tile_bytes;
   for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile, piece += gemm_piece_bytes) {
     machine.begin_stage();
     machine.copy_piece(piece);
     machine.each([&](std::uint32_t thread, thread_state& t) {
-      copy_rows(call, work, k_tile, thread, t, machine);
+      if (k_tile == 0) {
+        find_rows(call, t);
+      }
+      if (k_tile < whole_tiles) {
+        copy_rows<Type, true>(call, work, k_tile, thread, t, machine);
+      } else {
+        copy_rows<Type, false>(call, work, k_tile, thread, t, machine);
+      }
     });
     machine.end_stage();
   }

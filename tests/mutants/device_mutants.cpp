@@ -54,6 +54,7 @@ constexpr mutant all_mutants[] = {
     {"gemm_stage_goes_back_under_its_products", "bf16 operands are overwritten", products},
     {"gemm_part_is_added_before_it_is_there", "e4m3 sums of the k tile before", products},
     {"gemm_stage_goes_back_with_its_scales", "e4m3 scales are overwritten", products},
+    {"gemm_last_tile_is_copied_whole", "what lies behind k is multiplied", products},
     {"gemm_sigmoid_forgets_the_rest",
      "log2(e) has 24 bits: sigmoids far from 0.5 are off",
      "the epilogue's silu is near in f32\\, and under a rounding to bf16"},

@@ -193,7 +193,7 @@ ORIEL_HOST_DEVICE_INLINE void produce_item(const grouped_gemm_call& call,
       if (k_tile == 0) {
         find_rows(call, t);
       }
-      if (k_tile < whole_tiles) {
+      if (k_tile < whole_tiles || ORIEL_MUTANT(gemm_last_tile_is_copied_whole)) {
         copy_rows<Type, true>(call, work, k_tile, thread, t, machine);
       } else {
         copy_rows<Type, false>(call, work, k_tile, thread, t, machine);

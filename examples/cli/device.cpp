@@ -65,6 +65,11 @@ runner_maker compute_device::take(const model_geometry& model,
   if (engine::computes_in_e4m3(*uploaded)) {
     note("{}: FP8 weights are multiplied in FP8, with rows in FP8 (e4m3)\n", model.name);
   }
+  if (const std::size_t packed = engine::packed_matrices(*uploaded); packed != 0) {
+    note("{}: cuBLASLt has no order-fixed algorithm for {} matrices: Oriel's own product has\n",
+         model.name,
+         packed);
+  }
   return engine::cuda_runners(uploaded, device);
 }
 

@@ -7,6 +7,7 @@
 #include <oriel/tier/stream_mover.hpp>
 
 #include <engine/error.hpp>
+#include <engine/packed_products.hpp>
 #include <engine/program_runner.hpp>
 #include <fmt/format.h>
 
@@ -183,6 +184,9 @@ program_runner::program_runner(const program_model& model,
   if (!arithmetic_.empty()) {  // The host's products do not depend on how many rows there are.
     arithmetic_ += order_fixed ? fmt::format("products for {} rows, ", model_.product_rows)
                                : std::string("products by bucket, ");
+    if (const std::uint64_t digest = digest_of(model_.products); digest != 0) {
+      arithmetic_ += fmt::format("matrices {:016x}, ", digest);
+    }
   }
   for (const program_shape& shape : largest_shapes(model_, most_, drafts_max)) {
     cover(needs_, program_for(shape));

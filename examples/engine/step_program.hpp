@@ -79,10 +79,24 @@ struct weight_name {
 enum class product_kind : std::uint8_t {
   plain,         ///< device_gemm.hpp, experts grouped_gemm.hpp: of program_model::compute
   block_scaled,  ///< device_gemm.hpp: e4m3 with one plain grid of scales
-  grouped        ///< grouped_gemm.hpp: e4m3, packed, with any grid of scales
+  grouped,       ///< grouped_gemm.hpp: e4m3, packed, with any grid of scales
+  packed         ///< grouped_gemm.hpp: bf16, packed; what device_gemm.hpp refuses
 };
+/// Are its operands e4m3 with scales?
+[[nodiscard]] constexpr bool is_scaled(product_kind kind) noexcept {
+  return kind == product_kind::block_scaled || kind == product_kind::grouped;
+}
 /// Of the matrices that are not plain.
 using product_kinds = std::map<weight_name, product_kind>;
+/// Are some of e4m3?
+[[nodiscard]] inline bool has_scaled(const product_kinds& kinds) noexcept {
+  for (const auto& [name, kind] : kinds) {
+    if (is_scaled(kind)) {
+      return true;
+    }
+  }
+  return false;
+}
 
 /// The model as programs see it. `layers` are the model's, then those of the MTP blocks in use.
 struct program_model {
@@ -95,7 +109,7 @@ struct program_model {
   std::vector<std::uint32_t> pool_of = {};  ///< [layers]: whose tables a layer reads
   std::uint32_t mtp_blocks = 0;             ///< in use
   bool chains_hidden = false;               ///< blocks are told the output of the one before
-  product_kinds products = {};              ///< of e4m3 weights (scaled_products.hpp)
+  product_kinds products = {};              ///< scaled_products.hpp, packed_products.hpp
   /// Rows of a decoding sequence at most: 1 and its drafts. Sequences of no more rows are attended
   /// to with splits of their own where the context is long, in steps with prompts, too.
   std::uint32_t decode_rows_max = 1;
@@ -219,7 +233,8 @@ struct quantize_op {
   operand_slice out;
   row_set rows;
 };
-/// A product with an e4m3 matrix. Computes the rows up to the next multiple of 4; `out` has them.
+/// A product with an e4m3 matrix, or with a packed one of bf16, which has no scales. Computes the
+/// rows up to the next multiple of 4; `out` has them.
 struct scaled_gemm_op {
   weight_name weight;
   std::variant<cuda::block_scaled_gemm_plan, cuda::grouped_gemm_plan> plan;

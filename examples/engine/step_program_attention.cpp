@@ -97,8 +97,8 @@ void program_builder::attention(std::uint32_t index, const pass& r) {
                                        r.rows});
   const std::uint32_t heads_width = a.q_heads * a.head_dim_vo;
   // Rows in e4m3 are quantised of f32: rounded before, they would be others.
-  const bool is_rounded = kind_of(o_weight) == product_kind::plain ||
-                          ORIEL_MUTANT(heads_are_rounded_before_they_are_quantised);
+  const bool is_rounded =
+      !is_scaled(kind_of(o_weight)) || ORIEL_MUTANT(heads_are_rounded_before_they_are_quantised);
   const dtype heads_type = is_rounded ? model_.compute : dtype::f32;
   const matrix_slice heads = matrix("heads", r.count, heads_width, heads_type);
   for (const cuda::attention_plan& plan : attention_plans(shape, r)) {

@@ -17,10 +17,10 @@ void program_builder::dense(std::uint32_t index, const pass& r) {
             .x = normed,
             .out = gate_up,
             .rows = r.rows});
-  // A plain product's operand goes over the gates.
-  const operand_slice act = kind_of(down_weight) == product_kind::plain
-                                ? operand_slice{gate_up}
-                                : scaled("e4m3 activations", r.count, inter);
+  // An operand that has no scales goes over the gates.
+  const operand_slice act = is_scaled(kind_of(down_weight))
+                                ? scaled("e4m3 activations", r.count, inter)
+                                : operand_slice{gate_up};
   p_.operations.emplace_back(swiglu_op{inter, gate_up, act, r.rows});
   multiply({.weight = down_weight,
             .n = g_.hidden,

@@ -27,9 +27,8 @@ operand_slice program_builder::operand(const char* name,
                                        weight_name weight,
                                        std::size_t rows,
                                        std::size_t columns) {
-  return kind_of(weight) == product_kind::plain
-             ? operand_slice{matrix(name, rows, columns, model_.compute)}
-             : scaled(name, rows, columns);
+  return is_scaled(kind_of(weight)) ? scaled(name, rows, columns)
+                                    : operand_slice{matrix(name, rows, columns, model_.compute)};
 }
 
 operand_slice program_builder::scaled(const char* name, std::size_t rows, std::size_t columns) {
@@ -45,7 +44,7 @@ operand_slice program_builder::as_operand(weight_name weight,
                                           const matrix_slice& x,
                                           std::uint32_t width,
                                           row_set rows) {
-  if (kind_of(weight) == product_kind::plain) {
+  if (!is_scaled(kind_of(weight))) {
     return {x};
   }
   const operand_slice out = scaled("e4m3 rows", rows_of(rows), width);
@@ -75,11 +74,13 @@ void program_builder::gemm(const product& p) {
 }
 
 void program_builder::scaled_gemm(const product& p) {
-  ORIEL_EXPECTS(p.x.values.type == dtype::e4m3);
+  const product_kind kind = kind_of(p.weight);
+  const dtype type = is_scaled(kind) ? dtype::e4m3 : dtype::bf16;
+  ORIEL_EXPECTS(p.x.values.type == type);
   const product_limits limits = product_limits_of(p.rows);
   const auto rows_max = static_cast<std::uint32_t>(in_fours(limits.rows_max));
   scaled_gemm_op op{p.weight, {}, p.x, p.out, p.accumulate, gemm_workspace_, p.rows};
-  if (kind_of(p.weight) == product_kind::block_scaled) {
+  if (kind == product_kind::block_scaled) {
     const auto plan = planned(
         cuda::plan_block_scaled_gemm(
             {.n = p.n, .k = p.k, .weights = dtype::e4m3}, p.out.type, rows_max, limits.order),
@@ -89,9 +90,9 @@ void program_builder::scaled_gemm(const product& p) {
   } else {
     // These have one order for any number of rows.
     op.plan = planned(cuda::plan_grouped_gemm(
-                          {.groups = 1, .n = p.n, .k = p.k, .weights = dtype::e4m3},
+                          {.groups = 1, .n = p.n, .k = p.k, .weights = type},
                           {.rows_max = rows_of(p.rows), .multiprocessors = model_.multiprocessors}),
-                      "a product of e4m3");
+                      "a packed product");
   }
   p_.operations.emplace_back(op);
 }

@@ -479,7 +479,7 @@ cuda_backend::cuda_backend(std::shared_ptr<const cuda_weights> weights,
       arithmetic_(fmt::format("cuda {}, cuBLASLt {}, {}",
                               device.name,
                               cuda::gemm_library::version(),
-                              weights_->products().empty() ? "" : "e4m3, ")),
+                              has_scaled(weights_->products()) ? "e4m3, " : "")),
       stream_(make_stream()) {
   products_.emplace(checked(cuda::gemm_library::create(), "products on the device"));
   for (std::uint32_t i = 0; i < pools.plan().pools(); ++i) {

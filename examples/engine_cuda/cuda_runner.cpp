@@ -122,7 +122,15 @@ std::uint64_t bytes_of(const cuda_weights& weights) noexcept {
 }
 
 bool computes_in_e4m3(const cuda_weights& weights) noexcept {
-  return !weights.products().empty();
+  return has_scaled(weights.products());
+}
+
+std::size_t packed_matrices(const cuda_weights& weights) noexcept {
+  std::size_t packed = 0;
+  for (const auto& [name, kind] : weights.products()) {
+    packed += kind == product_kind::packed ? 1 : 0;
+  }
+  return packed;
 }
 
 std::function<std::unique_ptr<step_runner>(const runner_setup&)> cuda_runners(

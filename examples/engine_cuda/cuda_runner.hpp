@@ -13,6 +13,7 @@
 #include <engine/step_runner.hpp>
 #include <engine/weights.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -45,6 +46,8 @@ class cuda_weights;
 [[nodiscard]] std::uint64_t bytes_of(const cuda_weights& weights) noexcept;
 /// Are matrices multiplied in e4m3, for the checkpoint has them so?
 [[nodiscard]] bool computes_in_e4m3(const cuda_weights& weights) noexcept;
+/// Matrices of bf16 for which cuBLASLt has no order-fixed algorithm: a grouped product has.
+[[nodiscard]] std::size_t packed_matrices(const cuda_weights& weights) noexcept;
 
 /// What engine_options::make_runner wants.
 [[nodiscard]] std::function<std::unique_ptr<step_runner>(const runner_setup&)> cuda_runners(

@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <engine/error.hpp>
+#include <engine/packed_products.hpp>
 #include <engine/scaled_products.hpp>
 #include <engine_cuda/cuda_weights.hpp>
 #include <fmt/format.h>
@@ -28,8 +29,11 @@ struct upload {
 
 class uploads {
  public:
-  uploads(const model_geometry& model, const model_weights& weights, std::uint32_t multiprocessors)
-      : model_(model), weights_(weights), multiprocessors_(multiprocessors) {}
+  uploads(const model_geometry& model,
+          const model_weights& weights,
+          const product_kinds& products,
+          std::uint32_t multiprocessors)
+      : model_(model), weights_(weights), products_(products), multiprocessors_(multiprocessors) {}
 
   std::vector<upload> list();
 
@@ -55,12 +59,15 @@ class uploads {
 
   const model_geometry& model_;
   const model_weights& weights_;
+  const product_kinds& products_;
   std::uint32_t multiprocessors_;
   std::vector<upload> all_;
 };
 
 void uploads::add(weight_name name, const packed_matrix& m) {
-  switch (kind_of(m)) {
+  const auto found = products_.find(name);
+  const product_kind kind = found == products_.end() ? product_kind::plain : found->second;
+  switch (kind) {
     case product_kind::plain:
       add(name, m.bytes.span());
       break;
@@ -68,9 +75,10 @@ void uploads::add(weight_name name, const packed_matrix& m) {
       add(name, m.bytes.span());
       add_plain_grid(name, m);
       break;
+    case product_kind::packed:
     case product_kind::grouped:
       add_grouped(name,
-                  {.groups = 1, .n = m.shape.n, .k = m.shape.k, .weights = dtype::e4m3},
+                  {.groups = 1, .n = m.shape.n, .k = m.shape.k, .weights = m.shape.weights},
                   m.bytes,
                   m.bytes.size());
       add(name, std::as_bytes(std::span(m.grid.scales)), weight_part::scales);
@@ -111,7 +119,7 @@ void uploads::add_grouped(weight_name name,
   // Rows of bf16 lie side by side in a step's memory.
   if (shape.weights == dtype::bf16 && shape.k % 8 != 0) {
     throw error(
-        fmt::format("experts of width {} cannot be computed on a device: "
+        fmt::format("products of rows of {} numbers cannot be computed on a device: "
                     "a row is no multiple of 16 bytes",
                     shape.k));
   }
@@ -178,6 +186,28 @@ std::vector<upload> uploads::list() {
   return std::move(all_);
 }
 
+/// As cuBLASLt on this device has algorithms.
+product_kinds products_of(const model_geometry& model, const model_weights& weights) {
+  const auto library = cuda::gemm_library::create();
+  if (!library) {
+    throw error(fmt::format("no products on the device: {}", library.error().detail));
+  }
+  const auto takes = [&](const library_product& p) {
+    const status found = std::visit(
+        [&](const auto& plan) { return cuda::find_gemm(*library, plan, p.layout); }, p.plan);
+    if (!found && found.error().code != errc::unsupported_shape) {
+      throw error(fmt::format(
+          "no products on the device: {} ({})", found.error().detail, found.error().native));
+    }
+    return bool{found};
+  };
+  return with_packed(model,
+                     weights.compute,
+                     static_cast<std::uint32_t>(weights.mtp.size()),
+                     scaled_products(weights),
+                     takes);
+}
+
 }  // namespace
 
 grouped_gemm_shape expert_gate_up_shape(const model_geometry& model,
@@ -199,9 +229,9 @@ grouped_gemm_shape expert_down_shape(const model_geometry& model,
 cuda_weights::cuda_weights(const model_geometry& model,
                            const model_weights& weights,
                            std::uint32_t multiprocessors)
-    : model_(model), compute_(weights.compute), products_(scaled_products(weights)) {
+    : model_(model), compute_(weights.compute), products_(products_of(model, weights)) {
   ORIEL_EXPECTS(weights.form == weight_form::plain);
-  const std::vector<upload> all = uploads(model, weights, multiprocessors).list();
+  const std::vector<upload> all = uploads(model, weights, products_, multiprocessors).list();
   std::vector<memory_piece> pieces;
   for (const upload& u : all) {
     at_[{u.name, u.part}] = pieces.size();

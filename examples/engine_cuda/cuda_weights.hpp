@@ -45,7 +45,7 @@ class cuda_weights {
   }
   [[nodiscard]] std::uint64_t size_bytes() const noexcept { return memory_->size_bytes(); }
   [[nodiscard]] dtype compute() const noexcept { return compute_; }
-  /// Which products are of e4m3; empty: none.
+  /// Of the matrices that are not plain: those of e4m3, and those that cuBLASLt refuses.
   [[nodiscard]] const product_kinds& products() const noexcept { return products_; }
   [[nodiscard]] const model_geometry& model() const noexcept { return model_; }
 

@@ -108,6 +108,7 @@ struct gemm_library::state {
   struct slot {
     bool used;
     product key;
+    std::uint32_t rows_taken;  // order-fixed: a number of rows that the algorithm is known to take
     cublasLtMatmulAlgo_t algorithm;
   };
   cublasLtHandle_t handle = nullptr;
@@ -183,7 +184,7 @@ bool takes(cublasLtHandle_t handle,
 
 // The first algorithm that the heuristics offer, that keeps the order, and that takes p.rows rows.
 // Order-fixed: which is offered for rows_chosen_for rows and takes a few numbers up to them; p.rows
-// has no say in the choice, or calls of other numbers would be computed by other code.
+// has no say in it, or calls of other numbers would be computed by other code.
 status choose(cublasLtHandle_t handle,
               const product& p,
               const operands& at,
@@ -239,10 +240,6 @@ status choose(cublasLtHandle_t handle,
     if (!fits) {
       continue;
     }
-    if (!takes(handle, p, at, workspace_bytes, offer, p.rows)) {
-      return failure{
-          errc::unsupported_shape, 0, "gemm: the order-fixed algorithm does not take so many rows"};
-    }
     algorithm = offer;
     return {};
   }
@@ -250,24 +247,53 @@ status choose(cublasLtHandle_t handle,
       errc::unsupported_shape, 0, "gemm: cuBLASLt has no algorithm that keeps the order"};
 }
 
+// What decides on the algorithm.
+product key_of(product p) noexcept {
+  p.rows = p.rows_chosen_for != 0 ? 0 : p.rows;
+  return p;
+}
+
+// The algorithm for a product, from the table or by the heuristics; null: `out` says why.
+const cublasLtMatmulAlgo_t* algorithm_for(gemm_library::state& library,
+                                          const product& p,
+                                          const operands& at,
+                                          std::size_t workspace_bytes,
+                                          status& out) noexcept {
+  const product key = key_of(p);
+  auto* slot = &library.find(key);
+  if (!slot->used) {
+    cublasLtMatmulAlgo_t algorithm;
+    if (out = choose(library.handle, p, at, workspace_bytes, algorithm); !out) {
+      return nullptr;
+    }
+    if (library.used >= slots / 4 * 3) {
+      std::memset(library.table, 0, sizeof library.table);
+      library.used = 0;
+      slot = &library.find(key);
+    }
+    ++library.used;
+    *slot = {true, key, p.rows_chosen_for, algorithm};
+  }
+  if (p.rows_chosen_for != 0 && slot->rows_taken != p.rows) {
+    if (!takes(library.handle, p, at, workspace_bytes, slot->algorithm, p.rows)) {
+      out = failure{
+          errc::unsupported_shape, 0, "gemm: the order-fixed algorithm does not take so many rows"};
+      return nullptr;
+    }
+    slot->rows_taken = p.rows;
+  }
+  return &slot->algorithm;
+}
+
 status multiply(gemm_library::state& library,
                 const product& p,
                 const operands& at,
                 std::span<std::byte> workspace,
                 CUstream_st* stream) noexcept {
-  auto* slot = &library.find(p);
-  if (!slot->used) {
-    cublasLtMatmulAlgo_t algorithm;
-    if (const status chosen = choose(library.handle, p, at, workspace.size(), algorithm); !chosen) {
-      return chosen;
-    }
-    if (library.used >= slots / 4 * 3) {
-      std::memset(library.table, 0, sizeof library.table);
-      library.used = 0;
-      slot = &library.find(p);
-    }
-    ++library.used;
-    *slot = {true, p, algorithm};
+  status found;
+  const auto* const algorithm = algorithm_for(library, p, at, workspace.size(), found);
+  if (algorithm == nullptr) {
+    return found;
   }
   descriptors d;
   outcome all;
@@ -289,7 +315,7 @@ status multiply(gemm_library::state& library,
                        &d.out,
                        at.out,
                        &d.out,
-                       &slot->algorithm,
+                       algorithm,
                        workspace.data(),
                        workspace.size(),
                        stream));
@@ -300,6 +326,13 @@ status multiply(gemm_library::state& library,
   return {};
 }
 
+template <class Plan>
+std::uint32_t rows_chosen_for(const Plan& plan, dtype in) noexcept {
+  const std::uint32_t rows = plan.order == gemm_order::fixed ? plan.rows_max : 0;
+  const std::uint32_t unit = row_unit(in);
+  return (rows + unit - 1) / unit * unit;
+}
+
 template <class Args, class Plan>
 product product_of(const Plan& plan,
                    const Args& args,
@@ -307,15 +340,13 @@ product product_of(const Plan& plan,
                    std::uint32_t k,
                    dtype in,
                    dtype out) noexcept {
-  const std::uint32_t rows = plan.order == gemm_order::fixed ? plan.rows_max : 0;
-  const std::uint32_t unit = row_unit(in);
   return {.w_stride = args.weight_stride,
           .x_stride = args.x_stride,
           .out_stride = args.out_stride,
           .n = n,
           .k = k,
           .rows = args.rows,
-          .rows_chosen_for = (rows + unit - 1) / unit * unit,
+          .rows_chosen_for = rows_chosen_for(plan, in),
           .w_alignment = alignment_of(args.weights),
           .x_alignment = alignment_of(args.x),
           .out_alignment = alignment_of(args.out),
@@ -364,6 +395,35 @@ status run(const gemm_library& library,
       stream);
 }
 
+template <class Plan>
+status find(const gemm_library& library,
+            const Plan& plan,
+            const gemm_layout& layout,
+            std::uint32_t n,
+            std::uint32_t k,
+            dtype in) noexcept {
+  // Where scales lie is asked for and not looked at.
+  alignas(16) static constexpr float nowhere[4] = {};
+  const float* const scales = in == dtype::e4m3 ? nowhere : nullptr;
+  const std::uint32_t unit = row_unit(in);
+  const product p{.w_stride = layout.weight_stride,
+                  .x_stride = layout.x_stride,
+                  .out_stride = layout.out_stride,
+                  .n = n,
+                  .k = k,
+                  .rows = (plan.rows_max + unit - 1) / unit * unit,
+                  .rows_chosen_for = rows_chosen_for(plan, in),
+                  .w_alignment = 16,
+                  .x_alignment = layout.x_alignment,
+                  .out_alignment = layout.out_alignment,
+                  .in = static_cast<std::uint8_t>(in),
+                  .out = static_cast<std::uint8_t>(plan.out)};
+  status found;
+  const operands at{nullptr, nullptr, nullptr, scales, scales, false};
+  algorithm_for(library.get(), p, at, plan.workspace_bytes, found);
+  return found;
+}
+
 }  // namespace
 
 bool gemm_library::is_built() noexcept {
@@ -391,6 +451,18 @@ gemm_library::~gemm_library() {
     cublasLtDestroy(state_->handle);
     delete state_;
   }
+}
+
+status find_gemm(const gemm_library& library,
+                 const gemm_plan& plan,
+                 const gemm_layout& layout) noexcept {
+  return find(library, plan, layout, plan.shape.n, plan.shape.k, plan.shape.weights);
+}
+
+status find_gemm(const gemm_library& library,
+                 const block_scaled_gemm_plan& plan,
+                 const gemm_layout& layout) noexcept {
+  return find(library, plan, layout, plan.n, plan.k, dtype::e4m3);
 }
 
 status run_gemm(const gemm_library& library,
@@ -474,6 +546,13 @@ ORIEL_NO_LIBRARY(run_gemm, gemm_plan, f32_to_f32)
 ORIEL_NO_LIBRARY(run_block_scaled_gemm, block_scaled_gemm_plan, block_scaled_gemm_args<bf16>)
 ORIEL_NO_LIBRARY(run_block_scaled_gemm, block_scaled_gemm_plan, block_scaled_gemm_args<float>)
 #undef ORIEL_NO_LIBRARY
+
+status find_gemm(const gemm_library&, const gemm_plan&, const gemm_layout&) noexcept {
+  return failure{errc::unsupported_shape, 0, "gemm: built without cuBLASLt"};
+}
+status find_gemm(const gemm_library&, const block_scaled_gemm_plan&, const gemm_layout&) noexcept {
+  return failure{errc::unsupported_shape, 0, "gemm: built without cuBLASLt"};
+}
 
 }  // namespace oriel::cuda
 

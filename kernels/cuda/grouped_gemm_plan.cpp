@@ -131,6 +131,7 @@ grouped_gemm_call make_grouped_gemm_call(const cuda::grouped_gemm_plan& plan,
   return {.shape = plan.shape,
           .args = args,
           .out_bf16 = nullptr,
+          .out_is_whole = false,
           .tile_rows = plan.tile_rows,
           .feature_tiles = plan.feature_tiles,
           .k_tiles = plan.k_tiles};
@@ -156,6 +157,10 @@ grouped_gemm_call make_grouped_gemm_call(const cuda::grouped_gemm_plan& plan,
   rest.weight_scale_rows = args.weight_scale_rows;
   grouped_gemm_call call = make_grouped_gemm_call(plan, rest);
   call.out_bf16 = args.out;
+  const std::size_t neighbours =
+      plan.shape.swiglu ? gemm_store_width<true> : gemm_store_width<false>;
+  call.out_is_whole = plan.shape.n % neighbours == 0 && args.out_stride % neighbours == 0 &&
+                      reinterpret_cast<std::uintptr_t>(args.out) % (neighbours * sizeof(bf16)) == 0;
   return call;
 }
 

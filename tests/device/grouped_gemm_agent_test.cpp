@@ -125,6 +125,51 @@ TEST_CASE("grouped swiglu of the device's cases, as bf16") {
   }
 }
 
+/// The host's exp2 and division stand in for the hardware's, which are off by up to 2 and 1 ulp.
+TEST_CASE("the epilogue's silu is near in f32, and under a rounding to bf16") {
+  const auto exact = [](float x) { return double{x} / (1.0 + std::exp(-double{x})); };
+  for (float x = -100.0f; x <= 100.0f; x += 0.0371f) {
+    const double e = exact(x);
+    INFO("x " << x);
+    REQUIRE(std::abs(double{detail::near_silu(x)} - e) <= 4e-7 * std::abs(e) + 1e-35);
+    const auto near = detail::nearly_silu(x);
+    REQUIRE(std::abs(double{near} - e) <= 4e-6 * std::abs(e) + 1e-35);
+    // A rounding to bf16 is half an ulp, 2^-9 of a number just above a power of 2.
+    REQUIRE(std::abs(double{round_to_bf16(near)} - e) <= (0x1p-8 + 4e-6) * std::abs(e) + 1e-35);
+  }
+  constexpr float inf = std::numeric_limits<float>::infinity();
+  for (const auto silu : {detail::near_silu, detail::nearly_silu}) {
+    CHECK(silu(0.0f) == 0.0f);
+    CHECK(silu(1e-40f) == 0.5f * 1e-40f);
+    CHECK(silu(1e38f) == 1e38f);
+    CHECK(silu(inf) == inf);
+    CHECK(silu(-1e38f) == 0.0f);
+    CHECK(std::isnan(silu(std::numeric_limits<float>::quiet_NaN())));
+  }
+}
+
+TEST_CASE("rows that do not lie where words do have the same bits") {
+  const bool swiglu = GENERATE(false, true);
+  random_stream random(76, 76);
+  const grouped_gemm_shape shape{
+      .groups = 1, .n = 136, .k = 64, .weights = dtype::bf16, .swiglu = swiglu};
+  const grouped_gemm_case c(shape, {70}, false, true, false, random);
+  const std::uint32_t n = shape.n;
+  const auto words = run_case<bf16>(c, n, 3, to_bf16(untouched));
+  for (const std::size_t stride : {n + 1, n + 2, n + 4}) {
+    const auto found = run_case<bf16>(c, stride, 3, to_bf16(untouched));
+    for (std::uint32_t r = 0; r < c.rows; ++r) {
+      for (std::size_t i = 0; i < stride; ++i) {
+        REQUIRE(found[r * stride + i] == (i < n ? words[r * n + i] : to_bf16(untouched)));
+      }
+    }
+  }
+  const auto plan = *cuda::plan_grouped_gemm(shape, {c.rows, 3});
+  std::vector<bf16> out(std::size_t{c.rows} * n + 1);
+  CHECK(detail::make_grouped_gemm_call(plan, c.args(out.data(), n)).out_is_whole);
+  CHECK(!detail::make_grouped_gemm_call(plan, c.args(out.data() + 1, n)).out_is_whole);
+}
+
 TEST_CASE("grouped products of random numbers are near the reference") {
   const dtype type = GENERATE(dtype::bf16, dtype::e4m3);
   random_stream random(static_cast<std::uint64_t>(type), 73);

@@ -165,8 +165,8 @@ inline grouped_gemm_case device_grouped_gemm_case(std::uint64_t seed) {
 }
 
 /// What SwiGLU's product gives as bf16, [rows, n] as floats: gate and up are each rounded to bf16,
-/// as between the two kernels whose work it does. Only exp is not exact: a gate's sigmoid may be
-/// off by 2 ulp, which may turn the last rounding.
+/// as between the two kernels whose work it does. Only the sigmoid is not exact: a gate's may be
+/// off by a few ulp, which may turn the last rounding.
 inline std::vector<float> rounded_swiglu(const grouped_gemm_case& c) {
   const std::uint32_t n = c.shape.n;
   grouped_gemm_shape both = c.shape;

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace oriel::test {
@@ -56,6 +57,9 @@ class host_gemm_producer {
       std::memcpy(chunk.data(), from, bytes);
     }
     put(to, chunk.data(), chunk.size());
+  }
+  void copy_whole_chunk(std::uint32_t to, const std::byte* from, std::uint32_t units) {
+    copy_chunk(to, from, units, 16);
   }
   void copy_scale(std::uint32_t to, const float* from) {
     put(to, reinterpret_cast<const std::byte*>(from), sizeof *from);
@@ -116,9 +120,12 @@ class host_gemm_consumer {
     std::memset(shared_.data() + place_of(released_), 0xFF, stage_size);
     ++released_;
   }
-  void begin_multiply() { products_.begin(); }
+  template <std::uint32_t>
+  void begin_multiply() {
+    products_.begin();
+  }
   void commit_multiply() { products_.commit(); }
-  template <std::uint32_t Pending>
+  template <std::uint32_t, std::uint32_t Pending>
   void wait_multiply() {
     products_.wait(Pending);
     CHECK(waited_ - released_ <= 2);
@@ -128,8 +135,9 @@ class host_gemm_consumer {
     products_.add(
         [=, this] { multiply<Columns>(to, operand(w, 64), operand(x, Columns), accumulate); });
   }
-  void transpose_pairs(std::uint32_t count) {
-    for (std::uint32_t i = 0; i < count; ++i) {
+  template <std::uint32_t Count>
+  void transpose_pairs() {
+    for (std::uint32_t i = 0; i < Count; ++i) {
       for (std::uint32_t warp = 0; warp < 4; ++warp) {
         std::uint16_t matrix[8][8];
         for (std::uint32_t lane = 0; lane < 32; ++lane) {
@@ -222,7 +230,7 @@ inline std::vector<std::uint32_t> items_before(const detail::grouped_gemm_call& 
   return items;
 }
 
-template <dtype Type>
+template <dtype Type, bool Swiglu, dtype Out>
 void multiply_on_host(const cuda::grouped_gemm_plan& plan, const detail::grouped_gemm_call& call) {
   const auto items = items_before(call);
   for (std::uint32_t block = plan.blocks; block-- > 0;) {  // An order no device would take.
@@ -232,7 +240,7 @@ void multiply_on_host(const cuda::grouped_gemm_plan& plan, const detail::grouped
           detail::produce_item<Type>(call, work, producer);
           for (std::uint32_t warpgroup = 0; warpgroup < detail::gemm_consumers; ++warpgroup) {
             host_gemm_consumer<Type> consumer(producer.stages);
-            detail::consume_item<Type>(call, work, warpgroup, consumer);
+            detail::consume_item<Type, Swiglu, Out>(call, work, warpgroup, consumer);
             REQUIRE(consumer.is_done());
           }
         });
@@ -244,8 +252,14 @@ template <class Out>
 void run_grouped_gemm_on_host(const cuda::grouped_gemm_plan& plan,
                               const grouped_gemm_args<Out>& args) {
   const auto call = detail::make_grouped_gemm_call(plan, args);
-  plan.shape.weights == dtype::bf16 ? multiply_on_host<dtype::bf16>(plan, call)
-                                    : multiply_on_host<dtype::e4m3>(plan, call);
+  constexpr dtype out = std::is_same_v<Out, bf16> ? dtype::bf16 : dtype::f32;
+  if (plan.shape.weights == dtype::bf16) {
+    plan.shape.swiglu ? multiply_on_host<dtype::bf16, true, out>(plan, call)
+                      : multiply_on_host<dtype::bf16, false, out>(plan, call);
+  } else {
+    plan.shape.swiglu ? multiply_on_host<dtype::e4m3, true, out>(plan, call)
+                      : multiply_on_host<dtype::e4m3, false, out>(plan, call);
+  }
 }
 
 }  // namespace oriel::test

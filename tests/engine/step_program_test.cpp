@@ -14,6 +14,7 @@
 #include <engine/engine.hpp>
 #include <engine/engine_pools.hpp>
 #include <engine/model_runner.hpp>
+#include <engine/packed_products.hpp>
 #include <engine/program_runner.hpp>
 #include <engine/scaled_products.hpp>
 #include <engine/step_program.hpp>
@@ -454,10 +455,12 @@ TEST_CASE("pages of products that are planned otherwise have another name") {
   const auto name_of = [&](const char* backend_name,
                            std::uint32_t rows_max,
                            std::uint32_t drafts,
-                           bool order_fixed) {
+                           bool order_fixed,
+                           const product_kinds& products = {}) {
     oriel::test::host_backend backend(geometry, none, {});
     backend.named = backend_name;
-    const program_model model{.geometry = &geometry, .context_tokens = 512, .pool_of = {0, 0}};
+    const program_model model{
+        .geometry = &geometry, .context_tokens = 512, .pool_of = {0, 0}, .products = products};
     const runner_limits limits{.rows_max = rows_max,
                                .logit_rows_max = 4 * (1 + drafts),
                                .sequences_max = 4,
@@ -471,6 +474,12 @@ TEST_CASE("pages of products that are planned otherwise have another name") {
   CHECK(name_of("a device, ", 2'048, 0, true) != usual);
   CHECK(name_of("a device, ", 512, 0, false) != usual);
   CHECK(name_of("another, ", 512, 0, true) != usual);
+  // So have those of which another multiplies with a matrix, whatever its order.
+  const product_kinds one{{{weight_role::o, 0}, product_kind::packed}},
+      another{{{weight_role::o, 1}, product_kind::packed}};
+  CHECK(name_of("a device, ", 512, 0, true, one) != usual);
+  CHECK(name_of("a device, ", 512, 0, true, one) != name_of("a device, ", 512, 0, true, another));
+  CHECK(name_of("a device, ", 512, 0, false, one) != name_of("a device, ", 512, 0, false));
   CHECK(name_of("", 512, 0, true).empty());
   CHECK(name_of("", 512, 0, false).empty());
 }
@@ -541,25 +550,24 @@ struct two_runners {
   two_runners(library& b,
               dtype compute,
               const model_weights* e4m3_weights = nullptr,
-              std::optional<dtype> device_kv = {})
+              std::optional<dtype> device_kv = {},
+              const product_kinds& packed = {})
       : books(b),
         pools{make_pools(b.model, options(b), compute),
               make_pools(b.model, options(b), device_kv.value_or(compute))},
         host(b.model, b.weights, layer_homes(pools[0]), 16, compute, limits(), serial),
         backend(b.model, b.weights, layer_homes(pools[1]), e4m3_weights),
-        device(with_e4m3(model_of(b.model, pools[1], compute, 16, planned_context),
-                         e4m3_weights,
-                         device_kv.value_or(compute)),
+        device(with_products(model_of(b.model, pools[1], compute, 16, planned_context),
+                             e4m3_weights != nullptr ? scaled_products(*e4m3_weights) : packed,
+                             device_kv.value_or(compute)),
                limits(),
                pages_max(pools[1].plan()),
                3,
                backend) {}
 
-  static program_model with_e4m3(program_model m, const model_weights* e4m3_weights, dtype kv) {
+  static program_model with_products(program_model m, const product_kinds& products, dtype kv) {
     m.kv = kv;
-    if (e4m3_weights != nullptr) {
-      m.products = scaled_products(*e4m3_weights);
-    }
+    m.products = products;
     return m;
   }
   static engine_options options(const library& b) {
@@ -703,6 +711,22 @@ TEST_CASE("programs give the bits of the host's runner for prompts in chunks and
   });
   CHECK(r.backend.runs > 10);
   CHECK(r.backend.graph_runs == 0);
+}
+
+TEST_CASE("programs of packed matrices give the bits of the host's runner") {
+  library books{.model = toy_model({0, 16, 0}, true), .weights = {}, .tokens = no_text()};
+  books.weights = random_weights(books.model, dtype::bf16, 12);
+  const product_kinds packed =
+      with_packed(books.model, dtype::bf16, 0, {}, [](const library_product&) { return false; });
+  REQUIRE(packed.size() == 3 * 2 + 1 +
+                               2 * static_cast<std::size_t>(std::ranges::count_if(
+                                       books.model.layers,
+                                       [](const layer_geometry& l) { return !l.ffn.is_moe(); })));
+  two_runners r(books, dtype::bf16, nullptr, {}, packed);
+  run_both(r, 12, 25, [](std::span<const float> found, std::span<const float> expected) {
+    REQUIRE(same_bits(found, expected));
+  });
+  CHECK(r.backend.packed_products > 7 * r.backend.runs / 2);
 }
 
 namespace {

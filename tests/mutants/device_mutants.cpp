@@ -63,6 +63,10 @@ constexpr mutant all_mutants[] = {
     {"router_stage_is_read_before_it_is_there",
      "x and weights of the k tile before",
      "the router's product of small integers is the reference's in every tile"},
+    {"gemm_last_tile_is_copied_whole", "what lies behind k is multiplied", products},
+    {"gemm_sigmoid_forgets_the_rest",
+     "log2(e) has 24 bits: sigmoids far from 0.5 are off",
+     "the epilogue's silu is near in f32\\, and under a rounding to bf16"},
     // Kernels that write a product's operand.
     {"norm_quantises_what_it_did_not_round",
      "rows in e4m3 are not those of two kernels",

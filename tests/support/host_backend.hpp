@@ -126,7 +126,8 @@ class host_backend final : public engine::step_backend {
   engine::backend_needs taken;
   const char* named = "";  ///< the arithmetic; set before a runner is made
   std::size_t runs = 0, computed_rows = 0, graph_runs = 0, drafting_runs = 0,
-              block_scaled_products = 0, grouped_products = 0, gated_attentions = 0;
+              block_scaled_products = 0, grouped_products = 0, packed_products = 0,
+              gated_attentions = 0;
   /// Operations run in its stream 0, when it pleases. Null: at once.
   fake_device* device = nullptr;
   page_mover* moves = nullptr;
@@ -284,12 +285,14 @@ class host_backend final : public engine::step_backend {
         args,
         serial_);
   }
-  void interpret(const engine::gemm_op& o) {
+  void interpret(const engine::gemm_op& o) { multiply(o, o.plan.shape, o.plan.rows_max); }
+  /// A product of the model's own type. @tparam Op  has its operands
+  template <class Op>
+  void multiply(const Op& o, const gemm_shape& shape, std::uint32_t rows_max) {
     const engine::packed_matrix& w = matrix_of(weights_, o.weight);
-    const gemm_shape& shape = o.plan.shape;
     REQUIRE((w.shape.n == shape.n && w.shape.k == shape.k && w.shape.weights == shape.weights));
-    REQUIRE(count_of(o.rows) <= o.plan.rows_max);
-    multiply(w, o.x, o.out, count_of(o.rows), o.accumulate);
+    REQUIRE(count_of(o.rows) <= rows_max);
+    multiply(w, values_of(o.x), o.out, count_of(o.rows), o.accumulate);
   }
   void interpret(const engine::router_op& o) {
     const engine::packed_matrix& w = matrix_of(weights_, {engine::weight_role::router, o.layer});
@@ -323,6 +326,8 @@ class host_backend final : public engine::step_backend {
                    serial_);
     store(out, to, rows, shape.n);
   }
+  static const slice& values_of(const slice& s) { return s; }
+  static const slice& values_of(const engine::operand_slice& s) { return s.values; }
   quantized_rows quantized(const engine::operand_slice& s) {
     REQUIRE(s.values.type == dtype::e4m3);
     return {.values = buffer<e4m3>(s.values.buffer).data() + s.values.offset,
@@ -367,6 +372,15 @@ class host_backend final : public engine::step_backend {
             .weight_scale_rows = nullptr};
   }
   void interpret(const engine::scaled_gemm_op& o) {
+    if (const auto* const grouped = std::get_if<cuda::grouped_gemm_plan>(&o.plan);
+        grouped != nullptr && grouped->shape.weights == dtype::bf16) {
+      REQUIRE((o.x.values.offset | o.x.values.stride) % 8 == 0);  // Copied 16 bytes at a time.
+      REQUIRE((!o.accumulate || o.out.type == dtype::f32));
+      const grouped_gemm_shape& s = grouped->shape;
+      multiply(o, {.n = s.n, .k = s.k, .weights = s.weights}, grouped->limits.rows_max);
+      ++packed_products;
+      return;
+    }
     const engine::packed_matrix& w = matrix_of(*e4m3_weights_, o.weight);
     const std::uint32_t rows = count_of(o.rows);
     const auto* const block_scaled = std::get_if<cuda::block_scaled_gemm_plan>(&o.plan);

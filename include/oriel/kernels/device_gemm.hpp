@@ -15,7 +15,8 @@
 /// same strides and are aligned to 16 bytes, compute every element by the same code, whatever its
 /// companions. A number of rows that this algorithm does not take is refused, never given to
 /// another one. NVIDIA promises the first and not that the same code means the same bits for any
-/// number of rows; who needs a promise takes grouped_gemm.hpp with one group.
+/// number of rows; who needs a promise takes grouped_gemm.hpp with one group, and so does who is
+/// told by find_gemm that there is no such algorithm.
 #pragma once
 
 #include <oriel/kernels/gemm.hpp>
@@ -134,6 +135,22 @@ class gemm_library {
   explicit gemm_library(state* s) noexcept : state_(s) {}
   state* state_;
 };
+
+/// How the operands of a product lie: what decides on its algorithm beside its plan.
+struct gemm_layout {
+  std::size_t x_stride, weight_stride, out_stride;     ///< elements
+  std::uint16_t x_alignment = 16, out_alignment = 16;  ///< bytes, a power of 2 up to 16
+};
+
+/// Looks the algorithm up that calls of the plan with such operands will use, weights aligned to 16
+/// bytes, before there are any: they find it in the table. Host work, as a first call's.
+/// @returns errc::unsupported_shape when there is none: runs would refuse; errc::device_failure
+[[nodiscard]] status find_gemm(const gemm_library& library,
+                               const gemm_plan& plan,
+                               const gemm_layout& layout) noexcept;
+[[nodiscard]] status find_gemm(const gemm_library& library,
+                               const block_scaled_gemm_plan& plan,
+                               const gemm_layout& layout) noexcept;
 
 /// Enqueues the product. The first call of a kind looks its algorithm up, on the host, a few tens
 /// of microseconds: let that be outside of a graph's capture, where some versions of cuBLASLt

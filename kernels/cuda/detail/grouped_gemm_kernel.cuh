@@ -61,6 +61,11 @@ class gemm_producer {
                                              std::uint32_t bytes) const {
     ptx::copy_async_16(address_ + memory::stage(ring_.stage) + to, from, units, bytes);
   }
+  __device__ __forceinline__ void copy_whole_chunk(std::uint32_t to,
+                                                   const std::byte* from,
+                                                   std::uint32_t units) const {
+    ptx::copy_async_16(address_ + memory::stage(ring_.stage) + to, from, units);
+  }
   __device__ __forceinline__ void copy_scale(std::uint32_t to, const float* from) const {
     ptx::copy_async_4(address_ + memory::stage(ring_.stage) + to, from);
   }
@@ -109,16 +114,17 @@ class gemm_consumer {
     released_.advance();
   }
 
+  template <std::uint32_t Columns>
   __device__ __forceinline__ void begin_multiply() {
     __syncwarp();  // Barriers and stores of the last item let threads of a warp part.
-    pin_accumulators();
+    pin_accumulators<Columns>();
     ptx::wgmma_fence();
   }
   __device__ __forceinline__ void commit_multiply() { ptx::wgmma_commit(); }
-  template <std::uint32_t Pending>
+  template <std::uint32_t Columns, std::uint32_t Pending>
   __device__ __forceinline__ void wait_multiply() {
     ptx::wgmma_wait<Pending>();
-    pin_accumulators();
+    pin_accumulators<Columns>();
   }
   template <std::uint32_t Columns, std::uint32_t Size>
   __device__ __forceinline__ void add(float (thread_state::*to)[Size],
@@ -127,25 +133,30 @@ class gemm_consumer {
                                       bool accumulate) {
     ptx::wgmma_in_shared<Type == dtype::bf16, Columns>(thread_.*to, w, x, accumulate ? 1 : 0);
   }
-  __device__ __forceinline__ void transpose_pairs(std::uint32_t count) {
-    __syncwarp();
-    thread_.pair[0] = ptx::transpose_8x8(thread_.pair[0]);
-    if (count == 2) {
-      thread_.pair[1] = ptx::transpose_8x8(thread_.pair[1]);
+  template <std::uint32_t Count>
+  __device__ __forceinline__ void transpose_pairs() {
+    __syncwarp();  // Stores of the pairs before may have let threads part.
+    ORIEL_UNROLL
+    for (std::uint32_t i = 0; i < Count; ++i) {
+      thread_.pair[i] = ptx::transpose_8x8(thread_.pair[i]);
     }
   }
 
  private:
+  /// Those of the products of so many columns: others would be kept for nobody.
+  template <std::uint32_t Columns>
   __device__ __forceinline__ void pin_accumulators() {
-    ORIEL_UNROLL
-    for (float& x : thread_.part) {
-      ptx::pin(x);
-    }
-    if constexpr (!gemm_tile<Type>::is_scaled) {
-      ORIEL_UNROLL
-      for (float& x : thread_.sum) {
-        ptx::pin(x);
+    auto& accumulators = [&]() -> auto& {
+      if constexpr (gemm_tile<Type>::is_scaled) {
+        return thread_.part;
+      } else {
+        return thread_.sum;
       }
+    }
+    ();
+    ORIEL_UNROLL
+    for (std::uint32_t r = 0; r < Columns / 2; ++r) {
+      ptx::pin(accumulators[r]);
     }
   }
 
@@ -160,7 +171,7 @@ inline constexpr std::uint32_t gemm_consumer_registers = 208;
 inline constexpr std::uint32_t gemm_producer_registers = 88;
 static_assert(2 * gemm_consumer_registers + gemm_producer_registers <= ptx::registers_launched<3>);
 
-template <dtype Type>
+template <dtype Type, bool Swiglu, dtype Out>
 __global__ void __launch_bounds__(gemm_threads, 1)
     grouped_gemm_kernel(const __grid_constant__ grouped_gemm_call call) {
   using memory = gemm_memory<Type>;
@@ -183,7 +194,7 @@ __global__ void __launch_bounds__(gemm_threads, 1)
   }
   __syncthreads();
 
-  const std::uint32_t warpgroup = threadIdx.x / warpgroup_threads;
+  const std::uint32_t warpgroup = __shfl_sync(0xFFFF'FFFFu, threadIdx.x / warpgroup_threads, 0);
   if (warpgroup == gemm_consumers) {
     ptx::lower_registers<gemm_producer_registers>();
     gemm_producer<Type> producer(shared);
@@ -195,7 +206,7 @@ __global__ void __launch_bounds__(gemm_threads, 1)
     ptx::raise_registers<gemm_consumer_registers>();
     gemm_consumer<Type> consumer(shared);
     for_each_item(call, item_begin, blockIdx.x, gridDim.x, [&](const grouped_gemm_work& work) {
-      consume_item<Type>(call, work, warpgroup, consumer);
+      consume_item<Type, Swiglu, Out>(call, work, warpgroup, consumer);
     });
   }
 }
@@ -204,7 +215,11 @@ template <dtype Type>
 status launch_grouped_gemm(const cuda::grouped_gemm_plan& plan,
                            const grouped_gemm_call& call,
                            CUstream_st* stream) {
-  const auto kernel = grouped_gemm_kernel<Type>;
+  using kernel_type = void (*)(grouped_gemm_call);
+  static constexpr kernel_type kernels[2][2] = {
+      {grouped_gemm_kernel<Type, false, dtype::f32>, grouped_gemm_kernel<Type, false, dtype::bf16>},
+      {grouped_gemm_kernel<Type, true, dtype::f32>, grouped_gemm_kernel<Type, true, dtype::bf16>}};
+  const kernel_type kernel = kernels[call.shape.swiglu][call.out_bf16 != nullptr];
   if (const status allowed = allow_shared(kernel, plan.shared_bytes, "grouped_gemm: shared memory");
       !allowed) {
     return allowed;

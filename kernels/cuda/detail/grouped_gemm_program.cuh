@@ -15,15 +15,11 @@
 /// Rows that do not exist are not copied; what lies in their place changes no other column.
 #pragma once
 
+#include "grouped_gemm_epilogue.cuh"
 #include "grouped_gemm_work.cuh"
-#include "scalar_math.cuh"
 #include "stage_ring.cuh"
 
 #include <oriel/core/mutation.hpp>
-
-#ifdef __CUDACC__
-#include "ptx.cuh"
-#endif
 
 #include <math.h>
 
@@ -78,15 +74,21 @@ struct gemm_producer_thread {
   return thread / warp_threads % 2 * 4 + thread % warp_threads / core_side;
 }
 
-/// Row `row` of an item as a row of x, or no_row.
-[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t source_row(const grouped_gemm_call& call,
-                                                                const grouped_gemm_work& work,
-                                                                std::uint32_t row) {
+/// Row `row` of an item as row_index has it, or no_row.
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t indexed_row(const grouped_gemm_call& call,
+                                                                 const grouped_gemm_work& work,
+                                                                 std::uint32_t row) {
   if (row >= work.rows) {
     return no_row;
   }
   row += work.first_row;
-  return call.args.row_index != nullptr ? call.args.row_index[row] / call.args.row_divisor : row;
+  return call.args.row_index != nullptr ? call.args.row_index[row] : row;
+}
+/// The row of x that it is, or no_row.
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t source_row(const grouped_gemm_call& call,
+                                                                std::uint32_t indexed) {
+  return indexed == no_row || call.args.row_index == nullptr ? indexed
+                                                             : indexed / call.args.row_divisor;
 }
 
 /// Row of the group's grid of scales for packed row `packed` of the group, or no_row.
@@ -101,28 +103,41 @@ struct gemm_producer_thread {
                        : shape.plain_grid_rows() / 2 + (row - shape.n) / scale_block;
 }
 
+/// Asks for the indices of a thread's rows; find_rows needs them. What lies between does not wait.
+template <dtype Type>
+ORIEL_HOST_DEVICE_INLINE void ask_for_rows(const grouped_gemm_call& call,
+                                           const grouped_gemm_work& work,
+                                           std::uint32_t thread,
+                                           gemm_producer_thread<Type>& t) {
+  ORIEL_UNROLL
+  for (std::uint32_t i = 0; i < t.rows; ++i) {
+    t.source[i] = indexed_row(call, work, copied_row(thread, i));
+  }
+  if constexpr (gemm_tile<Type>::is_scaled) {
+    static_assert(gemm_tile<Type>::rows == warpgroup_threads);
+    static_assert(gemm_feature_tile == warpgroup_threads);
+    t.scale_source = indexed_row(call, work, thread);
+    t.scale_row = grid_row(call, work.feature_tile * gemm_feature_tile + thread);
+  }
+}
+
 template <dtype Type>
 ORIEL_HOST_DEVICE_INLINE void find_rows(const grouped_gemm_call& call,
-                                        const grouped_gemm_work& work,
-                                        std::uint32_t thread,
                                         gemm_producer_thread<Type>& t) {
   const auto units =
       static_cast<std::uint32_t>(call.args.x_stride * call.element_bytes() / gemm_chunk_bytes);
   ORIEL_UNROLL
   for (std::uint32_t i = 0; i < t.rows; ++i) {
-    const std::uint32_t row = source_row(call, work, copied_row(thread, i));
+    const std::uint32_t row = source_row(call, t.source[i]);
     t.source[i] = row == no_row ? no_row : row * units;
   }
   if constexpr (gemm_tile<Type>::is_scaled) {
-    static_assert(gemm_tile<Type>::rows == warpgroup_threads);
-    static_assert(gemm_feature_tile == warpgroup_threads);
-    t.scale_source = source_row(call, work, thread);
-    t.scale_row = grid_row(call, work.feature_tile * gemm_feature_tile + thread);
+    t.scale_source = source_row(call, t.scale_source);
   }
 }
 
-/// A thread's chunks of k tile `k_tile`, and its scales.
-template <dtype Type, class Machine>
+/// A thread's chunks of k tile `k_tile`, and its scales. `Whole`: the tile ends within k.
+template <dtype Type, bool Whole, class Machine>
 ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
                                         const grouped_gemm_work& work,
                                         std::uint32_t k_tile,
@@ -134,12 +149,16 @@ ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
   const std::uint32_t at = k_tile * gemm_k_tile_bytes + chunk * gemm_chunk_bytes;
   const std::uint32_t left = at < row_bytes ? row_bytes - at : 0;
   const std::uint32_t bytes = left < gemm_chunk_bytes ? left : gemm_chunk_bytes;
-  const auto* const x = static_cast<const std::byte*>(call.args.x) + (bytes != 0 ? at : 0);
+  const auto* const x = static_cast<const std::byte*>(call.args.x) + (Whole || bytes != 0 ? at : 0);
   ORIEL_UNROLL
   for (std::uint32_t i = 0; i < t.rows; ++i) {
     if (t.source[i] != no_row) {
-      machine.copy_chunk(
-          stage::x + gemm_chunk_offset(copied_row(thread, i), chunk), x, t.source[i], bytes);
+      const std::uint32_t to = stage::x + gemm_chunk_offset(copied_row(thread, i), chunk);
+      if constexpr (Whole) {
+        machine.copy_whole_chunk(to, x, t.source[i]);
+      } else {
+        machine.copy_chunk(to, x, t.source[i], bytes);
+      }
     }
   }
   if constexpr (gemm_tile<Type>::is_scaled) {
@@ -157,20 +176,28 @@ ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
   }
 }
 
-/// The producer, one item.
+/// The producer, one item. Its first piece of weights is asked for before its rows are known.
 template <dtype Type, class Machine>
 ORIEL_HOST_DEVICE_INLINE void produce_item(const grouped_gemm_call& call,
                                            const grouped_gemm_work& work,
                                            Machine& machine) {
   using thread_state = gemm_producer_thread<Type>;
-  machine.each([&](std::uint32_t thread, thread_state& t) { find_rows(call, work, thread, t); });
+  machine.each([&](std::uint32_t thread, thread_state& t) { ask_for_rows(call, work, thread, t); });
   const std::size_t tile = std::size_t{work.group} * call.feature_tiles + work.feature_tile;
   const std::byte* piece = call.args.weights + tile * call.k_tiles * gemm_piece_bytes;
+  const std::uint32_t whole_tiles = call.shape.k * call.element_bytes() / gemm_k_tile_bytes;
   for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile, piece += gemm_piece_bytes) {
     machine.begin_stage();
     machine.copy_piece(piece);
     machine.each([&](std::uint32_t thread, thread_state& t) {
-      copy_rows(call, work, k_tile, thread, t, machine);
+      if (k_tile == 0) {
+        find_rows(call, t);
+      }
+      if (k_tile < whole_tiles || ORIEL_MUTANT(gemm_last_tile_is_copied_whole)) {
+        copy_rows<Type, true>(call, work, k_tile, thread, t, machine);
+      } else {
+        copy_rows<Type, false>(call, work, k_tile, thread, t, machine);
+      }
     });
     machine.end_stage();
   }
@@ -184,7 +211,7 @@ struct gemm_thread {
   static constexpr std::uint32_t size = gemm_tile<Type>::rows / 2;
   float sum[size];
   float part[gemm_tile<Type>::is_scaled ? size : 1];  ///< of 128 columns of e4m3
-  std::uint32_t pair[2];                              ///< two bf16 each, on their way out
+  std::uint32_t pair[2 * gemm_store_blocks];          ///< two bf16 each, on their way out
 };
 
 /// The four instructions of a k tile. `to`: member that accumulates; `fresh`: from zero.
@@ -212,7 +239,7 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
   using thread_state = gemm_thread<dtype::bf16>;
   for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile) {
     const std::uint32_t stage = machine.wait_stage();
-    machine.begin_multiply();
+    machine.template begin_multiply<Columns>();
     multiply_stage<Columns>(stage + warpgroup * mma_rows * gemm_k_tile_bytes,
                             stage + gemm_stage<dtype::bf16>::x,
                             &thread_state::sum,
@@ -221,12 +248,12 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
     machine.commit_multiply();
     if (k_tile != 0) {
       if (!ORIEL_MUTANT(gemm_stage_goes_back_under_its_products)) {
-        machine.template wait_multiply<1>();
+        machine.template wait_multiply<Columns, 1>();
       }
       machine.release();
     }
   }
-  machine.template wait_multiply<0>();
+  machine.template wait_multiply<Columns, 0>();
   machine.release();
 }
 
@@ -259,11 +286,12 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
     ORIEL_UNROLL
     for (std::uint32_t r = 0; r < Columns / 2; ++r) {
       t.sum[r] = 0.0f;
+      t.part[r] = 0.0f;  // Or those of the item before would lie in registers while it is stored.
     }
   });
   for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile) {
     const std::uint32_t stage = machine.wait_stage();
-    machine.begin_multiply();
+    machine.template begin_multiply<Columns>();
     multiply_stage<Columns>(stage + warpgroup * mma_rows * gemm_k_tile_bytes,
                             stage + gemm_stage<dtype::e4m3>::x,
                             &thread_state::part,
@@ -271,7 +299,7 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
                             machine);
     machine.commit_multiply();
     if (!ORIEL_MUTANT(gemm_part_is_added_before_it_is_there)) {
-      machine.template wait_multiply<0>();
+      machine.template wait_multiply<Columns, 0>();
     }
     if (ORIEL_MUTANT(gemm_stage_goes_back_with_its_scales)) {
       machine.release();
@@ -285,102 +313,9 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
   }
 }
 
-// ---- What leaves -------------------------------------------------------------------------------
-
-[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t gemm_pair(float low, float high) {
-#ifdef __CUDA_ARCH__
-  return ptx::pack_bf16(low, high);
-#else
-  return static_cast<std::uint32_t>(to_bf16(low)) | static_cast<std::uint32_t>(to_bf16(high)) << 16;
-#endif
-}
-
-[[nodiscard]] ORIEL_HOST_DEVICE_INLINE float gated(bool in_bf16, float gate, float up) {
-  const auto round = [&](float x) { return in_bf16 ? round_to_bf16(x) : x; };
-  const float g = round(gate);
-  return round(round(g / (1.0f + exp_unfused(-g))) * round(up));
-}
-
-/// f32: a thread's elements of 8 rows go where they belong, 8 threads to 32 bytes.
-ORIEL_HOST_DEVICE_INLINE void store_f32(const grouped_gemm_call& call,
-                                        const grouped_gemm_work& work,
-                                        std::uint32_t packed,
-                                        std::uint32_t row,
-                                        float x) {
-  const std::uint32_t feature = feature_of_packed(call.shape.swiglu, packed);
-  if (row < work.rows && feature < call.shape.n) {
-    float* const to = call.args.out + (work.first_row + row) * call.args.out_stride + feature;
-    *to = call.args.accumulate ? *to + x : x;
-  }
-}
-
-/// bf16, after the transposition: `count` neighbours from `feature` on, two in each word.
-ORIEL_HOST_DEVICE_INLINE void store_bf16(const grouped_gemm_call& call,
-                                         const grouped_gemm_work& work,
-                                         std::uint32_t feature,
-                                         std::uint32_t count,
-                                         std::uint32_t row,
-                                         const std::uint32_t (&pair)[2]) {
-  if (row >= work.rows) {
-    return;
-  }
-  bf16* const to = call.out_bf16 + (work.first_row + row) * call.args.out_stride + feature;
-  const bool whole = feature + count <= call.shape.n;
-  if (whole && count == 4 && reinterpret_cast<std::uintptr_t>(to) % 8 == 0) {
-    *reinterpret_cast<std::uint64_t*>(to) = pair[0] | std::uint64_t{pair[1]} << 32;
-  } else if (whole && count == 2 && reinterpret_cast<std::uintptr_t>(to) % 4 == 0) {
-    *reinterpret_cast<std::uint32_t*>(to) = pair[0];
-  } else {
-    for (std::uint32_t i = 0; i < count && feature + i < call.shape.n; ++i) {
-      to[i] = static_cast<bf16>((i < 2 ? pair[0] : pair[1]) >> (i % 2 * 16) & 0xFFFFu);
-    }
-  }
-}
-
-/// 8 rows of x at a time: registers 4 b to 4 b + 3 are packed rows r and r + 8, rows 2 q and 2 q +
-/// 1 of block b. As bf16 each half is a matrix of 8 x 8 that the warp transposes.
-template <std::uint32_t Columns, class Thread, class Machine>
-ORIEL_HOST_DEVICE_INLINE void store_item(const grouped_gemm_call& call,
-                                         const grouped_gemm_work& work,
-                                         std::uint32_t warpgroup,
-                                         Machine& machine) {
-  const bool swiglu = call.shape.swiglu, in_bf16 = call.out_bf16 != nullptr;
-  const std::uint32_t tile = work.feature_tile * gemm_feature_tile + warpgroup * mma_rows;
-  ORIEL_UNROLL
-  for (std::uint32_t b = 0; b < Columns / 8; ++b) {
-    machine.each([&](std::uint32_t thread, Thread& t) {
-      float(&d)[Thread::size] = t.sum;
-      const std::uint32_t packed = tile + fragment_row(thread, 0), row = b * 8 + thread % 4 * 2;
-      if (swiglu) {
-        d[4 * b] = gated(in_bf16, d[4 * b], d[4 * b + 2]);
-        d[4 * b + 1] = gated(in_bf16, d[4 * b + 1], d[4 * b + 3]);
-      }
-      if (in_bf16) {
-        t.pair[0] = gemm_pair(d[4 * b], d[4 * b + 1]);
-        t.pair[1] = gemm_pair(d[4 * b + 2], d[4 * b + 3]);
-        return;
-      }
-      store_f32(call, work, packed, row, d[4 * b]);
-      store_f32(call, work, packed, row + 1, d[4 * b + 1]);
-      if (!swiglu) {
-        store_f32(call, work, packed + 8, row, d[4 * b + 2]);
-        store_f32(call, work, packed + 8, row + 1, d[4 * b + 3]);
-      }
-    });
-    if (in_bf16) {
-      machine.transpose_pairs(swiglu ? 1 : 2);
-      machine.each([&](std::uint32_t thread, Thread& t) {
-        const std::uint32_t run = (tile + thread / warp_threads * gemm_run) / gemm_run;
-        const std::uint32_t feature = swiglu ? run * 8 + thread % 4 * 2 : run * 16 + thread % 4 * 4;
-        store_bf16(call, work, feature, swiglu ? 2 : 4, b * 8 + thread % warp_threads / 4, t.pair);
-      });
-    }
-  }
-}
-
 /// One consumer warpgroup, one item: with as many columns as its rows need. Accumulators of
 /// different widths do not meet after the products: ptxas would have wgmma wait (C7515).
-template <dtype Type, std::uint32_t Columns = 16, class Machine>
+template <dtype Type, bool Swiglu, dtype Out, std::uint32_t Columns = 16, class Machine>
 ORIEL_HOST_DEVICE_INLINE void consume_item(const grouped_gemm_call& call,
                                            const grouped_gemm_work& work,
                                            std::uint32_t warpgroup,
@@ -388,12 +323,13 @@ ORIEL_HOST_DEVICE_INLINE void consume_item(const grouped_gemm_call& call,
   using thread_state = gemm_thread<Type>;
   if constexpr (Columns < gemm_tile<Type>::rows) {
     if (work.rows > Columns) {
-      consume_item<Type, Columns == 16 ? 64 : Columns * 2>(call, work, warpgroup, machine);
+      constexpr std::uint32_t more = Columns == 16 ? 64 : Columns * 2;
+      consume_item<Type, Swiglu, Out, more>(call, work, warpgroup, machine);
       return;
     }
   }
   multiply_item<Columns>(call, warpgroup, machine, static_cast<thread_state*>(nullptr));
-  store_item<Columns, thread_state>(call, work, warpgroup, machine);
+  store_item<Columns, Swiglu, Out, thread_state>(call, work, warpgroup, machine);
 }
 
 }  // namespace oriel::detail

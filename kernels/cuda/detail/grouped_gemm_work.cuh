@@ -47,6 +47,8 @@ struct grouped_gemm_call {
   grouped_gemm_shape shape;
   grouped_gemm_args<float> args;  ///< its out is null where out_bf16 is not
   bf16* out_bf16;
+  bool out_is_whole;  ///< rows of bf16 are whole words of what a thread stores, and lie where words
+                      ///< do
   std::uint32_t tile_rows;
   std::uint32_t feature_tiles;
   std::uint32_t k_tiles;

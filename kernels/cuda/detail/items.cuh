@@ -29,22 +29,26 @@ namespace oriel::detail {
 }
 
 #ifdef __CUDACC__
-/// table[0..n] becomes its exclusive prefix sum; table[n] the total. One warp.
+/// table[0..n] becomes its exclusive prefix sum; table[n] the total. One warp: each lane adds up a
+/// run of the table, of odd length, so that lanes meet different banks.
 __device__ __forceinline__ void scan_in_place(std::uint32_t* table, std::uint32_t n) {
   constexpr std::uint32_t lanes = 32;
-  const std::uint32_t lane = threadIdx.x % lanes;
-  std::uint32_t before = 0;
-  for (std::uint32_t i = 0; i <= n; i += lanes) {
-    const std::uint32_t own = i + lane < n ? table[i + lane] : 0;
-    std::uint32_t sum = own;
-    for (std::uint32_t step = 1; step < lanes; step *= 2) {
-      const std::uint32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
-      sum += lane >= step ? other : 0;
-    }
-    if (i + lane <= n) {
-      table[i + lane] = before + sum - own;
-    }
-    before += __shfl_sync(0xFFFFFFFFu, sum, lanes - 1);
+  const std::uint32_t lane = threadIdx.x % lanes, run = (n + lanes) / lanes | 1;
+  const std::uint32_t begin = lane * run, end = begin + run;
+  std::uint32_t own = 0;
+  for (std::uint32_t i = begin; i < end && i < n; ++i) {
+    own += table[i];
+  }
+  std::uint32_t sum = own;
+  for (std::uint32_t step = 1; step < lanes; step *= 2) {
+    const std::uint32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
+    sum += lane >= step ? other : 0;
+  }
+  std::uint32_t before = sum - own;
+  for (std::uint32_t i = begin; i < end && i <= n; ++i) {
+    const std::uint32_t x = i < n ? table[i] : 0;
+    table[i] = before;
+    before += x;
   }
 }
 #endif

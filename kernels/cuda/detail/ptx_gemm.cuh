@@ -32,6 +32,20 @@ __device__ __forceinline__ void copy_async_16(std::uint32_t shared_to,
       "r"(bytes)
       : "memory");
 }
+/// Of all 16.
+__device__ __forceinline__ void copy_async_16(std::uint32_t shared_to,
+                                              const void* from,
+                                              std::uint32_t units) {
+  asm volatile(
+      "{\n"
+      ".reg .u64 a;\n"
+      "mad.wide.u32 a, %2, 16, %1;\n"
+      "cp.async.cg.shared.global [%0], [a], 16;\n"
+      "}\n" ::"r"(shared_to),
+      "l"(__cvta_generic_to_global(from)),
+      "r"(units)
+      : "memory");
+}
 /// Starts a copy of 4 bytes. @pre both addresses are multiples of 4
 __device__ __forceinline__ void copy_async_4(std::uint32_t shared_to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_to),
@@ -68,6 +82,13 @@ __device__ __forceinline__ void copy_async_wait() {
 __device__ __forceinline__ std::uint32_t transpose_8x8(std::uint32_t x) {
   std::uint32_t y;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+/// 1 / x within 1 ulp; 1 / inf is 0; denormals are flushed.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

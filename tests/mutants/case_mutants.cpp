@@ -239,6 +239,9 @@ constexpr mutant all_mutants[] = {
      .kin = "plain overlap, as other routers count",
      .killer =
          "a worker whose windows are gone is no hit; where workers heal it costs what a heal does"},
+    {.name = "strangers_are_believed",
+     .kin = "a report with a wrong number ends the router",
+     .killer = "a worker that is none breaks the contract, and is ignored in what others send"},
     {.name = "duplicates_are_free",
      .kin = "greedy: sessions move for a moment's wait",
      .killer =

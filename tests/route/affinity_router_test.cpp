@@ -3,6 +3,7 @@
 // Which worker gets a request: what other routers are complained of for, and each term of the
 // score.
 #include "route/router_world.hpp"
+#include "support/death.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -418,6 +419,24 @@ TEST_CASE("degraded, sessions go by hash, and are counted; well again, by prefix
   CHECK(w.ask(p, 5).decision.terms.total == rows[by_hash].terms.total);
   w.router.set_degraded(false);
   CHECK(w.place(p, 6) == 6);
+}
+
+TEST_CASE("a worker that is none breaks the contract, and is ignored in what others send") {
+  router_world w(plain_options(2));
+  auto& r = w.router;
+  for (const worker_id none : {worker_id{2}, worker_id{1'000'000}, no_worker}) {
+    CHECK(!r.report({.worker = none, .sequence = 1, .at_s = 1.0}, w.now_s));
+    r.note_placed(none, 1.0, w.now_s);
+    CHECK(r.apply({.worker = none, .epoch = 1, .sequence = 1}) == event_outcome::invalid);
+    CHECK(aborts([&] { r.join(none, {}, w.now_s); }));
+    CHECK(aborts([&] { r.drain(none, w.now_s); }));
+    CHECK(aborts([&] { r.leave(none, w.now_s); }));
+    CHECK(aborts([&] { static_cast<void>(r.queue_s(none, w.now_s)); }));
+  }
+  CHECK(r.queue_s(w.now_s) == 0.0);
+  router_options shared = plain_options(2);
+  shared.shared = worker_id{2};
+  CHECK(aborts([&] { affinity_router<predicted_seconds>{shared}; }));
 }
 
 }  // namespace affinity_router_test

@@ -16,6 +16,7 @@
 /// session_hash until it is well again.
 #pragma once
 
+#include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/route/detail/expected_prefixes.hpp>
 #include <oriel/route/prefix_index.hpp>
@@ -57,7 +58,9 @@ struct choice_counters {
   std::uint64_t degraded = 0;  ///< by session_hash, for the view was old
 };
 
-/// A `router`. Nothing blocks, nothing throws but `bad_alloc`.
+/// A `router`. Nothing blocks, nothing throws but `bad_alloc`. Workers have numbers below
+/// index.workers: another one breaks the contract, and is ignored in what others send (apply,
+/// report, note_placed).
 ///
 /// *Thread safety* none: one thread, or one lock. *Cost* of a decision: a look-up (prefix_index),
 /// and O(workers); no allocation but for the request's place in the book. *Memory* that of the
@@ -75,6 +78,7 @@ class affinity_router {
         score_(std::move(score)),
         cursor_(static_cast<std::uint32_t>(detail::mix64(options.router) % options.index.workers)) {
     options_.work.page_tokens = options.index.page_size;
+    ORIEL_EXPECTS(options.shared == no_worker || to_index(options.shared) < options.index.workers);
     candidates_.reserve(options.index.workers);
     totals_.reserve(options.index.workers);
   }

@@ -214,17 +214,16 @@ class tiered_prefix {
   /// Returns the tokens of full pages that came into use, by role of the tier.
   /// @throws std::bad_alloc
   std::array<std::uint32_t, tier_roles> end_fetch(std::uint32_t id) {
-    fetch_type* f = find(id);
-    ORIEL_EXPECTS(f != nullptr);
-    const fetch_request& r = f->request();
+    fetch_type& f = at(id);
+    const fetch_request& r = f.request();
     const tiered_sequence sequence{r.start, r.tokens, r.links, r.owner};
     std::array<std::uint32_t, tier_roles> tokens = {};
     {
       const publishing_scope scope = publishing(sequence);
-      fetched_by_ = f;
-      tokens = f->publish();
+      fetched_by_ = &f;
+      tokens = f.publish();
     }
-    waits_ += f->waits();
+    waits_ += f.waits();
     drop_over();
     return tokens;
   }
@@ -260,24 +259,23 @@ class tiered_prefix {
     return f != nullptr && f->is_arriving();
   }
   /// Tokens that it would start behind. @pre can_join(id)
-  [[nodiscard]] std::uint32_t length_of(std::uint32_t id) noexcept { return find(id)->length(); }
+  [[nodiscard]] std::uint32_t length_of(std::uint32_t id) noexcept { return at(id).length(); }
   /// Seconds that it would wait if it started now, at the rates that are known. O(layers).
   /// @param layer_seconds  [layers] of its compute @pre can_join(id)
   [[nodiscard]] double predict_stall_s(std::uint32_t id,
                                        std::span<const double> layer_seconds) noexcept {
-    return find(id)->predicted_stall_s(layer_seconds);
+    return at(id).predicted_stall_s(layer_seconds);
   }
   /// The pages of a fetch for a sequence that takes references of its own: it starts on them before
   /// they are filled, and reads a layer of them only behind the gate. Valid until the next call.
   /// @pre can_join(id) @throws std::bad_alloc
-  [[nodiscard]] borrowed_prefix lend(std::uint32_t id) { return find(id)->lend(); }
+  [[nodiscard]] borrowed_prefix lend(std::uint32_t id) { return at(id).lend(); }
   /// The gate of a step that starts on what was lent. Afterwards end_fetch, as without: if the gate
   /// was passed in all layers, all has come. @throws std::bad_alloc
   [[nodiscard]] gate join(std::uint32_t id) {
-    fetch_type* f = find(id);
-    ORIEL_EXPECTS(f != nullptr);
-    f->join();
-    return gate(*this, *f);
+    fetch_type& f = at(id);
+    f.join();
+    return gate(*this, f);
   }
   /// A fetch failed in a layer early enough to fetch what is whole once more: its
   /// fetch_request::whole_until_us. Else 0. Ask before it ends.
@@ -406,9 +404,7 @@ class tiered_prefix {
       } else if (tag.errand == detail::tier_errand::other) {
         on_order(tier, tag, c);
       } else {
-        fetch_type* f = find(tag.number);
-        ORIEL_EXPECTS(f != nullptr);  // It is kept until its last item is back.
-        f->on_completion(tier, tag, c);
+        at(tag.number).on_completion(tier, tag, c);  // It is kept until its last item is back.
       }
     });
   }
@@ -456,6 +452,11 @@ class tiered_prefix {
   [[nodiscard]] fetch_type* find(std::uint32_t id) noexcept {
     const auto found = std::ranges::find(fetches_, id, &fetch_type::id);
     return found == fetches_.end() ? nullptr : &*found;
+  }
+  [[nodiscard]] fetch_type& at(std::uint32_t id) noexcept {
+    fetch_type* const f = find(id);
+    ORIEL_EXPECTS(f != nullptr);
+    return *f;
   }
   void drop_over() noexcept {
     fetches_.remove_if([](const fetch_type& f) { return f.is_over(); });

@@ -60,7 +60,6 @@ class prefix_reuse {
                const engine_options& options,
                std::string arithmetic,
                std::vector<tier> tiers);
-  ~prefix_reuse() { tree_.events() = {}; }  // The tiers go before the tree.
   prefix_reuse(const prefix_reuse&) = delete;
   prefix_reuse& operator=(const prefix_reuse&) = delete;
 

@@ -239,6 +239,9 @@ constexpr mutant all_mutants[] = {
      .kin = "plain overlap, as other routers count",
      .killer =
          "a worker whose windows are gone is no hit; where workers heal it costs what a heal does"},
+    {.name = "tiers_stay_listeners",
+     .kin = "the tree calls tiers that are gone",
+     .killer = "tiers that go while a fetch is half done give back what is theirs, once"},
     {.name = "strangers_are_believed",
      .kin = "a report with a wrong number ends the router",
      .killer = "a worker that is none breaks the contract, and is ignored in what others send"},

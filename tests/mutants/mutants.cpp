@@ -57,6 +57,8 @@ constexpr mutant all_mutants[] = {
     {"evictable_pages_count_twice", "R8"},
     {"locked_pages_count_as_evictable", "R8"},
     {"freed_counts_what_others_hold", "case 33"},
+    // Events.
+    {"tree_tells_of_its_end", "a listener that went before the tree is called"},
     // Publish, split, retention.
     {"split_loses_window_bits", "case 20"},
     {"split_loses_the_parent_hash", "case 39"},

@@ -86,7 +86,6 @@ struct world {
                   o.limits);
     tree.events().forward_to(*tiers);
   }
-  ~world() { tree.events() = {}; }
 
   static pool_plan plan(bool has_soft = false) {
     const model_geometry model = toy_model({0, 20, 20}, false);

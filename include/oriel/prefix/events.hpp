@@ -105,17 +105,28 @@ struct event_forwarder {
   void (*take)(void* object, const cache_event& event) noexcept = nullptr;
   bool (*ask)(void* object, std::uint32_t pool, page_handle page) noexcept = nullptr;
 
-  /// To `listener.on_event(event)`, which outlives the cache or is taken out before.
+  /// To `listener.on_event(event)`, from now on. A cache that goes tells nobody; a listener that
+  /// goes before is taken out first.
   template <class Listener>
   void forward_to(Listener& listener) noexcept {
     object = &listener;
     take = [](void* to, const cache_event& event) noexcept {
       static_cast<Listener*>(to)->on_event(event);
     };
+    ask = nullptr;
     if constexpr (requires { listener.lets_go_soon(std::uint32_t{}, page_handle{}); }) {
       ask = [](void* of, std::uint32_t pool, page_handle page) noexcept {
         return static_cast<Listener*>(of)->lets_go_soon(pool, page);
       };
+    }
+  }
+  /// To nobody, if it was to this one.
+  template <class Listener>
+  void stop_forwarding_to(const Listener& listener) noexcept {
+    if (object == &listener) {
+      object = nullptr;
+      take = nullptr;
+      ask = nullptr;
     }
   }
   void operator()(const cache_event& event) const noexcept {

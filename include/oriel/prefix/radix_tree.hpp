@@ -209,8 +209,9 @@ class radix_tree {
              MakeOrder&& make_order);
   radix_tree(const radix_tree&) = delete;
   radix_tree& operator=(const radix_tree&) = delete;
-  /// Gives back every page. @pre no lease and no publication is left
-  ~radix_tree() { clear(); }
+  /// Gives back every page, and tells nobody: who listened may be gone. O(pages).
+  /// @pre no lease and no publication is left
+  ~radix_tree();
 
   /// Probes. Changes nothing, pins nothing, refreshes nothing. With `chain`, the links of all whole
   /// pages of `tokens` from hash_pages(space.digest(), ...), whole nodes are skipped and the answer

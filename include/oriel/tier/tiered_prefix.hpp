@@ -53,8 +53,8 @@
 
 namespace oriel {
 
-/// @tparam Cache  a prefix tree whose events are forwarded here
-/// @tparam Pools  its dual_pool
+/// @tparam Cache  a prefix tree whose events are forwarded here; it outlives the tiers
+/// @tparam Pools  its dual_pool; it outlives both
 ///
 /// Thread safety: none.
 /// Memory:        5 bytes for each page of the pools; with placement::selective 1 more for each
@@ -87,9 +87,16 @@ class tiered_prefix {
   }
   tiered_prefix(const tiered_prefix&) = delete;
   tiered_prefix& operator=(const tiered_prefix&) = delete;
-  /// Waits for what is under way, limits.drain_us_max at most; then for what stores have begun,
-  /// since they must not touch pages that are somebody else's. What they have not begun is dropped.
+  /// Takes itself out of the cache's event_forwarder, if that forwards here; who forwards through
+  /// others takes those out before. Waits for what is under way, limits.drain_us_max at most; then
+  /// for what stores have begun, since they must not touch pages that are somebody else's. What
+  /// they have not begun is dropped.
   ~tiered_prefix() {
+    if constexpr (requires { cache_.events().stop_forwarding_to(*this); }) {
+      if (!ORIEL_MUTANT(tiers_stay_listeners)) {
+        cache_.events().stop_forwarding_to(*this);
+      }
+    }
     for (fetch_type& f : fetches_) {
       f.end();
     }

@@ -23,7 +23,6 @@ radix_tree_options tree_options(const pool_plan& plan, const engine_options& o) 
     options.windows.push_back(plan.ring(kind).window_tokens);
   }
   options.soft_kind = plan.soft_kind();
-  options.keeps_hash_chain = true;  // Events name pages by it.
   return options;
 }
 

@@ -48,7 +48,7 @@ class prefix_reuse {
   using pools_type = host_pools;
   using sequence_type = pools_type::sequence_type;
   using tree_type =
-      radix_tree<pools_type::pool_type, eviction_order, cache_retention, event_forwarder>;
+      radix_tree<pools_type::pool_type, eviction_order, cache_retention, unhashed_forwarder>;
   using tiers_type = tiered_prefix<tree_type, pools_type>;
   using lease = tree_type::lease;
 

@@ -18,6 +18,26 @@ struct listener {
   std::uint64_t heard = 0;
   void on_event(const cache_event&) noexcept { ++heard; }
 };
+/// Goes by tokens and handles.
+struct unhashed_listener {
+  static constexpr bool needs_hashes = false;
+  std::vector<token_id> tokens;
+  bool has_hashes = false;
+  void on_event(const cache_event& event) noexcept {
+    has_hashes = has_hashes || event.hash != chain_hash{} || event.parent != chain_hash{};
+    if (event.kind == cache_event_kind::stored && event.pool == 0) {
+      tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
+    }
+  }
+};
+template <class Forwarder, class Listener>
+concept forwards_to = requires(Forwarder f, Listener& l) {
+  f.forward_to(l);
+};
+static_assert(forwards_to<event_forwarder, listener>);
+static_assert(forwards_to<event_forwarder, unhashed_listener>);
+static_assert(!forwards_to<unhashed_forwarder, listener>);
+
 struct asked_listener : listener {
   std::uint64_t asked = 0;
   bool lets_go_soon(std::uint32_t, page_handle) noexcept {
@@ -27,16 +47,19 @@ struct asked_listener : listener {
 };
 
 /// A tree that forwards its events, and pools for it.
+template <class Forwarder = event_forwarder>
 struct forwarding_world {
-  using tree_type = radix_tree<pool_type, lru_order, keep_branch_points, event_forwarder>;
+  using tree_type = radix_tree<pool_type, lru_order, keep_branch_points, Forwarder>;
 
   std::vector<pool_type> pools = std::vector<pool_type>(2, pool_type(16));
   std::optional<tree_type> tree;
   cache_namespace space{namespace_fields{.tenant_salt = "t"}};
 
   forwarding_world() {
-    tree.emplace(std::span(pools),
-                 radix_tree_options{.page_size = 4, .windows = {6}, .keeps_hash_chain = true});
+    tree.emplace(
+        std::span(pools),
+        radix_tree_options{
+            .page_size = 4, .windows = {6}, .keeps_hash_chain = needs_hashes_v<Forwarder>});
   }
   /// Publishes four pages and their windows; their handles are the tree's alone but for `kept`.
   void publish(std::span<page_handle> kept = {}) {
@@ -113,6 +136,16 @@ TEST_CASE("who was taken out hears nothing, and nobody else can take him out") {
   w.tree->clear();
   CHECK(second.heard == last);
   w.pools[0].release(kept);
+}
+
+TEST_CASE("who goes by tokens and handles costs the tree no hashes") {
+  forwarding_world<unhashed_forwarder> w;
+  unhashed_listener hears;
+  w.tree->events().forward_to(hears);
+  w.publish();
+  CHECK(hears.tokens == tokens_from(0, 16));
+  CHECK(!hears.has_hashes);
+  CHECK(!w.tree->options().keeps_hash_chain);
 }
 
 }  // namespace events_test

@@ -34,7 +34,8 @@ inline std::uint64_t ticking_us() {
 }
 
 using pools_type = dual_pool<>;
-using tree_type = radix_tree<pools_type::pool_type, lru_order, keep_branch_points, event_forwarder>;
+using tree_type =
+    radix_tree<pools_type::pool_type, lru_order, keep_branch_points, unhashed_forwarder>;
 using tiers_type = tiered_prefix<tree_type, pools_type>;
 using media = std::vector<std::shared_ptr<plain_medium>>;
 
@@ -58,8 +59,7 @@ struct world {
              {.page_size = page,
               .windows = std::vector<std::uint32_t>(pools.pools() - 1, 20),
               .soft_kind = pools.plan().soft_kind(),
-              .slack_pages = 1,
-              .keeps_hash_chain = true}) {
+              .slack_pages = 1}) {
     o.limits.now_us = ticking_us;
     o.limits.fetch_us_min = std::min<std::uint64_t>(10'000'000, o.limits.fetch_us_max);
     o.limits.fetch_us_max = std::max(o.limits.fetch_us_max, o.limits.fetch_us_min);

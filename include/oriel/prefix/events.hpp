@@ -98,7 +98,8 @@ struct no_events {
   void operator()(const cache_event&) noexcept {}
 };
 
-/// Hands events on to an object that is known at run time; to nobody while there is none.
+/// Hands events on to an object that is known at run time; to nobody while there is none. Who looks
+/// at no hashes takes the one below, and the cache keeps none.
 struct event_forwarder {
   static constexpr bool enabled = true;
   void* object = nullptr;
@@ -139,6 +140,18 @@ struct event_forwarder {
   }
 };
 
-static_assert(event_sink<no_events> && event_sink<event_forwarder>);
+/// The same without hashes, to a listener that says `static constexpr bool needs_hashes = false`:
+/// tiers do.
+struct unhashed_forwarder : event_forwarder {
+  static constexpr bool needs_hashes = false;
+
+  template <class Listener>
+  requires(!needs_hashes_v<Listener>) void forward_to(Listener& listener) noexcept {
+    event_forwarder::forward_to(listener);
+  }
+};
+
+static_assert(event_sink<no_events> && event_sink<event_forwarder> &&
+              event_sink<unhashed_forwarder>);
 
 }  // namespace oriel

@@ -5,7 +5,7 @@
 /// down; a prompt's pages that only lower tiers have are brought up, and are then the cache's like
 /// any others.
 ///
-///     radix_tree<Pool, Order, Retention, event_forwarder> tree(...);
+///     radix_tree<Pool, Order, Retention, unhashed_forwarder> tree(...);
 ///     tiered_prefix tiers(tree, pools, std::move(list), model, limits);
 ///     tree.events().forward_to(tiers);
 ///
@@ -65,6 +65,8 @@ class tiered_prefix {
   using fetch_type = detail::prefix_fetch<Cache, Pools>;
 
  public:
+  static constexpr bool needs_hashes = false;  ///< of events (unhashed_forwarder)
+
   /// @param tiers  faster first; at most 8
   /// @pre   limits.now_us != nullptr
   /// @throws std::bad_alloc
@@ -87,10 +89,10 @@ class tiered_prefix {
   }
   tiered_prefix(const tiered_prefix&) = delete;
   tiered_prefix& operator=(const tiered_prefix&) = delete;
-  /// Takes itself out of the cache's event_forwarder, if that forwards here; who forwards through
-  /// others takes those out before. Waits for what is under way, limits.drain_us_max at most; then
-  /// for what stores have begun, since they must not touch pages that are somebody else's. What
-  /// they have not begun is dropped.
+  /// Takes itself out of the cache's forwarder of events, if that forwards here; who forwards
+  /// through others takes those out before. Waits for what is under way, limits.drain_us_max at
+  /// most; then for what stores have begun, since they must not touch pages that are somebody
+  /// else's. What they have not begun is dropped.
   ~tiered_prefix() {
     if constexpr (requires { cache_.events().stop_forwarding_to(*this); }) {
       if (!ORIEL_MUTANT(tiers_stay_listeners)) {

@@ -439,4 +439,23 @@ TEST_CASE("a worker that is none breaks the contract, and is ignored in what oth
   CHECK(aborts([&] { affinity_router<predicted_seconds>{shared}; }));
 }
 
+TEST_CASE("prices are of the index's pages, whatever their size, and a size has to be said") {
+  for (const std::uint32_t page : {16u, 64u}) {
+    router_options o = plain_options(2);
+    o.index = {.page_size = page, .windows = {}, .workers = 2};
+    router_world w(o);
+    const prompt p(4000 / page, 1);
+    w.router.apply({.worker = worker_id{0},
+                    .epoch = 1,
+                    .sequence = 1,
+                    .links = std::span(p.links).first(p.links.size() / 4)});
+    std::vector<route_candidate> rows;
+    w.router.explain({.id = 1, .prompt_tokens = 4001, .links = p.links}, w.now_s, rows);
+    const double cached = page * static_cast<double>(p.links.size() / 4);
+    CHECK(rows[0].terms.prefill_s == Approx(1e-3 * (4001 - cached)));
+    CHECK(rows[1].terms.prefill_s == Approx(4.001));
+  }
+  CHECK(aborts([] { affinity_router<predicted_seconds>({.index = {.workers = 2}}); }));
+}
+
 }  // namespace affinity_router_test

@@ -24,7 +24,9 @@
 namespace oriel {
 
 struct prefix_index_options {
-  std::uint32_t page_size = 64;  ///< tokens
+  /// Tokens, of the workers' caches: their links are of such pages. 0 is refused: it has to be
+  /// said.
+  std::uint32_t page_size = 0;
   /// [window kinds] W in tokens, in the order of the workers' pools. A kind with W = 1 is tracked,
   /// and no boundary needs it (the windows of an MTP head).
   std::vector<std::uint32_t> windows = {};

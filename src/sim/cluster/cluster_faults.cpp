@@ -26,8 +26,7 @@ void cluster_run::start_router(std::uint32_t r) {
   const std::uint64_t pages = tokens / base_.page_tokens;
   made.index.capacity_pages =
       static_cast<std::uint32_t>(std::clamp<std::uint64_t>(pages, 1u << 16, (1u << 24) - 2));
-  made.work = {.page_tokens = base_.page_tokens,
-               .token_s = scale * cost.prefill.token_s,
+  made.work = {.token_s = scale * cost.prefill.token_s,
                .pair_s = scale * cost.prefill.pair_s,
                .request_s = cost.step_s};
   made.work.fetch_token_s[1] = token_bytes / options_.tiers.host.bytes_per_s;

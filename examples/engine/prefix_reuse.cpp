@@ -14,15 +14,9 @@ namespace {
 constexpr int kernel_order_version = 1;
 
 radix_tree_options tree_options(const pool_plan& plan, const engine_options& o) {
-  radix_tree_options options;
-  options.page_size = plan.options().page_size;
-  options.slack_pages = plan.options().slack_pages;
+  radix_tree_options options = tree_options_of(plan);
   options.leases_max = o.sequences_max + 1 + o.tier_moves.fetches_max;
   options.tenant_shares = std::max(1u, o.tenant_shares);
-  for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
-    options.windows.push_back(plan.ring(kind).window_tokens);
-  }
-  options.soft_kind = plan.soft_kind();
   return options;
 }
 

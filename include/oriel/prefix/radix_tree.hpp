@@ -49,6 +49,8 @@
 
 namespace oriel {
 
+class pool_plan;  // kv/pool_plan.hpp
+
 /// Sizes and habits of a tree, fixed for its life.
 struct radix_tree_options {
   std::uint32_t page_size = 16;        ///< tokens; > 0
@@ -66,6 +68,10 @@ struct radix_tree_options {
   std::uint32_t tenant_shares = 1;
   bool keeps_hash_chain = false;  ///< 16 bytes a page; events and probes by hash need it
 };
+
+/// What a tree over the pools of a plan has to agree with them in: page size, windows, soft kind,
+/// slack. The rest is as by default. @throws std::bad_alloc
+[[nodiscard]] radix_tree_options tree_options_of(const pool_plan& plan);
 
 /// What `radix_tree::visit_pages` shows of a page.
 struct cached_page {
@@ -189,6 +195,7 @@ class radix_tree {
   };
 
   /// @param pools  [1 + options.windows.size()]: the full pool, then one for each window kind
+  /// @pre   pools that have a layout have pages of options.page_size (tree_options_of)
   /// @throws std::bad_alloc
   radix_tree(std::span<Pool> pools,
              radix_tree_options options,

@@ -40,6 +40,12 @@ ORIEL_TREE::radix_tree(std::span<Pool> pools,
       tenant_pages_(options_.tenant_shares) {
   ORIEL_EXPECTS(pools.size() == 1 + options_.windows.size() && options_.leases_max > 0);
   ORIEL_EXPECTS(options_.tenant_shares > 0);
+  if constexpr (requires(const Pool& pool) { pool.layout().page_size(); }) {
+    for (const Pool& pool : pools) {
+      ORIEL_EXPECTS(pool.layout().page_size() == options_.page_size ||
+                    ORIEL_MUTANT(pages_of_two_sizes));
+    }
+  }
   ORIEL_EXPECTS(!options_.soft_kind || *options_.soft_kind < options_.windows.size());
   orders_.reserve(options_.tenant_shares);
   for (std::uint32_t tenant = 0; tenant < options_.tenant_shares; ++tenant) {

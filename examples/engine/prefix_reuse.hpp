@@ -166,7 +166,6 @@ class prefix_reuse {
 
   pools_type& pools_;
   std::string model_digest_, arithmetic_;
-  std::vector<std::uint32_t> layer_windows_;  // [layers], what decisions_ borrows
   reuse_options decisions_;
   page_shape shape_;
   tree_type tree_;

@@ -100,14 +100,19 @@ class session_cache {
                 MakeOrder&& make_order,
                 const typename Below::options& below)
       : requests_(requests),
-        model_(model),
         options_(options),
         plan_(sizes.plan),
         pools_(std::move(pools)),
         capacity_pages_(sizes.sizes.pages[0]),
         windows_(window_kinds(pools_.plan())),
-        layer_windows_(windows_.empty() ? std::vector<std::uint32_t>(model.layers.size())
-                                        : layer_windows(model)),
+        decisions_{.model = &model,
+                   .healing = {.windows = windows_.empty()
+                                              ? std::vector<std::uint32_t>(model.layers.size())
+                                              : layer_windows(model),
+                               .page_size = page(),
+                               .slack_pages = slack_pages()},
+                   .rates = options.rates,
+                   .may_heal = options.heal},
         tree_(pools_.all(),
               {.page_size = page(),
                .windows = windows_,
@@ -198,7 +203,7 @@ class session_cache {
       ++outcome_.heals;
       outcome_.healed_tokens += start.heal->length - start.heal->safe_length;
       outcome_.heal_token_equivalents +=
-          token_equivalents(start.heal->layer_rows, layer_windows_.size());
+          token_equivalents(start.heal->layer_rows, decisions_.healing.windows.size());
     }
     tree_.release(
         lease, {.ended = r.ended, .duration_us = r.duration_us}, r.arrival_us + r.duration_us);
@@ -209,20 +214,11 @@ class session_cache {
   }
 
   reuse_decision decide(const cache_namespace& space) const {
-    return decide_reuse(tree_,
-                        space,
-                        prompt_,
-                        {.model = model_,
-                         .healing = healing(),
-                         .rates = options_.rates,
-                         .may_heal = options_.heal});
-  }
-  [[nodiscard]] heal_model healing() const noexcept {
-    return {.windows = layer_windows_, .page_size = page(), .slack_pages = slack_pages()};
+    return decide_reuse(tree_, space, prompt_, decisions_);
   }
   [[nodiscard]] fetch_model fetch_model_of() const {
-    fetch_model model{.model = model_,
-                      .healing = healing(),
+    fetch_model model{.model = decisions_.model,
+                      .healing = decisions_.healing,
                       .windows = windows_,
                       .page_bytes = {},
                       .may_heal = options_.heal};
@@ -311,13 +307,12 @@ class session_cache {
   }
 
   const trace& requests_;
-  const model_geometry& model_;
   const cache_options& options_;
   const pool_plan& plan_;  // of the model; the pools' own may be thinner
   pools_type pools_;
   std::uint32_t capacity_pages_;
-  std::vector<std::uint32_t> windows_;        // [window kinds]
-  std::vector<std::uint32_t> layer_windows_;  // [layers]
+  std::vector<std::uint32_t> windows_;  // [window kinds]
+  reuse_options decisions_;
   tree_type tree_;
   typename Below::template part<tree_type, pools_type> below_;  // goes before the tree
   prefix_loan loan_;

@@ -77,13 +77,13 @@ class planner {
         .full_length = full, .prompt_tokens = prompt_tokens_, .safe_length = safe};
     const std::uint32_t healed = std::min(full, prompt_tokens_ - 1) / page_size_ * page_size_;
     const double from_safe =
-        seconds_of(recompute_flops(model_.model, safe, prompt_tokens_), rates_);
+        seconds_of(recompute_flops(*model_.model, safe, prompt_tokens_), rates_);
     if (!model_.may_heal || healed <= safe) {
       return from_safe;
     }
     const double with_heal =
-        seconds_of(heal_flops(model_.model, model_.healing, bounds), rates_) +
-        seconds_of(recompute_flops(model_.model, healed, prompt_tokens_), rates_);
+        seconds_of(heal_flops(*model_.model, model_.healing, bounds), rates_) +
+        seconds_of(recompute_flops(*model_.model, healed, prompt_tokens_), rates_);
     return std::min(from_safe, with_heal);
   }
 
@@ -149,7 +149,7 @@ class planner {
     plan.seconds =
         moved.seconds() +
         (way == fetch_way::window_safe
-             ? seconds_of(recompute_flops(model_.model, plan.length, prompt_tokens_), rates_)
+             ? seconds_of(recompute_flops(*model_.model, plan.length, prompt_tokens_), rates_)
              : start_seconds(plan.length, device_.window_safe_tokens));
     return plan;
   }

@@ -373,8 +373,7 @@ TEST_CASE("a heal costs half the sum of W - 1, whatever the prefix") {
 
 TEST_CASE("the planner takes the fewest seconds and says why") {
   const model_geometry pro = *preset("mimo-v2.5-pro");
-  const std::vector<std::uint32_t> windows = layer_windows(pro);
-  const heal_model model{.windows = windows, .page_size = 64};
+  const heal_model model{.windows = layer_windows(pro), .page_size = 64};  // It owns them.
   const compute_rates node{.linear_flops_per_s = 2.69e15, .attention_flops_per_s = 4.13e15};
   const heal_bounds lost{.full_length = 500'032, .prompt_tokens = 500'100};
 
@@ -396,7 +395,7 @@ TEST_CASE("the planner takes the fewest seconds and says why") {
   CHECK(choice.seconds.heal <= choice.seconds.recompute);
   const heal_size size = measure_heal(model, near);
   CHECK(size.first_row == near.safe_length);
-  CHECK(size.layer_rows <= 64 * windows.size());
+  CHECK(size.layer_rows <= 64 * model.windows.size());
 
   // Only full layers behind the window layer: the seconds are of one layer's K and V.
   model_geometry two = pro;

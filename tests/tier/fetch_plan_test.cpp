@@ -23,7 +23,7 @@ constexpr std::uint32_t page = 4;
 struct question {
   model_geometry geometry = toy_model({0, 10, 10, 7}, false);
   std::vector<std::uint32_t> layers = layer_windows(geometry);
-  fetch_model model{.model = geometry,
+  fetch_model model{.model = &geometry,
                     .healing = {.windows = layers, .page_size = page, .slack_pages = 1},
                     .windows = {10, 7},
                     .page_bytes = {1000, 500, 300}};
@@ -185,7 +185,7 @@ TEST_CASE("a hit at 128 K tokens of mimo-v2.5-pro moves a seventh of what an all
   const std::vector<std::uint32_t> layers = layer_windows(pro);
   const pool_plan plan = *pool_plan::make(kv_shapes_of(pro.layers, dtype::bf16), {.page_size = 64});
   REQUIRE(plan.window_kinds() == 1);
-  const fetch_model model{.model = pro,
+  const fetch_model model{.model = &pro,
                           .healing = {.windows = layers, .page_size = 64, .slack_pages = 1},
                           .windows = {plan.ring(0).window_tokens},
                           .page_bytes = {plan.layout(full_pool).page_bytes(),

@@ -77,7 +77,7 @@ struct world {
     tiers.emplace(tree,
                   pools,
                   std::move(list),
-                  fetch_model{.model = geometry,
+                  fetch_model{.model = &geometry,
                               .healing = {.windows = layers, .page_size = page, .slack_pages = 1},
                               .windows = tree.options().windows,
                               .page_bytes = page_bytes(),

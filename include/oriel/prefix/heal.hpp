@@ -36,19 +36,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <span>
 #include <vector>
 
 namespace oriel {
 
 /// What does not change from heal to heal of one model.
 struct heal_model {
-  std::span<const std::uint32_t> windows;  ///< [layers] window_tokens; 0 = a full layer
-  std::uint32_t page_size = 16;            ///< tokens; > 0
-  std::uint32_t slack_pages = 0;           ///< pages made whole in front of need(T)
+  std::vector<std::uint32_t> windows = {};  ///< [layers] window_tokens; 0 = a full layer
+  std::uint32_t page_size = 16;             ///< tokens; > 0
+  std::uint32_t slack_pages = 0;            ///< pages made whole in front of need(T)
 };
 
-/// window_tokens of every layer: what `heal_model::windows` borrows.
+/// window_tokens of every layer, as `heal_model::windows`.
 [[nodiscard]] std::vector<std::uint32_t> layer_windows(const model_geometry& model);
 
 /// What a match found.

@@ -40,9 +40,9 @@ namespace oriel {
 
 /// What a decision depends on besides the match.
 struct reuse_options {
-  const model_geometry& model;
-  heal_model healing;  ///< of the same model
-  compute_rates rates;
+  const model_geometry* model = nullptr;  ///< it outlives the options
+  heal_model healing = {};                ///< of the same model
+  compute_rates rates = {};
   bool may_heal = true;
 };
 
@@ -61,6 +61,7 @@ struct reuse_decision {
 };
 
 /// The longest start that costs least; changes nothing. O(match + layers).
+/// @pre   options.model != nullptr, rates > 0, if it may heal
 /// @throws std::bad_alloc for a heal's frontiers
 template <prefix_cache Cache>
 [[nodiscard]] reuse_decision decide_reuse(const Cache& cache,
@@ -73,7 +74,8 @@ template <prefix_cache Cache>
     const heal_bounds bounds{.full_length = m.full_tokens,
                              .prompt_tokens = static_cast<std::uint32_t>(tokens.size()),
                              .safe_length = m.window_safe_tokens};
-    if (choose_reuse(options.model, options.healing, bounds, options.rates).way ==
+    ORIEL_EXPECTS(options.model != nullptr);
+    if (choose_reuse(*options.model, options.healing, bounds, options.rates).way ==
         reuse_way::heal) {
       decision.heal = plan_heal(options.healing, bounds);
       decision.length = decision.heal->length;

@@ -68,7 +68,7 @@ class tiered_prefix {
   static constexpr bool needs_hashes = false;  ///< of events (unhashed_forwarder)
 
   /// @param tiers  faster first; at most 8
-  /// @pre   limits.now_us != nullptr
+  /// @pre   model.model != nullptr, and it outlives this; limits.now_us != nullptr
   /// @throws std::bad_alloc
   tiered_prefix(Cache& cache,
                 Pools& pools,
@@ -83,6 +83,7 @@ class tiered_prefix {
         copies_(pools_, queues_, limits_, counters_),
         placement_(pools_, queues_, copies_, limits_, model_, counters_) {
     ORIEL_EXPECTS(queues_.tiers().size() <= 8 && limits.now_us != nullptr);
+    ORIEL_EXPECTS(model_.model != nullptr);
     for (const tier& t : queues_.tiers()) {
       least_rates_.push_back(t.rates.bytes_per_s / 8);
     }

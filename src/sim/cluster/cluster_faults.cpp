@@ -40,8 +40,8 @@ void cluster_run::start_router(std::uint32_t r) {
     const heal_bounds deep{.full_length = 4096 * base_.page_tokens,
                            .prompt_tokens = 4096 * base_.page_tokens + 1,
                            .safe_length = 0};
-    made.work.heal_s =
-        seconds_of(heal_flops(model_.fetch.model, model_.fetch.healing, deep), options_.node.rates);
+    made.work.heal_s = seconds_of(heal_flops(*model_.fetch.model, model_.fetch.healing, deep),
+                                  options_.node.rates);
   }
   made.life.attempts_max = options_.attempts_max;
   made.life.ahead_max_s = options_.ahead_max_s;

@@ -35,14 +35,11 @@ node_model mimo_pro_node(double step_s) {
 }
 
 worker_model::worker_model(const cluster_options& o, std::uint32_t tokens)
-    : options(&o),
-      page_tokens(tokens),
-      fetch{.model = o.node.model, .healing = {}, .windows = {}, .page_bytes = {}},
-      layer_windows(oriel::layer_windows(o.node.model)) {
+    : options(&o), page_tokens(tokens), fetch{.model = &o.node.model} {
   const auto plan = pool_plan::make(kv_shapes_of(o.node.model.layers, dtype::bf16),
                                     {.page_size = page_tokens, .step_tokens = 512});
   ORIEL_EXPECTS(static_cast<bool>(plan));
-  fetch.healing = {.windows = layer_windows,
+  fetch.healing = {.windows = layer_windows(o.node.model),
                    .page_size = page_tokens,
                    .slack_pages = plan->options().slack_pages};
   fetch.may_heal = o.may_heal;

@@ -85,7 +85,7 @@ class prefix_fetch {
     // Longer than to compute the prompt, nobody needs to wait; and looking gets a part of it.
     const auto tokens = static_cast<std::uint32_t>(request_.tokens.size());
     const double compute_s = seconds_of(
-        recompute_flops(model_.model, device_.window_safe_tokens, tokens), request_.rates);
+        recompute_flops(*model_.model, device_.window_safe_tokens, tokens), request_.rates);
     const double wait_us = std::clamp(1e6 * compute_s,
                                       static_cast<double>(limits_.fetch_us_min),
                                       static_cast<double>(limits_.fetch_us_max));

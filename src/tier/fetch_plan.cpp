@@ -194,6 +194,21 @@ page_range needed_windows(std::uint32_t window_tokens,
   return {(boundary - std::min(boundary, window_tokens - 1)) / page_size, pages};
 }
 
+fetch_model fetch_model_of(const model_geometry& model, const pool_plan& plan) {
+  fetch_model made{
+      .model = &model, .healing = heal_model_of(model, plan), .soft_kind = plan.soft_kind()};
+  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
+    made.page_bytes.push_back(plan.layout(pool_id{pool}).page_bytes());
+    if (pool != 0) {
+      made.windows.push_back(plan.ring(pool - 1).window_tokens);
+    }
+  }
+  for (std::uint32_t layer = 0; layer < plan.layers(); ++layer) {
+    made.layers.push_back(plan.home(layer));
+  }
+  return made;
+}
+
 fetch_plan plan_fetch(const fetch_model& model,
                       const compute_rates& rates,
                       const prefix_match& device,

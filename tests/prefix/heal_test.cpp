@@ -5,6 +5,7 @@
 #include "support/death.hpp"
 
 #include <oriel/core/random.hpp>
+#include <oriel/kv/pool_plan.hpp>
 #include <oriel/model/presets.hpp>
 #include <oriel/prefix/heal.hpp>
 
@@ -406,6 +407,28 @@ TEST_CASE("the planner takes the fewest seconds and says why") {
         flop_count{.linear = kv_projection_flops(two, 0, 128), .attention = 0});
   CHECK(std::string(name_of(reuse_way::heal)) == "heal");
   CHECK(std::string(name_of(reuse_way::fetch)) == "fetch");
+}
+
+TEST_CASE("heals of a model in a plan's pools: a layer has the window that its pool keeps") {
+  model_geometry model = *preset("mimo-v2.5-pro");
+  model.layers.resize(8);
+  std::vector<kv_layer_shape> shapes = kv_shapes_of(model.layers, dtype::bf16);
+  shapes.push_back(shapes.back());  // Drafts, behind the model.
+  shapes.back().window_tokens = 64;
+  shapes.back().is_soft = true;
+  const pool_options pages{.page_size = 32, .slack_pages = 2};
+  const heal_model made = heal_model_of(model, *pool_plan::make(shapes, pages));
+  CHECK(made.windows == layer_windows(model));
+  CHECK(made.page_size == 32);
+  CHECK(made.slack_pages == 2);
+  for (kv_layer_shape& shape : shapes) {
+    shape.window_tokens = 0;
+    shape.is_soft = false;
+  }
+  const pool_plan uniform = *pool_plan::make(shapes, pages);
+  CHECK(heal_model_of(model, uniform).windows == std::vector<std::uint32_t>(8));
+  model.layers.resize(10, model.layers[0]);
+  CHECK(aborts([&] { static_cast<void>(heal_model_of(model, uniform)); }));
 }
 
 }  // namespace heal_test

@@ -40,6 +40,8 @@
 
 namespace oriel {
 
+class pool_plan;  // kv/pool_plan.hpp
+
 /// What does not change from heal to heal of one model.
 struct heal_model {
   std::vector<std::uint32_t> windows = {};  ///< [layers] window_tokens; 0 = a full layer
@@ -49,6 +51,10 @@ struct heal_model {
 
 /// window_tokens of every layer, as `heal_model::windows`.
 [[nodiscard]] std::vector<std::uint32_t> layer_windows(const model_geometry& model);
+
+/// Heals of a model in the pools of a plan: pages, slack, and of each layer the window that its
+/// pool keeps. @pre the plan's first layers are the model's @throws std::bad_alloc
+[[nodiscard]] heal_model heal_model_of(const model_geometry& model, const pool_plan& plan);
 
 /// What a match found.
 struct heal_bounds {

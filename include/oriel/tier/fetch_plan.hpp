@@ -57,6 +57,10 @@ struct fetch_model {
   std::optional<std::uint32_t> soft_kind = {};
 };
 
+/// Fetches of a model's pages into the pools of a plan, layer by layer.
+/// @pre as heal_model_of; `model` outlives what is made of this @throws std::bad_alloc
+[[nodiscard]] fetch_model fetch_model_of(const model_geometry& model, const pool_plan& plan);
+
 enum class fetch_way : std::uint8_t {
   nothing,        ///< what the device has is the best start
   window_safe,    ///< full pages up to `length` and the windows that it needs

@@ -5,8 +5,9 @@
 /// down; a prompt's pages that only lower tiers have are brought up, and are then the cache's like
 /// any others.
 ///
-///     radix_tree<Pool, Order, Retention, unhashed_forwarder> tree(...);
-///     tiered_prefix tiers(tree, pools, std::move(list), model, limits);
+///     using tree_type = radix_tree<Pool, Order, Retention, unhashed_forwarder>;
+///     tree_type tree(pools.all(), tree_options_of(plan));
+///     tiered_prefix tiers(tree, pools, std::move(list), fetch_model_of(model, plan), {});
 ///     tree.events().forward_to(tiers);
 ///
 ///     { const auto scope = tiers.publishing(sequence); publish_sequence(tree, ...); }  // copies

@@ -61,6 +61,7 @@ constexpr mutant all_mutants[] = {
     {"pages_of_two_sizes", "a lease of 160 tokens lends 10 pages of 32"},
     {"windows_of_two_sizes", "boundaries that no ring can resume at"},
     // Events.
+    {"hashes_of_events_have_to_be_asked_for", "a sink that aborts its tree far away"},
     {"tree_tells_of_its_end", "a listener that went before the tree is called"},
     // Publish, split, retention.
     {"split_loses_window_bits", "case 20"},

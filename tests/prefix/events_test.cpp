@@ -16,7 +16,13 @@ using pool_type = paged_allocator<>;
 
 struct listener {
   std::uint64_t heard = 0;
-  void on_event(const cache_event&) noexcept { ++heard; }
+  std::set<std::uint64_t> hashes;
+  void on_event(const cache_event& event) noexcept {
+    ++heard;
+    if (event.kind != cache_event_kind::cleared) {
+      hashes.insert(event.hash.low);
+    }
+  }
 };
 /// Goes by tokens and handles.
 struct unhashed_listener {
@@ -56,10 +62,7 @@ struct forwarding_world {
   cache_namespace space{namespace_fields{.tenant_salt = "t"}};
 
   forwarding_world() {
-    tree.emplace(
-        std::span(pools),
-        radix_tree_options{
-            .page_size = 4, .windows = {6}, .keeps_hash_chain = needs_hashes_v<Forwarder>});
+    tree.emplace(std::span(pools), radix_tree_options{.page_size = 4, .windows = {6}});
   }
   /// Publishes four pages and their windows; their handles are the tree's alone but for `kept`.
   void publish(std::span<page_handle> kept = {}) {
@@ -136,6 +139,17 @@ TEST_CASE("who was taken out hears nothing, and nobody else can take him out") {
   w.tree->clear();
   CHECK(second.heard == last);
   w.pools[0].release(kept);
+}
+
+TEST_CASE("a tree whose events have hashes keeps them, though nobody asked") {
+  forwarding_world w;
+  listener hears;
+  w.tree->events().forward_to(hears);
+  w.publish();
+  CHECK(hears.hashes.size() == 4);
+  CHECK(!hears.hashes.contains(0));
+  CHECK(w.tree->options().keeps_hash_chain);
+  CHECK(!radix_tree<pool_type>(w.pools, {.windows = {6}}).options().keeps_hash_chain);
 }
 
 TEST_CASE("who goes by tokens and handles costs the tree no hashes") {

@@ -66,7 +66,8 @@ struct radix_tree_options {
   /// pages gives its share to the next; tenants beyond so many share the last one. Each costs an
   /// order.
   std::uint32_t tenant_shares = 1;
-  bool keeps_hash_chain = false;  ///< 16 bytes a page; events and probes by hash need it
+  /// 16 bytes a page, for probes by hash. A tree whose events have hashes keeps it unasked.
+  bool keeps_hash_chain = false;
 };
 
 /// What a tree over the pools of a plan has to agree with them in: page size, windows, soft kind,
@@ -224,7 +225,7 @@ class radix_tree {
   /// pages of `tokens` from hash_pages(space.digest(), ...), whole nodes are skipped and the answer
   /// is advisory: `pin` compares tokens before anything is borrowed.
   /// O(nodes + tokens compared + window pages looked at).
-  /// @pre chain.empty() or options.keeps_hash_chain
+  /// @pre chain.empty() or options().keeps_hash_chain
   [[nodiscard]] prefix_match match(const cache_namespace& space,
                                    std::span<const token_id> tokens,
                                    std::span<const chain_hash> chain = {}) const noexcept {
@@ -317,6 +318,14 @@ class radix_tree {
   [[nodiscard]] const char* audit() const;
 
  private:
+  /// With what the events need.
+  [[nodiscard]] static radix_tree_options completed(radix_tree_options options) noexcept {
+    options.keeps_hash_chain =
+        options.keeps_hash_chain || (Events::enabled && needs_hashes_v<Events> &&
+                                     !ORIEL_MUTANT(hashes_of_events_have_to_be_asked_for));
+    return options;
+  }
+
   enum class run_state : std::uint8_t { free, held, evictable, parked };
   struct run_record {
     run_facts facts;

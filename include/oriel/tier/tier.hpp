@@ -7,6 +7,7 @@
 #include <oriel/tier/any_store.hpp>
 #include <oriel/tier/fetch_plan.hpp>
 #include <oriel/tier/layer_plan.hpp>
+#include <oriel/tier/store_clock.hpp>
 
 #include <array>
 #include <cstddef>
@@ -42,9 +43,10 @@ struct tier {
 
 /// Bounds and habits of the movement between tiers.
 struct tier_limits {
-  std::uint64_t (*now_us)() = nullptr;  ///< the one clock of the cache and all its stores
-  std::uint32_t copies_max = 4096;      ///< device pages being copied down at once
-  std::uint32_t fetches_max = 8;        ///< requests that fetch at once
+  /// The one clock of the cache and all its stores, as `store_clock` has it.
+  std::uint64_t (*now_us)() = &monotonic_clock::now_us;
+  std::uint32_t copies_max = 4096;  ///< device pages being copied down at once
+  std::uint32_t fetches_max = 8;    ///< requests that fetch at once
   /// A fetch may last as long as it would take to compute the prompt, but not less and not more
   /// than this; what has not come by then is a miss.
   std::uint64_t fetch_us_min = 20'000;

@@ -187,10 +187,12 @@ class tiered_prefix {
   }
 
   /// Starts to look for what the device lacks of a prompt. Returns its number.
-  /// @pre can_fetch(); request.links are those of all whole pages of request.tokens
+  /// @pre can_fetch(); request.links are those of all whole pages of request.tokens; its rates > 0
   /// @throws std::bad_alloc
   std::uint32_t begin_fetch(fetch_request request) {
     ORIEL_EXPECTS(can_fetch());
+    ORIEL_EXPECTS(request.rates.linear_flops_per_s > 0.0 &&
+                  request.rates.attention_flops_per_s > 0.0);
     const std::uint32_t id = next_fetch_++;
     fetches_.emplace_back(cache_,
                           pools_,

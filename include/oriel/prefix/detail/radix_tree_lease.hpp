@@ -25,7 +25,7 @@ ORIEL_TREE::radix_tree(std::span<Pool> pools,
                        Events events,
                        MakeOrder&& make_order)
     : pools_(pools.data()),
-      options_(std::move(options)),
+      options_(completed(std::move(options))),
       retention_(std::move(retention)),
       events_(std::move(events)),
       store_({.page_size = options_.page_size,
@@ -52,7 +52,6 @@ ORIEL_TREE::radix_tree(std::span<Pool> pools,
     orders_.push_back(make_order(static_cast<std::uint32_t>(runs_.size())));
   }
   tenants_.reserve(options_.tenant_shares);
-  ORIEL_EXPECTS(!Events::enabled || !needs_hashes_v<Events> || options_.keeps_hash_chain);
   windows_.reserve(options_.windows.size());
   for (std::size_t kind = 0; kind < options_.windows.size(); ++kind) {
     ORIEL_EXPECTS(options_.windows[kind] > 0);

@@ -42,7 +42,7 @@ struct fetch_request {
   std::vector<token_id> tokens;    ///< [prompt]
   std::vector<page_digest> links;  ///< of its whole pages
   page_owner owner = {};
-  compute_rates rates = {};  ///< of this engine, now
+  compute_rates rates = {};  ///< of this engine, now; have to be said: both > 0
   /// Not 0: pages come whole, so that one that fails costs those behind it alone, and no step can
   /// join; and nothing is waited for after this time.
   std::uint64_t whole_until_us = 0;

@@ -19,6 +19,7 @@
 #include <memory>
 #include <numeric>
 #include <span>
+#include <stdexcept>
 #include <system_error>
 #include <utility>
 
@@ -90,6 +91,8 @@ tier host_tier(const tier_choice& choice, const page_shape& shape) {
             .rates = within_budget(host_rates, choice)};
   } catch (const std::bad_alloc&) {
     throw error(fmt::format("no memory for a host cache of {} bytes; give it less", bytes));
+  } catch (const std::invalid_argument& e) {
+    throw error(fmt::format("a host cache of {} bytes: {}", bytes, e.what()));
   }
 }
 

@@ -24,6 +24,7 @@
 #include <oriel/tier/detail/arriving_pages.hpp>
 #include <oriel/tier/detail/tier_queues.hpp>
 #include <oriel/tier/fetch_plan.hpp>
+#include <oriel/tier/tier.hpp>
 
 #include <algorithm>
 #include <array>
@@ -32,23 +33,6 @@
 #include <optional>
 #include <span>
 #include <vector>
-
-namespace oriel {
-
-/// What a fetch is for; kept until its last transfer has ended.
-struct fetch_request {
-  cache_namespace space;
-  page_digest start;               ///< chain_start of the namespace
-  std::vector<token_id> tokens;    ///< [prompt]
-  std::vector<page_digest> links;  ///< of its whole pages
-  page_owner owner = {};
-  compute_rates rates = {};  ///< of this engine, now; have to be said: both > 0
-  /// Not 0: pages come whole, so that one that fails costs those behind it alone, and no step can
-  /// join; and nothing is waited for after this time.
-  std::uint64_t whole_until_us = 0;
-};
-
-}  // namespace oriel
 
 namespace oriel::detail {
 

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <string>
 
 namespace affinity_router_test {
 
@@ -456,6 +457,21 @@ TEST_CASE("prices are of the index's pages, whatever their size, and a size has 
     CHECK(rows[1].terms.prefill_s == Approx(4.001));
   }
   CHECK(aborts([] { affinity_router<predicted_seconds>({.index = {.workers = 2}}); }));
+}
+
+TEST_CASE("names for messages: the first and the last of each") {
+  CHECK(name_of(route_kind::placed) == std::string("placed"));
+  CHECK(name_of(route_kind::ended) == std::string("ended"));
+  CHECK(name_of(refusal::none) == std::string("none"));
+  CHECK(name_of(refusal::too_many) == std::string("too_many"));
+  CHECK(name_of(route_end::completed) == std::string("completed"));
+  CHECK(name_of(route_end::failed) == std::string("failed"));
+  CHECK(name_of(action_kind::again) == std::string("again"));
+  CHECK(name_of(action_kind::ended) == std::string("ended"));
+  CHECK(name_of(event_outcome::applied) == std::string("applied"));
+  CHECK(name_of(event_outcome::invalid) == std::string("invalid"));
+  CHECK(name_of(worker_state::absent) == std::string("absent"));
+  CHECK(name_of(worker_state::replaying) == std::string("replaying"));
 }
 
 }  // namespace affinity_router_test

@@ -47,6 +47,11 @@ enum class event_outcome : std::uint8_t {
   invalid,    ///< a field is out of range; not applied, and it counts as missing
 };
 
+[[nodiscard]] constexpr const char* name_of(event_outcome outcome) noexcept {
+  constexpr const char* names[] = {"applied", "held", "duplicate", "stale", "lost", "invalid"};
+  return names[static_cast<std::size_t>(outcome)];
+}
+
 /// How far what is known of a worker can be trusted.
 enum class worker_state : std::uint8_t {
   absent,     ///< nothing was heard of it, or it was removed
@@ -54,6 +59,11 @@ enum class worker_state : std::uint8_t {
   unsure,     ///< events were lost: rows count only what came since, a lower bound
   replaying,  ///< a replay is under way: rows count what has come of it, a lower bound
 };
+
+[[nodiscard]] constexpr const char* name_of(worker_state state) noexcept {
+  constexpr const char* names[] = {"absent", "sure", "unsure", "replaying"};
+  return names[static_cast<std::size_t>(state)];
+}
 
 /// Plain counts since construction.
 struct prefix_index_counters {

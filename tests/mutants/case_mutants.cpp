@@ -489,17 +489,19 @@ std::string quoted(const std::string& name) {
   return out;
 }
 
-std::string kill_by_lives() {
-  return sim::run_isolated([] {
-    for (std::uint64_t seed = 1; seed <= 400; ++seed) {
-      oriel_test::segment_life life(
-          oriel_test::make_life(400'000 + seed, seed % 4 == 0, seed % 3 != 0));
-      if (const std::string why = life.run(); !why.empty()) {
-        return "life: " + why;
-      }
-    }
-    return std::string();
-  });
+std::string kill_by_lives(unsigned seconds) {
+  return sim::run_isolated(
+      [] {
+        for (std::uint64_t seed = 1; seed <= 400; ++seed) {
+          oriel_test::segment_life life(
+              oriel_test::make_life(400'000 + seed, seed % 4 == 0, seed % 3 != 0));
+          if (const std::string why = life.run(); !why.empty()) {
+            return "life: " + why;
+          }
+        }
+        return std::string();
+      },
+      seconds);
 }
 
 std::string killer(const mutant& m, const char* program) {
@@ -508,11 +510,10 @@ std::string killer(const mutant& m, const char* program) {
     return mutants::kill_by_cases(program, quoted(m.killer), 8);
   }
   ::setenv("ORIEL_TEST_SCALE", "0.01", 1);
-  const std::string how =
-      mutants::kill_by_cases(program,
-                             "[#page_record_test]~[life],[#segment_store_test]~[life]",
-                             mutants::seconds_for(m, 60));
-  return how.empty() ? kill_by_lives() : how;
+  const unsigned seconds = mutants::seconds_for(m, 60);
+  const std::string how = mutants::kill_by_cases(
+      program, "[#page_record_test]~[life],[#segment_store_test]~[life]", seconds);
+  return how.empty() ? kill_by_lives(seconds) : how;
 }
 
 }  // namespace

@@ -24,10 +24,11 @@ using fleet_base = session_fleet<prefix_index>;
 
 struct fleet : fleet_base {
   fleet(std::uint32_t workers, std::uint32_t capacity_pages)
-      : fleet_base(
-            prefix_index_options{
-                .windows = {128}, .workers = workers, .capacity_pages = capacity_pages},
-            workers) {}
+      : fleet_base(prefix_index_options{.page_size = 64,
+                                        .windows = {128},
+                                        .workers = workers,
+                                        .capacity_pages = capacity_pages},
+                   workers) {}
 };
 
 /// Look-ups one after the other, and how long each takes.

@@ -20,7 +20,10 @@ namespace oriel {
 namespace {
 
 router_options options_for(std::uint32_t workers, std::uint32_t capacity_pages) {
-  return {.index = {.windows = {128}, .workers = workers, .capacity_pages = capacity_pages},
+  return {.index = {.page_size = 64,
+                    .windows = {128},
+                    .workers = workers,
+                    .capacity_pages = capacity_pages},
           .life = {.ahead_max_s = 1e6}};
 }
 

@@ -34,11 +34,10 @@ void show_cost(const char* preset, std::uint32_t tokens) {
   if (!model) {
     return;
   }
-  const std::vector<std::uint32_t> windows = oriel::layer_windows(*model);
-  const oriel::heal_model healed{.windows = windows, .page_size = 64};
+  const oriel::heal_model healed{.windows = oriel::layer_windows(*model), .page_size = 64};
   const oriel::heal_size size = oriel::measure_heal(
       healed, {.full_length = tokens, .prompt_tokens = tokens + 1, .safe_length = 0});
-  const double equivalents = oriel::token_equivalents(size.layer_rows, windows.size());
+  const double equivalents = oriel::token_equivalents(size.layer_rows, healed.windows.size());
   std::printf("  %-14s %7u cached tokens: a heal is as much work as %5.0f tokens (%.2f %%)\n",
               preset,
               size.length,

@@ -19,6 +19,7 @@
 #include <memory>
 #include <numeric>
 #include <span>
+#include <stdexcept>
 #include <system_error>
 #include <utility>
 
@@ -90,6 +91,8 @@ tier host_tier(const tier_choice& choice, const page_shape& shape) {
             .rates = within_budget(host_rates, choice)};
   } catch (const std::bad_alloc&) {
     throw error(fmt::format("no memory for a host cache of {} bytes; give it less", bytes));
+  } catch (const std::invalid_argument& e) {
+    throw error(fmt::format("a host cache of {} bytes: {}", bytes, e.what()));
   }
 }
 
@@ -166,28 +169,13 @@ void wait_until_open(std::span<tier> tiers) {
 
 }  // namespace
 
-page_shape shape_of(const pool_plan& plan) {
-  page_shape shape{.page_size = plan.options().page_size};
-  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
-    const page_layout& layout = plan.layout(pool_id{pool});
-    std::vector<std::uint64_t>& slices = shape.slice_bytes.emplace_back();
-    for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
-      slices.push_back(layout.slice_bytes(slot));
-    }
-    if (pool != 0) {
-      shape.window_tokens.push_back(plan.ring(pool - 1).window_tokens);
-    }
-  }
-  return shape;
-}
-
 page_shape kv_page_shape(const model_geometry& model, const engine_options& options, dtype kv) {
   const auto plan =
       pool_plan::make(kv_layers_of(model, options, kv), {.page_size = options.page_tokens});
   if (!plan) {
     throw error(fmt::format("the KV pools do not fit the model: {}", plan.error().detail));
   }
-  return shape_of(*plan);
+  return page_shape_of(*plan);
 }
 
 std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape) try {

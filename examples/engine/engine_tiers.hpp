@@ -45,9 +45,6 @@ struct tier_choice {
                                        const engine_options& options,
                                        dtype kv);
 
-/// The shape of the pages of a plan's pools. @throws std::bad_alloc
-[[nodiscard]] page_shape shape_of(const pool_plan& plan);
-
 /// Makes the stores, each in a thread of its own, faster first, and waits until each has answered
 /// once, a quarter of a second at most: so that the first prompt finds a server connected. Their
 /// clock is `steady_now_us`.

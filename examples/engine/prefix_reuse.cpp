@@ -1,6 +1,5 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-#include <engine/engine_tiers.hpp>
 #include <engine/prefix_reuse.hpp>
 #include <fmt/format.h>
 
@@ -14,16 +13,9 @@ namespace {
 constexpr int kernel_order_version = 2;
 
 radix_tree_options tree_options(const pool_plan& plan, const engine_options& o) {
-  radix_tree_options options;
-  options.page_size = plan.options().page_size;
-  options.slack_pages = plan.options().slack_pages;
+  radix_tree_options options = tree_options_of(plan);
   options.leases_max = o.sequences_max + 1 + o.tier_moves.fetches_max;
   options.tenant_shares = std::max(1u, o.tenant_shares);
-  for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
-    options.windows.push_back(plan.ring(kind).window_tokens);
-  }
-  options.soft_kind = plan.soft_kind();
-  options.keeps_hash_chain = true;  // Events name pages by it.
   return options;
 }
 
@@ -33,30 +25,10 @@ cache_retention retention_of(const retention_choice& c) {
                          keep_dense_head{c.dense_head_tokens}};
 }
 
-fetch_model fetch_model_of(const reuse_options& decisions, const pool_plan& plan) {
-  fetch_model model{.model = decisions.model,
-                    .healing = decisions.healing,
-                    .windows = {},
-                    .page_bytes = {},
-                    .may_heal = decisions.may_heal,
-                    .layers = {},
-                    .soft_kind = plan.soft_kind()};
-  for (std::uint32_t layer = 0; layer < plan.layers(); ++layer) {
-    model.layers.push_back(plan.home(layer));
-  }
-  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
-    model.page_bytes.push_back(plan.layout(pool_id{pool}).page_bytes());
-    if (pool != 0) {
-      model.windows.push_back(plan.ring(pool - 1).window_tokens);
-    }
-  }
-  return model;
-}
-
 /// The shape that pages are named by. What drafts is not in it: the pages of the model are the same
 /// with and without.
 page_shape shape_of_names(const pool_plan& plan) {
-  page_shape shape = shape_of(plan);
+  page_shape shape = page_shape_of(plan);
   if (const auto soft = plan.soft_kind()) {
     shape.slice_bytes.erase(shape.slice_bytes.begin() + 1 + *soft);
     shape.window_tokens.erase(shape.window_tokens.begin() + *soft);
@@ -86,11 +58,8 @@ prefix_reuse::prefix_reuse(pools_type& pools,
     : pools_(pools),
       model_digest_(options.model_digest),
       arithmetic_(std::move(arithmetic)),
-      layer_windows_(layer_windows(model)),
-      decisions_{.model = model,
-                 .healing = {.windows = layer_windows_,
-                             .page_size = options.page_tokens,
-                             .slack_pages = pools.plan().options().slack_pages},
+      decisions_{.model = &model,
+                 .healing = heal_model_of(model, pools.plan()),
                  .rates = options.rates,
                  .may_heal = options.heal},
       shape_(shape_of_names(pools.plan())),
@@ -100,8 +69,9 @@ prefix_reuse::prefix_reuse(pools_type& pools,
   if (!tiers.empty()) {
     tier_limits limits = options.tier_moves;
     limits.now_us = options.now_us;
-    tiers_.emplace(
-        tree_, pools_, std::move(tiers), fetch_model_of(decisions_, pools.plan()), limits);
+    fetch_model fetches = fetch_model_of(model, pools.plan());
+    fetches.may_heal = options.heal;
+    tiers_.emplace(tree_, pools_, std::move(tiers), std::move(fetches), limits);
     tree_.events().forward_to(*tiers_);
   }
 }

@@ -48,7 +48,7 @@ class prefix_reuse {
   using pools_type = host_pools;
   using sequence_type = pools_type::sequence_type;
   using tree_type =
-      radix_tree<pools_type::pool_type, eviction_order, cache_retention, event_forwarder>;
+      radix_tree<pools_type::pool_type, eviction_order, cache_retention, unhashed_forwarder>;
   using tiers_type = tiered_prefix<tree_type, pools_type>;
   using lease = tree_type::lease;
 
@@ -60,7 +60,6 @@ class prefix_reuse {
                const engine_options& options,
                std::string arithmetic,
                std::vector<tier> tiers);
-  ~prefix_reuse() { tree_.events() = {}; }  // The tiers go before the tree.
   prefix_reuse(const prefix_reuse&) = delete;
   prefix_reuse& operator=(const prefix_reuse&) = delete;
 
@@ -167,7 +166,6 @@ class prefix_reuse {
 
   pools_type& pools_;
   std::string model_digest_, arithmetic_;
-  std::vector<std::uint32_t> layer_windows_;  // [layers], what decisions_ borrows
   reuse_options decisions_;
   page_shape shape_;
   tree_type tree_;

@@ -100,27 +100,22 @@ class session_cache {
                 MakeOrder&& make_order,
                 const typename Below::options& below)
       : requests_(requests),
-        model_(model),
         options_(options),
         plan_(sizes.plan),
         pools_(std::move(pools)),
         capacity_pages_(sizes.sizes.pages[0]),
-        windows_(window_kinds(pools_.plan())),
-        layer_windows_(windows_.empty() ? std::vector<std::uint32_t>(model.layers.size())
-                                        : layer_windows(model)),
+        decisions_{.model = &model,
+                   .healing = heal_model_of(model, sizes.plan),
+                   .rates = options.rates,
+                   .may_heal = options.heal},
         tree_(pools_.all(),
-              {.page_size = page(),
-               .windows = windows_,
-               .slack_pages = slack_pages(),
-               .leases_max = 16,
-               .namespaces_max = 1u << 16,
-               .keeps_hash_chain = Below::events::enabled},
+              tree_options(pools_.plan()),
               retention{keep_every{options.retain.every_tokens},
                         keep_branch_points{options.retain.branch_points},
                         keep_dense_head{options.retain.dense_head_tokens}},
               {},
               make_order),
-        below_(tree_, pools_, requests, fetch_model_of(), options.rates, below) {}
+        below_(tree_, pools_, requests, fetches(), options.rates, below) {}
 
   result<cache_outcome> run(const std::function<void(std::size_t)>& progress) {
     std::vector<std::uint64_t> session_requests(requests_.sessions.size());
@@ -150,7 +145,7 @@ class session_cache {
     outcome_.evicted_window_pages = c.evicted_window_pages;
     outcome_.index_bytes = tree_.index_bytes();
     outcome_.cached_pages = tree_.full_pages();
-    for (std::uint32_t kind = 0; kind < windows_.size(); ++kind) {
+    for (std::uint32_t kind = 0; kind < windows().size(); ++kind) {
       outcome_.cached_pages += tree_.window_pages(kind);
     }
     if (status sound = below_.finish(outcome_); !sound) {
@@ -162,17 +157,15 @@ class session_cache {
  private:
   using lease_type = typename tree_type::lease;
 
-  static std::vector<std::uint32_t> window_kinds(const pool_plan& plan) {
-    std::vector<std::uint32_t> windows;
-    for (std::uint32_t kind = 0; kind < plan.window_kinds(); ++kind) {
-      windows.push_back(plan.ring(kind).window_tokens);
-    }
-    return windows;
+  static radix_tree_options tree_options(const pool_plan& plan) {
+    radix_tree_options options = tree_options_of(plan);
+    options.leases_max = 16;
+    return options;
   }
 
   [[nodiscard]] std::uint32_t page() const noexcept { return pools_.plan().options().page_size; }
-  [[nodiscard]] std::uint32_t slack_pages() const noexcept {
-    return pools_.plan().options().slack_pages;
+  [[nodiscard]] const std::vector<std::uint32_t>& windows() const noexcept {
+    return tree_.options().windows;
   }
 
   /// Hit tokens of one request.
@@ -199,7 +192,7 @@ class session_cache {
       ++outcome_.heals;
       outcome_.healed_tokens += start.heal->length - start.heal->safe_length;
       outcome_.heal_token_equivalents +=
-          token_equivalents(start.heal->layer_rows, layer_windows_.size());
+          token_equivalents(start.heal->layer_rows, decisions_.healing.windows.size());
     }
     tree_.release(
         lease, {.ended = r.ended, .duration_us = r.duration_us}, r.arrival_us + r.duration_us);
@@ -210,26 +203,13 @@ class session_cache {
   }
 
   reuse_decision decide(const cache_namespace& space) const {
-    return decide_reuse(tree_,
-                        space,
-                        prompt_,
-                        {.model = model_,
-                         .healing = healing(),
-                         .rates = options_.rates,
-                         .may_heal = options_.heal});
+    return decide_reuse(tree_, space, prompt_, decisions_);
   }
-  [[nodiscard]] heal_model healing() const noexcept {
-    return {.windows = layer_windows_, .page_size = page(), .slack_pages = slack_pages()};
-  }
-  [[nodiscard]] fetch_model fetch_model_of() const {
-    fetch_model model{.model = model_,
-                      .healing = healing(),
-                      .windows = windows_,
-                      .page_bytes = {},
-                      .may_heal = options_.heal};
-    for (std::uint32_t pool = 0; pool < plan_.pools(); ++pool) {
-      model.page_bytes.push_back(plan_.layout(pool_id{pool}).page_bytes());
-    }
+  /// Pages come whole: a replay has no steps to join.
+  [[nodiscard]] fetch_model fetches() const {
+    fetch_model model = fetch_model_of(*decisions_.model, plan_);
+    model.may_heal = options_.heal;
+    model.layers.clear();
     return model;
   }
 
@@ -237,7 +217,7 @@ class session_cache {
   status compute(const reuse_decision& start, lease_type& lease, std::uint64_t now_us) {
     const auto prompt = static_cast<std::uint32_t>(prompt_.size());
     const borrowed_prefix lent =
-        loan_.lend(tree_, lease, windows_, start.heal ? &*start.heal : nullptr);
+        loan_.lend(tree_, lease, windows(), start.heal ? &*start.heal : nullptr);
     if (status sound = below_.use(prompt_, lent); !sound) {
       return sound;
     }
@@ -312,13 +292,11 @@ class session_cache {
   }
 
   const trace& requests_;
-  const model_geometry& model_;
   const cache_options& options_;
   const pool_plan& plan_;  // of the model; the pools' own may be thinner
   pools_type pools_;
   std::uint32_t capacity_pages_;
-  std::vector<std::uint32_t> windows_;        // [window kinds]
-  std::vector<std::uint32_t> layer_windows_;  // [layers]
+  reuse_options decisions_;
   tree_type tree_;
   typename Below::template part<tree_type, pools_type> below_;  // goes before the tree
   prefix_loan loan_;

@@ -100,7 +100,7 @@ class chain_names {
 
 struct tiers_below {
   using memory = host_memory;
-  using events = event_forwarder;
+  using events = unhashed_forwarder;
   struct options {
     const tier_plan& tiers;
     const pool_plan& model;  ///< whose pages the pools' stand for
@@ -109,6 +109,8 @@ struct tiers_below {
   template <class Tree, class Pools>
   class part {
    public:
+    static constexpr bool needs_hashes = false;  ///< of events
+
     part(Tree& tree,
          Pools& pools,
          const trace& requests,

@@ -101,9 +101,8 @@ result<huge_page_memory> huge_page_memory::reserve(std::size_t bytes) noexcept {
   if (after != 0) {
     ::munmap(start + before + size, after);
   }
-  huge_page_memory memory{start + before, bytes, bytes, give_back_huge};
-  memory.is_advised_ = ::madvise(start + before, size, MADV_HUGEPAGE) == 0;
-  return memory;
+  static_cast<void>(::madvise(start + before, size, MADV_HUGEPAGE));  // Refused: small pages.
+  return huge_page_memory{start + before, bytes, bytes, give_back_huge};
 }
 
 status huge_page_memory::commit(std::size_t bytes) noexcept {

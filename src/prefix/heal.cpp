@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
+#include <oriel/kv/pool_plan.hpp>
 #include <oriel/prefix/heal.hpp>
 
 #include <algorithm>
@@ -49,6 +50,18 @@ std::vector<std::uint32_t> layer_windows(const model_geometry& model) {
     windows.push_back(layer.attention.window_tokens);
   }
   return windows;
+}
+
+heal_model heal_model_of(const model_geometry& model, const pool_plan& plan) {
+  ORIEL_EXPECTS(plan.layers() >= model.layers.size());
+  heal_model healing{.page_size = plan.options().page_size,
+                     .slack_pages = plan.options().slack_pages};
+  healing.windows.reserve(model.layers.size());
+  for (std::uint32_t layer = 0; layer < model.layers.size(); ++layer) {
+    const std::uint32_t pool = to_index(plan.home(layer).pool);
+    healing.windows.push_back(pool == 0 ? 0 : plan.ring(pool - 1).window_tokens);
+  }
+  return healing;
 }
 
 heal_size measure_heal(const heal_model& model, const heal_bounds& bounds) noexcept {

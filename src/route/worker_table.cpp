@@ -35,6 +35,9 @@ void worker_table::join(worker_id worker, const worker_profile& profile, double 
 }
 
 bool worker_table::report(const load_report& load, double now_s) {
+  if (!is_known(load.worker) && !ORIEL_MUTANT(strangers_are_believed)) {
+    return false;
+  }
   entry& w = at(load.worker);
   if (!w.is_member || (w.told_sequence != 0 && load.sequence <= w.told_sequence)) {
     return false;
@@ -89,6 +92,9 @@ void worker_table::fade(double now_s) noexcept {
 }
 
 void worker_table::note_placed(worker_id worker, double seconds, double at_s) {
+  if (!is_known(worker)) {
+    return;
+  }
   entry& w = at(worker);
   if (w.is_member) {
     remember(worker, seconds, at_s);

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tier/disk_engine.hpp"
 
-#include <oriel/core/contract.hpp>
 #include <oriel/tier/directory_disk.hpp>
 
 #include <utility>
@@ -10,8 +9,12 @@
 namespace oriel {
 
 result<directory_disk> directory_disk::open(const disk_options& options) {
-  ORIEL_EXPECTS(options.queue_depth >= 1 && options.queue_depth <= queue_depth_max);
-  ORIEL_EXPECTS(options.threads >= 1 && options.threads <= threads_max);
+  if (options.queue_depth < 1 || options.queue_depth > queue_depth_max) {
+    return failure{errc::invalid_argument, 0, "queue_depth must be in [1, 4096]"};
+  }
+  if (options.threads < 1 || options.threads > threads_max) {
+    return failure{errc::invalid_argument, 0, "threads must be in [1, 256]"};
+  }
   result<detail::disk_folder> folder = detail::disk_folder::open(options);
   if (!folder) {
     return folder.error();

@@ -77,13 +77,13 @@ class planner {
         .full_length = full, .prompt_tokens = prompt_tokens_, .safe_length = safe};
     const std::uint32_t healed = std::min(full, prompt_tokens_ - 1) / page_size_ * page_size_;
     const double from_safe =
-        seconds_of(recompute_flops(model_.model, safe, prompt_tokens_), rates_);
+        seconds_of(recompute_flops(*model_.model, safe, prompt_tokens_), rates_);
     if (!model_.may_heal || healed <= safe) {
       return from_safe;
     }
     const double with_heal =
-        seconds_of(heal_flops(model_.model, model_.healing, bounds), rates_) +
-        seconds_of(recompute_flops(model_.model, healed, prompt_tokens_), rates_);
+        seconds_of(heal_flops(*model_.model, model_.healing, bounds), rates_) +
+        seconds_of(recompute_flops(*model_.model, healed, prompt_tokens_), rates_);
     return std::min(from_safe, with_heal);
   }
 
@@ -149,7 +149,7 @@ class planner {
     plan.seconds =
         moved.seconds() +
         (way == fetch_way::window_safe
-             ? seconds_of(recompute_flops(model_.model, plan.length, prompt_tokens_), rates_)
+             ? seconds_of(recompute_flops(*model_.model, plan.length, prompt_tokens_), rates_)
              : start_seconds(plan.length, device_.window_safe_tokens));
     return plan;
   }
@@ -192,6 +192,21 @@ page_range needed_windows(std::uint32_t window_tokens,
   }
   const std::uint32_t boundary = (pages - std::min(pages, slack_pages)) * page_size;
   return {(boundary - std::min(boundary, window_tokens - 1)) / page_size, pages};
+}
+
+fetch_model fetch_model_of(const model_geometry& model, const pool_plan& plan) {
+  fetch_model made{
+      .model = &model, .healing = heal_model_of(model, plan), .soft_kind = plan.soft_kind()};
+  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
+    made.page_bytes.push_back(plan.layout(pool_id{pool}).page_bytes());
+    if (pool != 0) {
+      made.windows.push_back(plan.ring(pool - 1).window_tokens);
+    }
+  }
+  for (std::uint32_t layer = 0; layer < plan.layers(); ++layer) {
+    made.layers.push_back(plan.home(layer));
+  }
+  return made;
 }
 
 fetch_plan plan_fetch(const fetch_model& model,

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include <oriel/core/contract.hpp>
+#include <oriel/kv/pool_plan.hpp>
 #include <oriel/tier/page_key.hpp>
 
 #include <openssl/evp.h>
@@ -57,6 +58,21 @@ std::uint64_t page_digest::prefix64() const noexcept {
   std::uint64_t word = 0;
   std::memcpy(&word, bytes.data(), sizeof(word));
   return word;
+}
+
+page_shape page_shape_of(const pool_plan& plan) {
+  page_shape shape{.page_size = plan.options().page_size};
+  for (std::uint32_t pool = 0; pool < plan.pools(); ++pool) {
+    const page_layout& layout = plan.layout(pool_id{pool});
+    std::vector<std::uint64_t>& slices = shape.slice_bytes.emplace_back();
+    for (std::uint32_t slot = 0; slot < layout.slots(); ++slot) {
+      slices.push_back(layout.slice_bytes(slot));
+    }
+    if (pool != 0) {
+      shape.window_tokens.push_back(plan.ring(pool - 1).window_tokens);
+    }
+  }
+  return shape;
 }
 
 page_digest chain_start(const cache_namespace& space, const page_shape& shape) {

@@ -17,7 +17,7 @@ std::uint64_t read_us(clockid_t clock) noexcept {
 
 }  // namespace
 
-std::uint64_t monotonic_clock::now_us() const noexcept {
+std::uint64_t monotonic_clock::now_us() noexcept {
   return read_us(CLOCK_MONOTONIC);
 }
 

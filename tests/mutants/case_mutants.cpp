@@ -252,6 +252,15 @@ constexpr mutant all_mutants[] = {
      .kin = "plain overlap, as other routers count",
      .killer =
          "a worker whose windows are gone is no hit; where workers heal it costs what a heal does"},
+    {.name = "tiers_stay_listeners",
+     .kin = "the tree calls tiers that are gone",
+     .killer = "tiers that go while a fetch is half done give back what is theirs, once"},
+    {.name = "prices_are_of_one_page_size",
+     .kin = "two parts have defaults of their own",
+     .killer = "prices are of the index's pages, whatever their size, and a size has to be said"},
+    {.name = "strangers_are_believed",
+     .kin = "a report with a wrong number ends the router",
+     .killer = "a worker that is none breaks the contract, and is ignored in what others send"},
     {.name = "duplicates_are_free",
      .kin = "greedy: sessions move for a moment's wait",
      .killer =
@@ -493,17 +502,19 @@ std::string quoted(const std::string& name) {
   return out;
 }
 
-std::string kill_by_lives() {
-  return sim::run_isolated([] {
-    for (std::uint64_t seed = 1; seed <= 400; ++seed) {
-      oriel_test::segment_life life(
-          oriel_test::make_life(400'000 + seed, seed % 4 == 0, seed % 3 != 0));
-      if (const std::string why = life.run(); !why.empty()) {
-        return "life: " + why;
-      }
-    }
-    return std::string();
-  });
+std::string kill_by_lives(unsigned seconds) {
+  return sim::run_isolated(
+      [] {
+        for (std::uint64_t seed = 1; seed <= 400; ++seed) {
+          oriel_test::segment_life life(
+              oriel_test::make_life(400'000 + seed, seed % 4 == 0, seed % 3 != 0));
+          if (const std::string why = life.run(); !why.empty()) {
+            return "life: " + why;
+          }
+        }
+        return std::string();
+      },
+      seconds);
 }
 
 std::string killer(const mutant& m, const char* program) {
@@ -512,11 +523,10 @@ std::string killer(const mutant& m, const char* program) {
     return mutants::kill_by_cases(program, quoted(m.killer), 8);
   }
   ::setenv("ORIEL_TEST_SCALE", "0.01", 1);
-  const std::string how =
-      mutants::kill_by_cases(program,
-                             "[#page_record_test]~[life],[#segment_store_test]~[life]",
-                             mutants::seconds_for(m, 60));
-  return how.empty() ? kill_by_lives() : how;
+  const unsigned seconds = mutants::seconds_for(m, 60);
+  const std::string how = mutants::kill_by_cases(
+      program, "[#page_record_test]~[life],[#segment_store_test]~[life]", seconds);
+  return how.empty() ? kill_by_lives(seconds) : how;
 }
 
 }  // namespace

@@ -57,6 +57,12 @@ constexpr mutant all_mutants[] = {
     {"evictable_pages_count_twice", "R8"},
     {"locked_pages_count_as_evictable", "R8"},
     {"freed_counts_what_others_hold", "case 33"},
+    // A tree and its pools.
+    {"pages_of_two_sizes", "a lease of 160 tokens lends 10 pages of 32"},
+    {"windows_of_two_sizes", "boundaries that no ring can resume at"},
+    // Events.
+    {"hashes_of_events_have_to_be_asked_for", "a sink that aborts its tree far away"},
+    {"tree_tells_of_its_end", "a listener that went before the tree is called"},
     // Publish, split, retention.
     {"split_loses_window_bits", "case 20"},
     {"split_loses_the_parent_hash", "case 39"},

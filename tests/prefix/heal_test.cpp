@@ -5,6 +5,7 @@
 #include "support/death.hpp"
 
 #include <oriel/core/random.hpp>
+#include <oriel/kv/pool_plan.hpp>
 #include <oriel/model/presets.hpp>
 #include <oriel/prefix/heal.hpp>
 
@@ -373,8 +374,7 @@ TEST_CASE("a heal costs half the sum of W - 1, whatever the prefix") {
 
 TEST_CASE("the planner takes the fewest seconds and says why") {
   const model_geometry pro = *preset("mimo-v2.5-pro");
-  const std::vector<std::uint32_t> windows = layer_windows(pro);
-  const heal_model model{.windows = windows, .page_size = 64};
+  const heal_model model{.windows = layer_windows(pro), .page_size = 64};  // It owns them.
   const compute_rates node{.linear_flops_per_s = 2.69e15, .attention_flops_per_s = 4.13e15};
   const heal_bounds lost{.full_length = 500'032, .prompt_tokens = 500'100};
 
@@ -396,7 +396,7 @@ TEST_CASE("the planner takes the fewest seconds and says why") {
   CHECK(choice.seconds.heal <= choice.seconds.recompute);
   const heal_size size = measure_heal(model, near);
   CHECK(size.first_row == near.safe_length);
-  CHECK(size.layer_rows <= 64 * windows.size());
+  CHECK(size.layer_rows <= 64 * model.windows.size());
 
   // Only full layers behind the window layer: the seconds are of one layer's K and V.
   model_geometry two = pro;
@@ -407,6 +407,28 @@ TEST_CASE("the planner takes the fewest seconds and says why") {
         flop_count{.linear = kv_projection_flops(two, 0, 128), .attention = 0});
   CHECK(std::string(name_of(reuse_way::heal)) == "heal");
   CHECK(std::string(name_of(reuse_way::fetch)) == "fetch");
+}
+
+TEST_CASE("heals of a model in a plan's pools: a layer has the window that its pool keeps") {
+  model_geometry model = *preset("mimo-v2.5-pro");
+  model.layers.resize(8);
+  std::vector<kv_layer_shape> shapes = kv_shapes_of(model.layers, dtype::bf16);
+  shapes.push_back(shapes.back());  // Drafts, behind the model.
+  shapes.back().window_tokens = 64;
+  shapes.back().is_soft = true;
+  const pool_options pages{.page_size = 32, .slack_pages = 2};
+  const heal_model made = heal_model_of(model, *pool_plan::make(shapes, pages));
+  CHECK(made.windows == layer_windows(model));
+  CHECK(made.page_size == 32);
+  CHECK(made.slack_pages == 2);
+  for (kv_layer_shape& shape : shapes) {
+    shape.window_tokens = 0;
+    shape.is_soft = false;
+  }
+  const pool_plan uniform = *pool_plan::make(shapes, pages);
+  CHECK(heal_model_of(model, uniform).windows == std::vector<std::uint32_t>(8));
+  model.layers.resize(10, model.layers[0]);
+  CHECK(aborts([&] { static_cast<void>(heal_model_of(model, uniform)); }));
 }
 
 }  // namespace heal_test

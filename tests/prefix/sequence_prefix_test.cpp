@@ -1,5 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include "support/death.hpp"
+
 #include <oriel/kv/dual_pool.hpp>
 #include <oriel/prefix/radix_tree.hpp>
 #include <oriel/prefix/sequence_prefix.hpp>
@@ -50,7 +52,7 @@ struct served {
 
 struct server {
   pools_type pools = make_pools(64, 32);
-  tree_type tree{pools.all(), {.page_size = page, .windows = {window}, .slack_pages = 1}};
+  tree_type tree{pools.all(), tree_options_of(pools.plan())};
   prefix_loan loan;
   std::uint64_t now = 0;
 
@@ -148,6 +150,29 @@ TEST_CASE("make_room evicts what is missing, or nothing", "[prefix]") {
   CHECK(s.pools.pool(full_pool).available() == 20);
   CHECK(s.pools.pool(window_pool(0)).available() >= 30);
   CHECK(s.tree.audit() == nullptr);
+}
+
+TEST_CASE("a tree's options come of its pools' plan; pages or windows of another size are refused",
+          "[prefix]") {
+  pools_type pools = make_pools(64, 32);
+  const radix_tree_options options = tree_options_of(pools.plan());
+  CHECK(options.page_size == page);
+  CHECK(options.windows == std::vector{window});
+  CHECK(options.slack_pages == 1);
+  CHECK(!options.soft_kind);
+  for (const std::uint32_t other : {2 * page, page / 2}) {
+    CHECK(aborts([&] { tree_type(pools.all(), {.page_size = other, .windows = {window}}); }));
+  }
+  for (const std::uint32_t other : {window - 4, window + 4}) {
+    tree_type tree(pools.all(), {.page_size = page, .windows = {other}});
+    const auto tokens = prompt_of(1, 8);
+    auto lease = tree.pin(space, tokens, tree.match(space, tokens), {}, 1);
+    auto kv = pools.try_admit({.tokens_now = 8, .tokens_max = 8});
+    REQUIRE(kv);
+    REQUIRE(kv->reserve(8));
+    kv->accept(8);
+    CHECK(aborts([&] { publish_sequence(tree, lease, *kv, tokens, 2); }));
+  }
 }
 
 }  // namespace sequence_prefix_test

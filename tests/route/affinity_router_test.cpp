@@ -3,6 +3,7 @@
 // Which worker gets a request: what other routers are complained of for, and each term of the
 // score.
 #include "route/router_world.hpp"
+#include "support/death.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -10,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <string>
 
 namespace affinity_router_test {
 
@@ -418,6 +420,58 @@ TEST_CASE("degraded, sessions go by hash, and are counted; well again, by prefix
   CHECK(w.ask(p, 5).decision.terms.total == rows[by_hash].terms.total);
   w.router.set_degraded(false);
   CHECK(w.place(p, 6) == 6);
+}
+
+TEST_CASE("a worker that is none breaks the contract, and is ignored in what others send") {
+  router_world w(plain_options(2));
+  auto& r = w.router;
+  for (const worker_id none : {worker_id{2}, worker_id{1'000'000}, no_worker}) {
+    CHECK(!r.report({.worker = none, .sequence = 1, .at_s = 1.0}, w.now_s));
+    r.note_placed(none, 1.0, w.now_s);
+    CHECK(r.apply({.worker = none, .epoch = 1, .sequence = 1}) == event_outcome::invalid);
+    CHECK(aborts([&] { r.join(none, {}, w.now_s); }));
+    CHECK(aborts([&] { r.drain(none, w.now_s); }));
+    CHECK(aborts([&] { r.leave(none, w.now_s); }));
+    CHECK(aborts([&] { static_cast<void>(r.queue_s(none, w.now_s)); }));
+  }
+  CHECK(r.queue_s(w.now_s) == 0.0);
+  router_options shared = plain_options(2);
+  shared.shared = worker_id{2};
+  CHECK(aborts([&] { affinity_router<predicted_seconds>{shared}; }));
+}
+
+TEST_CASE("prices are of the index's pages, whatever their size, and a size has to be said") {
+  for (const std::uint32_t page : {16u, 64u}) {
+    router_options o = plain_options(2);
+    o.index = {.page_size = page, .windows = {}, .workers = 2};
+    router_world w(o);
+    const prompt p(4000 / page, 1);
+    w.router.apply({.worker = worker_id{0},
+                    .epoch = 1,
+                    .sequence = 1,
+                    .links = std::span(p.links).first(p.links.size() / 4)});
+    std::vector<route_candidate> rows;
+    w.router.explain({.id = 1, .prompt_tokens = 4001, .links = p.links}, w.now_s, rows);
+    const double cached = page * static_cast<double>(p.links.size() / 4);
+    CHECK(rows[0].terms.prefill_s == Approx(1e-3 * (4001 - cached)));
+    CHECK(rows[1].terms.prefill_s == Approx(4.001));
+  }
+  CHECK(aborts([] { affinity_router<predicted_seconds>({.index = {.workers = 2}}); }));
+}
+
+TEST_CASE("names for messages: the first and the last of each") {
+  CHECK(name_of(route_kind::placed) == std::string("placed"));
+  CHECK(name_of(route_kind::ended) == std::string("ended"));
+  CHECK(name_of(refusal::none) == std::string("none"));
+  CHECK(name_of(refusal::too_many) == std::string("too_many"));
+  CHECK(name_of(route_end::completed) == std::string("completed"));
+  CHECK(name_of(route_end::failed) == std::string("failed"));
+  CHECK(name_of(action_kind::again) == std::string("again"));
+  CHECK(name_of(action_kind::ended) == std::string("ended"));
+  CHECK(name_of(event_outcome::applied) == std::string("applied"));
+  CHECK(name_of(event_outcome::invalid) == std::string("invalid"));
+  CHECK(name_of(worker_state::absent) == std::string("absent"));
+  CHECK(name_of(worker_state::replaying) == std::string("replaying"));
 }
 
 }  // namespace affinity_router_test

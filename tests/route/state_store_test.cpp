@@ -48,6 +48,14 @@ fleet_record some_event(random_stream& draw, std::vector<chain_hash>& links) {
                     .links = links}};
 }
 
+using affinity = affinity_router<predicted_seconds>;
+/// A router, and no more.
+struct blind_router : affinity {
+  void set_degraded(bool) = delete;
+};
+static_assert(mirrored_router<affinity>);
+static_assert(router<blind_router> && !mirrored_router<blind_router>);
+
 }  // namespace
 
 TEST_CASE("embedded_state_store is a state_store") {

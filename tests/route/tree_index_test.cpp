@@ -43,10 +43,7 @@ struct cache {
                   [](void* self, const cache_event& event) noexcept {
                     static_cast<cache*>(self)->on_event(event);
                   }},
-        tree(pools,
-             {.page_size = page_size, .windows = windows, .keeps_hash_chain = true},
-             {},
-             forwarder),
+        tree(pools, {.page_size = page_size, .windows = windows}, {}, forwarder),
         batch(worker_id{worker}, 1, 16),
         index(to) {}
 

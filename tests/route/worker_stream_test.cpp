@@ -263,7 +263,7 @@ TEST_CASE("a sure row is the worker's truth at its sequence number, an unsure on
 }
 
 TEST_CASE("late events fill the gap; lost ones cost all that was known, until a replay") {
-  prefix_index index({.windows = {}, .workers = 1, .held_events = 2});
+  prefix_index index({.page_size = 64, .windows = {}, .workers = 1, .held_events = 2});
   const auto chain = a_chain(10);
   speaker s;
   for (std::uint32_t page = 0; page < 10; ++page) {
@@ -296,7 +296,7 @@ TEST_CASE("late events fill the gap; lost ones cost all that was known, until a 
 }
 
 TEST_CASE("a replay that lost a part of itself makes nobody sure") {
-  prefix_index index({.windows = {}, .workers = 1});
+  prefix_index index({.page_size = 64, .windows = {}, .workers = 1});
   const auto chain = a_chain(4);
   speaker s;
   index.apply(s.say(kind::stored, 0, 0, chain, 0, 4).sent());
@@ -312,7 +312,7 @@ TEST_CASE("a replay that lost a part of itself makes nobody sure") {
 }
 
 TEST_CASE("a new epoch begins with nothing; the old one and a removed worker are not heard") {
-  prefix_index index({.windows = {}, .workers = 1});
+  prefix_index index({.page_size = 64, .windows = {}, .workers = 1});
   const auto chain = a_chain(4);
   speaker old, fresh{.epoch = 2};
   index.apply(old.say(kind::stored, 0, 0, chain, 0, 4).sent());
@@ -329,7 +329,7 @@ TEST_CASE("a new epoch begins with nothing; the old one and a removed worker are
 }
 
 TEST_CASE("an event with a field out of range is refused, whatever it is") {
-  prefix_index index({.windows = {128}, .workers = 4});
+  prefix_index index({.page_size = 64, .windows = {128}, .workers = 4});
   const auto chain = a_chain(4);
   worker_event good{.worker = worker_id{0}, .epoch = 1, .sequence = 1, .links = chain};
   std::vector<worker_event> bad(7, good);

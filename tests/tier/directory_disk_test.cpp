@@ -426,17 +426,30 @@ TEMPLATE_TEST_CASE("a file may end anywhere", "[tier]", thread_disk, uring_disk)
   }
 }
 
+TEST_CASE("sizes out of their range are told, and nothing is made", "[tier]") {
+  const temporary_directory place;
+  const std::string folder = (place.path() / "kv").string();
+  for (const disk_backend backend : {disk_backend::any, disk_backend::threads}) {
+    const auto open = [&](std::uint32_t depth, std::uint32_t threads) {
+      return directory_disk::open(
+          {.directory = folder, .backend = backend, .queue_depth = depth, .threads = threads});
+    };
+    const auto is_refused = [&](std::uint32_t depth, std::uint32_t threads) {
+      const auto disk = open(depth, threads);
+      return !disk && disk.error().code == errc::invalid_argument;
+    };
+    CHECK(is_refused(0, 1));
+    CHECK(is_refused(directory_disk::queue_depth_max + 1, 1));
+    CHECK(is_refused(1, 0));
+    CHECK(is_refused(1, directory_disk::threads_max + 1));
+    CHECK(!std::filesystem::exists(folder));
+    CHECK(open(1, 1));
+    std::filesystem::remove_all(folder);
+  }
+}
+
 TEST_CASE("a broken contract aborts", "[tier]") {
   const temporary_directory place;
-  const auto open = [&](std::uint32_t depth, std::uint32_t threads) {
-    auto disk = thread_disk::open(
-        {.directory = place.path().string(), .queue_depth = depth, .threads = threads});
-    return disk.has_value();
-  };
-  CHECK(aborts([&] { open(0, 1); }));
-  CHECK(aborts([&] { open(directory_disk::queue_depth_max + 1, 1); }));
-  CHECK(aborts([&] { open(1, 0); }));
-  CHECK(open(1, 1));
   const auto with_disk = [&](auto f) {
     return aborts([&] {
       auto disk = thread_disk::open({.directory = place.path().string()});

@@ -23,7 +23,7 @@ constexpr std::uint32_t page = 4;
 struct question {
   model_geometry geometry = toy_model({0, 10, 10, 7}, false);
   std::vector<std::uint32_t> layers = layer_windows(geometry);
-  fetch_model model{.model = geometry,
+  fetch_model model{.model = &geometry,
                     .healing = {.windows = layers, .page_size = page, .slack_pages = 1},
                     .windows = {10, 7},
                     .page_bytes = {1000, 500, 300}};
@@ -182,14 +182,19 @@ TEST_CASE("a plan asks only for what is there, and needs all that it asks for", 
 TEST_CASE("a hit at 128 K tokens of mimo-v2.5-pro moves a seventh of what an all-full cache moves",
           "[tier]") {
   const model_geometry pro = preset("mimo-v2.5-pro").value();
-  const std::vector<std::uint32_t> layers = layer_windows(pro);
   const pool_plan plan = *pool_plan::make(kv_shapes_of(pro.layers, dtype::bf16), {.page_size = 64});
   REQUIRE(plan.window_kinds() == 1);
-  const fetch_model model{.model = pro,
-                          .healing = {.windows = layers, .page_size = 64, .slack_pages = 1},
-                          .windows = {plan.ring(0).window_tokens},
-                          .page_bytes = {plan.layout(full_pool).page_bytes(),
-                                         plan.layout(window_pool(0)).page_bytes()}};
+  const fetch_model model = fetch_model_of(pro, plan);
+  CHECK(model.model == &pro);
+  CHECK(model.healing.windows == layer_windows(pro));
+  CHECK(model.healing.page_size == 64);
+  CHECK(model.healing.slack_pages == 1);
+  CHECK(model.windows == std::vector{plan.ring(0).window_tokens});
+  CHECK(model.page_bytes == std::vector<std::uint64_t>{plan.layout(full_pool).page_bytes(),
+                                                       plan.layout(window_pool(0)).page_bytes()});
+  REQUIRE(model.layers.size() == pro.layers.size());
+  CHECK(model.layers[7] == plan.home(7));
+  CHECK(!model.soft_kind);
   constexpr std::uint32_t tokens = 131'072;
   const tier_coverage all{.full = std::vector<std::uint8_t>(tokens / 64, 0),
                           .windows = {std::vector<std::uint8_t>(tokens / 64, 0)}};

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // A step that computes while the pages it starts on still come, layer by layer.
+#include "support/death.hpp"
 #include "tier/tiered_world.hpp"
 
 #include <catch2/catch.hpp>
@@ -270,6 +271,18 @@ TEST_CASE("the stall of a step that joins is predicted from what is missing", "[
   CHECK(w.tiers->end_fetch(id)[0] == 8 * page);
   CHECK(w.check_hit(tokens) == 8 * page);
   w.check_end();
+}
+
+TEST_CASE("a number of no fetch breaks the contract", "[tier]") {
+  const media kept = new_media(1);
+  joined_world w(kept);
+  CHECK(!w.tiers->can_join(7));
+  CHECK(!w.tiers->is_fetching(7));
+  CHECK(aborts([&] { static_cast<void>(w.tiers->length_of(7)); }));
+  CHECK(aborts([&] { static_cast<void>(w.tiers->predict_stall_s(7, {})); }));
+  CHECK(aborts([&] { static_cast<void>(w.tiers->lend(7)); }));
+  CHECK(aborts([&] { static_cast<void>(w.tiers->join(7)); }));
+  CHECK(aborts([&] { w.tiers->end_fetch(7); }));
 }
 
 }  // namespace joined_fetch_test

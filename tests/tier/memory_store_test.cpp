@@ -8,9 +8,12 @@
 
 #include <catch2/catch.hpp>
 
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <stdexcept>
+#include <string_view>
 #include <vector>
 
 namespace memory_store_test {
@@ -88,6 +91,35 @@ TEST_CASE("memory_store is a kv_store where there is little room", "[tier]") {
     options.other_tenant_bytes_max = 100'000;
     check_law(law, options);
   }
+}
+
+TEST_CASE("options that cannot work are thrown back", "[tier]") {
+  const memory_store_options good{
+      .page_size = 16, .slice_bytes = {{4096, 4096}, {512}}, .capacity_bytes = 1 << 20};
+  const auto is_refused = [&](auto change) {
+    memory_store_options options = good;
+    change(options);
+    try {
+      memory_store<> store(options);
+      return false;
+    } catch (const std::invalid_argument& e) {
+      return std::string_view(e.what()).starts_with("memory_store: ");
+    }
+  };
+  CHECK(!is_refused([](auto&) {}));
+  CHECK(is_refused([](auto& o) { o.page_size = 0; }));
+  CHECK(is_refused([](auto& o) { o.slice_bytes = {}; }));
+  CHECK(is_refused([](auto& o) { o.slice_bytes.resize(16, {64}); }));
+  CHECK(is_refused([](auto& o) { o.slice_bytes[1] = {}; }));
+  CHECK(is_refused([](auto& o) { o.slice_bytes[0][1] = 0; }));
+  CHECK(is_refused([](auto& o) { o.page_weights = {1.0}; }));
+  CHECK(is_refused([](auto& o) { o.page_weights = {1.0, 0.0}; }));
+  CHECK(is_refused([](auto& o) { o.page_weights = {1.0, std::nan("")}; }));
+  CHECK(is_refused([](auto& o) { o.capacity_bytes = 0; }));
+  CHECK(is_refused([](auto& o) { o.capacity_bytes = 8'000; }));
+  CHECK(is_refused([](auto& o) { o.capacity_bytes = ~std::uint64_t{0}; }));
+  CHECK(is_refused([](auto& o) { o.queue_items = 0; }));
+  CHECK(is_refused([](auto& o) { o.copy_bytes_per_poll = 0; }));
 }
 
 }  // namespace memory_store_test

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/kv/pool_plan.hpp>
 #include <oriel/tier/page_key.hpp>
 
 #include <catch2/catch.hpp>
@@ -76,6 +77,25 @@ TEST_CASE("keys of two pools differ", "[tier]") {
   const page_digest link = chain_start(cache_namespace({.tenant_salt = "a"}), shape);
   CHECK(page_key{link, 0} != page_key{link, 1});
   CHECK(page_key{link, 0} < page_key{link, 1});
+}
+
+TEST_CASE("the shape of a plan's pages: slices by layers, windows by kinds", "[tier]") {
+  const kv_layer_shape full{.kv_heads = 1, .head_dim_qk = 8, .head_dim_vo = 16};
+  kv_layer_shape window = full, soft = full;
+  window.window_tokens = 24;
+  soft.window_tokens = 40;
+  soft.is_soft = true;
+  const pool_plan plan =
+      *pool_plan::make(std::vector{full, window, full, window, soft}, {.page_size = 32});
+  const page_shape of = page_shape_of(plan);
+  CHECK(of.page_size == 32);
+  CHECK(of.window_tokens == std::vector<std::uint32_t>{24, 40});
+  REQUIRE(of.slice_bytes.size() == 3);
+  const std::uint64_t slice = plan.layout(full_pool).slice_bytes(0);
+  CHECK(slice >= 32 * (8 + 16) * 2);
+  CHECK(of.slice_bytes[0] == std::vector{slice, slice});
+  CHECK(of.slice_bytes[1].size() == 2);
+  CHECK(of.slice_bytes[2].size() == 1);
 }
 
 }  // namespace page_key_test

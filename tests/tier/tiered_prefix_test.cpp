@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // Pages go down when the cache takes them in, and come up with the same bytes, whatever happens.
+#include "support/death.hpp"
 #include "tier/tiered_world.hpp"
 
 #include <catch2/catch.hpp>
@@ -125,8 +126,8 @@ TEST_CASE("tiers that go while a fetch is half done give back what is theirs, on
     } else {
       w.tiers->cancel_fetch(id);
     }
-    w.tree.events() = {};
     w.tiers.reset();
+    CHECK(w.tree.events().object == nullptr);
     CHECK(w.pools.pool(full_pool).used() == w.tree.full_pages());
     w.check_hit(tokens);
   }
@@ -227,8 +228,8 @@ TEST_CASE("at the end what is on its way is waited for so long, and then dropped
              .limits = {.drain_us_max = drain_us}});
     w.compute(tokens_of(8 * page));
     REQUIRE(w.tiers->copies_under_way() != 0);
-    w.tree.events() = {};
     w.tiers.reset();
+    CHECK(w.tree.events().object == nullptr);
     CHECK(kept[0]->pages.empty() == (drain_us == 0));
     CHECK(w.pools.pool(full_pool).used() == w.tree.full_pages());
     CHECK(w.pools.pool(window_pool(0)).used() == w.tree.window_pages(0));
@@ -388,4 +389,19 @@ TEST_CASE("a tenant's and a session's pages are forgotten in every tier", "[tier
   CHECK(w.tiers->take_result(order)->unanswered == 2);
   w.tiers->finish(no_deadline);
   CHECK(kept[0]->pages.empty());
+}
+
+TEST_CASE("what a fetch and its tiers have to be told, and what not", "[tier]") {
+  CHECK(tier_limits{}.now_us == &monotonic_clock::now_us);
+  const media kept = new_media(1);
+  world w(kept);
+  const auto tokens = tokens_of(8 * page);
+  const fetch_request without_rates{
+      .space = w.space, .start = w.start, .tokens = tokens, .links = w.links_of(tokens)};
+  CHECK(aborts([&] { w.tiers->begin_fetch(without_rates); }));
+  const auto without = [&](fetch_model model, std::uint64_t (*now_us)()) {
+    tiers_type(w.tree, w.pools, {}, std::move(model), {.now_us = now_us});
+  };
+  CHECK(aborts([&] { without({}, ticking_us); }));
+  CHECK(aborts([&] { without(fetch_model_of(w.geometry, w.pools.plan()), nullptr); }));
 }

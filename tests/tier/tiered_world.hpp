@@ -34,7 +34,8 @@ inline std::uint64_t ticking_us() {
 }
 
 using pools_type = dual_pool<>;
-using tree_type = radix_tree<pools_type::pool_type, lru_order, keep_branch_points, event_forwarder>;
+using tree_type =
+    radix_tree<pools_type::pool_type, lru_order, keep_branch_points, unhashed_forwarder>;
 using tiers_type = tiered_prefix<tree_type, pools_type>;
 using media = std::vector<std::shared_ptr<plain_medium>>;
 
@@ -54,12 +55,7 @@ struct world {
   explicit world(const media& kept, world_options o = {})
       : pools(std::move(*pools_type::make(
             plan(o.has_soft), {std::vector<std::uint32_t>(o.has_soft ? 3 : 2, o.pages)}))),
-        tree(pools.all(),
-             {.page_size = page,
-              .windows = std::vector<std::uint32_t>(pools.pools() - 1, 20),
-              .soft_kind = pools.plan().soft_kind(),
-              .slack_pages = 1,
-              .keeps_hash_chain = true}) {
+        tree(pools.all(), tree_options_of(pools.plan())) {
     o.limits.now_us = ticking_us;
     o.limits.fetch_us_min = std::min<std::uint64_t>(10'000'000, o.limits.fetch_us_max);
     o.limits.fetch_us_max = std::max(o.limits.fetch_us_max, o.limits.fetch_us_min);
@@ -74,19 +70,13 @@ struct world {
            .writes = o.writes[std::min(i, o.writes.size() - 1)],
            .rates = o.rates});
     }
-    tiers.emplace(tree,
-                  pools,
-                  std::move(list),
-                  fetch_model{.model = geometry,
-                              .healing = {.windows = layers, .page_size = page, .slack_pages = 1},
-                              .windows = tree.options().windows,
-                              .page_bytes = page_bytes(),
-                              .layers = o.by_layers ? homes(o.has_soft) : std::vector<layer_home>{},
-                              .soft_kind = pools.plan().soft_kind()},
-                  o.limits);
+    fetch_model model = fetch_model_of(geometry, pools.plan());
+    if (!o.by_layers) {
+      model.layers.clear();
+    }
+    tiers.emplace(tree, pools, std::move(list), std::move(model), o.limits);
     tree.events().forward_to(*tiers);
   }
-  ~world() { tree.events() = {}; }
 
   static pool_plan plan(bool has_soft = false) {
     const model_geometry model = toy_model({0, 20, 20}, false);
@@ -96,14 +86,6 @@ struct world {
       shapes.back().is_soft = true;
     }
     return *pool_plan::make(shapes, {.page_size = page, .step_tokens = 64});
-  }
-
-  [[nodiscard]] std::vector<std::uint64_t> page_bytes() const {
-    std::vector<std::uint64_t> bytes;
-    for (std::uint32_t id = 0; id < pools.pools(); ++id) {
-      bytes.push_back(pools.pool(pool_id{id}).layout().page_bytes());
-    }
-    return bytes;
   }
 
   static std::vector<layer_home> homes(bool has_soft = false) {
@@ -282,7 +264,6 @@ struct world {
   }
 
   model_geometry geometry = toy_model({0, 20, 20}, false);
-  std::vector<std::uint32_t> layers = layer_windows(geometry);
   pools_type pools;
   tree_type tree;
   std::optional<tiers_type> tiers;

@@ -191,7 +191,7 @@ void tier_world::start_process() {
   p_->tiers.emplace(p_->tree,
                     p_->pools,
                     std::move(tiers),
-                    oriel::fetch_model{.model = geometry_,
+                    oriel::fetch_model{.model = &geometry_,
                                        .healing = {.windows = model_.windows,
                                                    .page_size = page_size(),
                                                    .slack_pages = sizes_.device.heal_slack},

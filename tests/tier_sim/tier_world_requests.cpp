@@ -244,7 +244,7 @@ void tier_world::advance(request& r, std::uint32_t salt) {
 }
 
 oriel::reuse_options tier_world::reuse() const {
-  return {.model = geometry_,
+  return {.model = &geometry_,
           .healing = {.windows = model_.windows,
                       .page_size = page_size(),
                       .slack_pages = sizes_.device.heal_slack},

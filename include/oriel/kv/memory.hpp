@@ -103,7 +103,7 @@ class host_memory : public detail::memory_range {
 };
 
 /// Memory aligned to 2 MiB and offered to the system for transparent huge pages. Where they are
-/// switched off this is ordinary zeroed memory: `is_advised()` tells.
+/// switched off this is ordinary zeroed memory.
 class huge_page_memory : public detail::memory_range {
  public:
   static constexpr bool stores_bytes = true;
@@ -111,12 +111,9 @@ class huge_page_memory : public detail::memory_range {
   [[nodiscard]] static result<huge_page_memory> reserve(std::size_t bytes) noexcept;
   /// Everything is committed from the start. @pre bytes <= size_bytes()
   status commit(std::size_t bytes) noexcept;
-  /// Did the system accept the advice to use huge pages?
-  [[nodiscard]] bool is_advised() const noexcept { return is_advised_; }
 
  private:
   using memory_range::memory_range;
-  bool is_advised_ = false;
 };
 
 /// Addresses first, bytes when a page is first handed out: the pool grows on demand without a copy

@@ -32,8 +32,6 @@ namespace oriel {
 template <kv_memory Memory = host_memory, free_order Order = lifo_order>
 class page_pool {
  public:
-  using memory_type = Memory;
-
   /// Reserves a pool of free pages. O(capacity_pages).
   /// @param   reserve  (bytes) -> result<Memory>, for policies that have several ways
   /// @pre     0 < capacity_pages < to_index(null_page)

@@ -98,24 +98,36 @@ struct no_events {
   void operator()(const cache_event&) noexcept {}
 };
 
-/// Hands events on to an object that is known at run time; to nobody while there is none.
+/// Hands events on to an object that is known at run time; to nobody while there is none. Who looks
+/// at no hashes takes the one below, and the cache keeps none.
 struct event_forwarder {
   static constexpr bool enabled = true;
   void* object = nullptr;
   void (*take)(void* object, const cache_event& event) noexcept = nullptr;
   bool (*ask)(void* object, std::uint32_t pool, page_handle page) noexcept = nullptr;
 
-  /// To `listener.on_event(event)`, which outlives the cache or is taken out before.
+  /// To `listener.on_event(event)`, from now on. A cache that goes tells nobody; a listener that
+  /// goes before is taken out first.
   template <class Listener>
   void forward_to(Listener& listener) noexcept {
     object = &listener;
     take = [](void* to, const cache_event& event) noexcept {
       static_cast<Listener*>(to)->on_event(event);
     };
+    ask = nullptr;
     if constexpr (requires { listener.lets_go_soon(std::uint32_t{}, page_handle{}); }) {
       ask = [](void* of, std::uint32_t pool, page_handle page) noexcept {
         return static_cast<Listener*>(of)->lets_go_soon(pool, page);
       };
+    }
+  }
+  /// To nobody, if it was to this one.
+  template <class Listener>
+  void stop_forwarding_to(const Listener& listener) noexcept {
+    if (object == &listener) {
+      object = nullptr;
+      take = nullptr;
+      ask = nullptr;
     }
   }
   void operator()(const cache_event& event) const noexcept {
@@ -128,6 +140,18 @@ struct event_forwarder {
   }
 };
 
-static_assert(event_sink<no_events> && event_sink<event_forwarder>);
+/// The same without hashes, to a listener that says `static constexpr bool needs_hashes = false`:
+/// tiers do.
+struct unhashed_forwarder : event_forwarder {
+  static constexpr bool needs_hashes = false;
+
+  template <class Listener>
+  requires(!needs_hashes_v<Listener>) void forward_to(Listener& listener) noexcept {
+    event_forwarder::forward_to(listener);
+  }
+};
+
+static_assert(event_sink<no_events> && event_sink<event_forwarder> &&
+              event_sink<unhashed_forwarder>);
 
 }  // namespace oriel

@@ -36,20 +36,25 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <span>
 #include <vector>
 
 namespace oriel {
 
+class pool_plan;  // kv/pool_plan.hpp
+
 /// What does not change from heal to heal of one model.
 struct heal_model {
-  std::span<const std::uint32_t> windows;  ///< [layers] window_tokens; 0 = a full layer
-  std::uint32_t page_size = 16;            ///< tokens; > 0
-  std::uint32_t slack_pages = 0;           ///< pages made whole in front of need(T)
+  std::vector<std::uint32_t> windows = {};  ///< [layers] window_tokens; 0 = a full layer
+  std::uint32_t page_size = 16;             ///< tokens; > 0
+  std::uint32_t slack_pages = 0;            ///< pages made whole in front of need(T)
 };
 
-/// window_tokens of every layer: what `heal_model::windows` borrows.
+/// window_tokens of every layer, as `heal_model::windows`.
 [[nodiscard]] std::vector<std::uint32_t> layer_windows(const model_geometry& model);
+
+/// Heals of a model in the pools of a plan: pages, slack, and of each layer the window that its
+/// pool keeps. @pre the plan's first layers are the model's @throws std::bad_alloc
+[[nodiscard]] heal_model heal_model_of(const model_geometry& model, const pool_plan& plan);
 
 /// What a match found.
 struct heal_bounds {

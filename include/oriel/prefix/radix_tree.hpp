@@ -49,6 +49,8 @@
 
 namespace oriel {
 
+class pool_plan;  // kv/pool_plan.hpp
+
 /// Sizes and habits of a tree, fixed for its life.
 struct radix_tree_options {
   std::uint32_t page_size = 16;        ///< tokens; > 0
@@ -64,8 +66,13 @@ struct radix_tree_options {
   /// pages gives its share to the next; tenants beyond so many share the last one. Each costs an
   /// order.
   std::uint32_t tenant_shares = 1;
-  bool keeps_hash_chain = false;  ///< 16 bytes a page; events and probes by hash need it
+  /// 16 bytes a page, for probes by hash. A tree whose events have hashes keeps it unasked.
+  bool keeps_hash_chain = false;
 };
+
+/// What a tree over the pools of a plan has to agree with them in: page size, windows, soft kind,
+/// slack. The rest is as by default. @throws std::bad_alloc
+[[nodiscard]] radix_tree_options tree_options_of(const pool_plan& plan);
 
 /// What `radix_tree::visit_pages` shows of a page.
 struct cached_page {
@@ -189,6 +196,7 @@ class radix_tree {
   };
 
   /// @param pools  [1 + options.windows.size()]: the full pool, then one for each window kind
+  /// @pre   pools that have a layout have pages of options.page_size (tree_options_of)
   /// @throws std::bad_alloc
   radix_tree(std::span<Pool> pools,
              radix_tree_options options,
@@ -209,14 +217,15 @@ class radix_tree {
              MakeOrder&& make_order);
   radix_tree(const radix_tree&) = delete;
   radix_tree& operator=(const radix_tree&) = delete;
-  /// Gives back every page. @pre no lease and no publication is left
-  ~radix_tree() { clear(); }
+  /// Gives back every page, and tells nobody: who listened may be gone. O(pages).
+  /// @pre no lease and no publication is left
+  ~radix_tree();
 
   /// Probes. Changes nothing, pins nothing, refreshes nothing. With `chain`, the links of all whole
   /// pages of `tokens` from hash_pages(space.digest(), ...), whole nodes are skipped and the answer
   /// is advisory: `pin` compares tokens before anything is borrowed.
   /// O(nodes + tokens compared + window pages looked at).
-  /// @pre chain.empty() or options.keeps_hash_chain
+  /// @pre chain.empty() or options().keeps_hash_chain
   [[nodiscard]] prefix_match match(const cache_namespace& space,
                                    std::span<const token_id> tokens,
                                    std::span<const chain_hash> chain = {}) const noexcept {
@@ -309,6 +318,14 @@ class radix_tree {
   [[nodiscard]] const char* audit() const;
 
  private:
+  /// With what the events need.
+  [[nodiscard]] static radix_tree_options completed(radix_tree_options options) noexcept {
+    options.keeps_hash_chain =
+        options.keeps_hash_chain || (Events::enabled && needs_hashes_v<Events> &&
+                                     !ORIEL_MUTANT(hashes_of_events_have_to_be_asked_for));
+    return options;
+  }
+
   enum class run_state : std::uint8_t { free, held, evictable, parked };
   struct run_record {
     run_facts facts;

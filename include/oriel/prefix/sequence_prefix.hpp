@@ -20,6 +20,7 @@
 
 #include <oriel/core/contract.hpp>
 #include <oriel/core/ids.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/kv/dual_pool.hpp>
 #include <oriel/kv/sequence_kv.hpp>
 #include <oriel/model/cost.hpp>
@@ -39,9 +40,9 @@ namespace oriel {
 
 /// What a decision depends on besides the match.
 struct reuse_options {
-  const model_geometry& model;
-  heal_model healing;  ///< of the same model
-  compute_rates rates;
+  const model_geometry* model = nullptr;  ///< it outlives the options
+  heal_model healing = {};                ///< of the same model
+  compute_rates rates = {};
   bool may_heal = true;
 };
 
@@ -60,6 +61,7 @@ struct reuse_decision {
 };
 
 /// The longest start that costs least; changes nothing. O(match + layers).
+/// @pre   options.model != nullptr, rates > 0, if it may heal
 /// @throws std::bad_alloc for a heal's frontiers
 template <prefix_cache Cache>
 [[nodiscard]] reuse_decision decide_reuse(const Cache& cache,
@@ -72,7 +74,8 @@ template <prefix_cache Cache>
     const heal_bounds bounds{.full_length = m.full_tokens,
                              .prompt_tokens = static_cast<std::uint32_t>(tokens.size()),
                              .safe_length = m.window_safe_tokens};
-    if (choose_reuse(options.model, options.healing, bounds, options.rates).way ==
+    ORIEL_EXPECTS(options.model != nullptr);
+    if (choose_reuse(*options.model, options.healing, bounds, options.rates).way ==
         reuse_way::heal) {
       decision.heal = plan_heal(options.healing, bounds);
       decision.length = decision.heal->length;
@@ -127,6 +130,25 @@ class prefix_loan {
   std::vector<std::uint32_t> first_shared_;
 };
 
+namespace detail {
+
+/// Do a cache that tells its options and a sequence agree? Boundaries that a cache finds by other
+/// windows than the rings have cannot be resumed.
+template <prefix_cache Cache, class Pool>
+void expect_same_pages([[maybe_unused]] const Cache& cache,
+                       [[maybe_unused]] const sequence_kv<Pool>& kv) noexcept {
+  if constexpr (requires { cache.options().page_size, cache.options().windows.size(); }) {
+    ORIEL_EXPECTS(cache.options().page_size == kv.page_size());
+    ORIEL_EXPECTS(cache.options().windows.size() == kv.window_kinds());
+    for (std::uint32_t kind = 0; kind < kv.window_kinds(); ++kind) {
+      ORIEL_EXPECTS(cache.options().windows[kind] == kv.ring(kind).geometry().window_tokens ||
+                    ORIEL_MUTANT(windows_of_two_sizes));
+    }
+  }
+}
+
+}  // namespace detail
+
 /// Publishes the whole pages that a sequence has beyond its lease, and the window pages it still
 /// has; the lease moves to the end. Where the cache had a page already, the sequence switches to
 /// that one. Nothing happens while a heal has not reached its end. O(new pages + ring pages).
@@ -134,6 +156,7 @@ class prefix_loan {
 /// @param prompt_tokens  of which prompt this is a part: before its end, and unless a heal just
 ///                       ended, only windows that the retention policy keeps are published. 0: all
 ///                       of the sequence, for one that ends
+/// @pre the cache has the page size and windows of the sequence's pools (tree_options_of)
 /// @throws std::bad_alloc
 template <prefix_cache Cache, class Pool>
 publish_outcome publish_sequence(Cache& cache,
@@ -147,6 +170,7 @@ publish_outcome publish_sequence(Cache& cache,
   if (!lease || kv.healing() || end < first || end == 0) {
     return {};
   }
+  detail::expect_same_pages(cache, kv);
   std::vector<std::vector<page_handle>> handles(kv.window_kinds());
   std::vector<window_page_span> windows(kv.window_kinds());
   for (std::uint32_t kind = 0; kind < kv.window_kinds(); ++kind) {

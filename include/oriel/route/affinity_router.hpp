@@ -4,7 +4,8 @@
 /// `affinity_router<Score>`: the index says what each worker has, the table what each has to do,
 /// the score which one is best, the book what becomes of the request.
 ///
-///     affinity_router<predicted_seconds> router({.index = {.windows = {128}, .workers = 8}});
+///     affinity_router<predicted_seconds> router(
+///         {.index = {.page_size = 64, .windows = {128}, .workers = 8}});
 ///     router.join(worker_id{0}, {}, now_s);
 ///     const route_answer answer = router.route(request, now_s);        // router.hpp has the rest
 ///
@@ -16,6 +17,7 @@
 /// session_hash until it is well again.
 #pragma once
 
+#include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/route/detail/expected_prefixes.hpp>
 #include <oriel/route/prefix_index.hpp>
@@ -35,7 +37,7 @@ namespace oriel {
 
 struct router_options {
   prefix_index_options index = {};
-  work_model work = {};  ///< page_tokens is the index's page_size
+  work_model work = {};
   health_options health = {};
   life_options life = {};
   std::uint64_t router = 0;  ///< its number: where its turns begin
@@ -57,7 +59,9 @@ struct choice_counters {
   std::uint64_t degraded = 0;  ///< by session_hash, for the view was old
 };
 
-/// A `router`. Nothing blocks, nothing throws but `bad_alloc`.
+/// A `router`. Nothing blocks, nothing throws but `bad_alloc`. Workers have numbers below
+/// index.workers: another one breaks the contract, and is ignored in what others send (apply,
+/// report, note_placed).
 ///
 /// *Thread safety* none: one thread, or one lock. *Cost* of a decision: a look-up (prefix_index),
 /// and O(workers); no allocation but for the request's place in the book. *Memory* that of the
@@ -74,7 +78,7 @@ class affinity_router {
         expected_(options.expected_slots, options.expect_s),
         score_(std::move(score)),
         cursor_(static_cast<std::uint32_t>(detail::mix64(options.router) % options.index.workers)) {
-    options_.work.page_tokens = options.index.page_size;
+    ORIEL_EXPECTS(options.shared == no_worker || to_index(options.shared) < options.index.workers);
     candidates_.reserve(options.index.workers);
     totals_.reserve(options.index.workers);
   }
@@ -222,9 +226,11 @@ class affinity_router {
   void gather(const route_request& request, double now_s, double ahead_max_s) {
     candidates_.clear();
     longest_pages_ = 0;
-    view_ = {.model = &options_.work,
-             .workers = table_.workers(),
-             .requests_min = std::numeric_limits<std::uint32_t>::max()};
+    view_ = {
+        .model = &options_.work,
+        .page_tokens = ORIEL_MUTANT(prices_are_of_one_page_size) ? 64u : options_.index.page_size,
+        .workers = table_.workers(),
+        .requests_min = std::numeric_limits<std::uint32_t>::max()};
     for (std::uint32_t w = 0; w < table_.workers(); ++w) {
       if (!table_.is_eligible(worker_id{w}, request.needs)) {
         continue;
@@ -240,7 +246,8 @@ class affinity_router {
       view_.requests_max = std::max(view_.requests_max, load.requests);
       view_.requests_sum += load.requests;
       longest_pages_ = std::max(longest_pages_, row(w).safe_pages[page_tiers - 1]);
-      view_.local_pages = std::max(view_.local_pages, local_pages_of(options_.work, row(w)));
+      view_.local_pages =
+          std::max(view_.local_pages, local_pages_of(options_.work, view_.page_tokens, row(w)));
       view_.match_pages = std::max(view_.match_pages, row(w).full_pages[1]);
     }
     view_.eligible = static_cast<std::uint32_t>(candidates_.size());

@@ -27,6 +27,7 @@
 #include <oriel/route/state_store.hpp>
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -50,8 +51,19 @@ struct mirror_counters {
   std::uint64_t degraded = 0;  ///< times that the view became too old
 };
 
+/// What a mirror asks of its router besides: what is known of each worker's pages, and to go by
+/// something else while that is too old.
+// clang-format off
+template <class R>
+concept mirrored_router = router<R> && requires(R& r, const R& c, bool is_degraded) {
+  { c.index() } -> std::convertible_to<const prefix_index&>;
+  { c.is_degraded() } -> std::same_as<bool>;
+  r.set_degraded(is_degraded);
+};
+// clang-format on
+
 /// *Thread safety* that of the router: one thread. *Memory* 40 bytes a worker, one record.
-template <state_store Store, class Router>
+template <state_store Store, mirrored_router Router>
 class fleet_mirror {
  public:
   /// All three outlive it.

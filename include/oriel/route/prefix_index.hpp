@@ -24,7 +24,9 @@
 namespace oriel {
 
 struct prefix_index_options {
-  std::uint32_t page_size = 64;  ///< tokens
+  /// Tokens, of the workers' caches: their links are of such pages. 0 is refused: it has to be
+  /// said.
+  std::uint32_t page_size = 0;
   /// [window kinds] W in tokens, in the order of the workers' pools. A kind with W = 1 is tracked,
   /// and no boundary needs it (the windows of an MTP head).
   std::vector<std::uint32_t> windows = {};
@@ -45,6 +47,11 @@ enum class event_outcome : std::uint8_t {
   invalid,    ///< a field is out of range; not applied, and it counts as missing
 };
 
+[[nodiscard]] constexpr const char* name_of(event_outcome outcome) noexcept {
+  constexpr const char* names[] = {"applied", "held", "duplicate", "stale", "lost", "invalid"};
+  return names[static_cast<std::size_t>(outcome)];
+}
+
 /// How far what is known of a worker can be trusted.
 enum class worker_state : std::uint8_t {
   absent,     ///< nothing was heard of it, or it was removed
@@ -52,6 +59,11 @@ enum class worker_state : std::uint8_t {
   unsure,     ///< events were lost: rows count only what came since, a lower bound
   replaying,  ///< a replay is under way: rows count what has come of it, a lower bound
 };
+
+[[nodiscard]] constexpr const char* name_of(worker_state state) noexcept {
+  constexpr const char* names[] = {"absent", "sure", "unsure", "replaying"};
+  return names[static_cast<std::size_t>(state)];
+}
 
 /// Plain counts since construction.
 struct prefix_index_counters {

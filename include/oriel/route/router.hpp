@@ -109,6 +109,11 @@ enum class route_kind : std::uint8_t {
   ended,    ///< the id is of a request that has already ended
 };
 
+[[nodiscard]] constexpr const char* name_of(route_kind kind) noexcept {
+  constexpr const char* names[] = {"placed", "waits", "refused", "ended"};
+  return names[static_cast<std::size_t>(kind)];
+}
+
 /// Why a request is refused: 429, but for nobody (503).
 enum class refusal : std::uint8_t {
   none,
@@ -140,11 +145,21 @@ struct route_answer {
 enum class route_end : std::uint8_t { completed, cancelled, timed_out, failed };
 inline constexpr std::size_t route_ends = 4;
 
+[[nodiscard]] constexpr const char* name_of(route_end end) noexcept {
+  constexpr const char* names[route_ends] = {"completed", "cancelled", "timed_out", "failed"};
+  return names[static_cast<std::size_t>(end)];
+}
+
 enum class action_kind : std::uint8_t {
   again,    ///< call route() with this id: it is its turn, or a new attempt is due
   abandon,  ///< tell `worker` to drop `attempt`; its answer no longer counts
   ended,    ///< `end`; the last that is heard of the id
 };
+
+[[nodiscard]] constexpr const char* name_of(action_kind kind) noexcept {
+  constexpr const char* names[] = {"again", "abandon", "ended"};
+  return names[static_cast<std::size_t>(kind)];
+}
 
 /// What a router wants of its caller.
 struct route_action {

@@ -26,7 +26,6 @@ namespace oriel {
 /// The defaults are MiMo-V2.5-Pro on a node of 8 H200, fitted to published speeds
 /// (docs/simulator.md): they decide placement, so give your own model's and machine's.
 struct work_model {
-  std::uint32_t page_tokens = 64;
   double token_s = 3.1e-5;  ///< > 0
   double pair_s = 2e-10;    ///< >= 0
   double request_s = 0.0;   ///< of every request, whatever it has
@@ -54,9 +53,10 @@ struct prefix_work {
 /// The least, over the tiers, of: fetch up to a boundary, heal if that is past the safe one, and
 /// compute the rest. O(tiers).
 [[nodiscard]] inline prefix_work work_of(const work_model& model,
+                                         std::uint32_t page_tokens,
                                          const worker_prefix& row,
                                          std::uint32_t prompt_tokens) noexcept {
-  const double end = prompt_tokens, page = model.page_tokens;
+  const double end = prompt_tokens, page = page_tokens;
   prefix_work best{.prefill_s = model.compute_s(0.0, end)};
   if (row.full_pages[page_tiers - 1] == 0) {
     return best.prefill_s += model.request_s, best;
@@ -94,13 +94,14 @@ struct prefix_work {
 /// Pages that a worker has on its device or in host memory and can resume behind: with windows that
 /// are there or further away, or healed. O(1).
 [[nodiscard]] inline std::uint32_t local_pages_of(const work_model& model,
+                                                  std::uint32_t page_tokens,
                                                   const worker_prefix& row) noexcept {
   const std::uint32_t full = row.full_pages[1];
   const std::uint32_t safe = std::min(full, row.safe_pages[page_tiers - 1]);
   if (full == safe) {
     return full;
   }
-  const double page = model.page_tokens;
+  const double page = page_tokens;
   return model.heal_s < model.compute_s(page * safe, page * full) ? full : safe;
 }
 
@@ -118,8 +119,9 @@ struct worker_load {
 /// Of the workers that may get the request.
 struct fleet_view {
   const work_model* model = nullptr;
-  std::uint32_t workers = 0;   ///< largest number + 1
-  std::uint32_t eligible = 0;  ///< > 0
+  std::uint32_t page_tokens = 0;  ///< of the index
+  std::uint32_t workers = 0;      ///< largest number + 1
+  std::uint32_t eligible = 0;     ///< > 0
   double queue_max_s = 0.0, queue_sum_s = 0.0;
   std::uint32_t requests_min = 0, requests_max = 0;
   std::uint64_t requests_sum = 0;
@@ -168,7 +170,7 @@ class score_base {
                                   const worker_load& load) const noexcept {
     if (!has_last_ || !(row == last_row_)) {
       last_row_ = row;
-      last_ = work_of(*fleet_.model, row, prompt_tokens_);
+      last_ = work_of(*fleet_.model, fleet_.page_tokens, row, prompt_tokens_);
       has_last_ = true;
     }
     return {.queue_s = load.queue_s,
@@ -225,7 +227,7 @@ class predicted_seconds : public detail::score_base {
   void begin(const route_request& request, const fleet_view& fleet) noexcept {
     score_base::begin(request, fleet);
     const double end = request.prompt_tokens;
-    local_tokens_ = std::min<double>(fleet.model->page_tokens * double{1} * fleet.local_pages, end);
+    local_tokens_ = std::min<double>(fleet.page_tokens * double{1} * fleet.local_pages, end);
     least_s_ = fleet.model->compute_s(local_tokens_, end) + fleet.model->request_s;
   }
 
@@ -236,8 +238,8 @@ class predicted_seconds : public detail::score_base {
     score_terms t = shown(row, load);
     const std::uint32_t pages = ORIEL_MUTANT(windows_elsewhere_are_no_home)
                                     ? row.safe_pages[1]
-                                    : local_pages_of(model, row);
-    const double here = std::min<double>(model.page_tokens * double{1} * pages, prompt_tokens_);
+                                    : local_pages_of(model, fleet_.page_tokens, row);
+    const double here = std::min<double>(fleet_.page_tokens * double{1} * pages, prompt_tokens_);
     if (!ORIEL_MUTANT(duplicates_are_free)) {
       t.duplicate_s =
           options_.duplicate_weight * std::max(0.0, t.prefill_s - least_s_) +

@@ -14,6 +14,7 @@
 /// integral.
 #pragma once
 
+#include <oriel/core/contract.hpp>
 #include <oriel/core/mutation.hpp>
 #include <oriel/route/router.hpp>
 #include <oriel/route/score.hpp>
@@ -37,6 +38,9 @@ struct health_options {
   double slow_start_share = 0.1;  ///< in (0, 1]
 };
 
+/// Numbers of workers are the caller's: one that is none breaks the contract. Those in what others
+/// send (report, note_placed) are not, and are ignored.
+///
 /// *Thread safety* none. *Memory* about 220 bytes a worker, and 16 for each decision that reports
 /// do not cover yet.
 class worker_table {
@@ -51,7 +55,7 @@ class worker_table {
     return static_cast<std::uint32_t>(workers_.size());
   }
 
-  /// Takes part from now on, with nothing to do. O(1). @pre worker < workers
+  /// Takes part from now on, with nothing to do. O(1). @pre worker < workers, here and below
   void join(worker_id worker, const worker_profile& profile, double now_s);
   /// Gets nothing new; what it has goes on. O(1).
   void drain(worker_id worker) noexcept { at(worker).is_draining = true; }
@@ -153,8 +157,15 @@ class worker_table {
     std::vector<placed_since> since = {};  // the last report, by time
   };
 
-  [[nodiscard]] entry& at(worker_id worker) noexcept { return workers_[to_index(worker)]; }
+  [[nodiscard]] bool is_known(worker_id worker) const noexcept {
+    return to_index(worker) < workers_.size();
+  }
+  [[nodiscard]] entry& at(worker_id worker) noexcept {
+    ORIEL_EXPECTS(is_known(worker));
+    return workers_[to_index(worker)];
+  }
   [[nodiscard]] const entry& at(worker_id worker) const noexcept {
+    ORIEL_EXPECTS(is_known(worker));
     return workers_[to_index(worker)];
   }
   void add_since(entry& w, double seconds, double at_s);

@@ -78,7 +78,6 @@ struct worker_model {
   const cluster_options* options = nullptr;
   std::uint32_t page_tokens = 0;
   fetch_model fetch;                            ///< of real pages
-  std::vector<std::uint32_t> layer_windows;     ///< [layers]: what fetch.healing borrows
   std::vector<std::uint32_t> windows_in_pages;  ///< [window kinds]
   std::vector<std::uint64_t> layer_bytes;       ///< [layers] of one page of its pool
   page_cache* shared = nullptr;                 ///< the store of all nodes; null: none

@@ -91,8 +91,9 @@ class directory_disk {
   /// What read_small is willing to read.
   static constexpr std::uint64_t small_bytes_max = std::uint64_t{1} << 30;
 
-  /// @pre queue_depth and threads in range
-  /// @returns errc::locked; errc::invalid_argument if the directory is not private;
+  /// @returns errc::locked; errc::invalid_argument if queue_depth or threads is out of its range,
+  /// or
+  ///          the directory is not private;
   ///          errc::io_failure with errno
   /// @throws std::bad_alloc, std::system_error when the system refuses a thread
   [[nodiscard]] static result<directory_disk> open(const disk_options& options);

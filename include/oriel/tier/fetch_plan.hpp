@@ -44,10 +44,10 @@ struct tier_coverage {
 
 /// What does not change from request to request.
 struct fetch_model {
-  const model_geometry& model;
-  heal_model healing;                     ///< of the same model
-  std::vector<std::uint32_t> windows;     ///< [window kinds] window_tokens
-  std::vector<std::uint64_t> page_bytes;  ///< [pools]
+  const model_geometry* model = nullptr;       ///< it outlives this, and tiers that were given this
+  heal_model healing = {};                     ///< of the same model
+  std::vector<std::uint32_t> windows = {};     ///< [window kinds] window_tokens
+  std::vector<std::uint64_t> page_bytes = {};  ///< [pools]
   bool may_heal = true;
   /// Home of each layer, in the order of compute: then pages up to a window-safe boundary come
   /// layer by layer. None: pages come whole.
@@ -56,6 +56,10 @@ struct fetch_model {
   /// too.
   std::optional<std::uint32_t> soft_kind = {};
 };
+
+/// Fetches of a model's pages into the pools of a plan, layer by layer.
+/// @pre as heal_model_of; `model` outlives what is made of this @throws std::bad_alloc
+[[nodiscard]] fetch_model fetch_model_of(const model_geometry& model, const pool_plan& plan);
 
 enum class fetch_way : std::uint8_t {
   nothing,        ///< what the device has is the best start
@@ -90,6 +94,7 @@ struct fetch_plan {
 /// @param device         what the device pools have of the prompt
 /// @param prompt_tokens  N > 0
 /// @param tiers          expected cost of each
+/// @pre   model.model != nullptr, rates > 0
 /// @throws std::bad_alloc
 [[nodiscard]] fetch_plan plan_fetch(const fetch_model& model,
                                     const compute_rates& rates,

@@ -50,9 +50,8 @@ class memory_store {
   static_assert(Memory::stores_bytes);
 
  public:
-  /// @pre page_size > 0, a slice in each pool, queue_items > 0, copy_bytes_per_poll > 0;
-  ///      capacity for a page of each pool
-  /// @throws std::bad_alloc
+  /// @throws std::invalid_argument for options that cannot work: no page_size, a pool without
+  ///         slices, no capacity for a page of each pool; std::bad_alloc
   explicit memory_store(const memory_store_options& options, Clock clock = {})
       : options_(options),
         clock_(clock),
@@ -64,7 +63,6 @@ class memory_store {
         records_(index_.slots()),
         tokens_(records_.size() * options.page_size),
         ring_(options.queue_items) {
-    ORIEL_EXPECTS(options.queue_items > 0 && options.copy_bytes_per_poll > 0);
     index_.set_records(records_.data());
     for (const auto& pool : layout_.pools()) {
       auto slab = Memory::reserve(pool.slot_bytes * pool.slots);

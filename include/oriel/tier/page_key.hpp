@@ -23,6 +23,8 @@
 
 namespace oriel {
 
+class pool_plan;  // kv/pool_plan.hpp
+
 /// A SHA-256 digest.
 struct page_digest {
   std::array<std::byte, 32> bytes = {};
@@ -50,6 +52,9 @@ struct page_shape {
   std::vector<std::uint32_t> window_tokens = {};             ///< [window kinds]
   std::uint32_t rank = 0, ranks = 1;                         ///< of tensor parallelism
 };
+
+/// The shape of the pages of a plan's pools, the soft kind's included. @throws std::bad_alloc
+[[nodiscard]] page_shape page_shape_of(const pool_plan& plan);
 
 /// Where the chains of a namespace start. O(bytes).
 [[nodiscard]] page_digest chain_start(const cache_namespace& space, const page_shape& shape);

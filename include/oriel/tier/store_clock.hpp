@@ -21,7 +21,7 @@ concept store_clock = std::copyable<C> && requires(const C& c) {
 /// Microseconds since the machine started (CLOCK_MONOTONIC): setting the wall clock does not
 /// concern it.
 struct monotonic_clock {
-  [[nodiscard]] std::uint64_t now_us() const noexcept;
+  [[nodiscard]] static std::uint64_t now_us() noexcept;
 };
 
 static_assert(store_clock<monotonic_clock>);

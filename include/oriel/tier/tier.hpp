@@ -1,16 +1,25 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// A tier below the device pools: which store, and when pages go there.
+/// A tier below the device pools: which store, and when pages go there; what is copied down and
+/// fetched.
 #pragma once
 
+#include <oriel/core/ids.hpp>
+#include <oriel/model/cost.hpp>
+#include <oriel/prefix/cache_namespace.hpp>
 #include <oriel/tier/any_store.hpp>
 #include <oriel/tier/fetch_plan.hpp>
+#include <oriel/tier/kv_store.hpp>
 #include <oriel/tier/layer_plan.hpp>
+#include <oriel/tier/page_key.hpp>
+#include <oriel/tier/store_clock.hpp>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 namespace oriel {
 
@@ -42,9 +51,10 @@ struct tier {
 
 /// Bounds and habits of the movement between tiers.
 struct tier_limits {
-  std::uint64_t (*now_us)() = nullptr;  ///< the one clock of the cache and all its stores
-  std::uint32_t copies_max = 4096;      ///< device pages being copied down at once
-  std::uint32_t fetches_max = 8;        ///< requests that fetch at once
+  /// The one clock of the cache and all its stores, as `store_clock` has it.
+  std::uint64_t (*now_us)() = &monotonic_clock::now_us;
+  std::uint32_t copies_max = 4096;  ///< device pages being copied down at once
+  std::uint32_t fetches_max = 8;    ///< requests that fetch at once
   /// A fetch may last as long as it would take to compute the prompt, but not less and not more
   /// than this; what has not come by then is a miss.
   std::uint64_t fetch_us_min = 20'000;
@@ -55,6 +65,28 @@ struct tier_limits {
   /// At the end, how long what is still on its way down is waited for; the rest is dropped.
   std::uint64_t drain_us_max = 10'000'000;
   layer_load_options layers = {};  ///< of pages that come layer by layer; user_base is not used
+};
+
+/// Whose pages a publish brings, or a hit uses: what copies need to know besides what the tree
+/// says. It outlives the publish.
+struct tiered_sequence {
+  page_digest start;                        ///< chain_start of its namespace
+  std::span<const token_id> tokens = {};    ///< from position 0
+  std::span<const page_digest> links = {};  ///< of all whole pages that it has
+  page_owner owner = {};
+};
+
+/// What a fetch is for; kept until its last transfer has ended.
+struct fetch_request {
+  cache_namespace space;
+  page_digest start;               ///< chain_start of the namespace
+  std::vector<token_id> tokens;    ///< [prompt]
+  std::vector<page_digest> links;  ///< of its whole pages
+  page_owner owner = {};
+  compute_rates rates = {};  ///< of this engine, now; have to be said: both > 0
+  /// Not 0: pages come whole, so that one that fails costs those behind it alone, and no step can
+  /// join; and nothing is waited for after this time.
+  std::uint64_t whole_until_us = 0;
 };
 
 /// What the tiers made of an order that went to all of them.

@@ -5,8 +5,9 @@
 /// down; a prompt's pages that only lower tiers have are brought up, and are then the cache's like
 /// any others.
 ///
-///     radix_tree<Pool, Order, Retention, event_forwarder> tree(...);
-///     tiered_prefix tiers(tree, pools, std::move(list), model, limits);
+///     using tree_type = radix_tree<Pool, Order, Retention, unhashed_forwarder>;
+///     tree_type tree(pools.all(), tree_options_of(plan));
+///     tiered_prefix tiers(tree, pools, std::move(list), fetch_model_of(model, plan), {});
 ///     tree.events().forward_to(tiers);
 ///
 ///     {
@@ -55,8 +56,8 @@
 
 namespace oriel {
 
-/// @tparam Cache  a prefix tree whose events are forwarded here
-/// @tparam Pools  its dual_pool
+/// @tparam Cache  a prefix tree whose events are forwarded here; it outlives the tiers
+/// @tparam Pools  its dual_pool; it outlives both
 ///
 /// Thread safety: none.
 /// Memory:        5 bytes for each page of the pools; with placement::selective 1 more for each
@@ -67,8 +68,10 @@ class tiered_prefix {
   using fetch_type = detail::prefix_fetch<Cache, Pools>;
 
  public:
+  static constexpr bool needs_hashes = false;  ///< of events (unhashed_forwarder)
+
   /// @param tiers  faster first; at most 8
-  /// @pre   limits.now_us != nullptr
+  /// @pre   model.model != nullptr, and it outlives this; limits.now_us != nullptr
   /// @throws std::bad_alloc
   tiered_prefix(Cache& cache,
                 Pools& pools,
@@ -83,15 +86,23 @@ class tiered_prefix {
         copies_(pools_, queues_, limits_, counters_),
         placement_(pools_, queues_, copies_, limits_, model_, counters_) {
     ORIEL_EXPECTS(queues_.tiers().size() <= 8 && limits.now_us != nullptr);
+    ORIEL_EXPECTS(model_.model != nullptr);
     for (const tier& t : queues_.tiers()) {
       least_rates_.push_back(t.rates.bytes_per_s / 8);
     }
   }
   tiered_prefix(const tiered_prefix&) = delete;
   tiered_prefix& operator=(const tiered_prefix&) = delete;
-  /// Waits for what is under way, limits.drain_us_max at most; then for what stores have begun,
-  /// since they must not touch pages that are somebody else's. What they have not begun is dropped.
+  /// Takes itself out of the cache's forwarder of events, if that forwards here; who forwards
+  /// through others takes those out before. Waits for what is under way, limits.drain_us_max at
+  /// most; then for what stores have begun, since they must not touch pages that are somebody
+  /// else's. What they have not begun is dropped.
   ~tiered_prefix() {
+    if constexpr (requires { cache_.events().stop_forwarding_to(*this); }) {
+      if (!ORIEL_MUTANT(tiers_stay_listeners)) {
+        cache_.events().stop_forwarding_to(*this);
+      }
+    }
     for (fetch_type& f : fetches_) {
       f.end();
     }
@@ -179,10 +190,12 @@ class tiered_prefix {
   }
 
   /// Starts to look for what the device lacks of a prompt. Returns its number.
-  /// @pre can_fetch(); request.links are those of all whole pages of request.tokens
+  /// @pre can_fetch(); request.links are those of all whole pages of request.tokens; its rates > 0
   /// @throws std::bad_alloc
   std::uint32_t begin_fetch(fetch_request request) {
     ORIEL_EXPECTS(can_fetch());
+    ORIEL_EXPECTS(request.rates.linear_flops_per_s > 0.0 &&
+                  request.rates.attention_flops_per_s > 0.0);
     const std::uint32_t id = next_fetch_++;
     fetches_.emplace_back(cache_,
                           pools_,
@@ -217,17 +230,16 @@ class tiered_prefix {
   /// Returns the tokens of full pages that came into use, by role of the tier.
   /// @throws std::bad_alloc
   std::array<std::uint32_t, tier_roles> end_fetch(std::uint32_t id) {
-    fetch_type* f = find(id);
-    ORIEL_EXPECTS(f != nullptr);
-    const fetch_request& r = f->request();
+    fetch_type& f = at(id);
+    const fetch_request& r = f.request();
     const tiered_sequence sequence{r.start, r.tokens, r.links, r.owner};
     std::array<std::uint32_t, tier_roles> tokens = {};
     {
       const publishing_scope scope = publishing(sequence);
-      fetched_by_ = f;
-      tokens = f->publish();
+      fetched_by_ = &f;
+      tokens = f.publish();
     }
-    waits_ += f->waits();
+    waits_ += f.waits();
     drop_over();
     return tokens;
   }
@@ -263,24 +275,23 @@ class tiered_prefix {
     return f != nullptr && f->is_arriving();
   }
   /// Tokens that it would start behind. @pre can_join(id)
-  [[nodiscard]] std::uint32_t length_of(std::uint32_t id) noexcept { return find(id)->length(); }
+  [[nodiscard]] std::uint32_t length_of(std::uint32_t id) noexcept { return at(id).length(); }
   /// Seconds that it would wait if it started now, at the rates that are known. O(layers).
   /// @param layer_seconds  [layers] of its compute @pre can_join(id)
   [[nodiscard]] double predict_stall_s(std::uint32_t id,
                                        std::span<const double> layer_seconds) noexcept {
-    return find(id)->predicted_stall_s(layer_seconds);
+    return at(id).predicted_stall_s(layer_seconds);
   }
   /// The pages of a fetch for a sequence that takes references of its own: it starts on them before
   /// they are filled, and reads a layer of them only behind the gate. Valid until the next call.
   /// @pre can_join(id) @throws std::bad_alloc
-  [[nodiscard]] borrowed_prefix lend(std::uint32_t id) { return find(id)->lend(); }
+  [[nodiscard]] borrowed_prefix lend(std::uint32_t id) { return at(id).lend(); }
   /// The gate of a step that starts on what was lent. Afterwards end_fetch, as without: if the gate
   /// was passed in all layers, all has come. @throws std::bad_alloc
   [[nodiscard]] gate join(std::uint32_t id) {
-    fetch_type* f = find(id);
-    ORIEL_EXPECTS(f != nullptr);
-    f->join();
-    return gate(*this, *f);
+    fetch_type& f = at(id);
+    f.join();
+    return gate(*this, f);
   }
   /// A fetch failed in a layer early enough to fetch what is whole once more: its
   /// fetch_request::whole_until_us. Else 0. Ask before it ends.
@@ -414,9 +425,7 @@ class tiered_prefix {
           placement_.on_touched(tier, tag, c);
         }
       } else {
-        fetch_type* f = find(tag.number);
-        ORIEL_EXPECTS(f != nullptr);  // It is kept until its last item is back.
-        f->on_completion(tier, tag, c);
+        at(tag.number).on_completion(tier, tag, c);  // It is kept until its last item is back.
       }
     });
   }
@@ -463,6 +472,11 @@ class tiered_prefix {
   [[nodiscard]] fetch_type* find(std::uint32_t id) noexcept {
     const auto found = std::ranges::find(fetches_, id, &fetch_type::id);
     return found == fetches_.end() ? nullptr : &*found;
+  }
+  [[nodiscard]] fetch_type& at(std::uint32_t id) noexcept {
+    fetch_type* const f = find(id);
+    ORIEL_EXPECTS(f != nullptr);
+    return *f;
   }
   void drop_over() noexcept {
     fetches_.remove_if([](const fetch_type& f) { return f.is_over(); });

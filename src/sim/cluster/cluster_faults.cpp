@@ -26,8 +26,7 @@ void cluster_run::start_router(std::uint32_t r) {
   const std::uint64_t pages = tokens / base_.page_tokens;
   made.index.capacity_pages =
       static_cast<std::uint32_t>(std::clamp<std::uint64_t>(pages, 1u << 16, (1u << 24) - 2));
-  made.work = {.page_tokens = base_.page_tokens,
-               .token_s = scale * cost.prefill.token_s,
+  made.work = {.token_s = scale * cost.prefill.token_s,
                .pair_s = scale * cost.prefill.pair_s,
                .request_s = cost.step_s};
   made.work.fetch_token_s[1] = token_bytes / options_.tiers.host.bytes_per_s;
@@ -41,8 +40,8 @@ void cluster_run::start_router(std::uint32_t r) {
     const heal_bounds deep{.full_length = 4096 * base_.page_tokens,
                            .prompt_tokens = 4096 * base_.page_tokens + 1,
                            .safe_length = 0};
-    made.work.heal_s =
-        seconds_of(heal_flops(model_.fetch.model, model_.fetch.healing, deep), options_.node.rates);
+    made.work.heal_s = seconds_of(heal_flops(*model_.fetch.model, model_.fetch.healing, deep),
+                                  options_.node.rates);
   }
   made.life.attempts_max = options_.attempts_max;
   made.life.ahead_max_s = options_.ahead_max_s;

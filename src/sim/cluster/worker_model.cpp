@@ -35,28 +35,18 @@ node_model mimo_pro_node(double step_s) {
 }
 
 worker_model::worker_model(const cluster_options& o, std::uint32_t tokens)
-    : options(&o),
-      page_tokens(tokens),
-      fetch{.model = o.node.model, .healing = {}, .windows = {}, .page_bytes = {}},
-      layer_windows(oriel::layer_windows(o.node.model)) {
+    : options(&o), page_tokens(tokens) {
   const auto plan = pool_plan::make(kv_shapes_of(o.node.model.layers, dtype::bf16),
                                     {.page_size = page_tokens, .step_tokens = 512});
   ORIEL_EXPECTS(static_cast<bool>(plan));
-  fetch.healing = {.windows = layer_windows,
-                   .page_size = page_tokens,
-                   .slack_pages = plan->options().slack_pages};
+  fetch = fetch_model_of(o.node.model, *plan);
   fetch.may_heal = o.may_heal;
-  for (std::uint32_t kind = 0; kind < plan->window_kinds(); ++kind) {
-    fetch.windows.push_back(plan->ring(kind).window_tokens);
-    windows_in_pages.push_back(window_in_pages(fetch.windows.back(), page_tokens));
-  }
-  for (std::uint32_t pool = 0; pool < plan->pools(); ++pool) {
-    fetch.page_bytes.push_back(plan->layout(pool_id{pool}).page_bytes());
+  for (const std::uint32_t window : fetch.windows) {
+    windows_in_pages.push_back(window_in_pages(window, page_tokens));
   }
   std::vector<std::uint32_t> layers_of(plan->pools());
-  for (std::uint32_t layer = 0; layer < plan->layers(); ++layer) {
-    fetch.layers.push_back(plan->home(layer));
-    ++layers_of[to_index(plan->home(layer).pool)];
+  for (const layer_home& home : fetch.layers) {
+    ++layers_of[to_index(home.pool)];
   }
   for (const layer_home& home : fetch.layers) {
     const std::uint32_t pool = to_index(home.pool);

@@ -71,10 +71,10 @@ void node_worker::admit(std::uint32_t index, double now_s) {
                              .prompt_tokens = j.of.input_tokens,
                              .safe_length = m.window_safe_tokens * page};
     const fetch_model& f = model_.fetch;
-    if (choose_reuse(f.model, f.healing, bounds, options_.node.rates).way == reuse_way::heal) {
+    if (choose_reuse(*f.model, f.healing, bounds, options_.node.rates).way == reuse_way::heal) {
       length = m.heal_tokens;
       extent = {length, 0};
-      j.heal_s = seconds_of(heal_flops(f.model, f.healing, bounds), options_.node.rates);
+      j.heal_s = seconds_of(heal_flops(*f.model, f.healing, bounds), options_.node.rates);
       first_whole = length;
       for (const std::uint32_t window : f.windows) {
         first_whole = std::min(first_whole, first_healed_page(f.healing, window, length * page));

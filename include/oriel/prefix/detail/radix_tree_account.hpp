@@ -56,6 +56,17 @@ void ORIEL_TREE::visit_pages(Visit&& visit) const {
 }
 
 ORIEL_TREE_TEMPLATE
+ORIEL_TREE::~radix_tree() {
+  ORIEL_EXPECTS(leases_ == 0);
+  if (ORIEL_MUTANT(tree_tells_of_its_end)) {
+    clear();
+  }
+  visit_pages([&](const cached_page&, std::uint32_t pool, page_handle page) {
+    pools_[pool].release(std::span<const page_handle>(&page, 1));
+  });
+}
+
+ORIEL_TREE_TEMPLATE
 const char* ORIEL_TREE::audit() const {
   std::uint64_t pages = 0, evictable = 0, lease_ends = 0;
   std::vector<std::uint64_t> attached(kinds());

@@ -340,6 +340,8 @@ void ORIEL_TREE::tell_stored(std::uint32_t root,
       chain_hash hash;
       if constexpr (needs_hashes_v<Events>) {
         hash = store_.hash_of(to_index(full[i].id));
+      } else {
+        parent = {};
       }
       events_({.sequence = ++sequence_,
                .kind = cache_event_kind::stored,

@@ -25,7 +25,7 @@ ORIEL_TREE::radix_tree(std::span<Pool> pools,
                        Events events,
                        MakeOrder&& make_order)
     : pools_(pools.data()),
-      options_(std::move(options)),
+      options_(completed(std::move(options))),
       retention_(std::move(retention)),
       events_(std::move(events)),
       store_({.page_size = options_.page_size,
@@ -40,13 +40,18 @@ ORIEL_TREE::radix_tree(std::span<Pool> pools,
       tenant_pages_(options_.tenant_shares) {
   ORIEL_EXPECTS(pools.size() == 1 + options_.windows.size() && options_.leases_max > 0);
   ORIEL_EXPECTS(options_.tenant_shares > 0);
+  if constexpr (requires(const Pool& pool) { pool.layout().page_size(); }) {
+    for (const Pool& pool : pools) {
+      ORIEL_EXPECTS(pool.layout().page_size() == options_.page_size ||
+                    ORIEL_MUTANT(pages_of_two_sizes));
+    }
+  }
   ORIEL_EXPECTS(!options_.soft_kind || *options_.soft_kind < options_.windows.size());
   orders_.reserve(options_.tenant_shares);
   for (std::uint32_t tenant = 0; tenant < options_.tenant_shares; ++tenant) {
     orders_.push_back(make_order(static_cast<std::uint32_t>(runs_.size())));
   }
   tenants_.reserve(options_.tenant_shares);
-  ORIEL_EXPECTS(!Events::enabled || !needs_hashes_v<Events> || options_.keeps_hash_chain);
   windows_.reserve(options_.windows.size());
   for (std::size_t kind = 0; kind < options_.windows.size(); ++kind) {
     ORIEL_EXPECTS(options_.windows[kind] > 0);

@@ -22,7 +22,7 @@ class memory_layout {
     std::uint64_t slots = 0;
   };
 
-  /// @pre as of `memory_store`
+  /// @throws std::invalid_argument for options that cannot work
   explicit memory_layout(const memory_store_options& options);
 
   [[nodiscard]] const std::vector<pool>& pools() const noexcept { return pools_; }

@@ -11,6 +11,7 @@
 #include <oriel/tier/detail/page_copies.hpp>
 #include <oriel/tier/detail/tier_queues.hpp>
 #include <oriel/tier/fetch_plan.hpp>
+#include <oriel/tier/tier.hpp>
 
 #include <algorithm>
 #include <array>
@@ -18,19 +19,6 @@
 #include <new>
 #include <span>
 #include <vector>
-
-namespace oriel {
-
-/// Whose pages a publish brings, or a hit uses: what copies need to know besides what the tree
-/// says. It outlives the publish.
-struct tiered_sequence {
-  page_digest start;                        ///< chain_start of its namespace
-  std::span<const token_id> tokens = {};    ///< from position 0
-  std::span<const page_digest> links = {};  ///< of all whole pages that it has
-  page_owner owner = {};
-};
-
-}  // namespace oriel
 
 namespace oriel::detail {
 

@@ -22,6 +22,7 @@
 #include <oriel/tier/detail/arriving_pages.hpp>
 #include <oriel/tier/detail/tier_queues.hpp>
 #include <oriel/tier/fetch_plan.hpp>
+#include <oriel/tier/tier.hpp>
 
 #include <algorithm>
 #include <array>
@@ -30,23 +31,6 @@
 #include <optional>
 #include <span>
 #include <vector>
-
-namespace oriel {
-
-/// What a fetch is for; kept until its last transfer has ended.
-struct fetch_request {
-  cache_namespace space;
-  page_digest start;               ///< chain_start of the namespace
-  std::vector<token_id> tokens;    ///< [prompt]
-  std::vector<page_digest> links;  ///< of its whole pages
-  page_owner owner = {};
-  compute_rates rates = {};  ///< of this engine, now
-  /// Not 0: pages come whole, so that one that fails costs those behind it alone, and no step can
-  /// join; and nothing is waited for after this time.
-  std::uint64_t whole_until_us = 0;
-};
-
-}  // namespace oriel
 
 namespace oriel::detail {
 
@@ -83,7 +67,7 @@ class prefix_fetch {
     // Longer than to compute the prompt, nobody needs to wait; and looking gets a part of it.
     const auto tokens = static_cast<std::uint32_t>(request_.tokens.size());
     const double compute_s = seconds_of(
-        recompute_flops(model_.model, device_.window_safe_tokens, tokens), request_.rates);
+        recompute_flops(*model_.model, device_.window_safe_tokens, tokens), request_.rates);
     const double wait_us = std::clamp(1e6 * compute_s,
                                       static_cast<double>(limits_.fetch_us_min),
                                       static_cast<double>(limits_.fetch_us_max));

@@ -230,6 +230,7 @@ class host_consumer {
   void begin_scores() { products_.begin(); }
   void begin_values() { products_.begin(); }
   void commit_multiply() { products_.commit(); }
+  void finish_weights() {}  // A compiler for the host moves nothing past a product.
   template <std::uint32_t Pending>
   void wait_multiply() {
     products_.wait(Pending);

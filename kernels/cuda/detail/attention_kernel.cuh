@@ -191,6 +191,12 @@ class attention_consumer {
     ptx::wgmma_fence();
   }
   __device__ __forceinline__ void commit_multiply() { ptx::wgmma_commit(); }
+  /// Weights are computed here, under the products, and not behind the next wait: ptxas moves waits
+  /// up, past all that it may. A sum has all weights of a row, and none is negative: nothing is
+  /// stored. A trap instead of the store would cost registers.
+  __device__ __forceinline__ void finish_weights() const {
+    ptx::store_negative(address_, thread_.split_sum[0], thread_.split_sum[1]);
+  }
   /// Waits until at most the `Pending` products started last are under way. If that is one, it is
   /// that of the values.
   template <std::uint32_t Pending>

@@ -152,6 +152,7 @@ ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
     if (ORIEL_MUTANT(attention_stage_goes_back_under_its_product)) {
       machine.release();
     }
+    machine.finish_weights();
     machine.template wait_multiply<0>();
     if (!ORIEL_MUTANT(attention_stage_goes_back_under_its_product)) {
       machine.release();

@@ -17,6 +17,7 @@
 #include <catch2/catch.hpp>
 #include <device/products_under_way.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <barrier>
@@ -206,6 +207,14 @@ class host_consumer {
   void each(F&& f) {
     for (std::uint32_t thread = 0; thread < threads_.size(); ++thread) {
       f(thread, threads_[thread]);
+    }
+  }
+  template <class Says, class F>
+  void each_in_warps_with(Says&& says, F&& f) {
+    for (auto warp = threads_.begin(); warp != threads_.end(); warp += detail::warp_threads) {
+      if (std::any_of(warp, warp + detail::warp_threads, says)) {
+        std::for_each(warp, warp + detail::warp_threads, f);
+      }
     }
   }
   [[nodiscard]] std::uint32_t queries_address() const { return block_.queries(warpgroup_); }

@@ -124,6 +124,13 @@ class attention_consumer {
   __device__ __forceinline__ void each(F&& f) {
     f(threadIdx.x % warpgroup_threads, thread_);
   }
+  /// f for all threads of each warp of which one says so.
+  template <class Says, class F>
+  __device__ __forceinline__ void each_in_warps_with(Says&& says, F&& f) {
+    if (__any_sync(0xFFFFFFFFu, says(thread_))) {
+      f(thread_);
+    }
+  }
   [[nodiscard]] __device__ __forceinline__ std::byte* queries() const {
     return ptx::shared_pointer(address_ + warpgroup_ * Dims::query_bytes);
   }

@@ -138,13 +138,16 @@ ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
   });
   machine.quad_max(&thread_state::tile_max);
   machine.each([&](std::uint32_t, thread_state& t) { weigh(call.args.scale * log2_e, t); });
-  const auto shrink = [](std::uint32_t, thread_state& t) { shrink_out(t); };
+  const auto shrink = [&] {
+    machine.each_in_warps_with([](const thread_state& t) { return shrinks(t); },
+                               [](thread_state& t) { shrink_out(t); });
+  };
   const auto pack = [&](std::uint32_t thread, thread_state& t) {
     pack_weights(thread, Dims::is_scaled ? machine.scales() + tile_keys : nullptr, t);
   };
-  if constexpr (!IsFirst) {
+  if constexpr (!IsFirst) {  // Before the first tile `out` is zero.
     if (ORIEL_MUTANT(attention_out_shrinks_under_a_product)) {
-      machine.each(shrink);
+      shrink();
     }
     if (ORIEL_MUTANT(attention_weights_are_packed_under_a_product)) {
       machine.each(pack);
@@ -157,9 +160,9 @@ ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
     if (!ORIEL_MUTANT(attention_stage_goes_back_under_its_product)) {
       machine.release();
     }
-  }
-  if (IsFirst || !ORIEL_MUTANT(attention_out_shrinks_under_a_product)) {
-    machine.each(shrink);
+    if (!ORIEL_MUTANT(attention_out_shrinks_under_a_product)) {
+      shrink();
+    }
   }
   machine.each(pack);
   clear_unseen<Dims>(call, work, warpgroup, tile, machine);

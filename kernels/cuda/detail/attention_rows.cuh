@@ -342,7 +342,13 @@ ORIEL_HOST_DEVICE_INLINE void pack_weights(std::uint32_t thread,
   }
 }
 
-/// Before it. @pre nothing that adds to `out` is under way
+/// Does the tile change what `out` is relative to? Else shrinking would multiply with 1.
+template <class Dims>
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE bool shrinks(const attention_thread<Dims>& t) {
+  return t.shrink[0] != 1.0f || t.shrink[1] != 1.0f;
+}
+
+/// Before the product. @pre nothing that adds to `out` is under way
 template <class Dims>
 ORIEL_HOST_DEVICE_INLINE void shrink_out(attention_thread<Dims>& t) {
   ORIEL_UNROLL

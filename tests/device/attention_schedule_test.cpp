@@ -40,7 +40,7 @@ coverage cover(const detail::attention_call& call, std::uint32_t blocks) {
       for (std::uint32_t token = 0; token < work.tokens; ++token) {
         const std::uint32_t position = work.position + token;
         const std::uint32_t first = std::max(
-            work.key_begin, detail::first_key(call.shape.window_tokens, *work.sequence, position));
+            work.key_begin, detail::first_seen(call.shape.window_tokens, work.first_key, position));
         const std::uint32_t end = std::min(work.key_end, position + 1);
         c.keys_of_row.at(std::size_t{work.batch_row + token} * heads + work.kv_head) +=
             end > first ? end - first : 0;
@@ -99,7 +99,7 @@ TEST_CASE("items show each row of the call each of its keys once, whatever the l
   for (const paged_sequence& s : sequences) {
     for (std::uint32_t r = 0; r < s.rows; ++r, ++row) {
       const std::uint32_t position = s.first_position + r;
-      const std::uint32_t first = detail::first_key(shape.window_tokens, s, position);
+      const std::uint32_t first = detail::first_seen(shape.window_tokens, s.first_key, position);
       const bool is_served = s.rows >= rows_least && s.rows <= rows_most;
       const std::uint32_t keys = is_served ? position + 1 - first : 0;
       INFO("seed " << seed << " row " << row << " position " << position);
@@ -188,11 +188,11 @@ TEST_CASE("items that run together read the same keys, no more than the L2 cache
 }
 
 TEST_CASE("a window's first key counts the query itself") {
-  const paged_sequence s{};
-  CHECK(detail::first_key(0, s, 500) == 0);
-  CHECK(detail::first_key(1, s, 500) == 500);
-  CHECK(detail::first_key(128, s, 127) == 0);
-  CHECK(detail::first_key(128, s, 128) == 1);
+  CHECK(detail::first_seen(0, 0, 500) == 0);
+  CHECK(detail::first_seen(1, 0, 500) == 500);
+  CHECK(detail::first_seen(128, 0, 127) == 0);
+  CHECK(detail::first_seen(128, 0, 128) == 1);
+  CHECK(detail::first_seen(128, 7, 128) == 7);
 }
 
 TEST_CASE("pieces of a tile are its keys, page by page") {

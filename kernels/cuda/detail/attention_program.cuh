@@ -86,7 +86,7 @@ ORIEL_HOST_DEVICE_INLINE void multiply_values(std::uint32_t v, Machine& machine)
   const std::uint32_t last = (end < work.tokens ? end : work.tokens) - 1;
   const std::uint32_t begin = tile * tile_keys;
   return token < work.tokens && begin + tile_keys - 1 <= work.position + token &&
-         begin >= first_key(call.shape.window_tokens, *work.sequence, work.position + last);
+         begin >= first_seen(call.shape.window_tokens, work.first_key, work.position + last);
 }
 
 /// What no row of the block sees of a tile's V becomes zero, before its product is started. With

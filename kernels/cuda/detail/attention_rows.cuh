@@ -220,7 +220,7 @@ ORIEL_HOST_DEVICE_INLINE void begin_rows(const attention_call& call,
   for (std::uint32_t half = 0; half < 2; ++half) {
     const tile_row at = row_at(call, work, warpgroup, fragment_row(thread, half));
     const std::uint32_t position = work.position + at.token;
-    t.first[half] = at.exists ? first_key(call.shape.window_tokens, *work.sequence, position) : 0;
+    t.first[half] = at.exists ? first_seen(call.shape.window_tokens, work.first_key, position) : 0;
     t.end[half] = at.exists ? position + 1 : 0;
     const bool has_sink = call.args.sinks != nullptr && at.exists;
     t.kept_max[half] =

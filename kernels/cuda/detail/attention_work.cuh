@@ -60,6 +60,7 @@ struct attention_work {
   std::uint32_t tokens;     ///< of the block
   std::uint32_t batch_row;  ///< of the first token
   std::uint32_t position;   ///< of the first token
+  std::uint32_t first_key;  ///< of the sequence; kept, since each tile asks for it
   std::uint32_t key_begin;  ///< some row of the block sees it in this item
   std::uint32_t key_end;    ///< one past the last such key; <= key_begin: nothing to do
 
@@ -70,13 +71,13 @@ struct attention_work {
   }
 };
 
-/// The first key that a row at `position` sees.
-[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t first_key(std::uint32_t window_tokens,
-                                                               const paged_sequence& sequence,
-                                                               std::uint32_t position) {
+/// The first key that a row at `position` sees. `first_key`: of its sequence.
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t first_seen(std::uint32_t window_tokens,
+                                                                std::uint32_t first_key,
+                                                                std::uint32_t position) {
   const std::uint32_t first =
       window_tokens != 0 && position >= window_tokens ? position + 1 - window_tokens : 0;
-  return first < sequence.first_key ? sequence.first_key : first;
+  return first < first_key ? first_key : first;
 }
 
 [[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t row_blocks_of(const attention_call& call,
@@ -89,7 +90,8 @@ struct attention_work {
 [[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t splits_of(const attention_call& call,
                                                                const paged_sequence& sequence) {
   const std::uint32_t first = sequence.first_position, last = first + sequence.rows - 1;
-  return last / split_keys - first_key(call.shape.window_tokens, sequence, first) / split_keys + 1;
+  const std::uint32_t key = first_seen(call.shape.window_tokens, sequence.first_key, first);
+  return last / split_keys - key / split_keys + 1;
 }
 
 /// Are the sequence's rows this call's to compute? It has some, then.
@@ -140,12 +142,13 @@ struct attention_work {
                       .tokens = left < most ? left : most,
                       .batch_row = batch_row + token,
                       .position = sequence.first_position + token,
+                      .first_key = sequence.first_key,
                       .key_begin = 0,
                       .key_end = 0};
-  work.key_begin = first_key(window, sequence, work.position);
+  work.key_begin = first_seen(window, work.first_key, work.position);
   work.key_end = work.position + work.tokens;
   if (call.splits_max != 0) {
-    const std::uint32_t first = first_key(window, sequence, sequence.first_position);
+    const std::uint32_t first = first_seen(window, work.first_key, sequence.first_position);
     const std::uint32_t split = first / split_keys + of_rows % splits;
     const std::uint32_t begin = split * split_keys, end = begin + split_keys;
     work.key_begin = work.key_begin < begin ? begin : work.key_begin;

@@ -10,7 +10,6 @@ using detail::attention_partials;
 
 constexpr std::uint32_t block_rows_of_warpgroup = 64;
 constexpr std::uint32_t rows_that_verify_max = 8;
-constexpr std::uint32_t shared_bytes_max = 227 * 1024;  // of a block on sm_90
 
 const char* problem_with(const attention_shape& s) noexcept {
   if (s.kv_heads == 0 || s.q_heads == 0 || s.q_heads % s.kv_heads != 0) {
@@ -103,7 +102,7 @@ result<attention_plan> plan_attention(const attention_shape& shape,
   }
   plan.blocks = limits.multiprocessors;
   plan.shared_bytes = detail::attention_shared_bytes(shape, plan.warpgroups, limits.sequences_max);
-  if (plan.shared_bytes > shared_bytes_max) {
+  if (plan.shared_bytes > detail::attention_shared_bytes_max) {
     return failure{errc::unsupported_shape, 0, "attention: tables exceed shared memory"};
   }
   carve(plan, nullptr, plan.workspace_bytes);

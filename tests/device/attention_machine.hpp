@@ -18,6 +18,7 @@
 #include <catch2/catch.hpp>
 #include <device/products_under_way.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <barrier>
@@ -208,6 +209,14 @@ class host_consumer {
       f(thread, threads_[thread]);
     }
   }
+  template <class Says, class F>
+  void each_in_warps_with(Says&& says, F&& f) {
+    for (auto warp = threads_.begin(); warp != threads_.end(); warp += detail::warp_threads) {
+      if (std::any_of(warp, warp + detail::warp_threads, says)) {
+        std::for_each(warp, warp + detail::warp_threads, f);
+      }
+    }
+  }
   [[nodiscard]] std::uint32_t queries_address() const { return block_.queries(warpgroup_); }
   [[nodiscard]] std::byte* queries() { return block_.at(queries_address()); }
   [[nodiscard]] std::byte* values() { return block_.at(block_.v_stage(released_)); }
@@ -230,6 +239,7 @@ class host_consumer {
   void begin_scores() { products_.begin(); }
   void begin_values() { products_.begin(); }
   void commit_multiply() { products_.commit(); }
+  void finish_weights() {}  // A compiler for the host moves nothing past a product.
   template <std::uint32_t Pending>
   void wait_multiply() {
     products_.wait(Pending);

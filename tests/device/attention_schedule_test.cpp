@@ -6,6 +6,9 @@
 #include <device/attention_machine.hpp>
 #include <device/barrier_model.hpp>
 
+#include <array>
+#include <numeric>
+#include <set>
 #include <utility>
 
 using namespace oriel;        // NOLINT: a test
@@ -37,7 +40,7 @@ coverage cover(const detail::attention_call& call, std::uint32_t blocks) {
       for (std::uint32_t token = 0; token < work.tokens; ++token) {
         const std::uint32_t position = work.position + token;
         const std::uint32_t first = std::max(
-            work.key_begin, detail::first_key(call.shape.window_tokens, *work.sequence, position));
+            work.key_begin, detail::first_seen(call.shape.window_tokens, work.first_key, position));
         const std::uint32_t end = std::min(work.key_end, position + 1);
         c.keys_of_row.at(std::size_t{work.batch_row + token} * heads + work.kv_head) +=
             end > first ? end - first : 0;
@@ -96,7 +99,7 @@ TEST_CASE("items show each row of the call each of its keys once, whatever the l
   for (const paged_sequence& s : sequences) {
     for (std::uint32_t r = 0; r < s.rows; ++r, ++row) {
       const std::uint32_t position = s.first_position + r;
-      const std::uint32_t first = detail::first_key(shape.window_tokens, s, position);
+      const std::uint32_t first = detail::first_seen(shape.window_tokens, s.first_key, position);
       const bool is_served = s.rows >= rows_least && s.rows <= rows_most;
       const std::uint32_t keys = is_served ? position + 1 - first : 0;
       INFO("seed " << seed << " row " << row << " position " << position);
@@ -121,12 +124,75 @@ TEST_CASE("skewed lengths: no thread block has two splits more than its share") 
   CHECK(most <= all / 132 + 1 + 2 * detail::split_keys / detail::tile_keys);
 }
 
+TEST_CASE("the rows of a prompt are dealt out evenly") {
+  const std::uint32_t kv_heads = GENERATE(1u, 4u, 8u);
+  const std::uint32_t tokens = GENERATE(2048u, 4096u, 8192u, 16384u, 32768u);
+  attention_shape shape = full;
+  shape.kv_heads = kv_heads;
+  shape.q_heads = 16 * kv_heads;
+  paged_sequence sequences[3]{};  // One of them is this call's.
+  sequences[0].rows = sequences[2].rows = 1;
+  sequences[1].rows = tokens;
+  const coverage c = cover(call_for(shape,
+                                    {.sequences_max = 3,
+                                     .rows_max = tokens + 2,
+                                     .rows_per_sequence_max = tokens,
+                                     .keys_max = tokens,
+                                     .rows_per_sequence_min = 2},
+                                    sequences),
+                           132);
+  const auto all = std::accumulate(c.tiles_of_block.begin(), c.tiles_of_block.end(), 0.0);
+  const auto most = static_cast<double>(*std::ranges::max_element(c.tiles_of_block));
+  INFO(kv_heads << " KV heads, " << tokens << " tokens");
+  CHECK(most <= 1.05 * all / 132);
+}
+
+TEST_CASE("items that run together read the same keys, no more than the L2 cache keeps") {
+  const auto [kv_heads, tokens, together] =
+      GENERATE(std::array{4u, 8192u, 4u}, std::array{8u, 32768u, 1u}, std::array{8u, 12000u, 4u});
+  constexpr std::uint32_t blocks = 132;
+  attention_shape shape = full;
+  shape.kv_heads = kv_heads;
+  shape.q_heads = 16 * kv_heads;
+  paged_sequence sequence{};
+  sequence.rows = tokens;
+  const auto call = call_for(
+      shape,
+      {.sequences_max = 1, .rows_max = tokens, .rows_per_sequence_max = tokens, .keys_max = tokens},
+      {&sequence, 1});
+  CHECK(detail::heads_together(call, sequence) == together);
+  struct round {
+    std::set<std::uint32_t> heads;
+    std::uint32_t least = ~0u, most = 0;  ///< tiles of an item
+  };
+  const item_tables tables(call);
+  std::vector<round> rounds(tokens / 8 * kv_heads / blocks + 1);
+  for (std::uint32_t block = 0; block < blocks; ++block) {
+    std::size_t i = 0;
+    const auto count = [&](const detail::attention_work& work) {
+      round& r = rounds.at(i++);
+      const std::uint32_t tiles = work.last_tile() - work.first_tile();
+      r.heads.insert(work.kv_head / together);
+      r.least = std::min(r.least, tiles);
+      r.most = std::max(r.most, tiles);
+    };
+    detail::for_each_item(call, tables.items.data(), tables.rows.data(), block, blocks, count);
+  }
+  std::size_t borders = 0;  // Rounds in which some heads end and the next begin.
+  for (const round& r : rounds) {
+    CHECK(r.heads.size() <= 2);
+    borders += r.heads.size() == 2;
+    CHECK((r.heads.size() == 2 || r.most - r.least <= blocks / together / 8 + 1));
+  }
+  CHECK(borders <= kv_heads / together - 1);
+}
+
 TEST_CASE("a window's first key counts the query itself") {
-  const paged_sequence s{};
-  CHECK(detail::first_key(0, s, 500) == 0);
-  CHECK(detail::first_key(1, s, 500) == 500);
-  CHECK(detail::first_key(128, s, 127) == 0);
-  CHECK(detail::first_key(128, s, 128) == 1);
+  CHECK(detail::first_seen(0, 0, 500) == 0);
+  CHECK(detail::first_seen(1, 0, 500) == 500);
+  CHECK(detail::first_seen(128, 0, 127) == 0);
+  CHECK(detail::first_seen(128, 0, 128) == 1);
+  CHECK(detail::first_seen(128, 7, 128) == 7);
 }
 
 TEST_CASE("pieces of a tile are its keys, page by page") {

@@ -83,6 +83,7 @@ class attention_bench {
         v_bytes_(round_up(
             v_bytes_per_page(shape.page_size, shape.kv_heads, shape.head_dim_vo, shape.kv))),
         memory_((k_bytes_ + v_bytes_ + 64) * pages),
+        q_padding_((seed ^ seed / 16) % 2 == 0 ? 8 : 3),
         free_pages_(pages) {
     std::iota(free_pages_.begin(), free_pages_.end(), 0u);
     random_stream random(seed, 77);
@@ -178,7 +179,7 @@ class attention_bench {
                           const std::vector<float>& sinks,
                           F&& f) const {
     const std::size_t q_row = std::size_t{shape_.q_heads} * shape_.head_dim_qk;
-    const std::size_t q_stride = q_row + 3;  // As when k and v heads follow in the same row.
+    const std::size_t q_stride = q_row + q_padding_;
     std::vector<paged_sequence> sequences;
     std::vector<float> q;
     std::uint32_t rows = 0;
@@ -210,6 +211,7 @@ class attention_bench {
   std::size_t k_bytes_;
   std::size_t v_bytes_;
   aligned_bytes memory_;
+  std::size_t q_padding_;  ///< elements behind a row of q; with 8 of them rows are 16-byte aligned
   std::vector<std::uint32_t> free_pages_;
   std::vector<std::vector<std::uint32_t>> tables_;
   std::vector<bool> is_ring_;

@@ -3,7 +3,8 @@
 // A stand-in for the CUDA runtime and cuBLASLt, to be preloaded: one device with the numbers of an
 // H200, memory that nobody touches, launches that do nothing but be within the limits. With it the
 // programs of bench/cuda run to their end on a machine without a device (tests/package/cuda.sh):
-// plans are accepted, launches fit, and each figure has its line. Its numbers mean nothing.
+// plans are accepted, launches fit, what a kernel was allowed is never taken back, and each figure
+// has its line. Its numbers mean nothing.
 // STAND_IN_LAUNCHES=<n>: from that launch on the device is lost, as after an illegal access.
 #include <sys/mman.h>
 
@@ -11,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 
 namespace {
 
@@ -58,6 +60,7 @@ int give(void* p) {
 }
 
 int offers_refused = 0;
+std::map<const void*, int> allowed_bytes;  ///< of shared memory, by function
 
 }  // namespace
 
@@ -100,11 +103,15 @@ int cudaMemcpy(void* to, const void* from, std::size_t bytes, int) {
 int cudaEventElapsedTime(float* ms, void*, void*) {
   return *ms = 0.5f, 0;
 }
-int cudaFuncSetAttribute(const void*, int which, int value) {
+int cudaFuncSetAttribute(const void* function, int which, int value) {
   constexpr int shared_bytes = 8;
-  return which == shared_bytes && static_cast<std::size_t>(value) > shared_bytes_max
-             ? invalid_configuration
-             : 0;
+  if (which != shared_bytes) {
+    return 0;
+  }
+  // A launch that was captured, or that another thread makes now, may need what was allowed before.
+  int& allowed = allowed_bytes[function];
+  const bool is_refused = static_cast<std::size_t>(value) > shared_bytes_max || value < allowed;
+  return is_refused ? invalid_configuration : (allowed = value, 0);
 }
 const char* cudaGetErrorString(int) {
   return "the stand-in says so";

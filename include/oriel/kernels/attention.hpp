@@ -136,7 +136,8 @@ struct attention_plan {
 ///
 /// An arithmetic of its own, one per unit (docs/arithmetic.md): a row's bits depend on its query,
 /// its keys, their positions and the sink; not on other rows, chunking, pages, rings, the plan's
-/// limits or the number of multiprocessors.
+/// limits or the number of multiprocessors. Rows of q that are all 16-byte aligned (q and q_stride)
+/// are read fastest.
 /// @pre workspace.size() >= plan.workspace_bytes, 256-byte aligned; args.scale > 0; what the call
 ///      has is within plan.limits, but for rows_per_sequence
 /// @returns errc::device_failure

@@ -152,12 +152,13 @@ ORIEL_HOST_DEVICE bool attend_generic(const attention_call& call, std::uint64_t 
   if (!is_served(call, *home.sequence)) {
     return true;
   }
-  const generic_row at{.q = row * call.args.q_stride + std::size_t{head} * shape.head_dim_qk,
-                       .out = index * shape.head_dim_vo,
-                       .sequence = home.sequence,
-                       .kv_head = head / call.group,
-                       .first = first_key(shape.window_tokens, *home.sequence, home.position),
-                       .end = home.position + 1};
+  const generic_row at{
+      .q = row * call.args.q_stride + std::size_t{head} * shape.head_dim_qk,
+      .out = index * shape.head_dim_vo,
+      .sequence = home.sequence,
+      .kv_head = head / call.group,
+      .first = first_seen(shape.window_tokens, home.sequence->first_key, home.position),
+      .end = home.position + 1};
   const bool has_sink = call.args.sinks != nullptr;
   attend_generic_row<Kv>(
       call, at, has_sink ? call.args.sinks[head] * log2_e : 0.0f, has_sink, warp);

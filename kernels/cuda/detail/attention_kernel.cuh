@@ -124,6 +124,13 @@ class attention_consumer {
   __device__ __forceinline__ void each(F&& f) {
     f(threadIdx.x % warpgroup_threads, thread_);
   }
+  /// f for all threads of each warp of which one says so.
+  template <class Says, class F>
+  __device__ __forceinline__ void each_in_warps_with(Says&& says, F&& f) {
+    if (__any_sync(0xFFFFFFFFu, says(thread_))) {
+      f(thread_);
+    }
+  }
   [[nodiscard]] __device__ __forceinline__ std::byte* queries() const {
     return ptx::shared_pointer(address_ + warpgroup_ * Dims::query_bytes);
   }
@@ -191,6 +198,12 @@ class attention_consumer {
     ptx::wgmma_fence();
   }
   __device__ __forceinline__ void commit_multiply() { ptx::wgmma_commit(); }
+  /// Weights are computed here, under the products, and not behind the next wait: ptxas moves waits
+  /// up, past all that it may. A sum has all weights of a row, and none is negative: nothing is
+  /// stored. A trap instead of the store would cost registers.
+  __device__ __forceinline__ void finish_weights() const {
+    ptx::store_negative(address_, thread_.split_sum[0], thread_.split_sum[1]);
+  }
   /// Waits until at most the `Pending` products started last are under way. If that is one, it is
   /// that of the values.
   template <std::uint32_t Pending>
@@ -403,7 +416,10 @@ status launch_attention(const attention_launch& launch,
                         CUstream_st* stream) {
   const bool two = call.warpgroups == 2;
   const auto kernel = two ? attention_kernel<Dims, 2> : attention_kernel<Dims, 1>;
-  if (const status allowed = allow_shared(kernel, launch.shared_bytes, "attention: shared memory");
+  // All that there is, not what this plan takes: another plan of the kernel may be set at the same
+  // time, and a launch must not find less than it takes.
+  if (const status allowed =
+          allow_shared(kernel, attention_shared_bytes_max, "attention: shared memory");
       !allowed) {
     return allowed;
   }

@@ -86,7 +86,7 @@ ORIEL_HOST_DEVICE_INLINE void multiply_values(std::uint32_t v, Machine& machine)
   const std::uint32_t last = (end < work.tokens ? end : work.tokens) - 1;
   const std::uint32_t begin = tile * tile_keys;
   return token < work.tokens && begin + tile_keys - 1 <= work.position + token &&
-         begin >= first_key(call.shape.window_tokens, *work.sequence, work.position + last);
+         begin >= first_seen(call.shape.window_tokens, work.first_key, work.position + last);
 }
 
 /// What no row of the block sees of a tile's V becomes zero, before its product is started. With
@@ -138,13 +138,16 @@ ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
   });
   machine.quad_max(&thread_state::tile_max);
   machine.each([&](std::uint32_t, thread_state& t) { weigh(call.args.scale * log2_e, t); });
-  const auto shrink = [](std::uint32_t, thread_state& t) { shrink_out(t); };
+  const auto shrink = [&] {
+    machine.each_in_warps_with([](const thread_state& t) { return shrinks(t); },
+                               [](thread_state& t) { shrink_out(t); });
+  };
   const auto pack = [&](std::uint32_t thread, thread_state& t) {
     pack_weights(thread, Dims::is_scaled ? machine.scales() + tile_keys : nullptr, t);
   };
-  if constexpr (!IsFirst) {
+  if constexpr (!IsFirst) {  // Before the first tile `out` is zero.
     if (ORIEL_MUTANT(attention_out_shrinks_under_a_product)) {
-      machine.each(shrink);
+      shrink();
     }
     if (ORIEL_MUTANT(attention_weights_are_packed_under_a_product)) {
       machine.each(pack);
@@ -152,13 +155,14 @@ ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
     if (ORIEL_MUTANT(attention_stage_goes_back_under_its_product)) {
       machine.release();
     }
+    machine.finish_weights();
     machine.template wait_multiply<0>();
     if (!ORIEL_MUTANT(attention_stage_goes_back_under_its_product)) {
       machine.release();
     }
-  }
-  if (IsFirst || !ORIEL_MUTANT(attention_out_shrinks_under_a_product)) {
-    machine.each(shrink);
+    if (!ORIEL_MUTANT(attention_out_shrinks_under_a_product)) {
+      shrink();
+    }
   }
   machine.each(pack);
   clear_unseen<Dims>(call, work, warpgroup, tile, machine);

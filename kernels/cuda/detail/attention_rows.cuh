@@ -7,10 +7,13 @@
 
 #include "attention_work.cuh"
 #include "mma_fragment.cuh"
+#include "row_vector.cuh"
 
 #ifdef __CUDACC__
 #include "ptx.cuh"
 #endif
+
+#include <bit>
 
 #include <math.h>
 
@@ -71,16 +74,6 @@ inline constexpr float log2_e = 0x1.715476p0f;
 #endif
 }
 
-/// Two elements of q, from `index` on, as bf16.
-[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t load_query_pair(const attention_call& call,
-                                                                     std::size_t index) {
-  if (call.q_bf16 != nullptr) {
-    return static_cast<std::uint32_t>(call.q_bf16[index]) |
-           static_cast<std::uint32_t>(call.q_bf16[index + 1]) << 16;
-  }
-  return two_bf16(call.args.q[index], call.args.q[index + 1]);
-}
-
 /// Two elements of out, from `index` on. @pre index is even
 ORIEL_HOST_DEVICE inline void store_out_pair(const attention_call& call,
                                              std::size_t index,
@@ -118,27 +111,101 @@ struct tile_row {
   return {of_block, row % call.group, token < call.tokens_per_tile && of_block < work.tokens};
 }
 
-/// Sixteen bytes of queries at a time is one row of a core matrix; a thread rounds two dims of it.
-/// Eight rows by four pairs are a warp's: it reads sectors of 32 bytes and fills one core matrix.
+/// Words that hold eight dims of a query as it is stored.
+template <class T>
+inline constexpr std::uint32_t query_words = core_side * sizeof(T) / sizeof(words16);
+
+/// Eight dims in bf16: a row of a core matrix.
+[[nodiscard]] ORIEL_HOST_DEVICE inline words16 as_core_row(const words16 (&stored)[1]) {
+  return stored[0];
+}
+[[nodiscard]] ORIEL_HOST_DEVICE inline words16 as_core_row(const words16 (&stored)[2]) {
+  words16 row;
+  ORIEL_UNROLL
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    const std::uint32_t* two = stored[i / 2].word + i % 2 * 2;
+    row.word[i] = two_bf16(std::bit_cast<float>(two[0]), std::bit_cast<float>(two[1]));
+  }
+  return row;
+}
+/// The same of eight elements of any alignment.
+template <class T>
+[[nodiscard]] ORIEL_HOST_DEVICE words16 load_core_row(const T* q) {
+  words16 row;
+  ORIEL_UNROLL
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 2) {
+      row.word[i] = static_cast<std::uint32_t>(q[2 * i]) | static_cast<std::uint32_t>(q[2 * i + 1])
+                                                               << 16;
+    } else {
+      row.word[i] = two_bf16(q[2 * i], q[2 * i + 1]);
+    }
+  }
+  return row;
+}
+
+/// A warp takes eight rows of queries and 32 dims at a time, a thread eight dims of a row: eight
+/// threads side by side fill one core matrix, and four read 64 or 128 bytes of a row. All loads of
+/// a thread are on their way before its first store, which has to wait for one; but for queries
+/// that are not aligned for that. `q`: the batch's.
+template <class Dims, class T>
+ORIEL_HOST_DEVICE_INLINE void store_queries(const attention_call& call,
+                                            const attention_work& work,
+                                            std::uint32_t warpgroup,
+                                            std::uint32_t thread,
+                                            const T* q,
+                                            std::byte* queries) {
+  constexpr std::uint32_t warps = warpgroup_threads / warp_threads, words = query_words<T>;
+  constexpr std::uint32_t parts = mma_rows / core_side / warps, dims_at_once = 4 * core_side;
+  constexpr std::uint32_t pieces = Dims::qk / dims_at_once;
+  const std::uint32_t lane = thread % warp_threads, dim = lane / core_side * core_side;
+  const auto row_of = [&](std::uint32_t part) {  // A few rows are several warps' work.
+    return (part * warps + thread / warp_threads) * core_side + lane % core_side;
+  };
+  const auto from = [&](const tile_row& at) {
+    const std::size_t head = std::size_t{work.kv_head} * call.group + at.head;
+    return q + (work.batch_row + at.token) * call.args.q_stride + head * Dims::qk + dim;
+  };
+  const auto store = [&](std::uint32_t part, std::uint32_t piece, const words16& row) {
+    const std::uint32_t d = piece * dims_at_once + dim;
+    store_words(queries + core_offset_bytes(Dims::qk, row_of(part), d), row);
+  };
+  if (!is_vector_aligned(q, call.args.q_stride)) {
+    ORIEL_UNROLL_BY(1)
+    for (std::uint32_t i = 0; i < parts * pieces; ++i) {
+      const std::uint32_t part = i / pieces, piece = i % pieces;
+      const tile_row at = row_at(call, work, warpgroup, row_of(part));
+      store(part, piece, at.exists ? load_core_row(from(at) + piece * dims_at_once) : words16{});
+    }
+    return;
+  }
+  words16 stored[parts][pieces][words];
+  ORIEL_UNROLL
+  for (std::uint32_t part = 0; part < parts; ++part) {
+    const tile_row at = row_at(call, work, warpgroup, row_of(part));
+    const T* const row = from(at);
+    ORIEL_UNROLL
+    for (std::uint32_t i = 0; i < pieces * words; ++i) {
+      const T* const word = row + i / words * dims_at_once + i % words * (core_side / words);
+      stored[part][i / words][i % words] = at.exists ? load_words(word) : words16{};
+    }
+  }
+  ORIEL_UNROLL
+  for (std::uint32_t i = 0; i < parts * pieces; ++i) {
+    store(i / pieces, i % pieces, as_core_row(stored[i / pieces][i % pieces]));
+  }
+}
+
 template <class Dims>
 ORIEL_HOST_DEVICE_INLINE void store_queries(const attention_call& call,
                                             const attention_work& work,
                                             std::uint32_t warpgroup,
                                             std::uint32_t thread,
                                             std::byte* queries) {
-  constexpr std::uint32_t warps = warpgroup_threads / warp_threads;
-  const std::uint32_t lane = thread % warp_threads, dim = lane % 4 * 2;
-  for (std::uint32_t rows = 0; rows < mma_rows; rows += core_side) {
-    const std::uint32_t row = rows + lane / 4;
-    const tile_row at = row_at(call, work, warpgroup, row);
-    const std::size_t head = std::size_t{work.kv_head} * call.group + at.head;
-    const std::size_t q = (work.batch_row + at.token) * call.args.q_stride + head * Dims::qk;
-    ORIEL_UNROLL
-    for (std::uint32_t i = 0; i < Dims::qk / core_side / warps; ++i) {
-      const std::uint32_t d = (thread / warp_threads + i * warps) * core_side + dim;
-      const std::uint32_t pair = at.exists ? load_query_pair(call, q + d) : 0;
-      *reinterpret_cast<std::uint32_t*>(queries + core_offset_bytes(Dims::qk, row, d)) = pair;
-    }
+  if (call.q_bf16 != nullptr) {
+    store_queries<Dims>(call, work, warpgroup, thread, call.q_bf16, queries);
+  } else {
+    store_queries<Dims>(call, work, warpgroup, thread, call.args.q, queries);
   }
 }
 
@@ -153,7 +220,7 @@ ORIEL_HOST_DEVICE_INLINE void begin_rows(const attention_call& call,
   for (std::uint32_t half = 0; half < 2; ++half) {
     const tile_row at = row_at(call, work, warpgroup, fragment_row(thread, half));
     const std::uint32_t position = work.position + at.token;
-    t.first[half] = at.exists ? first_key(call.shape.window_tokens, *work.sequence, position) : 0;
+    t.first[half] = at.exists ? first_seen(call.shape.window_tokens, work.first_key, position) : 0;
     t.end[half] = at.exists ? position + 1 : 0;
     const bool has_sink = call.args.sinks != nullptr && at.exists;
     t.kept_max[half] =
@@ -275,7 +342,13 @@ ORIEL_HOST_DEVICE_INLINE void pack_weights(std::uint32_t thread,
   }
 }
 
-/// Before it. @pre nothing that adds to `out` is under way
+/// Does the tile change what `out` is relative to? Else shrinking would multiply with 1.
+template <class Dims>
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE bool shrinks(const attention_thread<Dims>& t) {
+  return t.shrink[0] != 1.0f || t.shrink[1] != 1.0f;
+}
+
+/// Before the product. @pre nothing that adds to `out` is under way
 template <class Dims>
 ORIEL_HOST_DEVICE_INLINE void shrink_out(attention_thread<Dims>& t) {
   ORIEL_UNROLL

@@ -9,10 +9,13 @@
 ///     rows     64 a warpgroup: tokens x query heads of one KV head, the heads of a token together
 ///     block    the rows of all warpgroups of a thread block; they share tiles of K and V
 ///     item     a block of one sequence and KV head, with all its splits or, where the plan cuts,
-///              with one of them. Thread block b of B takes items b, b + B, b + 2 B, ...
+///              with one of them
 ///
-/// Items of a sequence are numbered by KV head, then split, then block of rows, last rows first:
-/// neighbours read the same keys at the same time, and the longest begin first.
+/// Items of a sequence are numbered by as many KV heads as the L2 cache keeps, then block of rows,
+/// last rows first, then split, then KV head: the longest begin first, and a round of them, one to
+/// a thread block, has nearly equal ones, which read the same keys at about the same time. Thread
+/// block b of B takes items b, B + b, 2 B + b, ... Where one sequence has all items every other
+/// round is dealt out backwards: else low b would have the longest of each round.
 #pragma once
 
 #include "items.cuh"
@@ -62,6 +65,7 @@ struct attention_work {
   std::uint32_t tokens;     ///< of the block
   std::uint32_t batch_row;  ///< of the first token
   std::uint32_t position;   ///< of the first token
+  std::uint32_t first_key;  ///< of the sequence; kept, since each tile asks for it
   std::uint32_t key_begin;  ///< some row of the block sees it in this item
   std::uint32_t key_end;    ///< one past the last such key; <= key_begin: nothing to do
 
@@ -72,13 +76,13 @@ struct attention_work {
   }
 };
 
-/// The first key that a row at `position` sees.
-[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t first_key(std::uint32_t window_tokens,
-                                                               const paged_sequence& sequence,
-                                                               std::uint32_t position) {
+/// The first key that a row at `position` sees. `first_key`: of its sequence.
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t first_seen(std::uint32_t window_tokens,
+                                                                std::uint32_t first_key,
+                                                                std::uint32_t position) {
   const std::uint32_t first =
       window_tokens != 0 && position >= window_tokens ? position + 1 - window_tokens : 0;
-  return first < sequence.first_key ? sequence.first_key : first;
+  return first < first_key ? first_key : first;
 }
 
 [[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t row_blocks_of(const attention_call& call,
@@ -91,7 +95,8 @@ struct attention_work {
 [[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t splits_of(const attention_call& call,
                                                                const paged_sequence& sequence) {
   const std::uint32_t first = sequence.first_position, last = first + sequence.rows - 1;
-  return last / split_keys - first_key(call.shape.window_tokens, sequence, first) / split_keys + 1;
+  const std::uint32_t key = first_seen(call.shape.window_tokens, sequence.first_key, first);
+  return last / split_keys - key / split_keys + 1;
 }
 
 /// Are the sequence's rows this call's to compute? It has some, then.
@@ -109,6 +114,21 @@ struct attention_work {
          (call.splits_max != 0 ? splits_of(call, sequence) : 1);
 }
 
+/// KV heads whose items are dealt out together: as many as divide all, by halves, and whose keys
+/// fit half of an H200's L2 cache. Rows of a window share few keys.
+[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t heads_together(
+    const attention_call& call, const paged_sequence& sequence) {
+  constexpr std::uint64_t cache_bytes = 32u << 20;
+  const attention_shape& shape = call.shape;
+  const std::uint64_t keys = sequence.first_position + sequence.rows - sequence.first_key;
+  const std::uint64_t bytes = keys * (shape.head_dim_qk + shape.head_dim_vo) * size_bytes(shape.kv);
+  std::uint32_t heads = shape.kv_heads;
+  while (shape.window_tokens == 0 && heads % 2 == 0 && heads * bytes > cache_bytes) {
+    heads /= 2;
+  }
+  return heads;
+}
+
 /// Item `index` of a sequence whose first row is row `batch_row` of the batch.
 [[nodiscard]] ORIEL_HOST_DEVICE inline attention_work work_of(const attention_call& call,
                                                               const paged_sequence& sequence,
@@ -116,22 +136,25 @@ struct attention_work {
                                                               std::uint32_t index) {
   const std::uint32_t blocks = row_blocks_of(call, sequence), window = call.shape.window_tokens;
   const std::uint32_t splits = call.splits_max != 0 ? splits_of(call, sequence) : 1;
-  const std::uint32_t block = blocks - 1 - index % blocks;
+  const std::uint32_t heads = heads_together(call, sequence), of_heads = blocks * splits * heads;
+  const std::uint32_t of_rows = index % of_heads / heads;
+  const std::uint32_t block = blocks - 1 - of_rows / splits;
   const std::uint32_t token = block * call.tokens_per_tile * call.warpgroups;
   const std::uint32_t left = sequence.rows - token, most = call.tokens_per_tile * call.warpgroups;
   attention_work work{.sequence = &sequence,
-                      .kv_head = index / blocks / splits,
+                      .kv_head = index / of_heads * heads + index % heads,
                       .token = token,
                       .tokens = left < most ? left : most,
                       .batch_row = batch_row + token,
                       .position = sequence.first_position + token,
+                      .first_key = sequence.first_key,
                       .key_begin = 0,
                       .key_end = 0};
-  work.key_begin = first_key(window, sequence, work.position);
+  work.key_begin = first_seen(window, work.first_key, work.position);
   work.key_end = work.position + work.tokens;
   if (call.splits_max != 0) {
-    const std::uint32_t split =
-        first_key(window, sequence, sequence.first_position) / split_keys + index / blocks % splits;
+    const std::uint32_t first = first_seen(window, work.first_key, sequence.first_position);
+    const std::uint32_t split = first / split_keys + of_rows % splits;
     const std::uint32_t begin = split * split_keys, end = begin + split_keys;
     work.key_begin = work.key_begin < begin ? begin : work.key_begin;
     work.key_end = work.key_end < end ? work.key_end : end;
@@ -149,7 +172,18 @@ ORIEL_HOST_DEVICE void for_each_item(const attention_call& call,
                                      std::uint32_t blocks,
                                      F&& f) {
   const auto n = static_cast<std::uint32_t>(call.args.sequences.size());
-  for (std::uint32_t item = block; item < item_begin[n]; item += blocks) {
+  const std::uint32_t items = item_begin[n];
+  if (items == 0) {
+    return;
+  }
+  const bool is_one_sequence = item_begin[owner_of_item(item_begin, n, 0) + 1] == items;
+  std::uint32_t in_round = block;
+  for (std::uint32_t round = 0; round < items; round += blocks) {
+    const std::uint32_t item = round + in_round;
+    in_round = is_one_sequence ? blocks - 1 - in_round : block;
+    if (item >= items) {
+      continue;
+    }
     const std::uint32_t s = owner_of_item(item_begin, n, item);
     const attention_work work =
         work_of(call, call.args.sequences.data()[s], row_begin[s], item - item_begin[s]);

@@ -156,6 +156,21 @@ __device__ __forceinline__ void lower_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
 }
 
+/// Stores `a` if it or `b` is negative. Where neither ever is: for the assembler, whatever they are
+/// computed from comes before this, and this before a wgmma_wait behind it.
+__device__ __forceinline__ void store_negative(std::uint32_t shared_to, float a, float b) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.lt.f32 p, %1, 0f00000000;\n"
+      "setp.lt.or.f32 p, %2, 0f00000000, p;\n"
+      "@p st.shared.f32 [%0], %1;\n"
+      "}\n" ::"r"(shared_to),
+      "f"(a),
+      "f"(b)
+      : "memory");
+}
+
 // ---- wgmma: 64 x N x 16, bf16 in, f32 out, by four warps --------------------------------------
 // All 128 threads of a warpgroup execute the same sequence, converged: fence, mmas, commit, wait.
 // Between the first mma of a group and the wait for it nobody touches the registers of its

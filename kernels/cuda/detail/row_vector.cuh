@@ -210,7 +210,8 @@ ORIEL_HOST_DEVICE void store_vector(T* p, const row_vector<N>& v) {
 
 /// Can rows that start at `p` and lie `stride` elements apart be read 16 bytes at a time?
 template <class T>
-[[nodiscard]] inline bool is_vector_aligned(const T* p, std::size_t stride) noexcept {
+[[nodiscard]] ORIEL_HOST_DEVICE inline bool is_vector_aligned(const T* p,
+                                                              std::size_t stride) noexcept {
   return reinterpret_cast<std::uintptr_t>(p) % 16 == 0 && stride * sizeof(T) % 16 == 0;
 }
 

@@ -75,7 +75,8 @@ bool disk_transfer::advance(std::int64_t answer, bool direct) noexcept {
     if (retry(error)) {
       return false;
     }
-    error_ = error;
+    // For the system this is a bad sector (O_DIRECT); for us, the end of the file.
+    error_ = error == ENODATA ? EIO : error;
     return true;
   }
   std::uint64_t moved = moved_ + static_cast<std::uint64_t>(answer);

@@ -240,6 +240,9 @@ status disk_folder::wait_for_old_writes() {
   int naps_left = 10'000;  // of a millisecond
   for (const disk_file& f : *files) {
     const owned_fd fd = open_at(fd_.get(), name_of_segment(f.file).data(), O_RDONLY | O_NONBLOCK);
+    if (!fd && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
+      return failed("cannot look whether writes of a killed process are under way");
+    }
     while (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
       if (naps_left-- == 0) {
         return failure{errc::locked,

@@ -333,11 +333,7 @@ void segment_core::completed(const disk_completion& done, std::uint64_t now_us) 
       carry_read(id, done.error, now_us);
       break;
     case request_kind::scan:
-      scan_->read_ended(id, done.error);
-      for (const found_record& found : scan_->found()) {
-        take_found(found, now_us);
-      }
-      pump_scan(now_us);
+      scan_read(id, done.error, now_us);
       return;
     case request_kind::contest:
       contest_read(id, done.error, now_us);

@@ -8,12 +8,36 @@
 #include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <map>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 namespace oriel::detail {
+namespace {
+
+/// Does this say that we may not, or cannot now, and nothing of the medium? Another open may read
+/// what this one could not.
+bool is_refusal(int error) noexcept {
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == EACCES ||
+         error == EPERM || error == ELOOP;
+}
+
+}  // namespace
+
+void segment_core::scan_read(std::uint32_t lane, int error, std::uint64_t now_us) {
+  if (is_refusal(error) && !ORIEL_MUTANT(refusal_counts_as_unreadable)) {
+    throw std::system_error(
+        error, std::generic_category(), "cannot read " + names_.where(scan_->file_of(lane)));
+  }
+  scan_->read_ended(lane, error);
+  for (const found_record& found : scan_->found()) {
+    take_found(found, now_us);
+  }
+  pump_scan(now_us);
+}
 
 std::uint16_t segment_core::add_segment(std::uint32_t file) {
   const std::uint16_t slot = free_slots_.back();
@@ -344,10 +368,33 @@ void segment_core::apply_tombstones() {
   }
 }
 
+/// What could not be read may have been a tombstone. It can have killed anything of its segment and
+/// of those before: a page that may have been deleted is not served.
+void segment_core::forget_before_unread() {
+  const auto files = scan_->files();
+  const auto last = std::find_if(
+      files.rbegin(), files.rend(), [](const scanned_file& f) { return f.has_unread; });
+  if (last == files.rend() || ORIEL_MUTANT(unread_stretch_is_passed_over)) {
+    return;
+  }
+  unread_file_ = last->file;
+  note_fault("scan", last->file, EIO);
+  for (const std::uint16_t slot : order_) {
+    while (segments_[slot].file <= last->file && index_.first_of(slot) != null_entry) {
+      index_.remove(index_.first_of(slot));
+    }
+  }
+}
+
+bool segment_core::has_unread() const noexcept {
+  return unread_file_ && !order_.empty() && segments_[order_.front()].file <= *unread_file_;
+}
+
 void segment_core::finish_recovery(std::uint64_t now_us) {
   if (!ORIEL_MUTANT(tombstones_are_not_replayed)) {
     apply_tombstones();
   }
+  forget_before_unread();
   for (const std::uint16_t slot : order_) {
     // The process before may have ended between a write and its sync.
     if (!ORIEL_MUTANT(recovered_segments_count_as_synced)) {

@@ -222,8 +222,11 @@ void segment_scan::read_failed(lane& l) {
     return;
   }
   l.errors = 0;
+  scanned_file& f = files_[l.file];
   unreadable_blocks_ += l.part.size() / record_alignment_bytes;
-  files_[l.file].next += l.part.size();
+  // The first block is a segment's start, and says nothing of any page.
+  f.has_unread = f.has_unread || (is_second_pass_ && f.next != 0);
+  f.next += l.part.size();
   l.searches = true;
 }
 

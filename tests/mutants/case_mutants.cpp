@@ -44,6 +44,8 @@ constexpr mutant all_mutants[] = {
     {"scan_reads_half_of_a_segment", "what was written is not all read"},
     {"youngest_record_is_believed", "a torn rewrite hides an acknowledged page"},
     {"tombstones_are_not_replayed", "I17"},
+    {"unread_stretch_is_passed_over", "I17: a deletion may have lain there"},
+    {"refusal_counts_as_unreadable", "I17: a limit on open files hides deletions"},
     {"snapshot_is_believed", "F12"},
     {"recovered_segments_count_as_synced", "F11: a sync after a restart covers nothing"},
     // Writes and syncs.

@@ -6,6 +6,9 @@
 
 #include <catch2/catch.hpp>
 
+#include <cerrno>
+#include <system_error>
+
 namespace segment_store_test {
 
 using namespace oriel;
@@ -116,6 +119,82 @@ TEST_CASE("one bad block does not bring a deleted page back", "[tier][segment]")
     sim_store again(disk, tiny_options());
     CHECK(get(again, {1}) == store_outcome::miss);
   }
+}
+
+TEST_CASE("what could not be read may have been a deletion", "[tier][segment]") {
+  const segment_store_options options = [] {
+    segment_store_options o = tiny_options(12, 32'768);
+    o.saves_snapshot = true;
+    return o;
+  }();
+  for (const store_op what : {store_op::erase, store_op::drop_tenant}) {
+    sim_disk disk(31);
+    std::uint32_t last = 0;
+    {
+      segment_store_options first = options;
+      first.saves_snapshot = false;
+      sim_store store(disk, first);
+      REQUIRE(put(store, {1}) == store_outcome::done);  // tenant 2, as all odd ones
+      for (std::uint64_t k = 2; k <= 10; k += 2) {
+        REQUIRE(put(store, {k}) == store_outcome::done);
+      }
+      REQUIRE(simple(store, what, {1}) == store_outcome::done);
+      last = disk.list()->back().file;
+      REQUIRE(last > 1);
+    }
+    // Neither with an unreadable disk nor after it, whatever the process between has done.
+    for (const bool is_unreadable : {true, true, false, false}) {
+      disk.unreadable.clear();
+      if (is_unreadable) {
+        disk.unreadable.push_back({.file = last, .from = 4096});
+      }
+      sim_store store(disk, options);
+      CHECK(get(store, {1}) == store_outcome::miss);
+      CHECK((store.state().unreadable_blocks != 0) == is_unreadable);
+      CHECK((get(store, {2}) == store_outcome::done) == !is_unreadable);
+      CHECK(store.last_fault().count == (is_unreadable ? 1u : 0u));
+      CHECK(store.is_consistent());
+    }
+  }
+}
+
+TEST_CASE("pages younger than what could not be read are served", "[tier][segment]") {
+  sim_disk disk(32);
+  {
+    sim_store store(disk, tiny_options(12, 32'768));
+    for (std::uint64_t k = 0; k < 8; ++k) {  // two in a segment
+      REQUIRE(put(store, {k}) == store_outcome::done);
+    }
+    disk.crash();
+  }
+  disk.revive();
+  disk.unreadable.push_back({.file = 1, .from = 4096, .end = 8192});
+  sim_store store(disk, tiny_options(12, 32'768));
+  disk.unreadable.clear();
+  for (std::uint64_t k = 0; k < 8; ++k) {
+    CHECK((get(store, {k}) == store_outcome::done) == (k >= 4));
+  }
+}
+
+TEST_CASE("a segment that we may not read now keeps the store from opening", "[tier][segment]") {
+  sim_disk disk(33);
+  {
+    sim_store store(disk, tiny_options());
+    REQUIRE(put(store, {1}) == store_outcome::done);
+    REQUIRE(simple(store, store_op::erase, {1}) == store_outcome::done);
+  }
+  for (const int error : {EMFILE, ENFILE, ENOMEM, EACCES}) {
+    disk.unreadable = {{.file = 0, .error = error}};
+    try {
+      sim_store store(disk, tiny_options());
+      FAIL("it opened");
+    } catch (const std::system_error& e) {
+      CHECK(e.code().value() == error);
+    }
+  }
+  disk.unreadable.clear();
+  sim_store store(disk, tiny_options());
+  CHECK(get(store, {1}) == store_outcome::miss);
 }
 
 TEST_CASE("operations on one key take effect in order", "[tier][segment]") {

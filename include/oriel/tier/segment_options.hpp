@@ -45,7 +45,7 @@ struct segment_store_state {
   std::uint64_t recovered_pages = 0;
   std::uint64_t recovered_tombstones = 0;
   std::uint64_t damaged_blocks = 0;     ///< 4 KiB blocks that looked like a record and were none
-  std::uint64_t unreadable_blocks = 0;  ///< lost to the scan: a tombstone may have been there
+  std::uint64_t unreadable_blocks = 0;  ///< lost to the scan, and with them all that is older
   bool used_snapshot = false;
 };
 

@@ -39,7 +39,8 @@ namespace oriel {
 ///    room, or a file system that became read-only, pauses writes, and a put every
 ///    probe_interval_us tries again; errors_max errors in
 ///    error_window_us refuse everything but such a probe; a failed sync closes its segment and
-///    drops what was not known durable, and a `sync` ends `failed`.
+///    drops what was not known durable, and a `sync` ends `failed`. A stretch that an open cannot
+///    read may have been a deletion: all that is not younger is forgotten.
 ///  - used_bytes counts the records that the index knows; the files never exceed capacity_bytes.
 ///
 ///  - Expiries are written down as wall-clock time, so that they hold over a restart of the machine
@@ -57,7 +58,8 @@ class segment_store {
   /// Reads what is on the disk: O(records), blocking. 4 KiB are read for each record, all of a
   /// segment where it is damaged.
   /// @throws std::invalid_argument for options that cannot work; std::runtime_error if the disk
-  ///         does not list its files; std::bad_alloc
+  ///         does not list its files; std::system_error if it does not let us read one (too many
+  ///         open files, no right to); std::bad_alloc
   explicit segment_store(Disk& disk,
                          const segment_store_options& options = {},
                          const Wall& wall = Wall())
@@ -91,7 +93,7 @@ class segment_store {
         continue;
       }
     }
-    if (is_idle && saves_snapshot_) {
+    if (is_idle && saves_snapshot_ && !core_.has_unread()) {
       static_cast<void>(save_snapshot());
     }
   }

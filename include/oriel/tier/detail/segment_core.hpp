@@ -12,6 +12,7 @@
 #include <oriel/tier/segment_options.hpp>
 
 #include <memory>
+#include <optional>
 
 namespace oriel::detail {
 
@@ -30,6 +31,8 @@ class segment_core {
   [[nodiscard]] bool is_recovering() const noexcept { return scan_ != nullptr; }
   /// The index as bytes for the next open.
   [[nodiscard]] std::vector<std::byte> snapshot(std::uint64_t now_us) const;
+  /// Is something on the disk that the scan could not read? The next one should look again.
+  [[nodiscard]] bool has_unread() const noexcept;
 
   std::size_t submit(std::span<const store_item> items,
                      std::uint64_t deadline_us,
@@ -164,6 +167,8 @@ class segment_core {
   void pump_contests(std::uint64_t now_us);
   void contest_read(std::uint32_t id, int error, std::uint64_t now_us);
   void apply_tombstones();
+  void scan_read(std::uint32_t lane, int error, std::uint64_t now_us);
+  void forget_before_unread();
   void finish_recovery(std::uint64_t now_us);
   [[nodiscard]] std::uint16_t add_segment(std::uint32_t file);
   /// The first place in order_ of a file that is not older.
@@ -186,6 +191,7 @@ class segment_core {
   std::uint32_t next_file_ = 0;
   std::uint64_t generation_ = 0;  // of the youngest record
   bool names_are_dirty_ = false;
+  std::optional<std::uint32_t> unread_file_;  // the youngest that could not be read whole
 
   std::vector<operation> operations_;
   operation_queue free_, runnable_, held_, reads_, arrived_, writes_;

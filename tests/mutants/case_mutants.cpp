@@ -45,6 +45,7 @@ constexpr mutant all_mutants[] = {
     {"youngest_record_is_believed", "a torn rewrite hides an acknowledged page"},
     {"tombstones_are_not_replayed", "I17"},
     {"unread_stretch_is_passed_over", "I17: a deletion may have lain there"},
+    {"failed_open_leaves_its_reads", "the disk writes into memory that is another's by then"},
     {"refusal_counts_as_unreadable", "I17: a limit on open files hides deletions"},
     {"snapshot_is_believed", "F12"},
     {"recovered_segments_count_as_synced", "F11: a sync after a restart covers nothing"},

@@ -191,10 +191,26 @@ TEST_CASE("a segment that we may not read now keeps the store from opening", "[t
     } catch (const std::system_error& e) {
       CHECK(e.code().value() == error);
     }
+    CHECK(disk.in_flight() == 0);
   }
   disk.unreadable.clear();
   sim_store store(disk, tiny_options());
   CHECK(get(store, {1}) == store_outcome::miss);
+}
+
+TEST_CASE("a store that fails to open leaves no read on the disk", "[tier][segment]") {
+  sim_disk disk(34);
+  {
+    sim_store store(disk, tiny_options(12, 32'768));
+    for (std::uint64_t k = 0; k < 16; ++k) {
+      REQUIRE(put(store, {k}) == store_outcome::done);
+    }
+  }
+  for (std::uint32_t bad = 0; bad < 8; ++bad) {  // while others are read
+    disk.unreadable = {{.file = bad, .from = 4096, .error = EMFILE}};
+    CHECK_THROWS_AS(sim_store(disk, tiny_options(12, 32'768)), std::system_error);
+    REQUIRE(disk.in_flight() == 0);
+  }
 }
 
 TEST_CASE("operations on one key take effect in order", "[tier][segment]") {

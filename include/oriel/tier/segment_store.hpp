@@ -12,6 +12,7 @@
 #pragma once
 
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/tier/detail/segment_core.hpp>
 #include <oriel/tier/kv_store.hpp>
 #include <oriel/tier/segment_disk.hpp>
@@ -67,19 +68,14 @@ class segment_store {
         names_(disk, wall),
         core_(options, names_),
         saves_snapshot_(options.saves_snapshot) {
-    const result<std::vector<disk_file>> files = disk_.list();
-    if (!files) {
-      throw std::runtime_error(std::string("its files cannot be listed: ") + files.error().detail);
-    }
-    const result<std::vector<std::byte>> snapshot = disk_.read_small(snapshot_name);
-    core_.open(*files,
-               snapshot ? std::span<const std::byte>(*snapshot) : std::span<const std::byte>(),
-               disk_.now_us());
-    while (core_.is_recovering()) {
-      pump();
-      if (core_.is_recovering()) {
-        disk_.wait(no_deadline);
+    try {
+      open();
+    } catch (...) {
+      // The disk still reads into the memory that goes now.
+      if (!ORIEL_MUTANT(failed_open_leaves_its_reads)) {
+        drain();
       }
+      throw;
     }
   }
   segment_store(const segment_store&) = delete;
@@ -87,12 +83,7 @@ class segment_store {
   /// Waits for what still touches slices, and leaves a snapshot if nothing was pending.
   ~segment_store() {
     const bool is_idle = core_.pending() == 0;
-    while (disk_.in_flight() > 0) {
-      std::array<disk_completion, 16> done;
-      if (disk_.poll(done) == 0 && !disk_.wait(no_deadline) && disk_.in_flight() > 0) {
-        continue;
-      }
-    }
+    drain();
     if (is_idle && saves_snapshot_ && !core_.has_unread()) {
       static_cast<void>(save_snapshot());
     }
@@ -156,6 +147,31 @@ class segment_store {
     [[no_unique_address]] Wall wall_;
   };
 
+  void open() {
+    const result<std::vector<disk_file>> files = disk_.list();
+    if (!files) {
+      throw std::runtime_error(std::string("its files cannot be listed: ") + files.error().detail);
+    }
+    const result<std::vector<std::byte>> snapshot = disk_.read_small(snapshot_name);
+    core_.open(*files,
+               snapshot ? std::span<const std::byte>(*snapshot) : std::span<const std::byte>(),
+               disk_.now_us());
+    while (core_.is_recovering()) {
+      pump();
+      if (core_.is_recovering()) {
+        disk_.wait(no_deadline);
+      }
+    }
+  }
+  /// Waits for what the disk works on, and looks at none of it.
+  void drain() {
+    std::array<disk_completion, 16> done;
+    while (disk_.in_flight() > 0) {
+      if (disk_.poll(done) == 0) {
+        disk_.wait(no_deadline);
+      }
+    }
+  }
   /// Hands over what the disk has room for.
   void send() {
     while (!core_.outbox().empty()) {

@@ -13,6 +13,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -109,6 +110,38 @@ TEST_CASE("a deadline holds though the store takes nothing", "[tier]") {
   CHECK(store.wait(no_deadline));
   REQUIRE(store.poll(done) == 1);
   CHECK(done[0].outcome == store_outcome::done);
+}
+
+TEST_CASE("a deadline that is the store's wakes nobody", "[tier]") {
+  struct standing_clock {
+    std::uint64_t now_us() const noexcept { return 1'000; }
+  };
+  struct busy_store {  // takes all, ends nothing
+    explicit busy_store(std::atomic<std::uint64_t>& until) : waits_until(&until) {}
+    std::size_t submit(std::span<const store_item> items, std::uint64_t) {
+      held += items.size();
+      return items.size();
+    }
+    std::size_t poll(std::span<store_completion>) { return 0; }
+    bool wait(std::uint64_t until_us) {
+      waits_until->store(until_us);
+      waits_until->notify_all();
+      sleep_ms(1);
+      return false;
+    }
+    std::size_t pending() const { return held; }
+    store_stats stats() const { return {}; }
+    store_fault last_fault() const { return {}; }
+    std::atomic<std::uint64_t>* waits_until;
+    std::size_t held = 0;
+  };
+  std::atomic<std::uint64_t> until{0};
+  store_thread<busy_store, standing_clock> store(
+      standing_clock{}, {.look_us = 500}, std::ref(until));
+  const store_item get{.op = store_op::exists, .key = {}, .user = 5};
+  REQUIRE(store.submit({&get, 1}, 900) == 1);  // over by now, and in the store's hands
+  until.wait(0);
+  CHECK(until.load() == 1'500);
 }
 
 TEST_CASE("a thread that has nothing to do sleeps", "[tier]") {

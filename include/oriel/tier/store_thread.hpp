@@ -218,6 +218,9 @@ class store_thread {
       }
     }
     backlog_.erase(backlog_.begin(), backlog_.begin() + static_cast<std::ptrdiff_t>(given));
+    if (backlog_.empty() && !ORIEL_MUTANT(thread_keeps_old_deadlines)) {
+      earliest_us_ = no_deadline;  // those of items that the store has are its own
+    }
     return given;
   }
 

@@ -437,12 +437,17 @@ store_stats segment_core::stats() const noexcept {
 segment_store_state segment_core::state() const noexcept {
   segment_store_state s = state_;
   s.segments = order_.size();
-  s.segment_bytes = order_.size() * options_.segment_bytes;
+  s.segment_bytes = file_bytes_;
   return s;
 }
 
 bool segment_core::is_consistent() const {
-  return index_.is_consistent() && index_.used_bytes() <= options_.capacity_bytes &&
+  std::uint64_t bytes = 0;
+  for (const std::uint16_t slot : order_) {
+    bytes += segments_[slot].bytes;
+  }
+  return index_.is_consistent() && bytes == file_bytes_ && index_.used_bytes() <= file_bytes_ &&
+         (file_bytes_ <= options_.capacity_bytes || is_paused_) &&
          std::ranges::is_sorted(
              order_, {}, [&](std::uint16_t slot) { return segments_[slot].file; });
 }

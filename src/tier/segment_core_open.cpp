@@ -39,11 +39,13 @@ void segment_core::scan_read(std::uint32_t lane, int error, std::uint64_t now_us
   pump_scan(now_us);
 }
 
-std::uint16_t segment_core::add_segment(std::uint32_t file) {
+std::uint16_t segment_core::add_segment(std::uint32_t file, std::uint64_t bytes) {
   const std::uint16_t slot = free_slots_.back();
   free_slots_.pop_back();
   segments_[slot] = segment_state{};
   segments_[slot].file = file;
+  segments_[slot].bytes = bytes;
+  file_bytes_ += bytes;
   order_.push_back(slot);
   next_file_ = std::max(next_file_, file + 1);
   return slot;
@@ -73,7 +75,7 @@ void segment_core::open(std::span<const disk_file> files,
   }
   std::vector<scanned_file> scanned;
   for (const disk_file& f : sorted) {
-    const std::uint16_t slot = add_segment(f.file);
+    const std::uint16_t slot = add_segment(f.file, f.bytes);
     segments_[slot].head_bytes = f.bytes;
     const std::uint64_t written =
         std::min(f.written_bytes, f.bytes) / (ORIEL_MUTANT(scan_reads_half_of_a_segment) ? 2 : 1);
@@ -386,6 +388,33 @@ void segment_core::forget_before_unread() {
   }
 }
 
+/// After a clean end the youngest segment goes on where it stopped, or each process would cost a
+/// whole one. It must be as the snapshot left it: behind its head nothing was found, not even a
+/// torn record, so nothing that was acknowledged is written over, and no generation comes twice in
+/// one place.
+void segment_core::continue_youngest() {
+  if (!recovery_->has_snapshot || order_.empty()) {
+    return;
+  }
+  segment_state& s = segments_[order_.back()];
+  const snapshot_segment* known = recovery_->snapshot.segment_of(s.file);
+  const bool is_as_it_was =
+      known != nullptr &&
+      (!scan_->files().back().has_remains || ORIEL_MUTANT(torn_tail_is_written_over));
+  // A segment that is too large for a capacity of today goes like all others.
+  if (!is_as_it_was || known->covered_bytes % record_alignment_bytes != 0 ||
+      known->covered_bytes < record_alignment_bytes ||
+      known->covered_bytes + record_alignment_bytes > s.bytes ||
+      generation_ - s.first_generation > 0x7FFF'FFFFu ||
+      s.bytes + options_.segment_bytes > options_.capacity_bytes ||
+      ORIEL_MUTANT(each_process_takes_a_segment)) {
+    return;
+  }
+  s.head_bytes = known->covered_bytes;
+  s.last_generation = generation_;
+  head_ = order_.back();
+}
+
 bool segment_core::has_unread() const noexcept {
   return unread_file_ && !order_.empty() && segments_[order_.front()].file <= *unread_file_;
 }
@@ -395,6 +424,7 @@ void segment_core::finish_recovery(std::uint64_t now_us) {
     apply_tombstones();
   }
   forget_before_unread();
+  continue_youngest();
   for (const std::uint16_t slot : order_) {
     // The process before may have ended between a write and its sync.
     if (!ORIEL_MUTANT(recovered_segments_count_as_synced)) {
@@ -416,7 +446,8 @@ std::vector<std::byte> segment_core::snapshot(std::uint64_t now_us) const {
   std::vector<std::uint32_t> origin_of;  // [origins of the index] -> [origins of the snapshot]
   for (const std::uint16_t slot : order_) {
     const segment_state& segment = segments_[slot];
-    std::uint64_t covered = segment.head_bytes;
+    // A segment that was closed is not continued.
+    std::uint64_t covered = segment.is_broken ? segment.bytes : segment.head_bytes;
     for (const write_batch& b : batches_) {
       covered = b.is_in_flight && b.slot == slot ? std::min(covered, b.offset) : covered;
     }

@@ -213,16 +213,16 @@ segment_core::staged segment_core::make_room(write_batch& batch,
   if (!batch.records.empty()) {
     const bool fits = batch.slot == head_ && batch.parts.size() + 2 < request_parts_max &&
                       batch.bytes + bytes <= options_.batch_bytes &&
-                      segments_[head_].head_bytes + bytes + kept <= options_.segment_bytes;
+                      segments_[head_].head_bytes + bytes + kept <= segments_[head_].bytes;
     return fits ? staged::yes : staged::batch_is_full;
   }
   if (head_ != null_slot) {
     const std::uint64_t end = segments_[head_].head_bytes + bytes;
-    if (end + kept <= options_.segment_bytes) {
+    if (end + kept <= segments_[head_].bytes) {
       batch.slot = head_;
       return staged::yes;
     }
-    if (end <= options_.segment_bytes) {
+    if (end <= segments_[head_].bytes) {
       return staged::not_now;  // that room is promised to what the reclaim carries
     }
     if (is_carry) {
@@ -244,7 +244,7 @@ segment_core::staged segment_core::make_room(write_batch& batch,
 }
 
 segment_core::staged segment_core::open_segment(std::uint64_t now_us) {
-  if (order_.size() >= segments_max()) {
+  if (!may_add_segment()) {
     start_reclaim(now_us);
     return is_paused_ ? staged::given_up : staged::not_now;
   }
@@ -263,7 +263,7 @@ segment_core::staged segment_core::open_segment(std::uint64_t now_us) {
     }
     return staged::given_up;
   }
-  head_ = add_segment(file);
+  head_ = add_segment(file, options_.segment_bytes);
   segment_state& s = segments_[head_];
   s.first_generation = ++generation_;
   s.last_generation = generation_;

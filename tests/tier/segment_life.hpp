@@ -132,6 +132,10 @@ class segment_life {
   [[nodiscard]] bool is_strict() const noexcept { return !plan_.has_faults; }
 
   void open(bool may_fail_to_read) {
+    if (draw(4) == 0) {  // what is there stays of the size that it has
+      plan_.options.segment_bytes = 32'768 + 16'384 * draw(4);
+      plan_.options.capacity_bytes = plan_.options.segment_bytes * (3 + draw(14));
+    }
     if (may_fail_to_read && disk_.file_count() != 0 && draw(3) == 0) {
       disk_.unreadable.push_back(disk_.some_bytes());  // as long as it opens
     }
@@ -345,8 +349,8 @@ class segment_life {
     }
     const store_stats s = store_->stats();
     if (!store_->is_consistent() || s.used_bytes > s.capacity_bytes ||
-        store_->state().segment_bytes > s.capacity_bytes ||
-        disk_.file_count() * plan_.options.segment_bytes > s.capacity_bytes) {
+        store_->state().segment_bytes != disk_.file_bytes() ||
+        disk_.file_bytes() > s.capacity_bytes) {
       fail("accounts or budgets are wrong");
     }
   }

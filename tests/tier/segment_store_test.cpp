@@ -382,6 +382,98 @@ TEST_CASE("files never exceed the capacity, and what is used survives", "[tier][
   CHECK(disk.broken_contract.empty());
 }
 
+TEST_CASE("processes that end well share a segment, one that is killed closes it",
+          "[tier][segment]") {
+  sim_disk disk(41);
+  segment_store_options options = tiny_options(8);
+  options.saves_snapshot = true;
+  std::uint64_t k = 0;
+  const auto live = [&](bool is_killed) {
+    sim_store store(disk, options);
+    for (std::uint64_t old = 0; old < k; ++old) {
+      REQUIRE(get(store, {old}) == store_outcome::done);
+    }
+    REQUIRE(put(store, {k++}) == store_outcome::done);
+    if (is_killed) {
+      disk.crash();
+    }
+  };
+  for (int process = 0; process < 5; ++process) {  // 12 KiB each, of 64
+    live(false);
+    CHECK(disk.file_count() == 1);
+  }
+  live(false);
+  CHECK(disk.file_count() == 2);
+  live(true);
+  disk.revive();
+  CHECK(disk.file_count() == 2);
+  for (int process = 0; process < 3; ++process) {  // the first one and its successors
+    live(false);
+    CHECK(disk.file_count() == 3);
+  }
+  {
+    sim_store store(disk, options);  // nothing to say, and nothing lost by it
+    CHECK(store.state().segments == 3);
+  }
+  live(false);
+  CHECK(disk.file_count() == 3);
+  // What a killed process wrote behind the last head, whole or torn, is not written over.
+  for (const bool is_torn : {false, true}) {
+    live(true);
+    disk.revive();
+    std::vector<std::byte>& image = disk.image(disk.list()->back().file);
+    const std::size_t files = disk.file_count();
+    if (is_torn) {
+      const auto last = std::find_if(
+          image.rbegin(), image.rend(), [](std::byte b) { return b != std::byte{0}; });
+      *last = ~*last;
+      k -= 1;
+    }
+    live(false);
+    CHECK(disk.file_count() == files + 1);
+  }
+  CHECK(disk.broken_contract.empty());
+}
+
+TEST_CASE("files keep to a capacity and a segment size that change", "[tier][segment]") {
+  struct sizes {
+    std::uint64_t segments, segment_bytes;
+  };
+  const sizes was = {16, 65'536};
+  const sizes is = GENERATE(
+      sizes{64, 16'384}, sizes{4, 65'536}, sizes{16, 16'384}, sizes{3, 16'384}, sizes{6, 262'144});
+  sim_disk disk(42);
+  segment_store_options options = tiny_options(was.segments, was.segment_bytes);
+  options.saves_snapshot = GENERATE(false, true);
+  std::uint64_t k = 0;
+  {
+    sim_store store(disk, options);
+    while (store.state().reclaimed_segments == 0) {
+      REQUIRE(put(store, {k++}) == store_outcome::done);
+    }
+  }
+  options.segment_bytes = is.segment_bytes;
+  options.capacity_bytes = is.segments * is.segment_bytes;
+  sim_store store(disk, options);
+  const auto check = [&] {
+    REQUIRE(disk.file_bytes() <= options.capacity_bytes);
+    REQUIRE(store.state().segment_bytes == disk.file_bytes());
+    REQUIRE(store.stats().used_bytes <= options.capacity_bytes);
+    REQUIRE(store.is_consistent());
+  };
+  check();
+  // The youngest of what fits is still there.
+  const bool is_kept = options.capacity_bytes > 65'536;
+  CHECK((get(store, {k - 1}) == store_outcome::done) == is_kept);
+  for (int i = 0; i < 200; ++i) {
+    REQUIRE(put(store, {k++}) == store_outcome::done);
+    REQUIRE(get(store, {k - 1}) == store_outcome::done);
+    check();
+  }
+  CHECK(disk.file_bytes() + 2 * options.segment_bytes + 65'536 > options.capacity_bytes);
+  CHECK(disk.broken_contract.empty());
+}
+
 TEST_CASE("accounts are those of the medium after a restart", "[tier][segment]") {
   sim_disk disk(10);
   const segment_store_options options = tiny_options(4);

@@ -8,7 +8,8 @@
 ///
 /// A segment is one file of fixed size: a start record, then records one behind the other
 /// (page_record.hpp). Nothing is ever changed in place. The oldest segment goes when room is
-/// needed, and what was used since is carried over. docs/tiers.md tells why.
+/// needed, and what was used since is carried over. A process continues the youngest if the one
+/// before ended well. docs/tiers.md tells why.
 #pragma once
 
 #include <oriel/core/contract.hpp>
@@ -43,6 +44,8 @@ namespace oriel {
 ///    drops what was not known durable, and a `sync` ends `failed`. A stretch that an open cannot
 ///    read may have been a deletion: all that is not younger is forgotten.
 ///  - used_bytes counts the records that the index knows; the files never exceed capacity_bytes.
+///    Where it or segment_bytes is another than before, the oldest files go at once, as many as
+///    must; those that stay keep their sizes.
 ///
 ///  - Expiries are written down as wall-clock time, so that they hold over a restart of the machine
 ///    and on another one. While the store is open its own clock decides. A wall clock that jumps
@@ -156,9 +159,9 @@ class segment_store {
     core_.open(*files,
                snapshot ? std::span<const std::byte>(*snapshot) : std::span<const std::byte>(),
                disk_.now_us());
-    while (core_.is_recovering()) {
+    while (core_.is_recovering() || core_.is_shrinking()) {
       pump();
-      if (core_.is_recovering()) {
+      if (core_.is_recovering() || core_.is_shrinking()) {
         disk_.wait(no_deadline);
       }
     }

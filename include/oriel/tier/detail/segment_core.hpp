@@ -29,6 +29,11 @@ class segment_core {
             std::span<const std::byte> snapshot,
             std::uint64_t now_us);
   [[nodiscard]] bool is_recovering() const noexcept { return scan_ != nullptr; }
+  /// There are more bytes of files than there may be now, and some can go.
+  [[nodiscard]] bool is_shrinking() const noexcept {
+    return file_bytes_ > options_.capacity_bytes && !is_paused_ &&
+           !ORIEL_MUTANT(files_count_as_of_one_size);
+  }
   /// The index as bytes for the next open.
   [[nodiscard]] std::vector<std::byte> snapshot(std::uint64_t now_us) const;
   /// Is something on the disk that the scan could not read? The next one should look again.
@@ -140,7 +145,7 @@ class segment_core {
   void pump_syncs();
   void sync_ended(std::uint16_t slot, int error, std::uint64_t now_us);
   void distrust(std::uint16_t slot);
-  [[nodiscard]] std::size_t segments_max() const noexcept;
+  [[nodiscard]] bool may_add_segment() const noexcept;
   void pump_reclaim(std::uint64_t now_us);
   void start_reclaim(std::uint64_t now_us);
   void choose_survivors(std::uint64_t now_us);
@@ -170,7 +175,8 @@ class segment_core {
   void scan_read(std::uint32_t lane, int error, std::uint64_t now_us);
   void forget_before_unread();
   void finish_recovery(std::uint64_t now_us);
-  [[nodiscard]] std::uint16_t add_segment(std::uint32_t file);
+  void continue_youngest();
+  [[nodiscard]] std::uint16_t add_segment(std::uint32_t file, std::uint64_t bytes);
   /// The first place in order_ of a file that is not older.
   [[nodiscard]] std::vector<std::uint16_t>::const_iterator order_from(
       std::uint32_t file) const noexcept;
@@ -187,6 +193,7 @@ class segment_core {
   std::vector<std::uint16_t>
       unsynced_;                       // dirty, or with a sync under way; others may be among them
   std::vector<std::uint16_t> wanted_;  // want a sync; others may be among them
+  std::uint64_t file_bytes_ = 0;  // of all files: segment_bytes may have been another before
   std::uint16_t head_ = null_slot;
   std::uint32_t next_file_ = 0;
   std::uint64_t generation_ = 0;  // of the youngest record

@@ -42,6 +42,7 @@ struct sync_wait {
 
 struct segment_state {
   std::uint32_t file = 0;
+  std::uint64_t bytes = 0;             // of its file
   std::uint64_t head_bytes = 0;        // where the next record goes
   std::uint64_t first_generation = 0;  // all of its records are younger
   std::uint64_t stamp = 0;

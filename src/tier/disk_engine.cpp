@@ -150,6 +150,7 @@ std::size_t disk_engine::accept(std::span<const disk_request> requests) {
     disk_transfer transfer(request, segment);
     if (segment != nullptr) {
       ++segment->in_flight;
+      segment->was_written = segment->was_written || request.op == disk_op::write;
       error = request.op == disk_op::write && !segment->writable ? EROFS : 0;
     }
     const std::uint32_t slot = free_.back();

@@ -70,6 +70,9 @@ constexpr mutant all_mutants[] = {
     {"window_stays_without_its_full_page", "F28"},
     {"carried_records_are_not_synced", "F11: what was durable is not any more"},
     {"removed_names_are_not_synced", "F11: segments come back without their tombstones"},
+    {.name = "closed_segment_is_not_synced",
+     .kin = "F9: an error that no later descriptor hears of",
+     .killer = "a segment that cannot be written when it is closed is never trusted"},
     // Host memory, its thread, shards; Redis; layers; movement between tiers.
     {.name = "memory_gap_in_table", .kin = "the index", .killer = "memory_store is a kv_store"},
     {.name = "memory_chain_goes_from_its_head", .kin = "R4", .killer = "a chain goes from its end"},

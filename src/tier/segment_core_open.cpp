@@ -62,6 +62,10 @@ void segment_core::open(std::span<const disk_file> files,
                         std::uint64_t now_us) {
   ORIEL_EXPECTS(order_.empty() && pending_ == 0);
   std::vector<disk_file> sorted(files.begin(), files.end());
+  // Of no store: the last number is never given out, and nothing could follow it.
+  std::erase_if(sorted, [](const disk_file& f) {
+    return f.file == file_number_end && !ORIEL_MUTANT(last_number_is_a_segment);
+  });
   std::ranges::sort(sorted, {}, &disk_file::file);
   // Room for more files than may be, until they are reclaimed.
   const std::size_t slots = options_.capacity_bytes / options_.segment_bytes + 2 + sorted.size();
@@ -70,6 +74,11 @@ void segment_core::open(std::span<const disk_file> files,
   }
   segments_ = std::vector<segment_state>(slots);
   index_.set_slots(slots);
+  for (std::vector<std::uint16_t>* of_slots : {&order_, &free_slots_, &unsynced_, &wanted_}) {
+    of_slots->reserve(slots);
+  }
+  outbox_.reserve(slots + 2 * options_.reads_in_flight + batches_.size() + carries_.size() +
+                  options_.scan_segments);
   for (std::size_t slot = slots; slot-- > 0;) {
     free_slots_.push_back(static_cast<std::uint16_t>(slot));
   }
@@ -398,9 +407,8 @@ void segment_core::continue_youngest() {
   }
   segment_state& s = segments_[order_.back()];
   const snapshot_segment* known = recovery_->snapshot.segment_of(s.file);
-  const bool is_as_it_was =
-      known != nullptr &&
-      (!scan_->files().back().has_remains || ORIEL_MUTANT(torn_tail_is_written_over));
+  const bool is_as_it_was = known != nullptr && (!scan_->files().back().has_remains ||
+                                                 ORIEL_MUTANT(torn_tail_is_written_over));
   // A segment that is too large for a capacity of today goes like all others.
   if (!is_as_it_was || known->covered_bytes % record_alignment_bytes != 0 ||
       known->covered_bytes < record_alignment_bytes ||

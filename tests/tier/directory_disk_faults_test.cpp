@@ -335,7 +335,10 @@ TEST_CASE("interrupted, refused and short calls are continued; what never moves 
   }));
 }
 
-TEMPLATE_TEST_CASE("there may be more segments than open files", "[tier]", thread_disk, uring_disk) {
+TEMPLATE_TEST_CASE("there may be more segments than open files",
+                   "[tier]",
+                   thread_disk,
+                   uring_disk) {
   if (!can_run<TestType>()) {
     return;
   }

@@ -258,6 +258,22 @@ TEST_CASE("operations on one key take effect in order", "[tier][segment]") {
   CHECK(store.pending() == 0);
 }
 
+TEST_CASE("an item that waited and ends at once gives its place back", "[tier][segment]") {
+  sim_disk disk(65);
+  segment_store_options options = tiny_options();
+  options.queue_items = 4;
+  sim_store store(disk, options);
+  for (std::uint64_t k = 0; k < 20; ++k) {
+    page_buffer b({k});
+    b.fill();
+    const store_item items[] = {b.item(store_op::put, 0),
+                                b.item(store_op::exists, 1),
+                                b.item(store_op::erase, 2),
+                                b.item(store_op::touch, 3)};
+    REQUIRE(carry_out(store, items).size() == 4);
+  }
+}
+
 TEST_CASE("layers can be read alone, equal or not", "[tier][segment]") {
   sim_disk disk(5);
   sim_store store(disk, tiny_options());
@@ -424,8 +440,8 @@ TEST_CASE("processes that end well share a segment, one that is killed closes it
     std::vector<std::byte>& image = disk.image(disk.list()->back().file);
     const std::size_t files = disk.file_count();
     if (is_torn) {
-      const auto last = std::find_if(
-          image.rbegin(), image.rend(), [](std::byte b) { return b != std::byte{0}; });
+      const auto last =
+          std::find_if(image.rbegin(), image.rend(), [](std::byte b) { return b != std::byte{0}; });
       *last = ~*last;
       k -= 1;
     }
@@ -680,6 +696,85 @@ TEST_CASE("a failed sync is told, and what it covered is not trusted", "[tier][s
   CHECK(get(again, {1}) == store_outcome::done);
   CHECK(get(again, {2}) == store_outcome::miss);
   CHECK(get(again, {3}) == store_outcome::done);
+}
+
+TEST_CASE("the smallest records fill the capacity, and a full index keeps what is new",
+          "[tier][segment]") {
+  sim_disk disk(61);
+  segment_store_options options = tiny_options(16);
+  options.pages_max = 0;
+  {
+    sim_store store(disk, options);
+    for (std::uint64_t k = 0; store.stats().evicted_pages == 0; ++k) {
+      REQUIRE(put(store, {k, 1}) == store_outcome::done);  // 8 KiB, seven to a segment
+    }
+    CHECK(store.stats().used_bytes > options.capacity_bytes / 4 * 3);
+  }
+  sim_disk other(62);
+  options.pages_max = 64;
+  sim_store store(other, options);
+  for (std::uint64_t k = 0; k < 300; ++k) {
+    REQUIRE(put(store, {k, 1}) == store_outcome::done);
+    REQUIRE(get(store, {k, 1}) == store_outcome::done);
+    REQUIRE(store.stats().pages + store.stats().evicted_pages == k + 1);
+  }
+  CHECK(store.stats().pages > 32);
+}
+
+TEST_CASE("the last number of all is no segment's", "[tier][segment]") {
+  sim_disk disk(63);
+  REQUIRE(disk.create(0xFFFF'FFFFu, 65'536));
+  for (int life = 0; life < 3; ++life) {
+    sim_store store(disk, tiny_options());
+    for (std::uint64_t k = 0; k < 20; ++k) {
+      REQUIRE(put(store, {k}) == store_outcome::done);
+    }
+    CHECK(store.is_consistent());
+  }
+  CHECK(disk.image(0xFFFF'FFFFu) == std::vector<std::byte>(65'536));
+}
+
+TEST_CASE("carries that have all memory leave some for the start of their segment",
+          "[tier][segment]") {
+  sim_disk disk(64);
+  segment_store_options options = tiny_options(4, 131'072);
+  options.bounce_bytes = 18 * 4096;  // nine carries of a page
+  options.carries_in_flight = 16;
+  options.carry_share_max = 0.75;
+  sim_store store(disk, options);
+  aligned_bytes memory(4096);
+  const std::span<std::byte> slice = memory.bytes();
+  const auto act = [&](store_op what, std::uint64_t k) {
+    page_buffer b({k});
+    store_item item = b.item(what);
+    item.slices = {&slice, 1};
+    return carry_out_one(store, item).outcome;
+  };
+  std::uint64_t k = 0;
+  for (; k < 45; ++k) {  // three segments
+    REQUIRE(act(store_op::put, k) == store_outcome::done);
+  }
+  for (std::uint64_t used = 0; used < 15; ++used) {
+    REQUIRE(act(store_op::get, used) == store_outcome::done);
+  }
+  // The first write of the fourth fails, and the reclaim of the first begins.
+  page_buffer b({k});
+  store_item item = b.item(store_op::put);
+  item.slices = {&slice, 1};
+  REQUIRE(store.submit({&item, 1}, no_deadline) == 1);
+  disk.faults.no_room = 65'536;
+  store_completion done;
+  while (store.poll({&done, 1}) == 0) {
+    store.wait(no_deadline);
+  }
+  CHECK(done.outcome == store_outcome::refused);
+  disk.faults.no_room = 0;
+  disk.pass(options.probe_interval_us + 1);
+  for (; k < 90; ++k) {
+    REQUIRE(act(store_op::put, k) == store_outcome::done);
+  }
+  CHECK(store.state().carried_pages >= 7);
+  CHECK(store.is_consistent());
 }
 
 TEST_CASE("a segment is not reclaimed under a read", "[tier][segment]") {

@@ -230,9 +230,7 @@ class sim_disk {
   [[nodiscard]] sim_bad_range some_bytes() {
     const auto f = std::next(files_.begin(), static_cast<std::ptrdiff_t>(below(files_.size())));
     const std::uint64_t from = below(f->second.current.size() / disk_alignment_bytes);
-    return {f->first,
-            from * disk_alignment_bytes,
-            (from + 1 + below(4)) * disk_alignment_bytes};
+    return {f->first, from * disk_alignment_bytes, (from + 1 + below(4)) * disk_alignment_bytes};
   }
   [[nodiscard]] const std::array<std::uint64_t, 41>& fault_counts() const noexcept {
     return counts_;

@@ -24,6 +24,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <span>
 #include <stdexcept>
 #include <vector>
@@ -55,7 +56,9 @@ namespace oriel {
 /// @tparam Disk  must outlive the store; nobody else may use it meanwhile. Its clock is the store's
 /// @tparam Wall  the wall clock
 /// *Thread safety*: none; one thread drives it (store_thread). *Memory*: at most 64 bytes of index
-/// a page; nothing is allocated for an operation once queues have grown.
+/// a page; nothing is allocated for an operation once queues have grown. An allocation that fails
+/// after the constructor ends what is pending as `failed` with ENOMEM, and all later items as
+/// `refused`: the next store in this place finds what was acknowledged.
 template <segment_disk Disk, wall_clock Wall = realtime_clock>
 class segment_store {
  public:
@@ -87,22 +90,51 @@ class segment_store {
   ~segment_store() {
     const bool is_idle = core_.pending() == 0;
     drain();
-    if (is_idle && saves_snapshot_ && !core_.has_unread()) {
-      static_cast<void>(save_snapshot());
+    if (is_idle && saves_snapshot_ && !core_.has_unread() && !core_.is_lost()) {
+      try {
+        static_cast<void>(save_snapshot());
+      } catch (const std::bad_alloc&) {  // it is a hint: the next start scans
+      }
     }
   }
 
   std::size_t submit(std::span<const store_item> items, std::uint64_t deadline_us) {
-    const std::size_t taken = core_.submit(items, deadline_us, disk_.now_us());
-    send();
-    return taken;
+    std::size_t taken = 0;
+    survive([&] {
+      taken = core_.submit(items, deadline_us, disk_.now_us());
+      send();
+    });
+    return core_.is_lost() ? core_.taken() : taken;
   }
   std::size_t poll(std::span<store_completion> done) {
-    pump();
+    survive([&] { pump(); });
     return core_.poll(done);
   }
   /// May return early, with false, if nothing but time can bring a completion.
   bool wait(std::uint64_t until_us) {
+    bool is_ready = false;
+    survive([&] { is_ready = wait_for_ready(until_us); });
+    return core_.is_lost() ? core_.has_ready() : is_ready;
+  }
+  /// Items taken and not polled.
+  [[nodiscard]] std::size_t pending() const noexcept { return core_.pending(); }
+  [[nodiscard]] store_stats stats() const noexcept { return core_.stats(); }
+  [[nodiscard]] store_fault last_fault() const { return core_.last_fault(); }
+
+  /// More figures than every store has.
+  [[nodiscard]] segment_store_state state() const noexcept { return core_.state(); }
+  /// Writes the index down, as a hint that makes the next start faster. Blocks. O(pages).
+  /// @throws std::bad_alloc
+  [[nodiscard]] status save_snapshot() {
+    return disk_.write_small(snapshot_name, core_.snapshot(disk_.now_us()));
+  }
+  /// Do the counters agree with the index? O(pages); for tests.
+  [[nodiscard]] bool is_consistent() const { return core_.is_consistent(); }
+
+ private:
+  static constexpr const char* snapshot_name = "index-snapshot";
+
+  bool wait_for_ready(std::uint64_t until_us) {
     for (;;) {
       pump();
       if (core_.has_ready()) {
@@ -117,22 +149,20 @@ class segment_store {
       disk_.wait(std::min(until_us, core_.next_deadline_us()));
     }
   }
-  /// Items taken and not polled.
-  [[nodiscard]] std::size_t pending() const noexcept { return core_.pending(); }
-  [[nodiscard]] store_stats stats() const noexcept { return core_.stats(); }
-  [[nodiscard]] store_fault last_fault() const { return core_.last_fault(); }
-
-  /// More figures than every store has.
-  [[nodiscard]] segment_store_state state() const noexcept { return core_.state(); }
-  /// Writes the index down, as a hint that makes the next start faster. Blocks. O(pages).
-  [[nodiscard]] status save_snapshot() {
-    return disk_.write_small(snapshot_name, core_.snapshot(disk_.now_us()));
+  /// No memory in the middle of something: nobody knows how far it came. Every item ends all the
+  /// same, after the disk let go of its slices.
+  template <class Act>
+  void survive(Act&& act) {
+    try {
+      act();
+    } catch (const std::bad_alloc&) {
+      if (ORIEL_MUTANT(no_memory_is_passed_on)) {
+        throw;
+      }
+      drain();
+      core_.give_up();
+    }
   }
-  /// Do the counters agree with the index? O(pages); for tests.
-  [[nodiscard]] bool is_consistent() const { return core_.is_consistent(); }
-
- private:
-  static constexpr const char* snapshot_name = "index-snapshot";
 
   class disk_names final : public detail::segment_names {
    public:

@@ -42,6 +42,12 @@ class segment_core {
   std::size_t submit(std::span<const store_item> items,
                      std::uint64_t deadline_us,
                      std::uint64_t now_us);
+  /// How many the last submit took, if it threw.
+  [[nodiscard]] std::size_t taken() const noexcept { return taken_; }
+  /// An allocation failed in the middle of something: what is pending ends as failed, and all that
+  /// comes later is refused. @pre nothing is in flight on the disk, nor will be
+  void give_up() noexcept;
+  [[nodiscard]] bool is_lost() const noexcept { return is_lost_; }
   void completed(const disk_completion& done, std::uint64_t now_us);
   /// Starts what can start.
   void progress(std::uint64_t now_us);
@@ -79,6 +85,7 @@ class segment_core {
   void release_key(std::uint32_t id) noexcept;
   void finish(std::uint32_t id, store_outcome outcome, int native = 0, std::uint64_t bytes = 0);
   void count(const operation& o, store_outcome outcome, std::uint64_t bytes) noexcept;
+  void tell(const operation& o, store_outcome outcome, int native, std::uint64_t bytes) noexcept;
   void write_ended(const operation& o);
   void cancel_late(std::uint64_t now_us);
   void request(disk_op what,
@@ -146,6 +153,7 @@ class segment_core {
   void sync_ended(std::uint16_t slot, int error, std::uint64_t now_us);
   void distrust(std::uint16_t slot);
   [[nodiscard]] bool may_add_segment() const noexcept;
+  [[nodiscard]] bool is_index_short() const noexcept;
   void pump_reclaim(std::uint64_t now_us);
   void start_reclaim(std::uint64_t now_us);
   void choose_survivors(std::uint64_t now_us);
@@ -193,7 +201,7 @@ class segment_core {
   std::vector<std::uint16_t>
       unsynced_;                       // dirty, or with a sync under way; others may be among them
   std::vector<std::uint16_t> wanted_;  // want a sync; others may be among them
-  std::uint64_t file_bytes_ = 0;  // of all files: segment_bytes may have been another before
+  std::uint64_t file_bytes_ = 0;       // of all files: segment_bytes may have been another before
   std::uint16_t head_ = null_slot;
   std::uint32_t next_file_ = 0;
   std::uint64_t generation_ = 0;  // of the youngest record
@@ -206,7 +214,7 @@ class segment_core {
   std::vector<std::uint32_t> holders_;        // [pow2] chains of operations, by key
   std::vector<std::uint32_t> waiting_syncs_;  // in state waiting_writes
   std::uint64_t sequence_ = 0, writes_pending_ = 0;
-  std::size_t pending_ = 0;
+  std::size_t pending_ = 0, taken_ = 0;
   std::uint64_t earliest_us_ = no_deadline;
   std::vector<store_completion> ready_;  // ring
   std::size_t ready_first_ = 0, ready_count_ = 0;
@@ -226,6 +234,7 @@ class segment_core {
 
   int paused_by_ = 0;  // errno
   bool is_paused_ = false, is_degraded_ = false, has_lost_acknowledged_ = false;
+  bool is_lost_ = false;
   std::uint64_t next_probe_us_ = 0, errors_since_us_ = 0;
   std::uint32_t errors_ = 0;
   store_fault fault_;

@@ -22,6 +22,7 @@ namespace oriel::detail {
 
 inline constexpr std::uint32_t null_id = 0xFFFF'FFFFu;
 inline constexpr std::uint16_t null_slot = 0xFFFFu;
+inline constexpr std::uint32_t file_number_end = 0xFFFF'FFFFu;  // segments are numbered below
 
 /// The names of a disk's files, and the wall clock; off the hot path, so virtual.
 class segment_names {

@@ -214,10 +214,10 @@ void drop(directory_disk& disk, const cache_options& o, const store_item& item) 
   for (const disk_file& file : *files) {
     bytes += file.bytes;
   }
-  // A file of any size counts as one segment: with room for some more none is reclaimed.
+  // With room for some more segments none is reclaimed.
   constexpr std::uint64_t segment_bytes = 1u << 20;
   segment_store store(disk,
-                      {.capacity_bytes = (files->size() + 8) * segment_bytes,
+                      {.capacity_bytes = bytes + 8 * segment_bytes,
                        .segment_bytes = segment_bytes,
                        .pages_max = static_cast<std::uint32_t>(std::min<std::uint64_t>(
                            bytes / record_alignment_bytes + 16, 0xFFFF'FFF0u))});

@@ -75,7 +75,8 @@ bool disk_transfer::advance(std::int64_t answer, bool direct) noexcept {
     if (retry(error)) {
       return false;
     }
-    error_ = error;
+    // For the system this is a bad sector (O_DIRECT); for us, the end of the file.
+    error_ = error == ENODATA ? EIO : error;
     return true;
   }
   std::uint64_t moved = moved_ + static_cast<std::uint64_t>(answer);
@@ -149,6 +150,7 @@ std::size_t disk_engine::accept(std::span<const disk_request> requests) {
     disk_transfer transfer(request, segment);
     if (segment != nullptr) {
       ++segment->in_flight;
+      segment->was_written = segment->was_written || request.op == disk_op::write;
       error = request.op == disk_op::write && !segment->writable ? EROFS : 0;
     }
     const std::uint32_t slot = free_.back();

@@ -3,9 +3,11 @@
 #include "tier/disk_folder.hpp"
 
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 #include <oriel/tier/directory_disk.hpp>
 
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -173,6 +175,18 @@ void hold(const open_segment& segment) {
   static_cast<void>(::flock(segment.fd.get(), LOCK_SH | LOCK_NB));
 }
 
+// Others in the process need some, too.
+std::size_t open_files_of(const disk_options& options) {
+  rlimit limit = {};
+  if (options.open_files_max != 0) {
+    return options.open_files_max;
+  }
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) {
+    return 1u << 16;
+  }
+  return std::max<std::size_t>(limit.rlim_cur / 2, 8);
+}
+
 bool is_small_name(std::string_view name) {
   const auto plain = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
@@ -206,6 +220,7 @@ result<disk_folder> disk_folder::open(const disk_options& options) {
   disk_folder folder;
   folder.directory_ = options.directory;
   folder.is_read_only_ = options.access == disk_access::read_only;
+  folder.open_files_max_ = open_files_of(options);
   result<owned_fd> fd = open_directory(options.directory, options.access);
   if (!fd) {
     return fd.error();
@@ -245,6 +260,9 @@ status disk_folder::wait_for_old_writes() {
   int naps_left = 10'000;  // of a millisecond
   for (const disk_file& f : *files) {
     const owned_fd fd = open_at(fd_.get(), name_of_segment(f.file).data(), O_RDONLY | O_NONBLOCK);
+    if (!fd && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
+      return failed("cannot look whether writes of a killed process are under way");
+    }
     while (fd && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
       if (naps_left-- == 0) {
         return failure{errc::locked,
@@ -315,12 +333,11 @@ status disk_folder::create(std::uint32_t file, std::uint64_t bytes) {
   const int flags = O_RDWR | O_CREAT | O_EXCL | (direct_ ? O_DIRECT : 0);
   // Its number first: a sync that fails meanwhile may have covered the name.
   const std::uint64_t number = std::atomic_ref(names_made_).fetch_add(1) + 1;
-  open_segment made{.fd = open_at(fd_.get(), name.data(), flags, 0600), .writable = true};
-  if (!made.fd) {
+  owned_fd made = open_file(name.data(), flags, 0600);
+  if (!made) {
     return failed("cannot create a segment");
   }
-  made.name_number = number;
-  const int fd = made.fd.get();
+  const int fd = made.get();
   const auto size = static_cast<off_t>(bytes);
   int error = 0;
   if (bytes > 0 && without_interruption([&] { return ::fallocate(fd, 0, 0, size); }) != 0) {
@@ -333,9 +350,11 @@ status disk_folder::create(std::uint32_t file, std::uint64_t bytes) {
     ::unlinkat(fd_.get(), name.data(), 0);
     return failed("cannot give a segment its size", error);
   }
-  hold(made);
   std::erase(removed_, file);
-  segments_.emplace(file, std::move(made));
+  open_segment& segment = segments_[file];
+  segment.writable = true;
+  segment.name_number = number;
+  keep_open(file, segment, std::move(made));
   return {};
 }
 
@@ -346,6 +365,7 @@ status disk_folder::remove(std::uint32_t file) {
   if (const auto found = segments_.find(file); found != segments_.end()) {
     ORIEL_EXPECTS(found->second.in_flight == 0);
     segments_.erase(found);
+    std::erase(open_files_, file);
   }
   if (::unlinkat(fd_.get(), name_of_segment(file).data(), 0) != 0) {
     return failed("cannot remove a segment");
@@ -360,7 +380,7 @@ status disk_folder::remove(std::uint32_t file) {
 status disk_folder::sync_names() {
   for (const std::uint32_t file : must_redo_ ? removed_ : std::vector<std::uint32_t>()) {
     const auto name = name_of_segment(file);
-    const owned_fd made = open_at(fd_.get(), name.data(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+    const owned_fd made = open_file(name.data(), O_WRONLY | O_CREAT | O_EXCL, 0600);
     if ((!made && errno != EEXIST) || ::unlinkat(fd_.get(), name.data(), 0) != 0) {
       return failed("cannot remove a segment for good");
     }
@@ -382,7 +402,7 @@ void disk_folder::names_are_lost(int error) noexcept {
 result<std::vector<std::byte>> disk_folder::read_small(const char* name) {
   ORIEL_EXPECTS(is_small_name(name));
   // O_NONBLOCK: a pipe of that name must not hold us up.
-  const owned_fd fd = open_at(fd_.get(), name, O_RDONLY | O_NONBLOCK);
+  const owned_fd fd = open_file(name, O_RDONLY | O_NONBLOCK);
   struct stat is = {};
   if (!fd || ::fstat(fd.get(), &is) != 0) {
     return failure{errc::io_failure, errno, "cannot open a small file"};
@@ -430,7 +450,7 @@ status disk_folder::write_small(const char* name, std::span<const std::byte> byt
   ::unlinkat(fd_.get(), draft.c_str(), 0);  // Of a run that was killed; we are the only owner.
   int error = 0;
   {
-    const owned_fd fd = open_at(fd_.get(), draft.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+    const owned_fd fd = open_file(draft.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
     error = fd ? write_whole(fd.get(), bytes) : errno;
   }
   if (error == 0 && ::renameat(fd_.get(), draft.c_str(), fd_.get(), name) != 0) {
@@ -443,21 +463,63 @@ status disk_folder::write_small(const char* name, std::span<const std::byte> byt
   return sync_names();
 }
 
+owned_fd disk_folder::open_file(const char* name, int flags, unsigned mode) {
+  while (open_files_.size() >= open_files_max_ && close_idle()) {
+  }
+  owned_fd fd = open_at(fd_.get(), name, flags, mode);
+  while (!fd && (errno == EMFILE || errno == ENFILE) && close_idle()) {
+    fd = open_at(fd_.get(), name, flags, mode);
+  }
+  return fd;
+}
+
+/// Closes a segment that nobody uses, one that was not used lately if there is one. What the system
+/// cannot write later it tells to descriptors that are open, and perhaps to none that come after:
+/// so what was written is synced first, and a failure remembered like that of any sync.
+bool disk_folder::close_idle() noexcept {
+  for (std::size_t steps = 2 * open_files_.size(); steps > 0; --steps) {
+    hand_ = hand_ < open_files_.size() ? hand_ : 0;
+    open_segment& s = segments_.find(open_files_[hand_])->second;
+    if (s.in_flight != 0 || std::exchange(s.was_used, false)) {
+      ++hand_;
+      continue;
+    }
+    if (s.was_written && s.sync_error == 0 && !ORIEL_MUTANT(closed_segment_is_not_synced) &&
+        without_interruption([&] { return ::fdatasync(s.fd.get()); }) != 0) {
+      s.sync_error = errno;
+    }
+    s.was_written = false;
+    s.fd = owned_fd();
+    open_files_[hand_] = open_files_.back();
+    open_files_.pop_back();
+    return true;
+  }
+  return false;
+}
+
+void disk_folder::keep_open(std::uint32_t file, open_segment& segment, owned_fd fd) {
+  open_files_.push_back(file);
+  segment.fd = std::move(fd);
+  segment.was_used = true;
+  hold(segment);
+}
+
 open_segment* disk_folder::segment(std::uint32_t file, int& error) {
-  if (const auto found = segments_.find(file); found != segments_.end()) {
+  const auto found = segments_.find(file);
+  if (found != segments_.end() && found->second.fd) {
+    found->second.was_used = true;
     return &found->second;
   }
   const auto name = name_of_segment(file);
   const int flags = O_NONBLOCK | (direct_ ? O_DIRECT : 0);
-  open_segment found;
-  if (!is_read_only_) {
-    found = {.fd = open_at(fd_.get(), name.data(), O_RDWR | flags), .writable = true};
-  }
-  if (is_read_only_ || (!found.fd && errno == EROFS)) {
-    found = {.fd = open_at(fd_.get(), name.data(), O_RDONLY | flags)};
+  bool is_writable = !is_read_only_;
+  owned_fd fd = is_writable ? open_file(name.data(), O_RDWR | flags) : owned_fd();
+  if (!is_writable || (!fd && errno == EROFS)) {
+    is_writable = false;
+    fd = open_file(name.data(), O_RDONLY | flags);
   }
   struct stat is = {};
-  if (!found.fd || ::fstat(found.fd.get(), &is) != 0) {
+  if (!fd || ::fstat(fd.get(), &is) != 0) {
     error = errno;
     return nullptr;
   }
@@ -467,11 +529,13 @@ open_segment* disk_folder::segment(std::uint32_t file, int& error) {
   }
   if ((is.st_mode & 077) != 0 && !is_read_only_) {
     // Restored from a backup, say. The directory is private: this is for tidiness.
-    static_cast<void>(::fchmod(found.fd.get(), 0600));
+    static_cast<void>(::fchmod(fd.get(), 0600));
   }
-  hold(found);
+  open_segment& opened = segments_[file];
+  opened.writable = is_writable;
+  keep_open(file, opened, std::move(fd));
   error = 0;
-  return &segments_.emplace(file, std::move(found)).first->second;
+  return &opened;
 }
 
 }  // namespace oriel::detail

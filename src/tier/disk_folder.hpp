@@ -39,10 +39,12 @@ class owned_fd {
   int fd_ = -1;
 };
 
-/// One segment that is open. Its address lasts until it is removed.
+/// One segment that was used. Its address lasts until it is removed.
 struct open_segment {
-  owned_fd fd;
+  owned_fd fd;  // None while it is idle and others needed the descriptor.
   bool writable = false;
+  bool was_written = false;       // Since it was opened.
+  bool was_used = false;          // Since the last search for an idle one came by.
   bool name_durable = false;      // A sync of the directory covered its name.
   std::uint64_t name_number = 0;  // Of those that were made since the folder was opened; 0: before.
   int sync_error = 0;             // Of the first sync that failed: the answer to all later ones.
@@ -77,11 +79,16 @@ class disk_folder {
     return segment.name_number <= names_lost_ ? names_error_ : 0;
   }
 
-  /// The segment, opened if need be; or null, and errno in `error`.
+  /// The segment, opened if need be; or null, and errno in `error`. It stays open while something
+  /// is in flight on it.
   [[nodiscard]] open_segment* segment(std::uint32_t file, int& error);
 
  private:
   [[nodiscard]] status wait_for_old_writes();
+  /// Opens a name in the folder; idle segments make room if there are too many descriptors.
+  [[nodiscard]] owned_fd open_file(const char* name, int flags, unsigned mode = 0);
+  bool close_idle() noexcept;
+  void keep_open(std::uint32_t file, open_segment& segment, owned_fd fd);
 
   std::string directory_;
   owned_fd fd_, engine_fd_, lock_;
@@ -93,6 +100,9 @@ class disk_folder {
   std::vector<std::uint32_t> removed_;  // since sync_names() was last fine
   bool must_redo_ = false;              // it failed since
   std::unordered_map<std::uint32_t, open_segment> segments_;
+  std::vector<std::uint32_t> open_files_;  // of segments_, those with a descriptor; a clock
+  std::size_t hand_ = 0;
+  std::size_t open_files_max_ = 0;
 };
 
 }  // namespace oriel::detail

@@ -9,12 +9,15 @@
 #include <bit>
 #include <cerrno>
 #include <stdexcept>
+#include <utility>
 
 namespace oriel::detail {
 namespace {
 
 std::uint32_t pages_of(const segment_store_options& o) {
-  const std::uint64_t pages = o.pages_max != 0 ? o.pages_max : o.capacity_bytes / 16'384;
+  // No record is smaller than a header and a block: with as many entries no room stays empty.
+  const std::uint64_t pages =
+      o.pages_max != 0 ? o.pages_max : o.capacity_bytes / (2 * record_alignment_bytes);
   return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(pages, 16, null_entry - 1));
 }
 
@@ -59,6 +62,8 @@ segment_core::segment_core(const segment_store_options& options, segment_names& 
   for (std::uint32_t id = 0; id < operations_.size(); ++id) {
     push(free_, id);
   }
+  waiting_syncs_.reserve(operations_.size());
+  carries_ready_.reserve(carries_.size());
   stats_.capacity_bytes = options_.capacity_bytes;
 }
 
@@ -79,11 +84,12 @@ std::uint32_t segment_core::pop(operation_queue& queue) noexcept {
 std::size_t segment_core::submit(std::span<const store_item> items,
                                  std::uint64_t deadline_us,
                                  std::uint64_t now_us) {
-  std::size_t taken = 0;
-  for (; taken < items.size() && pending_ < ready_.size() && !free_.is_empty(); ++taken) {
+  taken_ = 0;
+  while (taken_ < items.size() && pending_ < ready_.size() && !free_.is_empty()) {
     const std::uint32_t id = pop(free_);
     operation& o = op(id);
-    o.item = items[taken];
+    o.item = items[taken_++];
+    o.state = operation_state::held;
     o.deadline_us = deadline_us;
     o.sequence = ++sequence_;
     o.tries = o.plans = 0;
@@ -92,6 +98,11 @@ std::size_t segment_core::submit(std::span<const store_item> items,
     o.slices_at = 0;
     o.first_waiter = o.last_waiter = null_id;
     ++pending_;
+    if (is_lost_) {
+      o.state = operation_state::writing;  // in no queue
+      finish(id, store_outcome::refused, ENOMEM);
+      continue;
+    }
     earliest_us_ = std::min(earliest_us_, deadline_us);
     if (barrier_ != null_id || !held_.is_empty()) {
       o.state = operation_state::held;
@@ -102,7 +113,52 @@ std::size_t segment_core::submit(std::span<const store_item> items,
     }
   }
   progress(now_us);
-  return taken;
+  return taken_;
+}
+
+void segment_core::give_up() noexcept {
+  is_lost_ = is_degraded_ = true;
+  fault_.operation = "memory";  // so short that it needs none
+  fault_.where.clear();
+  fault_.native = ENOMEM;
+  ++fault_.count;
+  free_ = runnable_ = held_ = reads_ = arrived_ = writes_ = operation_queue{};
+  std::ranges::fill(holders_, null_id);
+  waiting_syncs_.clear();
+  outbox_.clear();
+  sent_ = 0;
+  barrier_ = null_id;
+  writes_pending_ = 0;
+  earliest_us_ = no_deadline;
+  for (std::uint32_t id = 0; id < operations_.size(); ++id) {
+    operation& o = op(id);
+    o.pin.release();
+    o.header = {};
+    o.bounced.clear();
+    o.is_holder = o.counts_as_write = false;
+    if (o.state != operation_state::free && o.state != operation_state::ended) {
+      count(o, store_outcome::failed, 0);
+      tell(o, store_outcome::failed, ENOMEM, 0);
+    }
+    o.state = operation_state::free;
+    push(free_, id);
+  }
+  for (write_batch& b : batches_) {
+    b.pin.release();
+  }
+  for (carried_record& r : carries_) {
+    r.pin.release();
+  }
+}
+
+void segment_core::tell(const operation& o,
+                        store_outcome outcome,
+                        int native,
+                        std::uint64_t bytes) noexcept {
+  ORIEL_EXPECTS(ready_count_ < ready_.size());
+  ready_[(ready_first_ + ready_count_) % ready_.size()] = {
+      o.item.user, o.item.op, outcome, native, bytes};
+  ++ready_count_;
 }
 
 /// Lets go what a finished operation kept waiting. Later submissions never overtake these: every
@@ -131,6 +187,7 @@ void segment_core::route(std::uint32_t id, std::uint64_t now_us) {
     push(free_, id);
     return;
   }
+  o.state = operation_state::writing;  // in no queue, wherever it waited
   if (o.item.op == store_op::put || o.item.op == store_op::erase) {
     writes_pending_ += o.counts_as_write ? 0 : 1;
     o.counts_as_write = true;
@@ -220,21 +277,17 @@ void segment_core::finish(std::uint32_t id,
     release_key(id);
   }
   count(o, outcome, bytes);
-  ORIEL_EXPECTS(ready_count_ < ready_.size());
-  ready_[(ready_first_ + ready_count_) % ready_.size()] = {
-      o.item.user, o.item.op, outcome, native, bytes};
-  ++ready_count_;
+  tell(o, outcome, native, bytes);
   const bool is_linked = o.state == operation_state::held || o.state == operation_state::waiting ||
                          o.state == operation_state::queued_read ||
                          o.state == operation_state::queued_write;
-  if (o.counts_as_write) {
-    o.counts_as_write = false;
-    --writes_pending_;
-    write_ended(o);
-  }
   o.state = is_linked ? operation_state::ended : operation_state::free;
   if (!is_linked) {
     push(free_, id);
+  }
+  if (std::exchange(o.counts_as_write, false)) {
+    --writes_pending_;
+    write_ended(o);
   }
 }
 
@@ -333,11 +386,7 @@ void segment_core::completed(const disk_completion& done, std::uint64_t now_us) 
       carry_read(id, done.error, now_us);
       break;
     case request_kind::scan:
-      scan_->read_ended(id, done.error);
-      for (const found_record& found : scan_->found()) {
-        take_found(found, now_us);
-      }
-      pump_scan(now_us);
+      scan_read(id, done.error, now_us);
       return;
     case request_kind::contest:
       contest_read(id, done.error, now_us);
@@ -347,7 +396,7 @@ void segment_core::completed(const disk_completion& done, std::uint64_t now_us) 
 }
 
 void segment_core::progress(std::uint64_t now_us) {
-  if (is_recovering()) {
+  if (is_recovering() || is_lost_) {
     return;
   }
   cancel_late(now_us);
@@ -441,12 +490,17 @@ store_stats segment_core::stats() const noexcept {
 segment_store_state segment_core::state() const noexcept {
   segment_store_state s = state_;
   s.segments = order_.size();
-  s.segment_bytes = order_.size() * options_.segment_bytes;
+  s.segment_bytes = file_bytes_;
   return s;
 }
 
 bool segment_core::is_consistent() const {
-  return index_.is_consistent() && index_.used_bytes() <= options_.capacity_bytes &&
+  std::uint64_t bytes = 0;
+  for (const std::uint16_t slot : order_) {
+    bytes += segments_[slot].bytes;
+  }
+  return index_.is_consistent() && bytes == file_bytes_ && index_.used_bytes() <= file_bytes_ &&
+         (file_bytes_ <= options_.capacity_bytes || is_paused_) &&
          std::ranges::is_sorted(
              order_, {}, [&](std::uint16_t slot) { return segments_[slot].file; });
 }

@@ -8,18 +8,44 @@
 #include <oriel/tier/store_clock.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <map>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 namespace oriel::detail {
+namespace {
 
-std::uint16_t segment_core::add_segment(std::uint32_t file) {
+/// Does this say that we may not, or cannot now, and nothing of the medium? Another open may read
+/// what this one could not.
+bool is_refusal(int error) noexcept {
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == EACCES ||
+         error == EPERM || error == ELOOP;
+}
+
+}  // namespace
+
+void segment_core::scan_read(std::uint32_t lane, int error, std::uint64_t now_us) {
+  if (is_refusal(error) && !ORIEL_MUTANT(refusal_counts_as_unreadable)) {
+    throw std::system_error(
+        error, std::generic_category(), "cannot read " + names_.where(scan_->file_of(lane)));
+  }
+  scan_->read_ended(lane, error);
+  for (const found_record& found : scan_->found()) {
+    take_found(found, now_us);
+  }
+  pump_scan(now_us);
+}
+
+std::uint16_t segment_core::add_segment(std::uint32_t file, std::uint64_t bytes) {
   const std::uint16_t slot = free_slots_.back();
   free_slots_.pop_back();
   segments_[slot] = segment_state{};
   segments_[slot].file = file;
+  segments_[slot].bytes = bytes;
+  file_bytes_ += bytes;
   order_.push_back(slot);
   next_file_ = std::max(next_file_, file + 1);
   return slot;
@@ -36,6 +62,10 @@ void segment_core::open(std::span<const disk_file> files,
                         std::uint64_t now_us) {
   ORIEL_EXPECTS(order_.empty() && pending_ == 0);
   std::vector<disk_file> sorted(files.begin(), files.end());
+  // Of no store: the last number is never given out, and nothing could follow it.
+  std::erase_if(sorted, [](const disk_file& f) {
+    return f.file == file_number_end && !ORIEL_MUTANT(last_number_is_a_segment);
+  });
   std::ranges::sort(sorted, {}, &disk_file::file);
   // Room for more files than may be, until they are reclaimed.
   const std::size_t slots = options_.capacity_bytes / options_.segment_bytes + 2 + sorted.size();
@@ -44,12 +74,17 @@ void segment_core::open(std::span<const disk_file> files,
   }
   segments_ = std::vector<segment_state>(slots);
   index_.set_slots(slots);
+  for (std::vector<std::uint16_t>* of_slots : {&order_, &free_slots_, &unsynced_, &wanted_}) {
+    of_slots->reserve(slots);
+  }
+  outbox_.reserve(slots + 2 * options_.reads_in_flight + batches_.size() + carries_.size() +
+                  options_.scan_segments);
   for (std::size_t slot = slots; slot-- > 0;) {
     free_slots_.push_back(static_cast<std::uint16_t>(slot));
   }
   std::vector<scanned_file> scanned;
   for (const disk_file& f : sorted) {
-    const std::uint16_t slot = add_segment(f.file);
+    const std::uint16_t slot = add_segment(f.file, f.bytes);
     segments_[slot].head_bytes = f.bytes;
     const std::uint64_t written =
         std::min(f.written_bytes, f.bytes) / (ORIEL_MUTANT(scan_reads_half_of_a_segment) ? 2 : 1);
@@ -344,10 +379,60 @@ void segment_core::apply_tombstones() {
   }
 }
 
+/// What could not be read may have been a tombstone. It can have killed anything of its segment and
+/// of those before: a page that may have been deleted is not served.
+void segment_core::forget_before_unread() {
+  const auto files = scan_->files();
+  const auto last = std::find_if(
+      files.rbegin(), files.rend(), [](const scanned_file& f) { return f.has_unread; });
+  if (last == files.rend() || ORIEL_MUTANT(unread_stretch_is_passed_over)) {
+    return;
+  }
+  unread_file_ = last->file;
+  note_fault("scan", last->file, EIO);
+  for (const std::uint16_t slot : order_) {
+    while (segments_[slot].file <= last->file && index_.first_of(slot) != null_entry) {
+      index_.remove(index_.first_of(slot));
+    }
+  }
+}
+
+/// After a clean end the youngest segment goes on where it stopped, or each process would cost a
+/// whole one. It must be as the snapshot left it: behind its head nothing was found, not even a
+/// torn record, so nothing that was acknowledged is written over, and no generation comes twice in
+/// one place.
+void segment_core::continue_youngest() {
+  if (!recovery_->has_snapshot || order_.empty()) {
+    return;
+  }
+  segment_state& s = segments_[order_.back()];
+  const snapshot_segment* known = recovery_->snapshot.segment_of(s.file);
+  const bool is_as_it_was = known != nullptr && (!scan_->files().back().has_remains ||
+                                                 ORIEL_MUTANT(torn_tail_is_written_over));
+  // A segment that is too large for a capacity of today goes like all others.
+  if (!is_as_it_was || known->covered_bytes % record_alignment_bytes != 0 ||
+      known->covered_bytes < record_alignment_bytes ||
+      known->covered_bytes + record_alignment_bytes > s.bytes ||
+      generation_ - s.first_generation > 0x7FFF'FFFFu ||
+      s.bytes + options_.segment_bytes > options_.capacity_bytes ||
+      ORIEL_MUTANT(each_process_takes_a_segment)) {
+    return;
+  }
+  s.head_bytes = known->covered_bytes;
+  s.last_generation = generation_;
+  head_ = order_.back();
+}
+
+bool segment_core::has_unread() const noexcept {
+  return unread_file_ && !order_.empty() && segments_[order_.front()].file <= *unread_file_;
+}
+
 void segment_core::finish_recovery(std::uint64_t now_us) {
   if (!ORIEL_MUTANT(tombstones_are_not_replayed)) {
     apply_tombstones();
   }
+  forget_before_unread();
+  continue_youngest();
   for (const std::uint16_t slot : order_) {
     // The process before may have ended between a write and its sync.
     if (!ORIEL_MUTANT(recovered_segments_count_as_synced)) {
@@ -369,7 +454,8 @@ std::vector<std::byte> segment_core::snapshot(std::uint64_t now_us) const {
   std::vector<std::uint32_t> origin_of;  // [origins of the index] -> [origins of the snapshot]
   for (const std::uint16_t slot : order_) {
     const segment_state& segment = segments_[slot];
-    std::uint64_t covered = segment.head_bytes;
+    // A segment that was closed is not continued.
+    std::uint64_t covered = segment.is_broken ? segment.bytes : segment.head_bytes;
     for (const write_batch& b : batches_) {
       covered = b.is_in_flight && b.slot == slot ? std::min(covered, b.offset) : covered;
     }

@@ -139,14 +139,24 @@ void segment_core::distrust(std::uint16_t slot) {
   has_lost_acknowledged_ = has_lost_acknowledged_ || (loses && !is_told);
 }
 
-std::size_t segment_core::segments_max() const noexcept {
-  const std::uint64_t most = options_.capacity_bytes / options_.segment_bytes;
-  return static_cast<std::size_t>(ORIEL_MUTANT(usage_is_not_counted) ? 2 * most : most);
+/// By the sizes that the files have: those before this process may have been of other segments.
+bool segment_core::may_add_segment() const noexcept {
+  const std::uint64_t have = ORIEL_MUTANT(files_count_as_of_one_size)
+                                 ? order_.size() * options_.segment_bytes
+                                 : file_bytes_;
+  return have + options_.segment_bytes <=
+         options_.capacity_bytes * (ORIEL_MUTANT(usage_is_not_counted) ? 2 : 1);
+}
+
+/// Entries for what is put while a segment is reclaimed.
+bool segment_core::is_index_short() const noexcept {
+  return index_.pages() + index_.pages_max() / 16 >= index_.pages_max() &&
+         !ORIEL_MUTANT(full_index_evicts_the_new);
 }
 
 void segment_core::pump_reclaim(std::uint64_t now_us) {
   // One file less than there may be, so that what is carried over always has a head to go to.
-  if (reclaim_.phase == reclaim_phase::idle && order_.size() >= segments_max()) {
+  if (reclaim_.phase == reclaim_phase::idle && (!may_add_segment() || is_index_short())) {
     start_reclaim(now_us);
   }
   if (reclaim_.phase == reclaim_phase::carrying) {
@@ -181,9 +191,10 @@ void segment_core::choose_survivors(std::uint64_t now_us) {
                                                 static_cast<double>(options_.segment_bytes));
   std::uint64_t room = head_ == null_slot
                            ? 0
-                           : std::min(share, options_.segment_bytes - segments_[head_].head_bytes);
+                           : std::min(share, segments_[head_].bytes - segments_[head_].head_bytes);
   const bool has_space =
-      index_.used_bytes() + 2 * options_.segment_bytes <= options_.capacity_bytes;
+      index_.used_bytes() + 2 * options_.segment_bytes <= options_.capacity_bytes &&
+      !is_index_short();
   const auto tenant_most = options_.tenant_share_max * static_cast<double>(options_.capacity_bytes);
   std::vector<survivor>& kept = reclaim_.survivors;
   const auto is_kept = [&](entry_id id) { return index_.entry(id).is_surviving; };
@@ -373,6 +384,7 @@ void segment_core::remove_victim(std::uint64_t now_us) {
   if (!synced) {
     note_error("remove", s.file, synced.error().native, now_us);
   }
+  file_bytes_ -= s.bytes;
   std::erase(order_, reclaim_.slot);
   std::erase(unsynced_, reclaim_.slot);
   std::erase(wanted_, reclaim_.slot);

@@ -213,16 +213,16 @@ segment_core::staged segment_core::make_room(write_batch& batch,
   if (!batch.records.empty()) {
     const bool fits = batch.slot == head_ && batch.parts.size() + 2 < request_parts_max &&
                       batch.bytes + bytes <= options_.batch_bytes &&
-                      segments_[head_].head_bytes + bytes + kept <= options_.segment_bytes;
+                      segments_[head_].head_bytes + bytes + kept <= segments_[head_].bytes;
     return fits ? staged::yes : staged::batch_is_full;
   }
   if (head_ != null_slot) {
     const std::uint64_t end = segments_[head_].head_bytes + bytes;
-    if (end + kept <= options_.segment_bytes) {
+    if (end + kept <= segments_[head_].bytes) {
       batch.slot = head_;
       return staged::yes;
     }
-    if (end <= options_.segment_bytes) {
+    if (end <= segments_[head_].bytes) {
       return staged::not_now;  // that room is promised to what the reclaim carries
     }
     if (is_carry) {
@@ -244,11 +244,11 @@ segment_core::staged segment_core::make_room(write_batch& batch,
 }
 
 segment_core::staged segment_core::open_segment(std::uint64_t now_us) {
-  if (order_.size() >= segments_max()) {
+  if (!may_add_segment()) {
     start_reclaim(now_us);
     return is_paused_ ? staged::given_up : staged::not_now;
   }
-  if (next_file_ == 0xFFFF'FFFFu) {
+  if (next_file_ == file_number_end) {
     note_fault("create", next_file_, EOVERFLOW);
     return staged::given_up;
   }
@@ -263,7 +263,7 @@ segment_core::staged segment_core::open_segment(std::uint64_t now_us) {
     }
     return staged::given_up;
   }
-  head_ = add_segment(file);
+  head_ = add_segment(file, options_.segment_bytes);
   segment_state& s = segments_[head_];
   s.first_generation = ++generation_;
   s.last_generation = generation_;
@@ -450,7 +450,17 @@ segment_core::staged segment_core::stage_carry(write_batch& batch,
     return room;
   }
   if (segments_[batch.slot].head_bytes == 0 && !stage_segment_start(batch)) {
-    return staged::not_now;
+    std::uint64_t ready_bytes = 0;
+    for (const std::uint32_t ready : carries_ready_) {
+      ready_bytes += carries_[ready].run.size();
+    }
+    if (bounce_.used_bytes() > ready_bytes || ORIEL_MUTANT(carry_waits_for_its_own_memory)) {
+      return staged::not_now;  // others give some back
+    }
+    // All memory is that of carries that wait for this start.
+    reclaim_.reserved_bytes -= bytes;
+    end_carry(id);
+    return staged::given_up;
   }
   reclaim_.reserved_bytes -= bytes;
   const entry_place place = place_next(
@@ -551,8 +561,9 @@ void segment_core::publish(const written_record& r, std::uint64_t now_us) {
                                      .name_space = r.name_space,
                                      .expires_us = item.expires_us,
                                      .now_us = now_us});
-  if (id == null_entry) {
-    return start_reclaim(now_us);  // the index is full: this page is evicted at once
+  if (id == null_entry) {  // the index is full: this page is evicted at once
+    ++stats_.evicted_pages;
+    return start_reclaim(now_us);
   }
   index_.entry(id).is_proven = true;
 }

@@ -41,6 +41,11 @@ void take(std::span<const std::byte>& from, std::uint64_t count, std::vector<T>&
   from = from.subspan(count * sizeof(T));
 }
 
+bool is_zero(std::span<const std::byte> block) noexcept {
+  return block.front() == std::byte{0} &&
+         std::memcmp(block.data(), block.data() + 1, block.size() - 1) == 0;
+}
+
 }  // namespace
 
 const snapshot_segment* segment_snapshot::segment_of(std::uint32_t file) const noexcept {
@@ -183,6 +188,7 @@ void segment_scan::read_ended(std::uint32_t lane_id, int error) {
   found_.clear();
   if (error == ENODATA) {  // nothing was ever written here
     f.bytes = f.written = f.next;
+    f.has_remains = true;  // it is shorter than was said
     return end_file(l);
   }
   if (error != 0) {
@@ -222,8 +228,12 @@ void segment_scan::read_failed(lane& l) {
     return;
   }
   l.errors = 0;
+  scanned_file& f = files_[l.file];
   unreadable_blocks_ += l.part.size() / record_alignment_bytes;
-  files_[l.file].next += l.part.size();
+  // The first block is a segment's start, and says nothing of any page.
+  f.has_unread = f.has_unread || (is_second_pass_ && f.next != 0);
+  f.has_remains = true;
+  f.next += l.part.size();
   l.searches = true;
 }
 
@@ -244,6 +254,7 @@ bool segment_scan::parse(lane& l) {
                          view.fields.place == record_place{f.file, base + pos} &&
                          view.record_bytes <= f.bytes - base - pos;
     if (is_ours || (ORIEL_MUTANT(scan_believes_any_place) && verdict == record_verdict::sound)) {
+      f.has_remains = f.has_remains || is_second_pass_;
       found_.push_back(
           {f.slot, view.header_bytes, view.record_bytes, view.fields, view.name_space});
       pos += view.record_bytes;
@@ -262,6 +273,7 @@ bool segment_scan::parse(lane& l) {
       break;
     }
     is_clean = false;
+    f.has_remains = f.has_remains || !is_zero(rest.first(record_alignment_bytes));
     damaged_blocks_ += has_magic ? 1 : 0;
     l.searches = true;
     pos += record_alignment_bytes;

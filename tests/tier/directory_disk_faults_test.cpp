@@ -17,6 +17,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -331,6 +332,78 @@ TEST_CASE("interrupted, refused and short calls are continued; what never moves 
     check(same_bytes(read.all(), bytes.all()), "and reads right");
     check(carry_out(*disk, disk_op::read, 1, 0, read.all()) == EIO, "an error is told");
     check(carry_out(*disk, disk_op::read, 1, 0, read.all()) == EAGAIN, "what never moves ends");
+  }));
+}
+
+TEMPLATE_TEST_CASE("there may be more segments than open files",
+                   "[tier]",
+                   thread_disk,
+                   uring_disk) {
+  if (!can_run<TestType>()) {
+    return;
+  }
+  const temporary_directory place;
+  report(in_child([&](const child_checks& check) {
+    constexpr std::uint32_t files = 120;
+    const rlimit limit = {.rlim_cur = 50, .rlim_max = 50};
+    check(::setrlimit(RLIMIT_NOFILE, &limit) == 0, "is limited");
+    const std::string root = place.path().string();
+    disk_bytes bytes(1), read(1);
+    for (int life = 0; life < 2; ++life) {
+      auto disk = TestType::open({.directory = root});
+      if (!check(disk.has_value(), "opens")) {
+        return;
+      }
+      const auto open_files = [] {
+        const std::filesystem::directory_iterator fds("/proc/self/fd");
+        return std::distance(begin(fds), end(fds));
+      };
+      for (std::uint32_t f = 0; f < files; ++f) {
+        oriel_conformance::fill_blocks(bytes.all(), f);
+        check(life != 0 || disk->create(f, 8192), "creates");
+        check(life != 0 || carry_out(*disk, disk_op::write, f, 1, bytes.all()) == 0, "writes");
+        check(open_files() < 45, "leaves some to others");
+      }
+      for (std::uint32_t f = files; f-- > 0;) {
+        oriel_conformance::fill_blocks(bytes.all(), f);
+        check(carry_out(*disk, disk_op::read, f, 1, read.all()) == 0, "reads");
+        check(same_bytes(read.all(), bytes.all()), "the right bytes");
+        check(carry_out(*disk, {.op = disk_op::sync, .file = f}) == 0, "syncs");
+      }
+      const status again = disk->create(3, 0);
+      check(!again && again.error().native == EEXIST, "knows those that are closed");
+    }
+    auto disk = TestType::open({.directory = root});
+    for (std::uint32_t f = 0; f < files; ++f) {
+      check(static_cast<bool>(disk->remove(f)), "removes");
+    }
+    check(disk->sync_names() && disk->list()->empty(), "and that was all");
+  }));
+}
+
+TEST_CASE("a segment that cannot be written when it is closed is never trusted", "[tier]") {
+  const temporary_directory place;
+  report(in_child([&](const child_checks& check) {
+    auto disk = thread_disk::open({.directory = place.path().string(), .open_files_max = 2});
+    const scripted_call syncs(SYS_fdatasync, [](std::size_t index, const auto*) {
+      return index == 0 ? -std::int64_t{EIO} : scripted_call::truth;
+    });
+    if (!syncs.works()) {
+      ::_exit(not_permitted);
+    }
+    const disk_bytes bytes(1, 1);
+    for (const std::uint32_t f : {1u, 2u, 3u}) {  // The third needs a descriptor of the others.
+      check(disk->create(f, 4096) && carry_out(*disk, disk_op::write, f, 0, bytes.all()) == 0,
+            "writes");
+    }
+    int failed = 0;
+    for (const std::uint32_t f : {1u, 2u, 3u}) {
+      const int error = carry_out(*disk, {.op = disk_op::sync, .file = f});
+      check(error == 0 || error == EIO, "a sync ends with EIO");
+      failed += error == EIO;
+      check(carry_out(*disk, {.op = disk_op::sync, .file = f}) == error, "and so does the next");
+    }
+    check(failed == 1, "of the one that failed alone");
   }));
 }
 

@@ -68,7 +68,7 @@ class segment_life {
   std::string run() {
     for (std::uint64_t r = 0; r < plan_.restarts && why_.empty(); ++r) {
       draw_faults();
-      open();
+      open(plan_.has_faults);
       if (why_.empty()) {
         check_all("after a restart");
       }
@@ -131,15 +131,17 @@ class segment_life {
   /// Is nothing lost but by eviction?
   [[nodiscard]] bool is_strict() const noexcept { return !plan_.has_faults; }
 
-  void open() {
-    store_ = std::make_unique<sim_store>(disk_, plan_.options);
-    evicted_ = 0;
-    if (store_->state().unreadable_blocks != 0) {
-      for (page_model& m : models_) {  // a tombstone may have lain there
-        m.may_hit = true;
-        m.is_deleted = false;
-      }
+  void open(bool may_fail_to_read) {
+    if (draw(4) == 0) {  // what is there stays of the size that it has
+      plan_.options.segment_bytes = 32'768 + 16'384 * draw(4);
+      plan_.options.capacity_bytes = plan_.options.segment_bytes * (3 + draw(14));
     }
+    if (may_fail_to_read && disk_.file_count() != 0 && draw(3) == 0) {
+      disk_.unreadable.push_back(disk_.some_bytes());  // as long as it opens
+    }
+    store_ = std::make_unique<sim_store>(disk_, plan_.options);
+    disk_.unreadable.clear();
+    evicted_ = 0;
     if (!store_->is_consistent()) {
       fail("accounts differ from the index after a restart");
     }
@@ -347,8 +349,8 @@ class segment_life {
     }
     const store_stats s = store_->stats();
     if (!store_->is_consistent() || s.used_bytes > s.capacity_bytes ||
-        store_->state().segment_bytes > s.capacity_bytes ||
-        disk_.file_count() * plan_.options.segment_bytes > s.capacity_bytes) {
+        store_->state().segment_bytes != disk_.file_bytes() ||
+        disk_.file_bytes() > s.capacity_bytes) {
       fail("accounts or budgets are wrong");
     }
   }
@@ -386,7 +388,7 @@ class segment_life {
   /// All faults end: within a few probes everything that is put is hit again.
   void heal() {
     disk_.faults = {};
-    open();
+    open(false);
     for (int round = 0; round < 3 && why_.empty(); ++round) {
       disk_.pass(2'000);
       for (std::size_t k = 0; k < pages_.size() && why_.empty(); ++k) {

@@ -6,6 +6,9 @@
 
 #include <catch2/catch.hpp>
 
+#include <cerrno>
+#include <system_error>
+
 namespace segment_store_test {
 
 using namespace oriel;
@@ -118,6 +121,98 @@ TEST_CASE("one bad block does not bring a deleted page back", "[tier][segment]")
   }
 }
 
+TEST_CASE("what could not be read may have been a deletion", "[tier][segment]") {
+  const segment_store_options options = [] {
+    segment_store_options o = tiny_options(12, 32'768);
+    o.saves_snapshot = true;
+    return o;
+  }();
+  for (const store_op what : {store_op::erase, store_op::drop_tenant}) {
+    sim_disk disk(31);
+    std::uint32_t last = 0;
+    {
+      segment_store_options first = options;
+      first.saves_snapshot = false;
+      sim_store store(disk, first);
+      REQUIRE(put(store, {1}) == store_outcome::done);  // tenant 2, as all odd ones
+      for (std::uint64_t k = 2; k <= 10; k += 2) {
+        REQUIRE(put(store, {k}) == store_outcome::done);
+      }
+      REQUIRE(simple(store, what, {1}) == store_outcome::done);
+      last = disk.list()->back().file;
+      REQUIRE(last > 1);
+    }
+    // Neither with an unreadable disk nor after it, whatever the process between has done.
+    for (const bool is_unreadable : {true, true, false, false}) {
+      disk.unreadable.clear();
+      if (is_unreadable) {
+        disk.unreadable.push_back({.file = last, .from = 4096});
+      }
+      sim_store store(disk, options);
+      CHECK(get(store, {1}) == store_outcome::miss);
+      CHECK((store.state().unreadable_blocks != 0) == is_unreadable);
+      CHECK((get(store, {2}) == store_outcome::done) == !is_unreadable);
+      CHECK(store.last_fault().count == (is_unreadable ? 1u : 0u));
+      CHECK(store.is_consistent());
+    }
+  }
+}
+
+TEST_CASE("pages younger than what could not be read are served", "[tier][segment]") {
+  sim_disk disk(32);
+  {
+    sim_store store(disk, tiny_options(12, 32'768));
+    for (std::uint64_t k = 0; k < 8; ++k) {  // two in a segment
+      REQUIRE(put(store, {k}) == store_outcome::done);
+    }
+    disk.crash();
+  }
+  disk.revive();
+  disk.unreadable.push_back({.file = 1, .from = 4096, .end = 8192});
+  sim_store store(disk, tiny_options(12, 32'768));
+  disk.unreadable.clear();
+  for (std::uint64_t k = 0; k < 8; ++k) {
+    CHECK((get(store, {k}) == store_outcome::done) == (k >= 4));
+  }
+}
+
+TEST_CASE("a segment that we may not read now keeps the store from opening", "[tier][segment]") {
+  sim_disk disk(33);
+  {
+    sim_store store(disk, tiny_options());
+    REQUIRE(put(store, {1}) == store_outcome::done);
+    REQUIRE(simple(store, store_op::erase, {1}) == store_outcome::done);
+  }
+  for (const int error : {EMFILE, ENFILE, ENOMEM, EACCES}) {
+    disk.unreadable = {{.file = 0, .error = error}};
+    try {
+      sim_store store(disk, tiny_options());
+      FAIL("it opened");
+    } catch (const std::system_error& e) {
+      CHECK(e.code().value() == error);
+    }
+    CHECK(disk.in_flight() == 0);
+  }
+  disk.unreadable.clear();
+  sim_store store(disk, tiny_options());
+  CHECK(get(store, {1}) == store_outcome::miss);
+}
+
+TEST_CASE("a store that fails to open leaves no read on the disk", "[tier][segment]") {
+  sim_disk disk(34);
+  {
+    sim_store store(disk, tiny_options(12, 32'768));
+    for (std::uint64_t k = 0; k < 16; ++k) {
+      REQUIRE(put(store, {k}) == store_outcome::done);
+    }
+  }
+  for (std::uint32_t bad = 0; bad < 8; ++bad) {  // while others are read
+    disk.unreadable = {{.file = bad, .from = 4096, .error = EMFILE}};
+    CHECK_THROWS_AS(sim_store(disk, tiny_options(12, 32'768)), std::system_error);
+    REQUIRE(disk.in_flight() == 0);
+  }
+}
+
 TEST_CASE("operations on one key take effect in order", "[tier][segment]") {
   sim_disk disk(4);
   sim_store store(disk, tiny_options());
@@ -161,6 +256,22 @@ TEST_CASE("operations on one key take effect in order", "[tier][segment]") {
   CHECK(read3.is_right());
   CHECK(get(store, {2}) == store_outcome::done);
   CHECK(store.pending() == 0);
+}
+
+TEST_CASE("an item that waited and ends at once gives its place back", "[tier][segment]") {
+  sim_disk disk(65);
+  segment_store_options options = tiny_options();
+  options.queue_items = 4;
+  sim_store store(disk, options);
+  for (std::uint64_t k = 0; k < 20; ++k) {
+    page_buffer b({k});
+    b.fill();
+    const store_item items[] = {b.item(store_op::put, 0),
+                                b.item(store_op::exists, 1),
+                                b.item(store_op::erase, 2),
+                                b.item(store_op::touch, 3)};
+    REQUIRE(carry_out(store, items).size() == 4);
+  }
 }
 
 TEST_CASE("layers can be read alone, equal or not", "[tier][segment]") {
@@ -284,6 +395,98 @@ TEST_CASE("files never exceed the capacity, and what is used survives", "[tier][
   CHECK(store.state().reclaimed_segments > 10);
   CHECK(store.state().carried_pages >= store.state().reclaimed_segments);
   CHECK(store.stats().evicted_pages > 100);
+  CHECK(disk.broken_contract.empty());
+}
+
+TEST_CASE("processes that end well share a segment, one that is killed closes it",
+          "[tier][segment]") {
+  sim_disk disk(41);
+  segment_store_options options = tiny_options(8);
+  options.saves_snapshot = true;
+  std::uint64_t k = 0;
+  const auto live = [&](bool is_killed) {
+    sim_store store(disk, options);
+    for (std::uint64_t old = 0; old < k; ++old) {
+      REQUIRE(get(store, {old}) == store_outcome::done);
+    }
+    REQUIRE(put(store, {k++}) == store_outcome::done);
+    if (is_killed) {
+      disk.crash();
+    }
+  };
+  for (int process = 0; process < 5; ++process) {  // 12 KiB each, of 64
+    live(false);
+    CHECK(disk.file_count() == 1);
+  }
+  live(false);
+  CHECK(disk.file_count() == 2);
+  live(true);
+  disk.revive();
+  CHECK(disk.file_count() == 2);
+  for (int process = 0; process < 3; ++process) {  // the first one and its successors
+    live(false);
+    CHECK(disk.file_count() == 3);
+  }
+  {
+    sim_store store(disk, options);  // nothing to say, and nothing lost by it
+    CHECK(store.state().segments == 3);
+  }
+  live(false);
+  CHECK(disk.file_count() == 3);
+  // What a killed process wrote behind the last head, whole or torn, is not written over.
+  for (const bool is_torn : {false, true}) {
+    live(true);
+    disk.revive();
+    std::vector<std::byte>& image = disk.image(disk.list()->back().file);
+    const std::size_t files = disk.file_count();
+    if (is_torn) {
+      const auto last =
+          std::find_if(image.rbegin(), image.rend(), [](std::byte b) { return b != std::byte{0}; });
+      *last = ~*last;
+      k -= 1;
+    }
+    live(false);
+    CHECK(disk.file_count() == files + 1);
+  }
+  CHECK(disk.broken_contract.empty());
+}
+
+TEST_CASE("files keep to a capacity and a segment size that change", "[tier][segment]") {
+  struct sizes {
+    std::uint64_t segments, segment_bytes;
+  };
+  const sizes was = {16, 65'536};
+  const sizes is = GENERATE(
+      sizes{64, 16'384}, sizes{4, 65'536}, sizes{16, 16'384}, sizes{3, 16'384}, sizes{6, 262'144});
+  sim_disk disk(42);
+  segment_store_options options = tiny_options(was.segments, was.segment_bytes);
+  options.saves_snapshot = GENERATE(false, true);
+  std::uint64_t k = 0;
+  {
+    sim_store store(disk, options);
+    while (store.state().reclaimed_segments == 0) {
+      REQUIRE(put(store, {k++}) == store_outcome::done);
+    }
+  }
+  options.segment_bytes = is.segment_bytes;
+  options.capacity_bytes = is.segments * is.segment_bytes;
+  sim_store store(disk, options);
+  const auto check = [&] {
+    REQUIRE(disk.file_bytes() <= options.capacity_bytes);
+    REQUIRE(store.state().segment_bytes == disk.file_bytes());
+    REQUIRE(store.stats().used_bytes <= options.capacity_bytes);
+    REQUIRE(store.is_consistent());
+  };
+  check();
+  // The youngest of what fits is still there.
+  const bool is_kept = options.capacity_bytes > 65'536;
+  CHECK((get(store, {k - 1}) == store_outcome::done) == is_kept);
+  for (int i = 0; i < 200; ++i) {
+    REQUIRE(put(store, {k++}) == store_outcome::done);
+    REQUIRE(get(store, {k - 1}) == store_outcome::done);
+    check();
+  }
+  CHECK(disk.file_bytes() + 2 * options.segment_bytes + 65'536 > options.capacity_bytes);
   CHECK(disk.broken_contract.empty());
 }
 
@@ -493,6 +696,90 @@ TEST_CASE("a failed sync is told, and what it covered is not trusted", "[tier][s
   CHECK(get(again, {1}) == store_outcome::done);
   CHECK(get(again, {2}) == store_outcome::miss);
   CHECK(get(again, {3}) == store_outcome::done);
+}
+
+TEST_CASE("the smallest records fill the capacity, and a full index keeps what is new",
+          "[tier][segment]") {
+  sim_disk disk(61);
+  segment_store_options options = tiny_options(16);
+  options.pages_max = 0;
+  {
+    sim_store store(disk, options);
+    for (std::uint64_t k = 0; store.stats().evicted_pages == 0; ++k) {
+      REQUIRE(put(store, {k, 1}) == store_outcome::done);  // 8 KiB, seven to a segment
+    }
+    CHECK(store.stats().used_bytes > options.capacity_bytes / 4 * 3);
+  }
+  sim_disk other(62);
+  options.pages_max = 64;
+  sim_store store(other, options);
+  for (std::uint64_t k = 0; k < 300; ++k) {
+    REQUIRE(put(store, {k, 1}) == store_outcome::done);
+    REQUIRE(get(store, {k, 1}) == store_outcome::done);
+    REQUIRE(store.stats().pages + store.stats().evicted_pages == k + 1);
+  }
+  CHECK(store.stats().pages > 32);
+}
+
+TEST_CASE("the last number of all is no segment's", "[tier][segment]") {
+  sim_disk disk(63);
+  REQUIRE(disk.create(0xFFFF'FFFFu, 65'536));
+  for (int life = 0; life < 3; ++life) {
+    sim_store store(disk, tiny_options());
+    for (std::uint64_t k = 0; k < 20; ++k) {
+      REQUIRE(put(store, {k}) == store_outcome::done);
+    }
+    CHECK(store.is_consistent());
+  }
+  CHECK(disk.image(0xFFFF'FFFFu) == std::vector<std::byte>(65'536));
+}
+
+TEST_CASE("carries that have all memory leave some for the start of their segment",
+          "[tier][segment]") {
+  sim_disk disk(64);
+  segment_store_options options = tiny_options(4, 131'072);
+  // Carries of two blocks fill it, or all but one; and gets may have left it odd.
+  options.bounce_bytes = GENERATE(18u, 19u, 20u, 21u, 22u, 23u) * std::uint64_t{4096};
+  options.carries_in_flight = 16;
+  options.batches_in_flight = 1;  // they wait for the one that fails
+  options.carry_share_max = 0.75;
+  sim_store store(disk, options);
+  aligned_bytes memory(4096);
+  const std::span<std::byte> slice = memory.bytes();
+  const auto act = [&](store_op what, std::uint64_t k) {
+    page_buffer b({k});
+    store_item item = b.item(what);
+    item.slices = {&slice, 1};
+    return carry_out_one(store, item).outcome;
+  };
+  std::uint64_t k = 0;
+  for (; k < 45; ++k) {  // three segments
+    REQUIRE(act(store_op::put, k) == store_outcome::done);
+  }
+  for (std::uint64_t used = 0; used < 15; ++used) {
+    REQUIRE(act(store_op::get, used) == store_outcome::done);
+  }
+  // The first write of the fourth fails, and the reclaim of the first begins.
+  page_buffer b({k});
+  store_item item = b.item(store_op::put);
+  item.slices = {&slice, 1};
+  REQUIRE(store.submit({&item, 1}, no_deadline) == 1);
+  disk.faults.no_room = 65'536;
+  store_completion done;
+  while (store.poll({&done, 1}) == 0) {
+    store.wait(no_deadline);
+  }
+  CHECK(done.outcome == store_outcome::refused);
+  disk.faults.no_room = 0;
+  for (int i = 0; i < 20; ++i) {  // all carries are read, and fill the memory
+    disk.pass(options.probe_interval_us + 1);
+    CHECK(store.poll({&done, 1}) == 0);
+  }
+  for (; k < 90; ++k) {
+    REQUIRE(act(store_op::put, k) == store_outcome::done);
+  }
+  CHECK(store.state().carried_pages >= 7);
+  CHECK(store.is_consistent());
 }
 
 TEST_CASE("a segment is not reclaimed under a read", "[tier][segment]") {

@@ -48,6 +48,13 @@ struct sim_faults {
   }
 };
 
+/// Reads that touch these bytes of a file fail, as long as it is among `sim_disk::unreadable`.
+struct sim_bad_range {
+  std::uint32_t file = 0;
+  std::uint64_t from = 0, end = ~std::uint64_t{0};
+  int error = EIO;
+};
+
 class sim_disk {
  public:
   explicit sim_disk(std::uint64_t seed, std::uint64_t latency_us_max = 50)
@@ -212,11 +219,25 @@ class sim_disk {
   }
   [[nodiscard]] std::map<std::string, std::vector<std::byte>>& small_files() { return small_; }
   [[nodiscard]] std::size_t file_count() const noexcept { return files_.size(); }
+  [[nodiscard]] std::uint64_t file_bytes() const noexcept {
+    std::uint64_t bytes = 0;
+    for (const auto& [number, f] : files_) {
+      bytes += f.current.size();
+    }
+    return bytes;
+  }
+  /// Some bytes of some file.
+  [[nodiscard]] sim_bad_range some_bytes() {
+    const auto f = std::next(files_.begin(), static_cast<std::ptrdiff_t>(below(files_.size())));
+    const std::uint64_t from = below(f->second.current.size() / disk_alignment_bytes);
+    return {f->first, from * disk_alignment_bytes, (from + 1 + below(4)) * disk_alignment_bytes};
+  }
   [[nodiscard]] const std::array<std::uint64_t, 41>& fault_counts() const noexcept {
     return counts_;
   }
 
   sim_faults faults;
+  std::vector<sim_bad_range> unreadable;
   /// What the store is told, where a world has one clock for all; the disk keeps its own time.
   std::shared_ptr<const std::uint64_t> clock;
   std::uint64_t quota_bytes = ~std::uint64_t{0};
@@ -317,15 +338,21 @@ class sim_disk {
     if (strikes(7, faults.read_error)) {
       return EIO;
     }
+    std::uint64_t bytes = 0;
+    for (const std::span<std::byte> part : r.parts) {
+      bytes += part.size();
+    }
+    for (const sim_bad_range& bad : unreadable) {
+      if (bad.file == r.file && r.offset < bad.end && r.offset + bytes > bad.from) {
+        ++counts_[7];
+        return bad.error;
+      }
+    }
     const bool is_stale = strikes(4, faults.stale_read);
     const std::vector<std::byte>& from = is_stale ? f.durable : f.current;
     std::uint64_t at = r.offset;
     if (strikes(3, faults.misdirected_read)) {
       at = below(from.size() / disk_alignment_bytes) * disk_alignment_bytes;
-    }
-    std::uint64_t bytes = 0;
-    for (const std::span<std::byte> part : r.parts) {
-      bytes += part.size();
     }
     if (r.offset + bytes > from.size()) {
       return ENODATA;

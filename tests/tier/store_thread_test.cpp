@@ -10,10 +10,14 @@
 #include <catch2/catch.hpp>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -109,6 +113,106 @@ TEST_CASE("a deadline holds though the store takes nothing", "[tier]") {
   CHECK(store.wait(no_deadline));
   REQUIRE(store.poll(done) == 1);
   CHECK(done[0].outcome == store_outcome::done);
+}
+
+TEST_CASE("a deadline that is the store's wakes nobody", "[tier]") {
+  struct standing_clock {
+    std::uint64_t now_us() const noexcept { return 1'000; }
+  };
+  struct busy_store {  // takes all, ends nothing
+    explicit busy_store(std::atomic<std::uint64_t>& until) : waits_until(&until) {}
+    std::size_t submit(std::span<const store_item> items, std::uint64_t) {
+      held += items.size();
+      return items.size();
+    }
+    std::size_t poll(std::span<store_completion>) { return 0; }
+    bool wait(std::uint64_t until_us) {
+      waits_until->store(until_us);
+      waits_until->notify_all();
+      sleep_ms(1);
+      return false;
+    }
+    std::size_t pending() const { return held; }
+    store_stats stats() const { return {}; }
+    store_fault last_fault() const { return {}; }
+    std::atomic<std::uint64_t>* waits_until;
+    std::size_t held = 0;
+  };
+  std::atomic<std::uint64_t> until{0};
+  store_thread<busy_store, standing_clock> store(
+      standing_clock{}, {.look_us = 500}, std::ref(until));
+  const store_item get{.op = store_op::exists, .key = {}, .user = 5};
+  REQUIRE(store.submit({&get, 1}, 900) == 1);  // over by now, and in the store's hands
+  until.wait(0);
+  CHECK(until.load() == 1'500);
+}
+
+TEST_CASE("a store that throws is gone, and every item ends", "[tier]") {
+  struct throwing_store {
+    throwing_store(std::vector<std::uint64_t>& in, const char* where)
+        : held(&in), throws_in(where) {}
+    ~throwing_store() { held->clear(); }  // touches no slices from now on
+    std::size_t submit(std::span<const store_item> items, std::uint64_t) {
+      if (held->size() >= 3 && *throws_in == 's') {
+        throw std::bad_alloc();
+      }
+      held->push_back(items[0].user);
+      return 1;
+    }
+    std::size_t poll(std::span<store_completion> done) {
+      if (held->size() == 3 && *throws_in == 'p') {
+        throw std::bad_alloc();
+      }
+      if (held->size() == 5) {  // one of them ends before
+        done[0] = {.user = held->back(), .outcome = store_outcome::done};
+        held->pop_back();
+        return 1;
+      }
+      return 0;
+    }
+    bool wait(std::uint64_t) {
+      if (held->size() == 4 && *throws_in == 'w') {
+        throw std::bad_alloc();
+      }
+      return false;
+    }
+    std::size_t pending() const { return held->size(); }
+    store_stats stats() const { return {}; }
+    store_fault last_fault() const { return {}; }
+    std::vector<std::uint64_t>* held;
+    const char* throws_in;
+  };
+  for (const char* where : {"submit", "poll", "wait"}) {
+    INFO(where);
+    std::vector<std::uint64_t> held;
+    store_thread<throwing_store> store({}, held, where);
+    const std::size_t items = *where == 'p' ? 3 : 5;
+    for (std::uint64_t i = 0; i < items; ++i) {
+      const store_item get{.op = store_op::exists, .key = {}, .user = 7 * i};
+      REQUIRE(store.submit({&get, 1}, no_deadline) == 1);
+    }
+    std::vector<bool> has_ended(items);
+    while (store.pending() != 0) {
+      store_completion done;
+      REQUIRE(store.wait(no_deadline));
+      while (store.poll({&done, 1}) == 1) {
+        CHECK(!has_ended.at(done.user / 7));
+        has_ended.at(done.user / 7) = true;
+        // Refused: what the thread took after that.
+        CHECK((done.outcome == store_outcome::done || done.native == ENOMEM));
+      }
+    }
+    CHECK(std::ranges::count(has_ended, true) == static_cast<std::ptrdiff_t>(items));
+    CHECK(store.stats().health == store_health::degraded);
+    CHECK(store.last_fault().native == ENOMEM);
+    const store_item late{.op = store_op::exists, .key = {}, .user = 9};
+    REQUIRE(store.submit({&late, 1}, no_deadline) == 1);
+    REQUIRE(store.wait(no_deadline));
+    store_completion done;
+    REQUIRE(store.poll({&done, 1}) == 1);
+    CHECK(done.outcome == store_outcome::refused);
+    CHECK_THROWS_AS(store.with_store([](auto&) {}), std::bad_alloc);
+  }
 }
 
 TEST_CASE("a thread that has nothing to do sleeps", "[tier]") {

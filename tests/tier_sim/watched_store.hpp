@@ -80,10 +80,6 @@ class watched_store {
         return store_.pending() != 0 || store_.is_consistent();
       };
     }
-    if constexpr (requires { store_.state().unreadable_blocks; }) {
-      // A tombstone may have lain there.
-      book_->may_lie = book_->may_lie || store_.state().unreadable_blocks != 0;
-    }
   }
   ~watched_store() {
     book_->is_consistent = [] { return true; };

@@ -47,6 +47,9 @@ struct disk_options {
   std::uint32_t queue_depth = 64;
   /// Of the threads backend: requests that are on the disk at one time; [1, 256].
   std::uint32_t threads = 8;
+  /// Segments that are open at one time, as long as more are not in use; 0: half of the process's
+  /// soft limit on open files.
+  std::uint32_t open_files_max = 0;
   /// Try O_DIRECT. Without it the page cache holds every page a second time.
   bool direct = true;
   /// Reads and writes together, as `io_budget` has it; 0: no limit.
@@ -69,8 +72,9 @@ class disk_engine;
 ///    not is refused, not repaired: it may be a mistyped one that others live in. Files are 0600.
 ///  - **No symbolic link is followed**, neither the directory (its parents may be links) nor a file
 ///    in it: ELOOP. Foreign names are left alone.
-///  - Files are `segment-0000002a`, the number in hexadecimal. Each stays open once it was used:
-///    the limit on open files must be larger than the number of segments.
+///  - Files are `segment-0000002a`, the number in hexadecimal. There may be more of them than the
+///    process may open: those that were not used lately are closed, after a sync if they were
+///    written, for which `submit` and `create` then wait.
 ///  - `create(file, bytes)` allocates the blocks where the file system can, so that a disk without
 ///    room says so there and not in a write.
 ///  - `sync` covers the file's name too. **A failed sync is remembered**: the kernel forgets the

@@ -12,7 +12,7 @@ namespace oriel {
 struct segment_store_options {
   std::uint64_t capacity_bytes = std::uint64_t{1} << 30;  ///< of all segment files together
   std::uint64_t segment_bytes = std::uint64_t{64} << 20;  ///< of one file; a multiple of 4 KiB
-  std::uint32_t pages_max = 0;    ///< index entries; 0: one for each 16 KiB of capacity
+  std::uint32_t pages_max = 0;    ///< index entries; 0: one for each 8 KiB of capacity
   double tenant_share_max = 1.0;  ///< of capacity_bytes, in (0, 1]
 
   std::uint32_t queue_items = 1024;                      ///< taken and not polled
@@ -45,7 +45,7 @@ struct segment_store_state {
   std::uint64_t recovered_pages = 0;
   std::uint64_t recovered_tombstones = 0;
   std::uint64_t damaged_blocks = 0;     ///< 4 KiB blocks that looked like a record and were none
-  std::uint64_t unreadable_blocks = 0;  ///< lost to the scan: a tombstone may have been there
+  std::uint64_t unreadable_blocks = 0;  ///< lost to the scan, and with them all that is older
   bool used_snapshot = false;
 };
 

@@ -17,8 +17,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <new>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -42,6 +45,9 @@ struct store_thread_options {
 /// An item whose deadline passes before the store took it completes as `late` without it: a store
 /// that is slow to take items delays nobody beyond his deadline.
 ///
+/// A store that throws (it has no memory, say) is destroyed: what it had ends as `failed` with
+/// ENOMEM, what comes later as `refused`, and the health is degraded.
+///
 /// @tparam Clock  the store's clock
 /// *Thread safety* one thread (the owner) calls everything but `set_share`. *Memory* nothing is
 /// allocated after construction, but by the store. The destructor lets the store go where it is,
@@ -63,6 +69,10 @@ class store_thread {
         replies_(options.queue_items) {
     ORIEL_EXPECTS(options.queue_items > 0 && options.look_us > 0);
     backlog_.reserve(options.queue_items);
+    given_.resize(options.queue_items);
+    for (std::size_t place = options.queue_items; place > 0; --place) {
+      free_given_.push_back(static_cast<std::uint32_t>(place - 1));
+    }
     set_share(options.share);
     thread_.publish(store_->stats(), store_->last_fault());
     thread_.start([](void* self) { static_cast<store_thread*>(self)->work(); }, this, options.nice);
@@ -127,6 +137,7 @@ class store_thread {
 
   /// Runs f(store) on the thread, between polls, and returns when it has: for what a store can do
   /// besides being one (`sharded_store::join`). Blocks for as long as a poll of the store takes.
+  /// @throws what f throws; std::bad_alloc without calling it if the store is gone
   template <class F>
   void with_store(F&& f) {
     using function = std::remove_reference_t<F>;
@@ -139,6 +150,9 @@ class store_thread {
       if (has_call_.load()) {
         done_bell_.sleep(ticket, no_deadline);
       }
+    }
+    if (const std::exception_ptr error = std::exchange(call_error_, nullptr)) {
+      std::rethrow_exception(error);
     }
   }
 
@@ -155,11 +169,18 @@ class store_thread {
 
  private:
   static constexpr std::size_t batch_items = 64;
+  static constexpr std::uint64_t lost_fault_count = ~std::uint64_t{0};
   static constexpr std::uint64_t rest_us_min = 1'000, rest_us_max = 5'000;
 
   struct request {
     store_item item;
     std::uint64_t deadline_us = 0;
+  };
+  /// An item that the store has.
+  struct given_item {
+    std::uint64_t user = 0;
+    store_op op = store_op::get;
+    bool is_taken = false;
   };
 
   // ---- everything below runs on the thread
@@ -168,8 +189,17 @@ class store_thread {
     std::uint64_t cpu_before = detail::worker_thread::cpu_us();
     while (!is_closing_.load()) {
       const bool was_called = serve_call();
-      const std::size_t given = give_to_store();
-      const std::size_t done = take_from_store() + complete_overdue();
+      std::size_t given = 0, done = 0;
+      try {
+        given = give_to_store();
+        done = store_ ? take_from_store() + complete_overdue()
+                      : refuse_backlog(store_outcome::refused);
+      } catch (...) {
+        if (ORIEL_MUTANT(thread_passes_exceptions_on)) {
+          throw;
+        }
+        done = lose_store();
+      }
       if (done != 0) {
         done_bell_.ring();
       }
@@ -188,37 +218,69 @@ class store_thread {
     if (!has_call_.load()) {
       return false;
     }
-    call_(*store_, call_context_);
-    thread_.publish(store_->stats(), store_->last_fault());
+    try {
+      if (!store_) {
+        throw std::bad_alloc();
+      }
+      call_(*store_, call_context_);
+      thread_.publish(store_->stats(), store_->last_fault());
+    } catch (...) {
+      call_error_ = std::current_exception();
+    }
     has_call_.store(false);
     done_bell_.ring();
     return true;
   }
 
-  /// Items in order, those of one deadline together. What the store has no room for waits here.
+  /// Items in order, those of one deadline together. What the store has no room for waits here. The
+  /// store completes places in given_, so that what it has is known if it is lost.
   std::size_t give_to_store() {
     for (request r; backlog_.size() < options_.queue_items && requests_.try_pop(r);) {
       backlog_.push_back(r);
       earliest_us_ = std::min(earliest_us_, r.deadline_us);
     }
+    if (!store_) {
+      return 0;
+    }
     std::size_t given = 0;
-    store_item batch[batch_items];
     while (given < backlog_.size()) {
-      const std::uint64_t deadline = backlog_[given].deadline_us;
-      std::size_t count = 0;
-      while (count < batch_items && given + count < backlog_.size() &&
-             backlog_[given + count].deadline_us == deadline) {
-        batch[count] = backlog_[given + count].item;
-        ++count;
+      const std::size_t count = batch_at(given);
+      std::size_t taken = 0;
+      try {
+        taken = store_->submit({batch_, count}, backlog_[given].deadline_us);
+      } catch (...) {
+        forget_given(given);
+        throw;
       }
-      const std::size_t taken = store_->submit({batch, count}, deadline);
+      for (std::size_t i = 0; i < taken; ++i) {
+        const store_item& item = backlog_[given + i].item;
+        given_[free_given_.back()] = {item.user, item.op, true};
+        free_given_.pop_back();
+      }
       given += taken;
       if (taken < count) {
         break;
       }
     }
-    backlog_.erase(backlog_.begin(), backlog_.begin() + static_cast<std::ptrdiff_t>(given));
+    forget_given(given);
+    if (backlog_.empty() && !ORIEL_MUTANT(thread_keeps_old_deadlines)) {
+      earliest_us_ = no_deadline;  // those of items that the store has are its own
+    }
     return given;
+  }
+  void forget_given(std::size_t given) {
+    backlog_.erase(backlog_.begin(), backlog_.begin() + static_cast<std::ptrdiff_t>(given));
+  }
+  /// The next items of one deadline, under the numbers of the places that they will have.
+  std::size_t batch_at(std::size_t first) {
+    std::size_t count = 0;
+    while (count < batch_items && first + count < backlog_.size() &&
+           backlog_[first + count].deadline_us == backlog_[first].deadline_us) {
+      batch_[count] = backlog_[first + count].item;
+      batch_[count].user = free_given_[free_given_.size() - 1 - count];
+      ++count;
+    }
+    return count;
   }
 
   std::size_t take_from_store() {
@@ -230,9 +292,53 @@ class store_thread {
     }
     const std::uint64_t now_us = count != 0 ? clock_.now_us() : 0;
     for (std::size_t i = 0; i < count; ++i) {
+      const auto place = static_cast<std::uint32_t>(done[i].user);
+      ORIEL_EXPECTS(place < given_.size() && given_[place].is_taken);
+      done[i].user = given_[place].user;
+      given_[place].is_taken = false;
+      free_given_.push_back(place);
       done[i].done_us = done[i].done_us != 0 ? done[i].done_us : now_us;
       reply(done[i]);
     }
+    return count;
+  }
+
+  /// The store threw, and nobody knows what state it is in. When its destructor has returned it
+  /// touches no slices any more, and all that it had can end.
+  std::size_t lose_store() noexcept {
+    store_stats stats = thread_.stats();
+    stats.health = store_health::degraded;
+    store_.reset();
+    std::size_t ended = 0;
+    for (std::uint32_t place = 0; place < given_.size(); ++place) {
+      given_item& g = given_[place];
+      if (std::exchange(g.is_taken, false)) {
+        free_given_.push_back(place);
+        reply({.user = g.user,
+               .op = g.op,
+               .outcome = store_outcome::failed,
+               .native = ENOMEM,
+               .done_us = clock_.now_us()});
+        ++ended;
+      }
+    }
+    stats.failed += ended;
+    // "store" and no place: texts so short that they need no memory.
+    thread_.publish(
+        stats, {.operation = "store", .where = {}, .native = ENOMEM, .count = lost_fault_count});
+    return ended + refuse_backlog(store_outcome::failed);
+  }
+  std::size_t refuse_backlog(store_outcome outcome) noexcept {
+    for (const request& r : backlog_) {
+      reply({.user = r.item.user,
+             .op = r.item.op,
+             .outcome = outcome,
+             .native = ENOMEM,
+             .done_us = clock_.now_us()});
+    }
+    const std::size_t count = backlog_.size();
+    backlog_.clear();
+    earliest_us_ = no_deadline;
     return count;
   }
 
@@ -287,8 +393,13 @@ class store_thread {
   void sleep() {
     const std::uint64_t now = clock_.now_us();
     const std::uint64_t until = std::min(now + options_.look_us, std::max(earliest_us_, now));
-    if (store_->pending() != 0) {
-      store_->wait(until);
+    if (store_ && store_->pending() != 0) {
+      try {
+        store_->wait(until);
+      } catch (...) {
+        lose_store();
+        done_bell_.ring();
+      }
       return;
     }
     const std::uint32_t ticket = work_bell_.announce();
@@ -309,12 +420,16 @@ class store_thread {
   // The thread's.
   std::vector<request> backlog_;  // Popped, and not taken by the store yet.
   std::uint64_t earliest_us_ = no_deadline;
+  std::vector<given_item> given_;          // [queue_items]
+  std::vector<std::uint32_t> free_given_;  // places of it
+  store_item batch_[batch_items];
   double owed_us_ = 0;
 
   std::atomic<bool> is_closing_{false};
   std::atomic<bool> has_call_{false};
   void (*call_)(Store&, void*) = nullptr;
   void* call_context_ = nullptr;
+  std::exception_ptr call_error_;
   std::atomic<double> share_{1.0};
   std::atomic<std::uint64_t> cpu_us_{0}, late_{0}, late_gets_{0}, late_puts_{0};
   detail::worker_thread thread_;  // Last: it is joined before the rest goes.

@@ -12,6 +12,7 @@
 #include <oriel/tier/segment_options.hpp>
 
 #include <memory>
+#include <optional>
 
 namespace oriel::detail {
 
@@ -28,12 +29,25 @@ class segment_core {
             std::span<const std::byte> snapshot,
             std::uint64_t now_us);
   [[nodiscard]] bool is_recovering() const noexcept { return scan_ != nullptr; }
+  /// There are more bytes of files than there may be now, and some can go.
+  [[nodiscard]] bool is_shrinking() const noexcept {
+    return file_bytes_ > options_.capacity_bytes && !is_paused_ &&
+           !ORIEL_MUTANT(files_count_as_of_one_size);
+  }
   /// The index as bytes for the next open.
   [[nodiscard]] std::vector<std::byte> snapshot(std::uint64_t now_us) const;
+  /// Is something on the disk that the scan could not read? The next one should look again.
+  [[nodiscard]] bool has_unread() const noexcept;
 
   std::size_t submit(std::span<const store_item> items,
                      std::uint64_t deadline_us,
                      std::uint64_t now_us);
+  /// How many the last submit took, if it threw.
+  [[nodiscard]] std::size_t taken() const noexcept { return taken_; }
+  /// An allocation failed in the middle of something: what is pending ends as failed, and all that
+  /// comes later is refused. @pre nothing is in flight on the disk, nor will be
+  void give_up() noexcept;
+  [[nodiscard]] bool is_lost() const noexcept { return is_lost_; }
   void completed(const disk_completion& done, std::uint64_t now_us);
   /// Starts what can start.
   void progress(std::uint64_t now_us);
@@ -71,6 +85,7 @@ class segment_core {
   void release_key(std::uint32_t id) noexcept;
   void finish(std::uint32_t id, store_outcome outcome, int native = 0, std::uint64_t bytes = 0);
   void count(const operation& o, store_outcome outcome, std::uint64_t bytes) noexcept;
+  void tell(const operation& o, store_outcome outcome, int native, std::uint64_t bytes) noexcept;
   void write_ended(const operation& o);
   void cancel_late(std::uint64_t now_us);
   void request(disk_op what,
@@ -137,7 +152,8 @@ class segment_core {
   void pump_syncs();
   void sync_ended(std::uint16_t slot, int error, std::uint64_t now_us);
   void distrust(std::uint16_t slot);
-  [[nodiscard]] std::size_t segments_max() const noexcept;
+  [[nodiscard]] bool may_add_segment() const noexcept;
+  [[nodiscard]] bool is_index_short() const noexcept;
   void pump_reclaim(std::uint64_t now_us);
   void start_reclaim(std::uint64_t now_us);
   void choose_survivors(std::uint64_t now_us);
@@ -164,8 +180,11 @@ class segment_core {
   void pump_contests(std::uint64_t now_us);
   void contest_read(std::uint32_t id, int error, std::uint64_t now_us);
   void apply_tombstones();
+  void scan_read(std::uint32_t lane, int error, std::uint64_t now_us);
+  void forget_before_unread();
   void finish_recovery(std::uint64_t now_us);
-  [[nodiscard]] std::uint16_t add_segment(std::uint32_t file);
+  void continue_youngest();
+  [[nodiscard]] std::uint16_t add_segment(std::uint32_t file, std::uint64_t bytes);
   /// The first place in order_ of a file that is not older.
   [[nodiscard]] std::vector<std::uint16_t>::const_iterator order_from(
       std::uint32_t file) const noexcept;
@@ -182,10 +201,12 @@ class segment_core {
   std::vector<std::uint16_t>
       unsynced_;                       // dirty, or with a sync under way; others may be among them
   std::vector<std::uint16_t> wanted_;  // want a sync; others may be among them
+  std::uint64_t file_bytes_ = 0;       // of all files: segment_bytes may have been another before
   std::uint16_t head_ = null_slot;
   std::uint32_t next_file_ = 0;
   std::uint64_t generation_ = 0;  // of the youngest record
   bool names_are_dirty_ = false;
+  std::optional<std::uint32_t> unread_file_;  // the youngest that could not be read whole
 
   std::vector<operation> operations_;
   operation_queue free_, runnable_, held_, reads_, arrived_, writes_;
@@ -193,7 +214,7 @@ class segment_core {
   std::vector<std::uint32_t> holders_;        // [pow2] chains of operations, by key
   std::vector<std::uint32_t> waiting_syncs_;  // in state waiting_writes
   std::uint64_t sequence_ = 0, writes_pending_ = 0;
-  std::size_t pending_ = 0;
+  std::size_t pending_ = 0, taken_ = 0;
   std::uint64_t earliest_us_ = no_deadline;
   std::vector<store_completion> ready_;  // ring
   std::size_t ready_first_ = 0, ready_count_ = 0;
@@ -213,6 +234,7 @@ class segment_core {
 
   int paused_by_ = 0;  // errno
   bool is_paused_ = false, is_degraded_ = false, has_lost_acknowledged_ = false;
+  bool is_lost_ = false;
   std::uint64_t next_probe_us_ = 0, errors_since_us_ = 0;
   std::uint32_t errors_ = 0;
   store_fault fault_;

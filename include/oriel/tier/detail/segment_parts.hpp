@@ -22,6 +22,7 @@ namespace oriel::detail {
 
 inline constexpr std::uint32_t null_id = 0xFFFF'FFFFu;
 inline constexpr std::uint16_t null_slot = 0xFFFFu;
+inline constexpr std::uint32_t file_number_end = 0xFFFF'FFFFu;  // segments are numbered below
 
 /// The names of a disk's files, and the wall clock; off the hot path, so virtual.
 class segment_names {
@@ -42,6 +43,7 @@ struct sync_wait {
 
 struct segment_state {
   std::uint32_t file = 0;
+  std::uint64_t bytes = 0;             // of its file
   std::uint64_t head_bytes = 0;        // where the next record goes
   std::uint64_t first_generation = 0;  // all of its records are younger
   std::uint64_t stamp = 0;

@@ -64,6 +64,8 @@ struct scanned_file {
   std::uint64_t bytes = 0;    ///< its size: no record goes beyond
   std::uint64_t written = 0;  ///< no record begins behind this: not read
   std::uint64_t next = 0;     ///< where to read on
+  bool has_unread = false;    ///< the second pass gave up on some of it
+  bool has_remains = false;   ///< or found something there that is not zero
 };
 
 /// A record that a scan found in its place.
@@ -102,6 +104,10 @@ class segment_scan {
   [[nodiscard]] std::uint64_t damaged_blocks() const noexcept { return damaged_blocks_; }
   [[nodiscard]] std::uint64_t unreadable_blocks() const noexcept { return unreadable_blocks_; }
   [[nodiscard]] std::span<const scanned_file> files() const noexcept { return files_; }
+  /// The file that lane `id` reads.
+  [[nodiscard]] std::uint32_t file_of(std::uint32_t id) const noexcept {
+    return files_[lanes_[id].file].file;
+  }
 
  private:
   struct lane {

@@ -177,6 +177,9 @@ void segment_core::take_snapshot(std::uint64_t now_us) {
     std::memcpy(spec.key.link.bytes.data(), e.link, sizeof(e.link));
     spec.key.pool = e.pool;
     spec.place = {slot, e.blocks, e.offset_blocks, e.generation_low, e.header_blocks};
+    if (spec.place.offset() + spec.place.bytes() > segments_[slot].bytes) {
+      continue;  // the file was cut since
+    }
     spec.owner = snapshot.origins[e.origin].owner;
     spec.name_space = snapshot.origins[e.origin].name_space;
     spec.expires_us = e.expires_us != 0 ? by_other_clock(e.expires_us, wall_us, now_us) : 0;

@@ -99,7 +99,7 @@ void tier_world::check_tiers() {
     require(s.used_bytes <= s.capacity_bytes, "I8: a tier holds more than its capacity");
     note(s.pages);
   }
-  require(disk_.file_count() * sizes_.segments.segment_bytes <= sizes_.segments.capacity_bytes,
+  require(disk_.file_bytes() <= sizes_.segments.capacity_bytes,
           "I8: segment files take more than their capacity");
   require(disk_.broken_contract.empty(), disk_.broken_contract.c_str());
   require(p_->tiers->copies_under_way() <= sizes_.limits.copies_max, "I15: copies under way");

@@ -560,7 +560,7 @@ std::string complaint(const CLI::App& command, const CLI::ParseError& e) {
   }
   std::string text = e.what();  // It may repeat a value.
   std::ranges::replace_if(
-      text, [](char c) { return c >= 0 && c < ' ' && c != '\n'; }, '?');
+      text, [](char c) { return (c >= 0 && c < ' ' && c != '\n') || c == 0x7F; }, '?');
   return text;
 }
 

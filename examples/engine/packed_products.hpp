@@ -28,7 +28,7 @@ struct library_product {
 /// as packed or grouped ones; for whatever number of rows an engine would plan, up to 32,768, so
 /// that weights are packed before it is known. Who then multiplies is one for all engines.
 ///
-/// Left as they are, and refused when they run: products of f32 (a model in f32, routers), and of
+/// Left as they are, and refused when they run: products of f32 (a model in f32), and of
 /// bf16 rows that are no multiple of 16 bytes.
 /// @param mtp_blocks  in use at most
 /// @param takes  is there an algorithm? gemm_order::fixed in all plans

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include "detail/attention_units.hpp"
+#include "detail/shared_memory.hpp"
 
 namespace oriel::cuda {
 namespace {
@@ -102,7 +103,7 @@ result<attention_plan> plan_attention(const attention_shape& shape,
   }
   plan.blocks = limits.multiprocessors;
   plan.shared_bytes = detail::attention_shared_bytes(shape, plan.warpgroups, limits.sequences_max);
-  if (plan.shared_bytes > detail::attention_shared_bytes_max) {
+  if (plan.shared_bytes > detail::block_shared_bytes_max) {
     return failure{errc::unsupported_shape, 0, "attention: tables exceed shared memory"};
   }
   carve(plan, nullptr, plan.workspace_bytes);

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include "detail/grouped_gemm_units.hpp"
+#include "detail/shared_memory.hpp"
 
 #include <oriel/core/contract.hpp>
 
@@ -22,7 +23,6 @@ void fill_sharded_scale_rows(std::uint32_t shards,
 namespace oriel::cuda {
 namespace {
 
-constexpr std::uint32_t shared_bytes_max = 227 * 1024;  // of a block on sm_90
 constexpr std::uint32_t groups_max = 1024;
 
 constexpr std::uint64_t divide_up(std::uint64_t a, std::uint64_t b) noexcept {
@@ -87,8 +87,10 @@ result<grouped_gemm_plan> plan_grouped_gemm(const grouped_gemm_shape& shape,
   const bool is_bf16 = shape.weights == dtype::bf16;
   const std::uint32_t shared = is_bf16 ? detail::gemm_shared_bytes<dtype::bf16>(shape.groups)
                                        : detail::gemm_shared_bytes<dtype::e4m3>(shape.groups);
-  static_assert(detail::gemm_shared_bytes<dtype::bf16>(groups_max) <= shared_bytes_max);
-  static_assert(detail::gemm_shared_bytes<dtype::e4m3>(groups_max) <= shared_bytes_max);
+  static_assert(detail::gemm_shared_bytes<dtype::bf16>(groups_max) <=
+                detail::block_shared_bytes_max);
+  static_assert(detail::gemm_shared_bytes<dtype::e4m3>(groups_max) <=
+                detail::block_shared_bytes_max);
   return grouped_gemm_plan{
       .shape = shape,
       .limits = limits,

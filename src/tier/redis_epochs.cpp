@@ -57,10 +57,13 @@ std::uint64_t redis_nonce() {
 }
 
 void redis_epochs::want(const redis_epoch_name& name, bool is_made) {
-  if (is_made) {
+  const bool is_making = making_.contains(name);
+  if (is_made && !is_making) {
     made_.insert(name);
   }
-  if (std::ranges::find(fetching_, name) == fetching_.end()) {
+  const bool is_fetching = std::ranges::find(fetching_, name) != fetching_.end();
+  if (!is_fetching ||
+      (is_made && !is_making && !ORIEL_MUTANT(redis_fetched_epoch_counts_as_made))) {
     wanted_.insert(name);
   }
 }
@@ -115,13 +118,16 @@ const std::vector<redis_epoch_name>& redis_epochs::begin_fetch(std::size_t most)
   while (!wanted_.empty() && fetching_.size() < most) {
     fetching_.push_back(*wanted_.begin());
     wanted_.erase(wanted_.begin());
+    if (made_.erase(fetching_.back()) > 0) {
+      making_.insert(fetching_.back());
+    }
   }
   is_stale_fetch_ = false;
   return fetching_;
 }
 
 bool redis_epochs::is_to_be_made(const redis_epoch_name& name) const {
-  return made_.contains(name);
+  return making_.contains(name);
 }
 
 std::vector<redis_epoch_name> redis_epochs::hear(const std::vector<std::uint64_t>& values,
@@ -132,16 +138,21 @@ std::vector<redis_epoch_name> redis_epochs::hear(const std::vector<std::uint64_t
   std::vector<redis_epoch_name> unmade;
   for (std::size_t i = 0; i < fetching_.size() && !is_stale_fetch_; ++i) {
     known_[fetching_[i]] = {.epoch = values[i], .check = check};
-    if (made_.erase(fetching_[i]) > 0 && values[i] == 0) {
+    const bool was_made =
+        making_.contains(fetching_[i]) ||
+        (ORIEL_MUTANT(redis_fetched_epoch_counts_as_made) && made_.erase(fetching_[i]) > 0);
+    if (was_made && values[i] == 0) {
       unmade.push_back(fetching_[i]);
     }
   }
   fetching_.clear();
+  making_.clear();
   return unmade;
 }
 
 void redis_epochs::give_up() {
   fetching_.clear();
+  making_.clear();
 }
 
 }  // namespace oriel::detail

@@ -73,7 +73,9 @@ class redis_epochs {
   void want(const redis_epoch_name& name, bool is_made);
 
   std::map<redis_epoch_name, known> known_;
-  std::set<redis_epoch_name> wanted_, made_;
+  std::set<redis_epoch_name> wanted_;
+  std::set<redis_epoch_name> made_,
+      making_;  ///< wanted, or being fetched, to be made where missing
   std::vector<redis_epoch_name> fetching_;
   std::uint64_t stamp_ = 0;  ///< 0: unknown
   bool is_stale_fetch_ = false;

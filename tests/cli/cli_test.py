@@ -202,7 +202,7 @@ class Run(unittest.TestCase):
             self.assertGreater(len(set(varied)), len(set(plain)), penalty)
         refused = run("run", "--logit-bias", "99999999:1")
         self.assertEqual(refused.returncode, 1)
-        self.assertIn(b"logit_bias", refused.stderr)
+        self.assertIn(b"--logit-bias 99999999", refused.stderr)
 
     def test_stop_string_ends_the_text_before_it(self):
         whole = run_json("-p", "def main():\n", "-n", 40, "--temp", 0)["text"]

@@ -225,6 +225,25 @@ TEST_CASE("cuda attention has the same bits for decoding, verifying, chunks, pag
   CHECK(same_bits(attend(paged, {&last, 1}, sinks, length, rows), expected));
 }
 
+TEST_CASE("cuda attention merges more splits than a round of the merge takes", "[long]") {
+  constexpr std::uint32_t length =
+      17 * 1024 + 3;  // 18 splits: a round of 16 and more, or eight warps a row.
+  const attention_shape shape = shape_of(2, 8, 128, 0);
+  random_stream random(8, 76);
+  const auto sinks = random_sinks(shape, random);
+  serial_executor serial;
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, length / shape.page_size + 8, 6);
+  const chunk all{&a, bench.add_table(length), 0, length};
+  bench.append({&all, 1}, serial);
+  for (const std::uint32_t rows : {1u, 8u}) {
+    INFO("rows " << rows);
+    const chunk last{&a, 0, length - rows, rows};
+    const auto expected = attend(bench, {&last, 1}, sinks, length, 100);  // Folded in registers.
+    CHECK(same_bits(attend(bench, {&last, 1}, sinks, length, rows), expected));
+  }
+}
+
 TEST_CASE("cuda attention of decoding sequences and of prompts apart has the bits of one call") {
   const int kind = GENERATE(0, 1, 2, 3);
   constexpr std::uint32_t length = 3'000, few = 4;

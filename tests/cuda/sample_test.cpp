@@ -22,6 +22,8 @@ TEST_CASE("cuda samples and verifies as the host, one graph for any number of ro
   std::vector<float> logits = random_floats(rows * vocabulary, random, -9.0f, 9.0f);
   for (std::size_t i = 0; i < vocabulary; ++i) {
     logits[i] = 1.5f;  // Row 0: all equal.
+    // Row 2, which has a top_p: most of what counts is far below the largest.
+    logits[2 * vocabulary + i] = i == 0 ? 0.0f : logits[2 * vocabulary + i] / 12.0f - 11.25f;
   }
   const std::vector<token_use> uses{{token_id{0}, 2}};
   const std::vector<token_bias> biases{{token_id{0}, 3.0f}, {token_id{0}, 0.1f}};

@@ -159,7 +159,7 @@ void check_values() {
     for (std::uint32_t r = 0; r < 32; r += 2) {
       const std::size_t at = detail::fragment_row(thread, detail::fragment_half(r)) * 64 +
                              detail::fragment_column(thread, r);
-      m.weight[thread * 16 + r / 2] = detail::two_bf16(weights[at], weights[at + 1]);
+      m.weight[thread * 16 + r / 2] = detail::nearest_bf16_pair(weights[at], weights[at + 1]);
     }
     for (std::uint32_t step = 0; step < 4; ++step) {
       for (std::uint32_t j = 0; j < 4; ++j) {

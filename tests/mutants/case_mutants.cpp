@@ -139,6 +139,9 @@ constexpr mutant all_mutants[] = {
      .kin = "a dead tier costs at most its deadline",
      .killer = "lie: an epoch that cannot be made ends the puts that need it, and nothing behind "
                "them waits"},
+    {.name = "redis_fetched_epoch_counts_as_made",
+     .kin = "a put is refused for what nobody tried",
+     .killer = "an epoch that a get looks for is made for the put behind it"},
     {.name = "redis_waits_for_slots_without_end",
      .kin = "a dead tier costs at most its deadline",
      .killer = "lie: a cluster whose nodes have no slots"},

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A server that lies, in every way we know, a thousand times each: no wrong byte is ever called
 // done, and no lie outlives its connection.
+#include "../src/tier/redis_epochs.hpp"
 #include "support/scale.hpp"
 #include "tier/fake_redis.hpp"
 #include "tier/redis_pages.hpp"
@@ -334,7 +335,6 @@ TEST_CASE("lie: a late reply", "[tier][redis][lies]") {
   }
 }
 
-// An acknowledgement too many must not stand for a deletion that did not happen.
 TEST_CASE(
     "lie: an epoch that cannot be made ends the puts that need it, and nothing behind them waits",
     "[tier][redis][lies]") {
@@ -436,6 +436,28 @@ TEST_CASE("lie: an error for the end of the log", "[tier][redis][lies]") {
   CHECK(store.status().logs_lost == 0);
 }
 
+// What is looked for, and missing, while a put comes along is made for the put.
+TEST_CASE("an epoch that a get looks for is made for the put behind it", "[tier][redis]") {
+  detail::redis_epochs epochs;
+  const detail::redis_epoch_name name{.kind = 't', .whose = {}};
+  CHECK(epochs.compare(name, 5, 1) == detail::redis_epochs::answer::unknown);
+  REQUIRE(epochs.begin_fetch(8).size() == 1);
+  CHECK(!epochs.is_to_be_made(name));
+  CHECK(epochs.for_put(name) == 0);
+  CHECK(epochs.hear({0}, 1).empty());  // Nobody was to make it yet.
+  REQUIRE(epochs.wants_fetch());
+  REQUIRE(epochs.begin_fetch(8).size() == 1);
+  CHECK(epochs.is_to_be_made(name));
+  SECTION("it is made") {
+    CHECK(epochs.hear({7}, 1).empty());
+    CHECK(epochs.for_put(name) == 7);
+  }
+  SECTION("it is not") {
+    CHECK(epochs.hear({0}, 1).size() == 1);
+  }
+}
+
+// An acknowledgement too many must not stand for a deletion that did not happen.
 TEST_CASE("a reply too many is not taken for a deletion", "[tier][redis][lies]") {
   liar l(14);
   redis_store store(patient(l.server.url()));

@@ -50,7 +50,7 @@ struct router_logits_plan {
 };
 
 /// Pure host arithmetic; needs no device.
-/// @param tokens_max  of a call; more of them are computed as well, by a tile that is not theirs
+/// @param tokens_max  of a call; more of them are computed as well, by a tile that is not theirs: up to 2^20 - 16
 /// @returns errc::unsupported_shape for a shape outside the ranges above
 [[nodiscard]] result<router_logits_plan> plan_router_logits(const router_logits_shape& shape,
                                                             std::uint32_t tokens_max) noexcept;

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "attention_rows.cuh"
+#include "row_vector.cuh"
 
 #include <cstring>
 
@@ -46,19 +47,16 @@ inline constexpr std::uint32_t converter_threads = 96;  ///< three warps; the fo
 struct two_words {
   std::uint32_t low, high;
 };
-struct four_words {
-  std::uint32_t word[4];
-};
 
 /// Eight numbers, each four in the order 0 2 1 3, to eight of bf16 in theirs.
-[[nodiscard]] ORIEL_HOST_DEVICE inline four_words e4m3_as_bf16(const two_words& w) {
+[[nodiscard]] ORIEL_HOST_DEVICE inline words16 e4m3_as_bf16(const two_words& w) {
   return {{times_2_120(low_bytes_as_bf16(w.low)),
            times_2_120(high_bytes_as_bf16(w.low)),
            times_2_120(low_bytes_as_bf16(w.high)),
            times_2_120(high_bytes_as_bf16(w.high))}};
 }
 
-/// 8 bytes from, 16 bytes to shared memory. @pre aligned so
+/// 8 bytes from shared memory. @pre aligned so
 [[nodiscard]] ORIEL_HOST_DEVICE inline two_words load_two(const std::byte* from) {
 #ifdef __CUDA_ARCH__
   const uint2 w = *reinterpret_cast<const uint2*>(from);
@@ -67,13 +65,6 @@ struct four_words {
   two_words w;
   std::memcpy(&w, from, sizeof w);
   return w;
-#endif
-}
-ORIEL_HOST_DEVICE inline void store_four(std::byte* to, const four_words& w) {
-#ifdef __CUDA_ARCH__
-  *reinterpret_cast<uint4*>(to) = make_uint4(w.word[0], w.word[1], w.word[2], w.word[3]);
-#else
-  std::memcpy(to, &w, sizeof w);
 #endif
 }
 
@@ -150,8 +141,8 @@ struct converter_share {
     ORIEL_UNROLL
     for (std::uint32_t i = begin; i < begin + batch && i < count; ++i) {
       if (has(i)) {
-        store_four(to + thread * 16 + i * converter_threads * 16,
-                   e4m3_as_bf16(loaded[begin / batch % 2][i % batch]));
+        store_words(to + thread * 16 + i * converter_threads * 16,
+                    e4m3_as_bf16(loaded[begin / batch % 2][i % batch]));
       }
     }
   }

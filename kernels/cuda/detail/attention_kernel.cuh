@@ -416,10 +416,7 @@ status launch_attention(const attention_launch& launch,
                         CUstream_st* stream) {
   const bool two = call.warpgroups == 2;
   const auto kernel = two ? attention_kernel<Dims, 2> : attention_kernel<Dims, 1>;
-  // All that there is, not what this plan takes: another plan of the kernel may be set at the same
-  // time, and a launch must not find less than it takes.
-  if (const status allowed =
-          allow_shared(kernel, attention_shared_bytes_max, "attention: shared memory");
+  if (const status allowed = allow_shared(kernel, launch.shared_bytes, "attention: shared memory");
       !allowed) {
     return allowed;
   }

@@ -66,21 +66,13 @@ inline constexpr float log2_e = 0x1.715476p0f;
 #endif
 }
 
-[[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t two_bf16(float low, float high) {
-#ifdef __CUDA_ARCH__
-  return ptx::pack_bf16(low, high);
-#else
-  return static_cast<std::uint32_t>(to_bf16(low)) | static_cast<std::uint32_t>(to_bf16(high)) << 16;
-#endif
-}
-
 /// Two elements of out, from `index` on. @pre index is even
 ORIEL_HOST_DEVICE inline void store_out_pair(const attention_call& call,
                                              std::size_t index,
                                              float low,
                                              float high) {
   if (call.out_bf16 != nullptr) {
-    *reinterpret_cast<std::uint32_t*>(call.out_bf16 + index) = two_bf16(low, high);
+    *reinterpret_cast<std::uint32_t*>(call.out_bf16 + index) = nearest_bf16_pair(low, high);
   } else {
     call.args.out[index] = low;
     call.args.out[index + 1] = high;
@@ -124,7 +116,7 @@ inline constexpr std::uint32_t query_words = core_side * sizeof(T) / sizeof(word
   ORIEL_UNROLL
   for (std::uint32_t i = 0; i < 4; ++i) {
     const std::uint32_t* two = stored[i / 2].word + i % 2 * 2;
-    row.word[i] = two_bf16(std::bit_cast<float>(two[0]), std::bit_cast<float>(two[1]));
+    row.word[i] = nearest_bf16_pair(std::bit_cast<float>(two[0]), std::bit_cast<float>(two[1]));
   }
   return row;
 }
@@ -138,7 +130,7 @@ template <class T>
       row.word[i] = static_cast<std::uint32_t>(q[2 * i]) | static_cast<std::uint32_t>(q[2 * i + 1])
                                                                << 16;
     } else {
-      row.word[i] = two_bf16(q[2 * i], q[2 * i + 1]);
+      row.word[i] = nearest_bf16_pair(q[2 * i], q[2 * i + 1]);
     }
   }
   return row;
@@ -335,9 +327,9 @@ ORIEL_HOST_DEVICE_INLINE void pack_weights(std::uint32_t thread,
   for (std::uint32_t r = 0; r < tile_keys / 2; r += 2) {
     if constexpr (Dims::is_scaled) {
       const two_scales s = load_scales(scales + fragment_column(thread, r));
-      t.weight[r / 2] = two_bf16(t.score[r] * s.low, t.score[r + 1] * s.high);
+      t.weight[r / 2] = nearest_bf16_pair(t.score[r] * s.low, t.score[r + 1] * s.high);
     } else {
-      t.weight[r / 2] = two_bf16(t.score[r], t.score[r + 1]);
+      t.weight[r / 2] = nearest_bf16_pair(t.score[r], t.score[r + 1]);
     }
   }
 }

@@ -29,9 +29,6 @@ inline constexpr std::uint32_t converted_stages = 3;
   return stages < 8 ? stages : 8;
 }
 
-/// The most that a block may have on sm_90.
-inline constexpr std::uint32_t attention_shared_bytes_max = 227 * 1024;
-
 /// Shared memory of a block.
 [[nodiscard]] constexpr std::uint32_t attention_shared_bytes(const attention_shape& shape,
                                                              std::uint32_t warpgroups,

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "grouped_gemm_work.cuh"
+#include "row_vector.cuh"
 
 #include <oriel/core/mutation.hpp>
 
@@ -34,13 +35,6 @@ inline constexpr std::uint32_t gemm_store_width = Swiglu ? 2 : 4;
 // On a device by instructions of the hardware. The host computes the same steps with its own exp2
 // and division, so its bits are near and not equal where a gate has a sigmoid.
 
-[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t gemm_pair(float low, float high) {
-#ifdef __CUDA_ARCH__
-  return ptx::pack_bf16(low, high);
-#else
-  return static_cast<std::uint32_t>(to_bf16(low)) | static_cast<std::uint32_t>(to_bf16(high)) << 16;
-#endif
-}
 [[nodiscard]] ORIEL_HOST_DEVICE_INLINE float low_of_pair(std::uint32_t pair) {
   return std::bit_cast<float>(pair << 16);
 }
@@ -53,7 +47,7 @@ inline constexpr std::uint32_t gemm_store_width = Swiglu ? 2 : 4;
 #ifdef __CUDA_ARCH__
   return ptx::multiply_bf16x2(a, b);
 #else
-  return gemm_pair(low_of_pair(a) * low_of_pair(b), high_of_pair(a) * high_of_pair(b));
+  return nearest_bf16_pair(low_of_pair(a) * low_of_pair(b), high_of_pair(a) * high_of_pair(b));
 #endif
 }
 
@@ -96,10 +90,10 @@ inline constexpr std::uint32_t gemm_store_width = Swiglu ? 2 : 4;
                                                                 float gate_1,
                                                                 float up_0,
                                                                 float up_1) {
-  const std::uint32_t gate = gemm_pair(gate_0, gate_1);
+  const std::uint32_t gate = nearest_bf16_pair(gate_0, gate_1);
   const std::uint32_t silu =
-      gemm_pair(nearly_silu(low_of_pair(gate)), nearly_silu(high_of_pair(gate)));
-  return multiply_pairs(silu, gemm_pair(up_0, up_1));
+      nearest_bf16_pair(nearly_silu(low_of_pair(gate)), nearly_silu(high_of_pair(gate)));
+  return multiply_pairs(silu, nearest_bf16_pair(up_0, up_1));
 }
 
 // ---- f32 ---------------------------------------------------------------------------------------
@@ -186,8 +180,8 @@ ORIEL_HOST_DEVICE_INLINE void store_bf16(const grouped_gemm_call& call,
         if constexpr (Swiglu) {
           t.pair[i] = gated_pair(d[0], d[1], d[2], d[3]);
         } else {
-          t.pair[2 * i] = gemm_pair(d[0], d[1]);
-          t.pair[2 * i + 1] = gemm_pair(d[2], d[3]);
+          t.pair[2 * i] = nearest_bf16_pair(d[0], d[1]);
+          t.pair[2 * i + 1] = nearest_bf16_pair(d[2], d[3]);
         }
       }
     });

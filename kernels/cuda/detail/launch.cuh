@@ -5,6 +5,7 @@
 #pragma once
 
 #include "row_vector.cuh"
+#include "shared_memory.hpp"
 
 #include <oriel/core/result.hpp>
 
@@ -23,15 +24,18 @@ namespace oriel::detail {
   return {};
 }
 
-/// Lets a kernel have this much dynamic shared memory; no work for the device.
+/// Lets a kernel that has only dynamic shared memory have this much, and all that a block may: another plan of it, in
+/// another thread or between the capture of a graph and its instantiation, must not find the limit lowered. No work for
+/// the device. @pre bytes <= block_shared_bytes_max
 template <class Kernel>
 [[nodiscard]] status allow_shared(Kernel* kernel, std::size_t bytes, const char* what) noexcept {
   constexpr std::size_t allowed_anyway = 48 * 1024;
   if (bytes <= allowed_anyway) {
     return {};
   }
-  const cudaError_t e = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  const cudaError_t e = cudaFuncSetAttribute(kernel,
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             static_cast<int>(block_shared_bytes_max));
   if (e != cudaSuccess) {
     cudaGetLastError();  // Else the next launch takes it for its own.
     return failure{errc::device_failure, static_cast<int>(e), what};

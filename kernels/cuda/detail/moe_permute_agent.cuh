@@ -28,7 +28,7 @@ inline constexpr std::uint32_t permute_pairs_per_warp = 512;
 inline constexpr std::uint32_t permute_chunk_pairs = permute_warps * permute_pairs_per_warp;
 inline constexpr std::uint32_t permute_scan_threads = 1'024;
 inline constexpr std::uint32_t permute_experts_max = 1'024;
-inline constexpr std::uint32_t no_row = UINT32_MAX;
+inline constexpr std::uint32_t no_pair_row = UINT32_MAX;
 
 /// Device memory of one sort.
 struct permute_arrays {
@@ -173,9 +173,9 @@ struct moe_permute_agent {
   }
 
  private:
-  /// no_row (which is no expert) behind the last pair.
+  /// no_pair_row (which is no expert) behind the last pair.
   ORIEL_HOST_DEVICE std::uint32_t expert_of(std::uint32_t pair, std::uint32_t pair_count) const {
-    return pair < pair_count ? ids[pair] : no_row;
+    return pair < pair_count ? ids[pair] : no_pair_row;
   }
   ORIEL_HOST_DEVICE static std::uint32_t pair_of(std::uint32_t chunk,
                                                  std::uint32_t thread,
@@ -270,7 +270,7 @@ struct moe_permute_agent {
         row[thread] =
             expert[thread] < shape.experts
                 ? shared.next[thread / 32 * shape.experts + expert[thread]] + same[thread].before
-                : no_row;
+                : no_pair_row;
       });
       g.sync_warp();
       g.each([&](std::uint32_t thread) {
@@ -280,7 +280,7 @@ struct moe_permute_agent {
         const std::uint32_t pair = pair_of(chunk, thread, step);
         if (pair < pair_count) {
           to.row_of_pair[pair] = row[thread];
-          if (row[thread] != no_row) {
+          if (row[thread] != no_pair_row) {
             to.pair_of_row[row[thread]] = pair;
           }
         }

@@ -352,9 +352,8 @@ struct router_slices_agent {
 ///
 /// `Copies` brings chunks of 16 bytes into the stages:
 ///
-///     copies.copy(to, from, units, bytes)   to stages + to come the first `bytes` (0 to 16) from
-///     16
-///                                           x units bytes behind `from`, and zeros behind them
+///     copies.copy(to, from, units, bytes)   to stages + to come the first `bytes` (0 to 16) that are
+///                                           16 x units bytes behind `from`, and zeros behind them
 ///     copies.commit()                       ends a group of all threads' copies
 ///     copies.wait<P>()                      all but the last P groups of this thread are there
 struct router_tile_agent {

@@ -15,8 +15,7 @@
 ///     g.scan_warp(v)           the sum of v over the threads of the warp before this one
 ///     g.peers_before(v)        how many threads of the warp before this one have the same v, and
 ///                              how many of all have it
-///     g.add_shared(p, x)       adds to a number in shared memory that others add to; p's old
-///     value.
+///     g.add_shared(p, x)       adds to a number in shared memory that others add to; p's old value.
 ///                              32 bits: of 64 a device would make a loop of compare and swap
 ///
 /// All sums are of integers, so they have no order that could differ. Threads of one `each` must

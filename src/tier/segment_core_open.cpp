@@ -457,11 +457,11 @@ std::vector<std::byte> segment_core::snapshot(std::uint64_t now_us) const {
   std::vector<std::uint32_t> origin_of;  // [origins of the index] -> [origins of the snapshot]
   for (const std::uint16_t slot : order_) {
     const segment_state& segment = segments_[slot];
+    // Of a write that failed anything may lie behind the head, and a tombstone that killed it before.
+    const std::uint64_t tried = ORIEL_MUTANT(failed_writes_leave_nothing) ? 0 : segment.tried_bytes;
     // A segment that was closed is not continued.
-    std::uint64_t covered = segment.is_broken ? segment.bytes : segment.head_bytes;
-    for (const write_batch& b : batches_) {
-      covered = b.is_in_flight && b.slot == slot ? std::min(covered, b.offset) : covered;
-    }
+    const std::uint64_t covered =
+        segment.is_broken ? segment.bytes : std::max(segment.head_bytes, tried);
     s.segments.push_back({segment.file, 0, segment.stamp, segment.first_generation, covered});
     for (entry_id id = index_.first_of(slot); id != null_entry;
          id = index_.entry(id).next_in_segment) {

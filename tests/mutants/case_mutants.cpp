@@ -48,6 +48,7 @@ constexpr mutant all_mutants[] = {
     {"failed_open_leaves_its_reads", "the disk writes into memory that is another's by then"},
     {"refusal_counts_as_unreadable", "I17: a limit on open files hides deletions"},
     {"snapshot_is_believed", "F12"},
+    {"failed_writes_leave_nothing", "I17, F6: a deletion is undone after an end in good order"},
     {"recovered_segments_count_as_synced", "F11: a sync after a restart covers nothing"},
     // Writes and syncs.
     {"failed_put_is_visible", "R3, F8"},

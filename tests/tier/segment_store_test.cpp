@@ -103,6 +103,44 @@ TEST_CASE("what was deleted stays so, after a crash and after a loss of power", 
   }
 }
 
+TEST_CASE("a deletion outlives a refused write whose bytes landed all the same",
+          "[tier][segment]") {
+  segment_store_options options = tiny_options(8);
+  options.saves_snapshot = true;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    INFO("seed " << seed);
+    sim_disk disk(seed);
+    {
+      sim_store store(disk, options);
+      REQUIRE(put(store, {100}) == store_outcome::done);
+      std::vector<std::unique_ptr<page_buffer>> pages;
+      std::vector<store_item> items;
+      for (std::uint64_t k = 1; k <= 3; ++k) {
+        pages.push_back(std::make_unique<page_buffer>(toy_page{k}));
+        pages.back()->fill();
+        items.push_back(pages.back()->item(store_op::put, k));
+      }
+      disk.faults.no_room = 65'536;
+      for (const auto& [user, done] : carry_out(store, items)) {
+        REQUIRE(done.outcome == store_outcome::refused);
+      }
+      disk.faults.no_room = 0;
+      // The head is where the refused pages were written.
+      REQUIRE(simple(store, store_op::erase, {3}) == store_outcome::done);
+    }
+    {
+      sim_store store(disk, options);
+      REQUIRE(store.state().used_snapshot);
+      REQUIRE(get(store, {3}) == store_outcome::miss);
+      REQUIRE(put(store, {200}) == store_outcome::done);
+      CHECK(disk.file_count() == 1);  // goes on behind what may lie there
+    }
+    sim_store store(disk, options);
+    REQUIRE(get(store, {200}) == store_outcome::done);
+    REQUIRE(get(store, {3}) == store_outcome::miss);
+  }
+}
+
 TEST_CASE("one bad block does not bring a deleted page back", "[tier][segment]") {
   sim_disk disk(3);
   {

@@ -66,6 +66,7 @@ constexpr mutant all_mutants[] = {
     {"files_count_as_of_one_size", "R15: another segment_bytes, and the files exceed the capacity"},
     {"torn_tail_is_written_over", "F10: what was acknowledged is written over"},
     {"each_process_takes_a_segment", "a disk cache of short runs never fills"},
+    {"empty_segment_ends_snapshots", "one kill, and each process takes a segment and scans all"},
     {"tenant_has_no_share", "I8"},
     {"full_index_evicts_the_new", "a page is done and gone at once"},
     {"last_number_is_a_segment", "F38: the next file is numbered below it"},

@@ -205,7 +205,11 @@ void remove_all(directory_disk& disk, const cache_options& o) {
 }
 
 /// Tombstones, by the store itself: they are durable when it says done.
-void drop(directory_disk& disk, const cache_options& o, const store_item& item) {
+/// @param records  that the folder has
+void drop(directory_disk& disk,
+          const cache_options& o,
+          const store_item& item,
+          std::uint64_t records) {
   const auto files = disk.list();
   if (!files) {
     throw engine::error(fmt::format("{}: {}", o.folder, files.error().detail));
@@ -214,13 +218,15 @@ void drop(directory_disk& disk, const cache_options& o, const store_item& item) 
   for (const disk_file& file : *files) {
     bytes += file.bytes;
   }
-  // With room for some more segments none is reclaimed.
-  constexpr std::uint64_t segment_bytes = 1u << 20;
+  // With room for some more segments, and for twice the entries, none is reclaimed. Small ones, but
+  // not so small that all would be more than a store can have.
+  const std::uint64_t segment_bytes =
+      std::max(std::uint64_t{1} << 20, record_padded(bytes / 16'384));
   segment_store store(disk,
                       {.capacity_bytes = bytes + 8 * segment_bytes,
                        .segment_bytes = segment_bytes,
-                       .pages_max = static_cast<std::uint32_t>(std::min<std::uint64_t>(
-                           bytes / record_alignment_bytes + 16, 0xFFFF'FFF0u))});
+                       .pages_max = static_cast<std::uint32_t>(
+                           std::min<std::uint64_t>(2 * records + 16, 0xFFFF'FFF0u))});
   store_completion done;
   if (store.submit({&item, 1}, no_deadline) != 1) {
     throw engine::error(fmt::format("{}: the store takes nothing", o.folder));
@@ -288,7 +294,7 @@ int clear(const cache_options& o) {
   if (item.op == store_op::get) {
     remove_all(disk, o);
   } else {
-    drop(disk, o, item);
+    drop(disk, o, item, before.records);
   }
   const cache_contents after = read_cache_folder(disk, false);
   print_out("{}: {} of {} pages erased: {}\n",

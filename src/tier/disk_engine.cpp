@@ -3,6 +3,7 @@
 #include "tier/disk_engine.hpp"
 
 #include <oriel/core/contract.hpp>
+#include <oriel/core/mutation.hpp>
 
 #include <linux/ioprio.h>
 #include <sys/stat.h>
@@ -10,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
+#include <new>
 #include <utility>
 
 namespace oriel::detail {
@@ -141,12 +143,25 @@ disk_engine::disk_engine(disk_folder folder, const disk_options& options)
   }
 }
 
+/// No memory is the request's error: those before it are on their way already.
+open_segment* disk_engine::segment_of(std::uint32_t file, int& error) {
+  try {
+    return folder_.segment(file, error);
+  } catch (const std::bad_alloc&) {
+    if (ORIEL_MUTANT(request_without_memory_throws)) {
+      throw;
+    }
+    error = ENOMEM;
+    return nullptr;
+  }
+}
+
 std::size_t disk_engine::accept(std::span<const disk_request> requests) {
   std::size_t taken = 0;
   for (; taken < requests.size() && !free_.empty(); ++taken) {
     const disk_request& request = requests[taken];
     int error = 0;
-    open_segment* const segment = folder_.segment(request.file, error);
+    open_segment* const segment = segment_of(request.file, error);
     disk_transfer transfer(request, segment);
     if (segment != nullptr) {
       ++segment->in_flight;

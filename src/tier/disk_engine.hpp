@@ -119,6 +119,8 @@ class disk_engine {
   std::uint64_t budget_us_ = ~std::uint64_t{0};
 
  private:
+  open_segment* segment_of(std::uint32_t file, int& error);
+
   std::vector<std::uint32_t> free_;
   io_budget budget_;
   bool syncing_ = false;

@@ -135,7 +135,13 @@ bool segment_core::snapshot_fits() const {
     }
     const record_fields& start = recovery_->starts[slot];
     const snapshot_segment* s = snapshot.segment_of(segments_[slot].file);
-    return s != nullptr && start.generation != 0 && s->stamp == start.stamp &&
+    if (s == nullptr) {
+      return false;
+    }
+    if (s->covered_bytes == 0 && !ORIEL_MUTANT(empty_segment_ends_snapshots)) {
+      return true;  // it was empty: what it has is younger, and is read whole
+    }
+    return start.generation != 0 && s->stamp == start.stamp &&
            s->first_generation == start.generation;
   });
 }
@@ -435,6 +441,11 @@ void segment_core::finish_recovery(std::uint64_t now_us) {
     apply_tombstones();
   }
   forget_before_unread();
+  for (const scanned_file& f : scan_->files()) {
+    if (!recovery_->has_base[f.slot] && !f.has_unread) {
+      segments_[f.slot].head_bytes = 0;  // of a process that was killed before its first write
+    }
+  }
   continue_youngest();
   for (const std::uint16_t slot : order_) {
     // The process before may have ended between a write and its sync.
@@ -457,11 +468,13 @@ std::vector<std::byte> segment_core::snapshot(std::uint64_t now_us) const {
   std::vector<std::uint32_t> origin_of;  // [origins of the index] -> [origins of the snapshot]
   for (const std::uint16_t slot : order_) {
     const segment_state& segment = segments_[slot];
-    // A segment that was closed is not continued.
-    std::uint64_t covered = segment.is_broken ? segment.bytes : segment.head_bytes;
-    for (const write_batch& b : batches_) {
-      covered = b.is_in_flight && b.slot == slot ? std::min(covered, b.offset) : covered;
-    }
+    // Of a write that failed anything may lie behind the head, and a tombstone that killed it before.
+    const std::uint64_t tried = ORIEL_MUTANT(failed_writes_leave_nothing) ? 0 : segment.tried_bytes;
+    // A segment that was closed is not continued. With nothing but writes that failed it has no
+    // start, and no tombstone can have killed what they left.
+    const std::uint64_t covered = segment.is_broken         ? segment.bytes
+                                  : segment.head_bytes == 0 ? 0
+                                                            : std::max(segment.head_bytes, tried);
     s.segments.push_back({segment.file, 0, segment.stamp, segment.first_generation, covered});
     for (entry_id id = index_.first_of(slot); id != null_entry;
          id = index_.entry(id).next_in_segment) {

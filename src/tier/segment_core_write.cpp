@@ -476,8 +476,10 @@ segment_core::staged segment_core::stage_carry(write_batch& batch,
 
 void segment_core::submit_batch(std::uint32_t id) {
   write_batch& b = batches_[id];
+  segment_state& s = segments_[b.slot];
   b.is_in_flight = true;
-  b.pin = segment_pin(segments_[b.slot]);
+  b.pin = segment_pin(s);
+  s.tried_bytes = std::max(s.tried_bytes, b.offset + b.bytes);
   request(disk_op::write, b.pin.file(), b.offset, b.parts, request_kind::batch, id);
 }
 

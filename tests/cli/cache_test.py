@@ -253,6 +253,20 @@ class Cache(unittest.TestCase):
         self.assertEqual(run("cache", "clear", self.folder, "--tenant", tenant, "--yes").returncode, 0)
         self.assertEqual(self.groups(), [])
 
+    def test_clear_of_a_tenant_in_a_large_folder(self):
+        of_16, of_32 = sorted(self.groups(), key=lambda g: g["tokens"] // g["full_pages"])
+        with open(self.folder / "segment-000000fe", "xb", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+            file.truncate(66 << 30)  # Nothing is written in it.
+        arguments = ["--namespace", of_16["namespace"][:16], "--yes"]
+        done = run("cache", "clear", self.folder, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual([g["namespace"] for g in self.groups()], [of_32["namespace"]])
+        self.assertEqual(self.groups()[0]["full_pages"], of_32["full_pages"])
+        self.assertEqual(self.json("list", self.folder)["segments"], len(list(self.origin.glob("kv/segment-*"))) + 2)
+        done = run("cache", "clear", self.folder, "--tenant", of_32["tenant"], "--yes")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(self.groups(), [])
+
     def test_clear_asks_on_a_terminal_and_nowhere_else(self):
         before = contents(self.folder)
         self.assertEqual(run("cache", "clear", self.folder, stdin=b"yes\n").returncode, 2)

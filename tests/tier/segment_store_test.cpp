@@ -103,6 +103,44 @@ TEST_CASE("what was deleted stays so, after a crash and after a loss of power", 
   }
 }
 
+TEST_CASE("a deletion outlives a refused write whose bytes landed all the same",
+          "[tier][segment]") {
+  segment_store_options options = tiny_options(8);
+  options.saves_snapshot = true;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    INFO("seed " << seed);
+    sim_disk disk(seed);
+    {
+      sim_store store(disk, options);
+      REQUIRE(put(store, {100}) == store_outcome::done);
+      std::vector<std::unique_ptr<page_buffer>> pages;
+      std::vector<store_item> items;
+      for (std::uint64_t k = 1; k <= 3; ++k) {
+        pages.push_back(std::make_unique<page_buffer>(toy_page{k}));
+        pages.back()->fill();
+        items.push_back(pages.back()->item(store_op::put, k));
+      }
+      disk.faults.no_room = 65'536;
+      for (const auto& [user, done] : carry_out(store, items)) {
+        REQUIRE(done.outcome == store_outcome::refused);
+      }
+      disk.faults.no_room = 0;
+      // The head is where the refused pages were written.
+      REQUIRE(simple(store, store_op::erase, {3}) == store_outcome::done);
+    }
+    {
+      sim_store store(disk, options);
+      REQUIRE(store.state().used_snapshot);
+      REQUIRE(get(store, {3}) == store_outcome::miss);
+      REQUIRE(put(store, {200}) == store_outcome::done);
+      CHECK(disk.file_count() == 1);  // goes on behind what may lie there
+    }
+    sim_store store(disk, options);
+    REQUIRE(get(store, {200}) == store_outcome::done);
+    REQUIRE(get(store, {3}) == store_outcome::miss);
+  }
+}
+
 TEST_CASE("one bad block does not bring a deleted page back", "[tier][segment]") {
   sim_disk disk(3);
   {
@@ -447,6 +485,67 @@ TEST_CASE("processes that end well share a segment, one that is killed closes it
     }
     live(false);
     CHECK(disk.file_count() == files + 1);
+  }
+  CHECK(disk.broken_contract.empty());
+}
+
+TEST_CASE("a segment without a record ends neither snapshots nor sharing", "[tier][segment]") {
+  sim_disk disk(43);
+  segment_store_options options = tiny_options(40);
+  options.saves_snapshot = true;
+  std::uint64_t k = 0;
+  const auto live = [&](bool uses_snapshot) {
+    sim_store store(disk, options);
+    CHECK(store.state().used_snapshot == uses_snapshot);
+    for (std::uint64_t old = 0; old < k; ++old) {
+      REQUIRE(get(store, {old}) == (old == 1 ? store_outcome::miss : store_outcome::done));
+    }
+    REQUIRE(put(store, {k++}) == store_outcome::done);
+  };
+  const auto check_sharing = [&](std::size_t files) {
+    for (int process = 0; process < 3; ++process) {
+      live(true);
+      CHECK(disk.file_count() == files);
+    }
+  };
+  live(false);
+  live(true);
+  {
+    sim_store store(disk, options);
+    REQUIRE(simple(store, store_op::erase, {1}) == store_outcome::done);
+  }
+  // A kill between the making of a file and its first write, or in it.
+  for (const bool is_torn : {false, true}) {
+    const std::uint32_t file = disk.list()->back().file + 1;
+    REQUIRE(disk.create(file, options.segment_bytes));
+    if (is_torn) {
+      std::fill_n(disk.image(file).begin(), 512, std::byte{0x5A});
+    }
+    const std::size_t files = disk.file_count();
+    check_sharing(files + 1);
+  }
+  // No room at a segment's first write, and an end in good order.
+  for (int trial = 0; trial < 6; ++trial) {
+    const std::size_t files = disk.file_count();
+    {
+      sim_store store(disk, options);
+      CHECK(store.state().used_snapshot);
+      for (bool is_new = false; !is_new; k += is_new ? 0 : 1) {
+        page_buffer b({k});
+        b.fill();
+        const store_item item = b.item(store_op::put);
+        REQUIRE(store.submit({&item, 1}, no_deadline) == 1);
+        is_new = disk.file_count() > files;  // made, and not written yet
+        disk.faults.no_room = is_new ? 65'536 : 0;
+        store_completion done;
+        while (store.poll({&done, 1}) == 0) {
+          store.wait(no_deadline);
+        }
+        disk.faults.no_room = 0;
+        REQUIRE(done.outcome == (is_new ? store_outcome::refused : store_outcome::done));
+      }
+    }
+    check_sharing(files + 2);
   }
   CHECK(disk.broken_contract.empty());
 }

@@ -1,15 +1,20 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // A segment store whose n-th allocation fails, for each n: every item that it took ends, and the
-// next store in the same place finds what was acknowledged.
+// next store in the same place finds what was acknowledged. And a directory whose request has none.
 #include "support/scale.hpp"
+#include "support/temporary_directory.hpp"
 #include "tier/segment_world.hpp"
 #include "tier_sim/alloc_faults.hpp"
 
+#include <oriel/tier/thread_disk.hpp>
+
 #include <catch2/catch.hpp>
 
+#include <cerrno>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace segment_memory_test {
@@ -93,6 +98,63 @@ TEST_CASE("an allocation that fails in a segment store loses no item", "[tier][s
     CHECK(missing <= evicted_at_most);
   }
   CHECK(lost > 10);
+}
+
+TEST_CASE("a disk request without memory ends alone", "[tier][segment]") {
+  const temporary_directory place;
+  for (std::uint32_t failing = 0; failing < 3; ++failing) {
+    INFO("request " << failing);
+    const std::string folder = place.path().string() + "/" + std::to_string(failing);
+    aligned_bytes memory(3 * disk_alignment_bytes);
+    std::vector<std::span<std::byte>> parts;
+    for (std::size_t i = 0; i < 3; ++i) {
+      parts.push_back(memory.bytes().subspan(i * disk_alignment_bytes, disk_alignment_bytes));
+    }
+    {
+      auto made = thread_disk::open({.directory = folder});
+      REQUIRE(made);
+      for (std::uint32_t file = 1; file <= 2; ++file) {
+        REQUIRE(made->create(file, 4 * disk_alignment_bytes));
+      }
+    }
+    auto disk = thread_disk::open({.directory = folder, .threads = 2});
+    REQUIRE(disk);
+    std::vector<disk_request> requests;
+    for (std::uint32_t i = 0; i < 3; ++i) {
+      requests.push_back({.op = disk_op::read,
+                          .file = i == failing ? 2u : 1u,  // 1 is open, 2 is not
+                          .offset = 0,
+                          .parts = {&parts[i], 1},
+                          .user = i});
+    }
+    std::map<std::uint64_t, int> errors;
+    const auto wait_for = [&](std::size_t count) {
+      disk_completion done;
+      while (errors.size() < count) {
+        if (disk->poll({&done, 1}) == 1) {
+          errors[done.user] = done.error;
+        } else {
+          disk->wait(no_deadline);
+        }
+      }
+    };
+    REQUIRE(disk->submit({&requests[(failing + 1) % 3], 1}) == 1);
+    wait_for(1);
+    errors.clear();
+    {
+      std::int64_t left = 0;
+      const sim::alloc_faults faults(left);
+      REQUIRE(disk->submit(requests) == 3);
+    }
+    wait_for(3);
+    for (std::uint32_t i = 0; i < 3; ++i) {
+      CHECK(errors[i] == (i == failing ? ENOMEM : 0));
+    }
+    errors.clear();
+    REQUIRE(disk->submit({&requests[failing], 1}) == 1);  // with memory it opens
+    wait_for(1);
+    CHECK(errors[failing] == 0);
+  }
 }
 
 }  // namespace segment_memory_test

@@ -34,7 +34,7 @@ class segment_core {
     return file_bytes_ > options_.capacity_bytes && !is_paused_ &&
            !ORIEL_MUTANT(files_count_as_of_one_size);
   }
-  /// The index as bytes for the next open.
+  /// The index as bytes for the next open. @pre the disk works on nothing, and no item will follow
   [[nodiscard]] std::vector<std::byte> snapshot(std::uint64_t now_us) const;
   /// Is something on the disk that the scan could not read? The next one should look again.
   [[nodiscard]] bool has_unread() const noexcept;

@@ -44,7 +44,8 @@ struct sync_wait {
 struct segment_state {
   std::uint32_t file = 0;
   std::uint64_t bytes = 0;             // of its file
-  std::uint64_t head_bytes = 0;        // where the next record goes
+  std::uint64_t head_bytes = 0;        // where the next record goes; 0: it has none
+  std::uint64_t tried_bytes = 0;       // the end of all writes, also of those that failed
   std::uint64_t first_generation = 0;  // all of its records are younger
   std::uint64_t stamp = 0;
   std::uint64_t durable_generation = 0;  // acknowledged records up to here survive a loss of power

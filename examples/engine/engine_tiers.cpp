@@ -3,6 +3,7 @@
 #include <oriel/tier/directory_disk.hpp>
 #include <oriel/tier/memory_store.hpp>
 #include <oriel/tier/numa_memory.hpp>
+#include <oriel/tier/page_record.hpp>
 #include <oriel/tier/redis_store.hpp>
 #include <oriel/tier/segment_store.hpp>
 #include <oriel/tier/store_thread.hpp>
@@ -96,7 +97,21 @@ tier host_tier(const tier_choice& choice, const page_shape& shape) {
   }
 }
 
-tier disk_tier(const tier_choice& choice) {
+/// Entries for a disk full of the smallest pages, and the sixteenth that a store keeps free.
+std::uint32_t disk_pages_max(std::uint64_t capacity_bytes, const page_shape& shape) {
+  std::uint64_t least = capacity_bytes;
+  for (const auto& slices : shape.slice_bytes) {
+    std::uint64_t bytes = record_header_bytes(shape.page_size, slices.size());
+    for (const std::uint64_t slice : slices) {
+      bytes += record_padded(slice);
+    }
+    least = std::min(least, std::max<std::uint64_t>(bytes, 2 * record_alignment_bytes));
+  }
+  const std::uint64_t pages = capacity_bytes / std::max<std::uint64_t>(least, 1);
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(pages + pages / 8 + 16, 0xFFFF'FFF0u));
+}
+
+tier disk_tier(const tier_choice& choice, const page_shape& shape) {
   const std::string& folder = choice.disk_folder;
   const std::uint64_t bytes = choice.disk_bytes;
   auto disk = directory_disk::open({.directory = folder});
@@ -122,6 +137,7 @@ tier disk_tier(const tier_choice& choice) {
           in,
           segment_store_options{.capacity_bytes = bytes,
                                 .segment_bytes = segment,
+                                .pages_max = disk_pages_max(bytes, shape),
                                 .tenant_share_max = choice.tenant_share_max});
     });
     // Not before: while the store opens, everybody waits for it.
@@ -184,7 +200,7 @@ std::vector<tier> make_tiers(const tier_choice& choice, const page_shape& shape)
     tiers.push_back(host_tier(choice, shape));
   }
   if (!choice.disk_folder.empty()) {
-    tiers.push_back(disk_tier(choice));
+    tiers.push_back(disk_tier(choice, shape));
   }
   if (!choice.remote_url.empty()) {
     tiers.push_back(remote_tier(choice));

@@ -12,7 +12,9 @@ namespace oriel {
 struct segment_store_options {
   std::uint64_t capacity_bytes = std::uint64_t{1} << 30;  ///< of all segment files together
   std::uint64_t segment_bytes = std::uint64_t{64} << 20;  ///< of one file; a multiple of 4 KiB
-  std::uint32_t pages_max = 0;    ///< index entries; 0: one for each 8 KiB of capacity
+  /// Index entries of 60 to 64 bytes, whose memory is committed as they are used. 0: one for each
+  /// 8 KiB of capacity, the smallest record: 7.5 GiB of address space for 1 TiB.
+  std::uint32_t pages_max = 0;
   double tenant_share_max = 1.0;  ///< of capacity_bytes, in (0, 1]
 
   std::uint32_t queue_items = 1024;                      ///< taken and not polled

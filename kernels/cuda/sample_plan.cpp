@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-#include "detail/sample_agent.cuh"
+#include "detail/sample_shared.hpp"
+
+#include <oriel/kernels/sample.hpp>
 
 #include <algorithm>
 

@@ -86,6 +86,27 @@ std::vector<sampled_token> sample_on_host(const cuda::sample_plan& plan,
   return out;
 }
 
+/// Samples one row of logits in many ways and demands the host's tokens and probabilities.
+std::vector<sampled_token> sample_as_host(const float* logits,
+                                          std::uint32_t vocabulary,
+                                          const std::vector<sample_row>& how,
+                                          bool backwards) {
+  std::vector<sampled_token> expected(how.size());
+  const auto host_plan = host::plan_sample(vocabulary, 1);
+  workspace_bytes workspace(host_plan->workspace_bytes);
+  const sample_args args{expected, logits, 0, how};
+  host::run_sample(*host_plan, args, workspace.span(), serial);
+  const auto rows = static_cast<std::uint32_t>(how.size());
+  std::vector<sampled_token> found =
+      sample_on_host(*cuda::plan_sample(vocabulary, rows), args, backwards);
+  for (std::uint32_t i = 0; i < rows; ++i) {
+    INFO("draw " << i);
+    REQUIRE(to_index(found[i].id) == to_index(expected[i].id));
+    REQUIRE(found[i].probability == expected[i].probability);
+  }
+  return found;
+}
+
 /// Logits of one of six kinds: spread, peaked, few values (ties), one value, with what is no
 /// number, nothing but that.
 std::vector<float> hard_row(std::uint32_t vocabulary, random_stream& random) {
@@ -221,17 +242,7 @@ TEST_CASE("the device's sampling falls on every token that has mass, and on no o
   for (std::uint32_t i = 0; i < draws; ++i) {
     how[i] = {.filters = {.temperature = 1.0f, .top_p = 0.95f}, .seed = 9, .position = i};
   }
-  std::vector<sampled_token> expected(draws);
-  const auto host_plan = host::plan_sample(vocabulary, 1);
-  workspace_bytes workspace(host_plan->workspace_bytes);
-  const sample_args args{expected, logits.data(), 0, how};
-  host::run_sample(*host_plan, args, workspace.span(), serial);
-  const std::vector<sampled_token> found =
-      sample_on_host(*cuda::plan_sample(vocabulary, draws), args, false);
-  for (std::uint32_t i = 0; i < draws; ++i) {
-    REQUIRE(found[i].id == expected[i].id);
-    REQUIRE(found[i].probability == expected[i].probability);
-  }
+  sample_as_host(logits.data(), vocabulary, how, false);
 }
 
 TEST_CASE("top_p reaches tokens far below the first where those near it hold too little") {
@@ -247,18 +258,9 @@ TEST_CASE("top_p reaches tokens far below the first where those near it hold too
               .seed = 3,
               .position = i};
   }
-  std::vector<sampled_token> expected(draws);
-  const auto host_plan = host::plan_sample(vocabulary, 1);
-  workspace_bytes workspace(host_plan->workspace_bytes);
-  const sample_args args{expected, logits.data(), 0, how};
-  host::run_sample(*host_plan, args, workspace.span(), serial);
-  const std::vector<sampled_token> found =
-      sample_on_host(*cuda::plan_sample(vocabulary, draws), args, true);
+  const std::vector<sampled_token> found = sample_as_host(logits.data(), vocabulary, how, true);
   std::uint32_t others = 0;
   for (std::uint32_t i = 0; i < draws; ++i) {
-    INFO("draw " << i);
-    REQUIRE(to_index(found[i].id) == to_index(expected[i].id));
-    REQUIRE(found[i].probability == expected[i].probability);
     others += to_index(found[i].id) != 1'234 ? 1u : 0u;
   }
   REQUIRE(others > 5);
@@ -277,17 +279,7 @@ TEST_CASE("the largest vocabulary's masses fit a bin, all in one") {
   std::vector<sample_row> how(2);
   how[0] = {.filters = {.temperature = 1.0f, .top_p = 0.4f}, .seed = 1, .position = 1};
   how[1] = {.filters = {.temperature = 1.0f, .top_p = 0.9f}, .seed = 1, .position = 2};
-  std::vector<sampled_token> expected(2);
-  const auto host_plan = host::plan_sample(vocabulary, 1);
-  workspace_bytes workspace(host_plan->workspace_bytes);
-  const sample_args args{expected, logits.data(), 0, how};
-  host::run_sample(*host_plan, args, workspace.span(), serial);
-  const std::vector<sampled_token> found =
-      sample_on_host(*cuda::plan_sample(vocabulary, 2), args, false);
-  for (std::uint32_t i = 0; i < 2; ++i) {
-    REQUIRE(to_index(found[i].id) == to_index(expected[i].id));
-    REQUIRE(found[i].probability == expected[i].probability);
-  }
+  sample_as_host(logits.data(), vocabulary, how, false);
 }
 
 TEST_CASE("the exponential of normal results has the bits of the one of any") {

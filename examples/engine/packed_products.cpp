@@ -1,8 +1,11 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/hash.hpp>
+
 #include <engine/packed_products.hpp>
 
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -101,17 +104,15 @@ product_kinds with_packed(const model_geometry& geometry,
   return std::move(model.products);
 }
 
-std::uint64_t digest_of(const product_kinds& kinds) noexcept {
-  std::uint64_t digest = 0;
+std::uint64_t digest_of(const product_kinds& kinds) {
+  std::vector<std::uint64_t> parts;
   for (const auto& [name, kind] : kinds) {
-    for (const std::uint64_t part : {static_cast<std::uint64_t>(name.role),
-                                     std::uint64_t{name.layer},
-                                     static_cast<std::uint64_t>(kind)}) {
-      digest = (digest ^ (part + 1)) * 0x9E37'79B9'7F4A'7C15ull;
-      digest ^= digest >> 32;
-    }
+    parts.insert(parts.end(),
+                 {static_cast<std::uint64_t>(name.role),
+                  std::uint64_t{name.layer},
+                  static_cast<std::uint64_t>(kind)});
   }
-  return digest;
+  return parts.empty() ? 0 : hash64(std::as_bytes(std::span(parts)));
 }
 
 }  // namespace oriel::engine

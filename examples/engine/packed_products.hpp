@@ -39,7 +39,7 @@ struct library_product {
                                         const std::function<bool(const library_product&)>& takes);
 
 /// Names who multiplies with which matrix; 0: device_gemm.hpp with all, in what the model is
-/// computed in.
-[[nodiscard]] std::uint64_t digest_of(const product_kinds& kinds) noexcept;
+/// computed in. O(kinds). @throws std::bad_alloc
+[[nodiscard]] std::uint64_t digest_of(const product_kinds& kinds);
 
 }  // namespace oriel::engine

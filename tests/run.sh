@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds and runs every test. Usage: tests/run.sh [--long] [stage...]
-# Stages, all by default and in this order: lint release package asan tsan cuda.
+# Stages, all by default and in this order: lint release asan cuda package tsan.
 # --long adds the soaks. Without a CUDA toolkit the cuda stage says so and passes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,11 +8,11 @@ stages=()
 for argument in "$@"; do
   case "$argument" in
     --long) export ORIEL_TEST_LONG=1 ;;
-    lint|release|package|asan|tsan|cuda) stages+=("$argument") ;;
-    *) echo "usage: $0 [--long] [lint|release|package|asan|tsan|cuda ...]" >&2; exit 2 ;;
+    lint|release|asan|cuda|package|tsan) stages+=("$argument") ;;
+    *) echo "usage: $0 [--long] [lint|release|asan|cuda|package|tsan ...]" >&2; exit 2 ;;
   esac
 done
-[ ${#stages[@]} -gt 0 ] || stages=(lint release package asan tsan cuda)
+[ ${#stages[@]} -gt 0 ] || stages=(lint release asan cuda package tsan)
 
 ./src/cmake/install_packages.sh test
 jobs=$(nproc)
@@ -22,31 +22,51 @@ if command -v ccache > /dev/null; then  # Where there is a compiler cache, take 
   export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS-pch_defines,time_macros}  # else it passes by precompiled headers
 fi
 
-build_and_test() {  # build_and_test <preset> [ctest argument...]
-  local preset=$1; shift
+# Tests wait for disks, servers and processes, so they run behind the builds of the next stages, one preset's at a time.
+# What they print follows when they have ended: before the next ones begin, and at the end. There a failure stops all.
+tests_of=
+tests_log=$(mktemp)
+trap '[ -z "$tests_of" ] || kill "$!" 2> /dev/null || true; rm -f "$tests_log"' EXIT
+await_tests() {
+  [ -n "$tests_of" ] || return 0
+  local code=0
+  wait "$!" || code=$?
+  echo "== tests of $tests_of"
+  cat "$tests_log"
+  tests_of=
+  return "$code"
+}
+begin_tests() {  # begin_tests <preset> [ctest argument...]
+  await_tests
+  tests_of=$1; shift
+  CTEST_PARALLEL_LEVEL=$((jobs + jobs / 2)) ctest --preset "$tests_of" "$@" > "$tests_log" 2>&1 &
+}
+
+build() {  # build <preset>
   # Several files of tests at once, which takes half the time; with --long each by itself: has it its includes?
-  cmake --preset "$preset" -DORIEL_TEST_UNITY=$([ -n "${ORIEL_TEST_LONG:-}" ] && echo OFF || echo ON) > /dev/null
-  cmake --build --preset "$preset" -j "$jobs"
-  ctest --preset "$preset" -j $((jobs + jobs / 2)) "$@"  # Some wait for disks, servers and processes.
+  cmake --preset "$1" -DORIEL_TEST_UNITY=$([ -n "${ORIEL_TEST_LONG:-}" ] && echo OFF || echo ON) > /dev/null
+  cmake --build --preset "$1" -j "$jobs"
 }
 
 stage_lint() { ./tests/lint/lint.sh; }
 stage_release() {
-  build_and_test cpu
+  build cpu
+  begin_tests cpu
   cmake --build --preset cpu -j "$jobs" --target all_verify_interface_header_sets
 }
-stage_package() { ./tests/package/run.sh; }
 stage_asan() {  # Figures of whole real traces are release's: minutes here, over code that other cases run too.
-  ORIEL_TEST_SCALE=0.1 build_and_test asan \
+  build asan
+  ORIEL_TEST_SCALE=0.1 begin_tests asan \
     -E '^test\.replay:(the agentic trace gives|the real tree under LRU draws|400 GiB of|the default order goes)'
 }
+stage_cuda() { ./tests/package/cuda.sh; }
+stage_package() { ./tests/package/run.sh; }
 stage_tsan() {  # What has threads: the pool itself, probes of a tree, every kernel in the engine's forward pass.
   cmake --preset tsan > /dev/null
   cmake --build --preset tsan -j "$jobs" --target test.core test.threads
-  ORIEL_TEST_SCALE=0.1 ctest --preset tsan -j 1 --no-tests=error \
+  ORIEL_TEST_SCALE=0.1 begin_tests tsan -j 1 --no-tests=error \
     -R '^test\.core:|^test\.threads:(case 49|logits have the same bits|a request.s tokens|a loader thread fills|store_thread|many threads|a node may be|a thread|loads are cancelled|a load that fails|routers in threads)'
 }
-stage_cuda() { ./tests/package/cuda.sh; }
 
 for stage in "${stages[@]}"; do
   echo "== $stage"
@@ -54,3 +74,5 @@ for stage in "${stages[@]}"; do
   "stage_$stage"
   echo "== $stage: $((SECONDS - begin)) s"
 done
+await_tests
+echo "== all: $SECONDS s"

@@ -66,9 +66,9 @@ struct toy_page {
   [[nodiscard]] std::vector<std::size_t> slice_bytes() const {
     return pool == 0 ? std::vector<std::size_t>{4096, 700} : std::vector<std::size_t>{1500};
   }
-  [[nodiscard]] std::byte byte_at(std::size_t slice, std::size_t at) const noexcept {
-    return static_cast<std::byte>(mixed(number * 8 + pool, slice * 65'536 + at / 8) >>
-                                  (8 * (at % 8)));
+  /// The slice's eight bytes at `at`, a multiple of 8.
+  [[nodiscard]] std::uint64_t word_at(std::size_t slice, std::size_t at) const noexcept {
+    return mixed(number * 8 + pool, slice * 65'536 + at / 8);
   }
 };
 
@@ -93,8 +93,9 @@ class page_buffer {
 
   void fill() {
     for (std::size_t s = 0; s < slices_.size(); ++s) {
-      for (std::size_t i = 0; i < slices_[s].size(); ++i) {
-        slices_[s][i] = page_.byte_at(s, i);
+      for (std::size_t i = 0; i < slices_[s].size(); i += 8) {
+        const std::uint64_t word = page_.word_at(s, i);
+        std::memcpy(slices_[s].data() + i, &word, std::min<std::size_t>(8, slices_[s].size() - i));
       }
     }
   }
@@ -105,8 +106,11 @@ class page_buffer {
   }
   [[nodiscard]] bool is_right(std::size_t first = 0) const {
     for (std::size_t s = first; s < slices_.size(); ++s) {
-      for (std::size_t i = 0; i < slices_[s].size(); ++i) {
-        if (slices_[s][i] != page_.byte_at(s, i)) {
+      for (std::size_t i = 0; i < slices_[s].size(); i += 8) {
+        const std::uint64_t word = page_.word_at(s, i);
+        if (std::memcmp(slices_[s].data() + i,
+                        &word,
+                        std::min<std::size_t>(8, slices_[s].size() - i)) != 0) {
           return false;
         }
       }

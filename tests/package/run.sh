@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs Oriel into an empty folder, moves it, and uses it as its users do: find_package,
 # add_subdirectory, pkg-config, a C++23 program, the program oriel, Conan and vcpkg. The library is built as by the
-# preset cpu, so that a compiler cache that saw it has it. Conan, whose flags are its own, builds without optimisation
-# and several files at once: only that it fits is tested.
+# presets cpu and cuda, so that a compiler cache that saw it has it. Conan, whose flags are its own, builds without
+# optimisation and several files at once: only that it fits is tested.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source=$PWD
@@ -38,8 +38,10 @@ nvcc=${CUDACXX:-$(command -v nvcc || true)}
 [ -n "$nvcc" ] || nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
 cuda=OFF
 if [ -x "$nvcc" ]; then cuda=ON; fi
+# CUDA's flags are those of tests/package/cuda.sh.
 quietly cmake -G Ninja -S . -B "$work/build" -DORIEL_TESTS=OFF -DORIEL_EXAMPLES=OFF -DORIEL_TIER=ON \
-  -DCMAKE_BUILD_TYPE=Release -DORIEL_WERROR=ON -DORIEL_CUDA=$cuda -DORIEL_ONEDNN=AUTO -DCMAKE_INSTALL_PREFIX="$work/first"
+  -DCMAKE_BUILD_TYPE=Release -DORIEL_WERROR=ON -DORIEL_CUDA=$cuda -DCMAKE_CUDA_FLAGS=-Xptxas=-v -DORIEL_ONEDNN=AUTO \
+  -DCMAKE_INSTALL_PREFIX="$work/first"
 quietly cmake --build "$work/build"
 quietly cmake --install "$work/build"
 mv "$work/first" "$work/moved"  # An install is relocatable.

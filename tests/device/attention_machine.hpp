@@ -130,9 +130,9 @@ class host_block {
     return k_stage(index) + Dims::k_bytes;
   }
 
-  /// What the loaders do for the item, if its queries are copied.
+  /// What the loaders do for the item.
   void load_queries() {
-    if (!detail::queries_are_copied(call_)) {
+    if (!detail::queries_are_loaded(call_)) {
       return;
     }
     const auto copy =
@@ -142,7 +142,8 @@ class host_block {
           std::memcpy(at(queries(0) + to), from + units * 8, bytes);
         };
     for (std::uint32_t thread = detail::loader_threads; thread-- > 0;) {
-      detail::copy_queries<Dims>(call_, work_, thread, copy);
+      call_.q_bf16 != nullptr ? detail::copy_queries<Dims>(call_, work_, thread, copy)
+                              : detail::round_queries<Dims>(call_, work_, thread, at(queries(0)));
     }
   }
   /// The next item's queries come.

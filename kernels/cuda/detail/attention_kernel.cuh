@@ -26,7 +26,7 @@ struct attention_memory {
   static constexpr std::uint32_t first_raw = query_bytes + stages * Dims::stage_bytes;
   static constexpr std::uint32_t barriers = first_raw + raw_stages * Dims::raw_bytes;
   static constexpr std::uint32_t raw_barriers = barriers + 3 * stages * 8;
-  // The item at hand: a barrier says that it is there, with its queries if they are copied, one
+  // The item at hand: a barrier says that it is there, with its queries if they are loaded, one
   // that both may be overwritten.
   static constexpr std::uint32_t item_full = raw_barriers + 2 * raw_stages * 8;
   static constexpr std::uint32_t item_free = item_full + 8;
@@ -175,7 +175,7 @@ class attention_consumer {
     __syncwarp();
     ptx::named_barrier(1 + Warpgroups, Warpgroups * warpgroup_threads);
   }
-  /// The next item, when it is there; its queries, if they are copied, may be multiplied then. An
+  /// The next item, when it is there; its queries, if they are loaded, may be multiplied then. An
   /// empty one ends all.
   [[nodiscard]] __device__ __forceinline__ attention_work next_item() {
     ptx::mbarrier_wait(address_ + memory::item_full, item_parity_);
@@ -381,7 +381,8 @@ class attention_loader {
       // Apart from the arrival behind this thread's copies, which does not release its stores.
       ptx::mbarrier_arrive(address_ + memory::item_full);
     }
-    if (!work.is_empty() && queries_are_copied(call)) {
+    const bool are_loaded = !work.is_empty() && queries_are_loaded(call);
+    if (are_loaded && call.q_bf16 != nullptr) {
       copy_queries<Dims>(
           call,
           work,
@@ -390,9 +391,14 @@ class attention_loader {
             ptx::copy_async_16(address_ + to, from, units, bytes);
           });
       ptx::mbarrier_arrive_after_copies(address_ + memory::item_full);
-    } else {
-      ptx::mbarrier_arrive(address_ + memory::item_full);
+      return;
     }
+    if constexpr (Warpgroups == 1) {
+      if (are_loaded) {
+        round_queries<Dims>(call, work, index_, ptx::shared_pointer(address_));
+      }
+    }
+    ptx::mbarrier_arrive(address_ + memory::item_full);
   }
 
  private:

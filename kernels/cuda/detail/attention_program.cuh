@@ -10,9 +10,9 @@
 ///     producer        one warp; for each tile: wait for a free stage, announce its bytes, start
 ///                     the copies. It runs ahead, across items, as far as there are stages.
 ///     loaders         three warps; for each item: find it, wait until the consumers have
-///                     multiplied the queries of the one before with its last keys, hand it on,
-///                     start the copies of its queries: they come while softmax, last product and
-///                     outputs of the one before are computed
+///                     multiplied the queries of the one before with its last keys, hand it on
+///                     with its queries: they come while softmax, last product and outputs of the
+///                     one before are computed
 ///     consumer        a warpgroup per 64 rows; for each tile: scores = Q K^T, weights = softmax
 ///                     so far, out = out x shrink + weights x V. While the softmax of a tile is
 ///                     computed, the product of the tile before runs: a consumer holds two stages
@@ -229,14 +229,14 @@ ORIEL_HOST_DEVICE_INLINE void end_item(const attention_call& call,
   }
 }
 
-/// One consumer warpgroup, one item. @pre its queries are there, if they are copied
+/// One consumer warpgroup, one item. @pre its queries are there, if they are loaded
 template <class Dims, class Machine>
 ORIEL_HOST_DEVICE_INLINE void attend_item(const attention_call& call,
                                           const attention_work& work,
                                           std::uint32_t warpgroup,
                                           Machine& machine) {
   using thread_state = attention_thread<Dims>;
-  if (!queries_are_copied(call)) {
+  if (!queries_are_loaded(call)) {
     machine.meet();  // Nobody reads the last item's queries any more.
     machine.each([&](std::uint32_t thread, thread_state&) {
       store_queries<Dims>(call, work, warpgroup, thread, machine.queries());

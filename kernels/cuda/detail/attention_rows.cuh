@@ -148,41 +148,88 @@ template <class Dims, class T>
 // threads side by side fill one core matrix, and four read 64 or 128 bytes of a row.
 inline constexpr std::uint32_t query_dims_at_once = 4 * core_side;
 
-/// Do the loaders bring an item's queries, while its consumers still work on the item before? As
-/// they lie: those in f32 are rounded on their way, by the consumers (store_queries).
-[[nodiscard]] ORIEL_HOST_DEVICE inline bool queries_are_copied(const attention_call& call) {
-  return call.q_bf16 != nullptr && is_vector_aligned(call.q_bf16, call.args.q_stride);
+/// Do the loaders bring an item's queries, while its consumers still work on the item before? Not
+/// where these rows are no whole words, and not those in f32, which are rounded on their way, of two
+/// warpgroups: beside these loaders have few registers. Then consumers do (store_queries).
+[[nodiscard]] ORIEL_HOST_DEVICE inline bool queries_are_loaded(const attention_call& call) {
+  return call.q_bf16 != nullptr
+             ? is_vector_aligned(call.q_bf16, call.args.q_stride)
+             : call.warpgroups == 1 && is_vector_aligned(call.args.q, call.args.q_stride);
 }
 
-/// What loader `thread` of loader_threads copies of a block's queries. Rows that do not exist
-/// become zero. `Copy`: copy(to, from, units, bytes) fills the 16 bytes at `to`, behind the first
-/// warpgroup's queries, with the first `bytes` of those 16 x `units` bytes behind `from`, and zeros.
-/// @pre queries_are_copied
-template <class Dims, class Copy>
-ORIEL_HOST_DEVICE_INLINE void copy_queries(const attention_call& call,
-                                           const attention_work& work,
-                                           std::uint32_t thread,
-                                           Copy&& copy) {
+/// Calls f(warpgroup, row, dim, at) for each eight rows of a block that loader `thread` of
+/// loader_threads brings; its own are row `row` of the warpgroup, from `dim` on.
+template <class F>
+ORIEL_HOST_DEVICE_INLINE void for_each_loaded_row(const attention_call& call,
+                                                  const attention_work& work,
+                                                  std::uint32_t thread,
+                                                  F&& f) {
   constexpr std::uint32_t sides = mma_rows / core_side;  // of a warpgroup
-  constexpr std::uint32_t bytes = query_dims_at_once * sizeof(bf16);
   const std::uint32_t lane = thread % warp_threads, dim = lane / core_side * core_side;
   ORIEL_UNROLL_BY(1)
   for (std::uint32_t side = thread / warp_threads; side < sides * call.warpgroups;
        side += loader_threads / warp_threads) {
     const std::uint32_t warpgroup = side / sides;
     const std::uint32_t row = side % sides * core_side + lane % core_side;
-    const tile_row at = row_at(call, work, warpgroup, row);
-    const bf16* const from =
-        at.exists ? query_at<Dims>(call, work, at, call.q_bf16, dim) : call.q_bf16;
-    const std::uint32_t to = warpgroup * Dims::query_bytes + core_offset_bytes(Dims::qk, row, dim);
-    ORIEL_UNROLL
-    for (std::uint32_t piece = 0; piece < Dims::qk / query_dims_at_once; ++piece) {
-      copy(to + core_offset_bytes(Dims::qk, 0, piece * query_dims_at_once),
-           from,
-           at.exists ? piece * (bytes / 16) : 0,
-           at.exists ? 16u : 0u);
-    }
+    f(warpgroup, row, dim, row_at(call, work, warpgroup, row));
   }
+}
+
+/// Queries in bf16: starts copies of what loader `thread` brings. Rows that do not exist become
+/// zero. `Copy`: copy(to, from, units, bytes) fills the 16 bytes at `to`, behind the first
+/// warpgroup's queries, with the first `bytes` of those 16 x `units` bytes behind `from`, and zeros.
+/// @pre queries_are_loaded
+template <class Dims, class Copy>
+ORIEL_HOST_DEVICE_INLINE void copy_queries(const attention_call& call,
+                                           const attention_work& work,
+                                           std::uint32_t thread,
+                                           Copy&& copy) {
+  constexpr std::uint32_t units = query_dims_at_once * sizeof(bf16) / 16;
+  const bf16* const q = call.q_bf16;
+  for_each_loaded_row(
+      call,
+      work,
+      thread,
+      [&](std::uint32_t warpgroup, std::uint32_t row, std::uint32_t dim, const tile_row& at) {
+        const bf16* const from = at.exists ? query_at<Dims>(call, work, at, q, dim) : q;
+        const std::uint32_t to =
+            warpgroup * Dims::query_bytes + core_offset_bytes(Dims::qk, row, dim);
+        ORIEL_UNROLL
+        for (std::uint32_t piece = 0; piece < Dims::qk / query_dims_at_once; ++piece) {
+          copy(to + core_offset_bytes(Dims::qk, 0, piece * query_dims_at_once),
+               from,
+               at.exists ? piece * units : 0,
+               at.exists ? 16u : 0u);
+        }
+      });
+}
+
+/// Queries in f32, the same: loads of eight rows are on their way before the first store, which has
+/// to wait for one. @pre queries_are_loaded
+template <class Dims>
+ORIEL_HOST_DEVICE_INLINE void round_queries(const attention_call& call,
+                                            const attention_work& work,
+                                            std::uint32_t thread,
+                                            std::byte* queries) {
+  constexpr std::uint32_t pieces = Dims::qk / query_dims_at_once;
+  for_each_loaded_row(
+      call,
+      work,
+      thread,
+      [&](std::uint32_t, std::uint32_t row, std::uint32_t dim, const tile_row& at) {
+        const float* const from = query_at<Dims>(call, work, at, call.args.q, dim);
+        words16 stored[pieces][2];
+        ORIEL_UNROLL
+        for (std::uint32_t i = 0; i < pieces * 2; ++i) {
+          const float* const word = from + i / 2 * query_dims_at_once + i % 2 * (core_side / 2);
+          stored[i / 2][i % 2] = at.exists ? load_words(word) : words16{};
+        }
+        ORIEL_UNROLL
+        for (std::uint32_t piece = 0; piece < pieces; ++piece) {
+          const std::uint32_t d = piece * query_dims_at_once + dim;
+          store_words(queries + core_offset_bytes(Dims::qk, row, d), as_core_row(stored[piece]));
+        }
+      });
 }
 
 /// A consumer's share of its warpgroup's queries. All loads of a thread are on their way before its

@@ -121,6 +121,28 @@ std::vector<float> attend(const attention_bench& bench,
   });
 }
 
+/// By rows in f32 or bf16 on the device, outputs in bf16. An array of its own: what a run leaves out
+/// is not there from the one before.
+template <class T>
+std::vector<bf16> attend_in_bf16(const cuda::attention_plan& plan,
+                                 const device_call& call,
+                                 std::uint32_t rows,
+                                 const T* queries) {
+  const device_array<bf16> out(std::size_t{rows} * plan.shape.q_heads * plan.shape.head_dim_vo);
+  const device_array<std::byte> workspace(plan.workspace_bytes);
+  REQUIRE(cuda::run_attention(plan,
+                              basic_attention_args<T, bf16>{.out = out.data(),
+                                                            .q = queries,
+                                                            .q_stride = call.args().q_stride,
+                                                            .kv = call.args().kv,
+                                                            .sequences = call.args().sequences,
+                                                            .sinks = call.args().sinks,
+                                                            .scale = call.args().scale},
+                              {workspace.data(), workspace.size()},
+                              nullptr));
+  return out.to_host();
+}
+
 /// Kinds 0 to 2 have a tensor-core unit, 3 and 4 the generic one; from 5 on again, in e4m3.
 attention_shape shape_of(int kind, std::uint32_t group, std::uint32_t page, std::uint32_t window) {
   const bool is_e4m3 = kind >= 5;
@@ -325,25 +347,50 @@ TEST_CASE("cuda attention with rows in bf16 gives the same outputs, rounded") {
     std::transform(args.q, args.q + q.size(), q.begin(), to_bf16);
     const auto device_q = to_device(q);
     const auto plan = plan_for(shape, 2, rows, length, 1);
-    const device_array<std::byte> workspace(plan.workspace_bytes);
-    const auto run = [&]<class T>(const T* queries) {
-      // An array of its own: what a run leaves out is not there from the one before.
-      const device_array<bf16> out(std::size_t{rows} * shape.q_heads * shape.head_dim_vo);
-      REQUIRE(cuda::run_attention(plan,
-                                  basic_attention_args<T, bf16>{.out = out.data(),
-                                                                .q = queries,
-                                                                .q_stride = args.q_stride,
-                                                                .kv = call.args().kv,
-                                                                .sequences = call.args().sequences,
-                                                                .sinks = nullptr,
-                                                                .scale = args.scale},
-                                  {workspace.data(), workspace.size()},
-                                  nullptr));
-      return out.to_host();
-    };
-    const std::vector<bf16> rounded = run(device_q.data());
-    CHECK((run(call.args().q) == rounded));  // bf16 holds these queries, or the kernel rounds them.
+    const std::vector<bf16> rounded = attend_in_bf16(plan, call, rows, device_q.data());
+    // bf16 holds these queries, or the kernel rounds them.
+    CHECK((attend_in_bf16(plan, call, rows, call.args().q) == rounded));
     std::transform(rounded.begin(), rounded.end(), args.out, [](bf16 x) { return to_float(x); });
   });
   CHECK(same_bits(got, expected));
+}
+
+TEST_CASE("cuda attention has the same bits where a thread block has many items") {
+  const int kind = GENERATE(0, 2, 5, 7);
+  const std::uint32_t window = GENERATE(0u, 128u), most = GENERATE(1u, 20u);
+  constexpr std::uint32_t length = 210;
+  const attention_shape shape = shape_of(kind, 16, 16, window);
+  INFO(describe(shape, isa::scalar) << " rows " << most);
+  random_stream random(window + most, 76);
+  const auto sinks = random_sinks(shape, random);
+  serial_executor serial;
+  const token_stream a = random_tokens(shape, length, random);
+  attention_bench bench(shape, pool_pages(shape), 6);
+  const chunk all{&a, bench.add_table(length), 0, length};
+  bench.append({&all, 1}, serial);
+  std::vector<chunk> step;
+  for (const std::uint32_t end : {210u, 64u, 150u, 131u, 40u}) {
+    step.push_back({&a, 0, end - most, most});
+    step.push_back({&a, 0, end, 0});
+  }
+  bench.call(step, sinks, [&](const attention_args& args, std::uint32_t rows) {
+    const device_call call(bench, args, rows);
+    std::vector<bf16> q(rows * args.q_stride);
+    std::transform(args.q, args.q + q.size(), q.begin(), to_bf16);
+    const auto device_q = to_device(q);
+    std::vector<std::vector<bf16>> found;
+    for (const std::uint32_t blocks : {132u, 1u, 3u}) {
+      const auto plan =
+          cuda::plan_attention(shape,
+                               {.sequences_max = static_cast<std::uint32_t>(step.size()),
+                                .rows_max = rows,
+                                .rows_per_sequence_max = most,
+                                .keys_max = length,
+                                .multiprocessors = blocks});
+      REQUIRE(plan);
+      found.push_back(attend_in_bf16(*plan, call, rows, device_q.data()));
+      found.push_back(attend_in_bf16(*plan, call, rows, call.args().q));
+    }
+    CHECK(std::ranges::all_of(found, [&](const auto& x) { return x == found[0]; }));
+  });
 }

@@ -130,6 +130,26 @@ class host_block {
     return k_stage(index) + Dims::k_bytes;
   }
 
+  /// What the loaders do for the item.
+  void load_queries() {
+    if (!detail::queries_are_loaded(call_)) {
+      return;
+    }
+    const auto copy =
+        [&](std::uint32_t to, const bf16* from, std::uint32_t units, std::uint32_t bytes) {
+          is_right_ &= to % 16 == 0 && reinterpret_cast<std::uintptr_t>(from) % 16 == 0;
+          std::memset(at(queries(0) + to), 0, 16);
+          std::memcpy(at(queries(0) + to), from + units * 8, bytes);
+        };
+    for (std::uint32_t thread = detail::loader_threads; thread-- > 0;) {
+      call_.q_bf16 != nullptr ? detail::copy_queries<Dims>(call_, work_, thread, copy)
+                              : detail::round_queries<Dims>(call_, work_, thread, at(queries(0)));
+    }
+  }
+  /// The next item's queries come.
+  void release_queries(std::uint32_t warpgroup) {
+    std::memset(at(queries(warpgroup)), 0xFF, Dims::query_bytes);
+  }
   void meet() { meeting_.arrive_and_wait(); }
   /// What the producer warp does for the next tile, and the converters. @pre all have met, and all
   /// but one wait
@@ -142,7 +162,8 @@ class host_block {
       const auto piece = detail::piece_of(call_, work_, next_tile_, lane);
       detail::copy_piece<Dims>(call_, work_, next_tile_, piece, *this);
     }
-    const auto keys = detail::copied_keys(work_, next_tile_);  // What the barriers were told.
+    const auto keys =
+        detail::copied_keys(call_, work_, next_tile_);  // What the barriers were told.
     is_right_ &= k_bytes_ == (keys.hi - keys.lo) * Dims::k_key_bytes;
     is_right_ &= v_bytes_ == (keys.hi - keys.lo) * Dims::v_key_bytes;
     if constexpr (Dims::is_scaled) {
@@ -219,13 +240,17 @@ class host_consumer {
   }
   [[nodiscard]] std::uint32_t queries_address() const { return block_.queries(warpgroup_); }
   [[nodiscard]] std::byte* queries() { return block_.at(queries_address()); }
-  [[nodiscard]] std::byte* values() { return block_.at(block_.v_stage(released_)); }
+  [[nodiscard]] std::byte* wait_values() { return block_.at(block_.v_stage(waited_ - 1)); }
   [[nodiscard]] const float* scales() {
     return reinterpret_cast<const float*>(block_.at(block_.v_stage(waited_ - 1)) + Dims::v_bytes);
   }
   void meet() {}  // Of the threads of one warpgroup: `each` is a meeting.
   void publish() {}
   void publish_to_all() { block_.meet(); }
+  void release_queries() {
+    ++queries_released_;
+    block_.release_queries(warpgroup_);
+  }
   [[nodiscard]] std::uint32_t wait_k() {
     block_.meet();  // All have released the tile before the last.
     if (warpgroup_ == 0) {
@@ -267,9 +292,9 @@ class host_consumer {
           [&](std::uint32_t t, std::uint32_t r) -> float& { return threads_[t].out[r]; });
     });
   }
-  /// All of `tiles` were waited for and given back, and nothing is under way.
+  /// All of `tiles` were waited for and given back, the queries once, and nothing is under way.
   [[nodiscard]] bool is_done(std::uint32_t tiles) const {
-    return waited_ == tiles && released_ == tiles && products_.is_empty();
+    return waited_ == tiles && released_ == tiles && queries_released_ == 1 && products_.is_empty();
   }
   using pair_member = float (thread_state::*)[2];
   void quad_max(pair_member m) {
@@ -277,6 +302,14 @@ class host_consumer {
   }
   void quad_sum(pair_member m) {
     exchange(m, [](float a, float b) { return a + b; });
+  }
+  void exchange_in_quads() {
+    const auto before = threads_;
+    each([&](std::uint32_t thread, thread_state& t) {
+      for (std::uint32_t i = 0; i < Dims::vo / 8; ++i) {
+        t.weight[i] = before[thread / 4 * 4 + i % 4].weight[i / 4 * 4 + thread % 4];
+      }
+    });
   }
 
  private:
@@ -297,6 +330,7 @@ class host_consumer {
   products_under_way products_;
   std::vector<thread_state> threads_;
   std::uint32_t waited_ = 0, released_ = 0;  ///< tiles of the item
+  std::uint32_t queries_released_ = 0;
 };
 
 /// A warp of the generic kernel.
@@ -391,6 +425,7 @@ void attend_item_on_host(const detail::attention_call& call,
                          bool at_once) {
   host_block<Dims> block(call, work);
   std::atomic<bool> done = true;
+  block.load_queries();
   const auto consume = [&](std::uint32_t warpgroup) {
     host_consumer<Dims> consumer(block, warpgroup, at_once);
     detail::attend_item<Dims>(call, work, warpgroup, consumer);

@@ -197,19 +197,22 @@ TEST_CASE("a window's first key counts the query itself") {
 
 TEST_CASE("pieces of a tile are its keys, page by page") {
   const std::uint32_t page_size = GENERATE(16u, 32u, 48u, 64u, 80u, 128u);
+  const dtype kv = GENERATE(dtype::bf16, dtype::e4m3);
+  const std::uint32_t group = kv == dtype::bf16 ? 8 : 16;
   std::vector<std::uint32_t> table(64);
   for (std::uint32_t i = 0; i < table.size(); ++i) {
     table[i] = 1000 + i;
   }
   attention_shape shape = full;
   shape.page_size = page_size;
+  shape.kv = kv;
   const paged_sequence sequence{table.data(), 0, 700, 3};
   const auto call = call_for(shape, decode, {&sequence, 1});
   detail::attention_work work{};
   work.sequence = &sequence;
   for (work.key_begin = 0; work.key_begin < 200; work.key_begin += 7) {
     for (work.key_end = work.key_begin + 1; work.key_end < 300; work.key_end += 13) {
-      std::uint32_t next = work.key_begin / 16 * 16;
+      std::uint32_t next = work.key_begin / group * group;
       for (std::uint32_t tile = work.first_tile(); tile < work.last_tile(); ++tile) {
         for (std::uint32_t lane = 0; lane < 32; ++lane) {
           const auto piece = detail::piece_of(call, work, tile, lane);
@@ -223,7 +226,7 @@ TEST_CASE("pieces of a tile are its keys, page by page") {
           }
         }
       }
-      REQUIRE(next == (work.key_end + 15) / 16 * 16);
+      REQUIRE(next == (work.key_end + group - 1) / group * group);
     }
   }
 }
@@ -308,7 +311,7 @@ TEST_CASE("the ring of stages: no tile is lost, read early or overwritten, in an
       if (c.wants_tile(ends) && full_k[c.next.stage].has_passed(c.next.parity)) {
         REQUIRE(k[c.next.stage] == c.waited++);
         c.next.advance();
-        REQUIRE(k[c.next.stage_before()] == c.waited - 1);  // Where its V is looked for.
+        REQUIRE(k[c.next.before().stage] == c.waited - 1);  // Where its V is looked for.
         idle = 0;
       } else if (c.gives_back(ends) && full_v[c.held.stage].has_passed(c.held.parity)) {
         REQUIRE(v[c.held.stage] == c.released);
@@ -318,6 +321,69 @@ TEST_CASE("the ring of stages: no tile is lost, read early or overwritten, in an
         idle = 0;
       }
       is_ahead |= c.waited == c.released + 2 && produced >= c.waited + 2;
+    }
+  }
+  CHECK(is_ahead);
+}
+
+TEST_CASE("items are handed on with their queries, in any interleaving") {
+  const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 20)));
+  random_stream random(seed, 64);
+  constexpr std::uint32_t items = 100, warps = 8, loaders = 5;
+  barrier_model full(loaders + 1), free(warps);
+  std::uint32_t item = ~0u;                          // The one in shared memory; `items` ends all.
+  std::vector<std::uint32_t> queries(loaders, ~0u);  // Whose, by who copies them.
+  std::vector<std::uint32_t> handed(loaders);        // Items, by each loader.
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> copies;  // Under way: loader, item.
+  struct consumer {
+    std::uint32_t next = 0;
+    bool multiplies = false;  // The item's queries.
+    bool is_done = false;
+  };
+  std::vector<consumer> consumers(warps);
+  std::uint32_t idle = 0;
+  bool is_ahead = false;  // Queries come while a consumer has not yet asked for the item.
+  const auto has_all = [&](std::uint32_t i) {
+    return item == i && std::count(queries.begin(), queries.end(), i) == loaders;
+  };
+  while (!std::ranges::all_of(consumers, &consumer::is_done)) {
+    REQUIRE(++idle < 10000);  // Nobody can move: a deadlock.
+    const std::uint32_t who = random.next_below(warps + loaders + 1);
+    if (who < warps) {
+      consumer& c = consumers[who];
+      if (c.multiplies) {
+        REQUIRE(has_all(c.next));
+        free.arrive();
+        c.multiplies = false;
+        ++c.next;
+        idle = 0;
+      } else if (!c.is_done && full.has_passed(c.next & 1)) {
+        c.is_done = c.next == items;
+        c.multiplies = !c.is_done;
+        REQUIRE((c.is_done ? item == items : has_all(c.next)));
+        idle = 0;
+      }
+    } else if (who < warps + loaders) {
+      const std::uint32_t loader = who - warps, i = handed[loader];
+      if (i <= items && free.has_passed((i & 1) ^ 1)) {
+        if (loader == 0) {
+          item = i;
+          full.arrive();
+        }
+        queries[loader] = ~0u;
+        copies.emplace_back(loader, i);
+        ++handed[loader];
+        idle = 0;
+      }
+    } else if (!copies.empty()) {
+      const auto n = static_cast<std::uint32_t>(copies.size());
+      std::swap(copies[random.next_below(n)], copies.back());
+      const auto [loader, i] = copies.back();
+      copies.pop_back();
+      queries[loader] = i;
+      full.arrive();
+      is_ahead |= i != 0 && i <= items && consumers[0].next == i && !consumers[0].multiplies;
+      idle = 0;
     }
   }
   CHECK(is_ahead);
@@ -357,7 +423,7 @@ TEST_CASE("e4m3: two rings of stages, and the converters between them, in any in
       if (c.wants_tile(ends) && full[c.next.stage].has_passed(c.next.parity)) {
         REQUIRE(is_made(c.next.stage, c.waited++));
         c.next.advance();
-        REQUIRE(is_made(c.next.stage_before(), c.waited - 1));  // Where its scales are looked for.
+        REQUIRE(is_made(c.next.before().stage, c.waited - 1));  // Where its scales are looked for.
         idle = 0;
       } else if (c.gives_back(ends)) {
         REQUIRE(is_made(c.held.stage, c.released++));

@@ -76,6 +76,7 @@ constexpr mutant all_mutants[] = {
      "the device's SwiGLU writes e4m3 with the bits of quantisation behind it"},
     // Attention: the product of a tile runs under the softmax of the next.
     {"attention_stage_goes_back_under_its_product", "V is overwritten", attention},
+    {"attention_queries_go_back_under_their_product", "the next item's meet K", attention},
     {"attention_weights_are_packed_under_a_product", "those of the next tile meet V", attention},
     {"attention_out_shrinks_under_a_product", "what comes after is not shrunk", attention},
     // Streams and events.

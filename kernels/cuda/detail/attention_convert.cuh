@@ -19,7 +19,7 @@
 
 namespace oriel::detail {
 
-inline constexpr std::uint32_t converter_threads = 96;  ///< three warps; the fourth is the producer
+inline constexpr std::uint32_t converter_threads = loader_threads;  ///< the same warps
 
 /// Two numbers of e4m3, one in the low byte of each half of `word` (the rest is not looked at), to
 /// two of bf16 with their exponents 120 too small: the bits of e4m3's exponent and mantissa stand
@@ -66,26 +66,6 @@ struct two_words {
   std::memcpy(&w, from, sizeof w);
   return w;
 #endif
-}
-
-/// Keys [begin, end) of a tile of 64 that are there: some are.
-struct tile_part {
-  std::uint32_t begin, end;
-  [[nodiscard]] ORIEL_HOST_DEVICE bool has(std::uint32_t key) const {
-    return key >= begin && key < end;
-  }
-  [[nodiscard]] ORIEL_HOST_DEVICE bool is_whole() const { return begin == 0 && end == tile_keys; }
-  /// A bit for each key.
-  [[nodiscard]] ORIEL_HOST_DEVICE std::uint64_t keys() const {
-    return (~std::uint64_t{0} << begin) & (~std::uint64_t{0} >> (tile_keys - end));
-  }
-};
-[[nodiscard]] ORIEL_HOST_DEVICE inline tile_part seen_part(const attention_work& work,
-                                                           std::uint32_t tile) {
-  const std::uint32_t begin = tile * tile_keys;
-  const std::uint32_t first = work.key_begin < begin ? begin : work.key_begin;
-  const std::uint32_t end = work.key_end < begin + tile_keys ? work.key_end : begin + tile_keys;
-  return {first - begin, end - begin};
 }
 
 /// The bytes of the 4 keys of the low bits of `keys`, as e4m3_place() has them.

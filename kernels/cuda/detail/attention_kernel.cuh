@@ -1,15 +1,17 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The attention kernel on a device: attention_program.cuh run by `Warpgroups` consumer warpgroups
-/// and one producer warp, persistently over the items that the block finds in device memory. With
-/// e4m3 KV the producer fills raw stages, from which three converter warps fill stages of bf16.
+/// The attention kernel on a device: attention_program.cuh run by `Warpgroups` consumer warpgroups,
+/// one producer warp and three loader warps, persistently over the items that the block finds in
+/// device memory. With e4m3 KV the producer fills raw stages, from which the loaders, converters
+/// then, fill stages of bf16.
 #pragma once
 
 #include "attention_convert.cuh"
 #include "attention_program.cuh"
 #include "attention_units.hpp"
 #include "launch.cuh"
+#include "ptx_gemm.cuh"
 
 namespace oriel::detail {
 
@@ -24,7 +26,12 @@ struct attention_memory {
   static constexpr std::uint32_t first_raw = query_bytes + stages * Dims::stage_bytes;
   static constexpr std::uint32_t barriers = first_raw + raw_stages * Dims::raw_bytes;
   static constexpr std::uint32_t raw_barriers = barriers + 3 * stages * 8;
-  static constexpr std::uint32_t tables = raw_barriers + 2 * raw_stages * 8;
+  // The item at hand: a barrier says that it is there, with its queries if they are loaded, one
+  // that both may be overwritten.
+  static constexpr std::uint32_t item_full = raw_barriers + 2 * raw_stages * 8;
+  static constexpr std::uint32_t item_free = item_full + 8;
+  static constexpr std::uint32_t item = item_full + 16;
+  static constexpr std::uint32_t tables = item_full + attention_item_bytes;
 
   [[nodiscard]] static __device__ std::uint32_t k_stage(std::uint32_t stage) {
     return query_bytes + stage * Dims::stage_bytes;
@@ -64,6 +71,8 @@ struct attention_memory {
       ptx::mbarrier_init(shared + raw_full(stage), 2);  // K is announced, and V.
       ptx::mbarrier_init(shared + raw_free(stage), converter_threads);
     }
+    ptx::mbarrier_init(shared + item_full, loader_threads + 1);  // The item, and their queries.
+    ptx::mbarrier_init(shared + item_free, consumer_warps);
     ptx::fence_mbarrier_init();
   }
 };
@@ -140,17 +149,21 @@ class attention_consumer {
     ptx::pin(address);
     return address;
   }
-  /// V of the oldest stage that was not given back.
-  [[nodiscard]] __device__ __forceinline__ std::byte* values() const {
-    return ptx::shared_pointer(address_ + memory::v_stage(held_.stage));
+  /// V of the tile whose K was waited for last, when it is there.
+  [[nodiscard]] __device__ __forceinline__ std::byte* wait_values() const {
+    const auto [stage, parity] = next_.before();
+    ptx::mbarrier_wait(address_ + memory::v_full(stage), parity);
+    __syncwarp();
+    return ptx::shared_pointer(address_ + memory::v_stage(stage));
   }
   /// Of the tile that was waited for last.
   [[nodiscard]] __device__ __forceinline__ const float* scales() const {
     return reinterpret_cast<const float*>(
-        ptx::shared_pointer(address_ + memory::v_stage(next_.stage_before()) + Dims::v_bytes));
+        ptx::shared_pointer(address_ + memory::v_stage(next_.before().stage) + Dims::v_bytes));
   }
 
   __device__ __forceinline__ void meet() const {
+    __syncwarp();
     ptx::named_barrier(1 + warpgroup_, warpgroup_threads);
   }
   __device__ __forceinline__ void publish() const {
@@ -159,7 +172,23 @@ class attention_consumer {
   }
   __device__ __forceinline__ void publish_to_all() const {
     ptx::fence_async_proxy();
+    __syncwarp();
     ptx::named_barrier(1 + Warpgroups, Warpgroups * warpgroup_threads);
+  }
+  /// The next item, when it is there; its queries, if they are loaded, may be multiplied then. An
+  /// empty one ends all.
+  [[nodiscard]] __device__ __forceinline__ attention_work next_item() {
+    ptx::mbarrier_wait(address_ + memory::item_full, item_parity_);
+    __syncwarp();
+    ptx::fence_async_proxy();
+    item_parity_ ^= 1;
+    return *reinterpret_cast<const attention_work*>(ptx::shared_pointer(address_ + memory::item));
+  }
+  /// This warp has read the item and will not read its queries again.
+  __device__ __forceinline__ void release_queries() const {
+    if (threadIdx.x % warp_threads == 0) {
+      ptx::mbarrier_arrive(address_ + memory::item_free);
+    }
   }
   /// K of the next tile.
   [[nodiscard]] __device__ __forceinline__ std::uint32_t wait_k() {
@@ -183,7 +212,8 @@ class attention_consumer {
     held_.advance();
   }
 
-  // Waits, and what one lane does alone, let the threads of a warp part; wgmma wants them together.
+  // Waits, branches, and what one lane does alone let the threads of a warp part; wgmma, and
+  // barriers of the block, want them together.
   __device__ __forceinline__ void begin_scores() {  // They begin at zero: no pin.
     __syncwarp();
     ptx::wgmma_fence();
@@ -208,6 +238,7 @@ class attention_consumer {
   /// that of the values.
   template <std::uint32_t Pending>
   __device__ __forceinline__ void wait_multiply() {
+    __syncwarp();
     ptx::wgmma_wait<Pending>();
     pin_scores();
     if constexpr (Pending == 0) {
@@ -234,7 +265,30 @@ class attention_consumer {
     quad(member, [](float a, float b) { return a + b; });
   }
 
+  /// Of each four words of a thread's `weight`, thread q of four gets the q-th of all four.
+  __device__ __forceinline__ void exchange_in_quads() {
+    const bool is_odd = threadIdx.x % 2 != 0, is_high = threadIdx.x % 4 >= 2;
+    ORIEL_UNROLL
+    for (std::uint32_t k = 0; k < Dims::vo / core_side; k += 4) {
+      std::uint32_t* const w = thread_.weight + k;
+      swap_across(w[0], w[1], is_odd, 1);
+      swap_across(w[2], w[3], is_odd, 1);
+      swap_across(w[0], w[2], is_high, 2);
+      swap_across(w[1], w[3], is_high, 2);
+    }
+  }
+
  private:
+  /// Between two threads: the upper one's `low` for the other's `high`.
+  static __device__ __forceinline__ void swap_across(std::uint32_t& low,
+                                                     std::uint32_t& high,
+                                                     bool is_upper,
+                                                     std::uint32_t distance) {
+    const std::uint32_t got =
+        __shfl_xor_sync(0xFFFFFFFFu, is_upper ? low : high, static_cast<int>(distance));
+    low = is_upper ? got : low;
+    high = is_upper ? high : got;
+  }
   template <class F>
   __device__ __forceinline__ void quad(pair_member member, F&& f) {
     ORIEL_UNROLL
@@ -258,6 +312,7 @@ class attention_consumer {
 
   std::uint32_t address_;
   std::uint32_t warpgroup_;
+  std::uint32_t item_parity_ = 0;
   stage_ring<memory::stages> next_, held_;
   attention_thread<Dims> thread_;
 };
@@ -275,7 +330,7 @@ class attention_producer {
       const tile_piece piece = piece_of(call, work, tile, lane);  // While the stage is still busy.
       ptx::mbarrier_wait(address_ + Landing::free(ring_.stage), ring_.parity ^ 1);
       if (lane == 0) {
-        const key_range range = copied_keys(work, tile);
+        const key_range range = copied_keys(call, work, tile);
         const std::uint32_t keys = range.hi - range.lo;
         ptx::mbarrier_arrive_expect(address_ + Landing::k_full(ring_.stage),
                                     keys * Dims::k_key_bytes);
@@ -303,6 +358,53 @@ class attention_producer {
  private:
   std::uint32_t address_;
   stage_ring<Landing::stages> ring_;
+};
+
+/// A loader thread. `index`: of loader_threads.
+template <class Dims, std::uint32_t Warpgroups>
+class attention_loader {
+ public:
+  using memory = attention_memory<Dims, Warpgroups>;
+
+  __device__ __forceinline__ attention_loader(std::byte* shared, std::uint32_t index)
+      : address_(ptx::shared_address(shared)), index_(index) {}
+
+  /// Each consumer warp gives item i back before it waits for i + 1, and item i + 1 is not there
+  /// before all have given i back: neither side is ever two phases behind the other. Between the
+  /// wait here and the arrivals no consumer reads the item or its queries.
+  __device__ __forceinline__ void hand_over(const attention_call& call,
+                                            const attention_work& work) {
+    ptx::mbarrier_wait(address_ + memory::item_free, parity_ ^ 1);
+    parity_ ^= 1;
+    if (index_ == 0) {
+      *reinterpret_cast<attention_work*>(ptx::shared_pointer(address_ + memory::item)) = work;
+      // Apart from the arrival behind this thread's copies, which does not release its stores.
+      ptx::mbarrier_arrive(address_ + memory::item_full);
+    }
+    const bool are_loaded = !work.is_empty() && queries_are_loaded(call);
+    if (are_loaded && call.q_bf16 != nullptr) {
+      copy_queries<Dims>(
+          call,
+          work,
+          index_,
+          [&](std::uint32_t to, const bf16* from, std::uint32_t units, std::uint32_t bytes) {
+            ptx::copy_async_16(address_ + to, from, units, bytes);
+          });
+      ptx::mbarrier_arrive_after_copies(address_ + memory::item_full);
+      return;
+    }
+    if constexpr (Warpgroups == 1) {
+      if (are_loaded) {
+        round_queries<Dims>(call, work, index_, ptx::shared_pointer(address_));
+      }
+    }
+    ptx::mbarrier_arrive(address_ + memory::item_full);
+  }
+
+ private:
+  std::uint32_t address_;
+  std::uint32_t index_;
+  std::uint32_t parity_ = 0;
 };
 
 /// A converter thread. `index`: of converter_threads.
@@ -340,14 +442,11 @@ class attention_converter {
 };
 
 /// Threads of a block, and the registers that those of two consumer warpgroups are handed over by
-/// the suppliers, who must be a warpgroup for that: the producer's warp and, with e4m3, the
-/// converters.
+/// the suppliers, a warpgroup: the producer's warp and the loaders.
 template <class Dims, std::uint32_t Warpgroups>
 struct attention_threads {
   static constexpr bool hands_over = Warpgroups > 1;
-  static constexpr std::uint32_t suppliers =
-      hands_over || Dims::is_scaled ? warpgroup_threads : warp_threads;
-  static constexpr std::uint32_t all = Warpgroups * warpgroup_threads + suppliers;
+  static constexpr std::uint32_t all = (Warpgroups + 1) * warpgroup_threads;
   static constexpr std::uint32_t consumer_registers = Dims::is_scaled ? 216 : 232;
   static constexpr std::uint32_t supplier_registers = Dims::is_scaled ? 72 : 40;
   static_assert(!hands_over || Warpgroups * consumer_registers + supplier_registers <=
@@ -395,9 +494,18 @@ __global__ void __launch_bounds__(attention_threads<Dims, Warpgroups>::all, 1)
     if (const std::uint32_t index = threadIdx.x % warpgroup_threads; index < warp_threads) {
       attention_producer<Dims, attention_landing<Dims, Warpgroups>> producer(shared);
       for_items([&](const attention_work& work) { producer.produce(call, work); });
-    } else if constexpr (Dims::is_scaled) {
-      attention_converter<Dims, Warpgroups> converter(shared, index - warp_threads);
-      for_items([&](const attention_work& work) { converter.convert(work); });
+    } else {
+      attention_loader<Dims, Warpgroups> loader(shared, index - warp_threads);
+      if constexpr (Dims::is_scaled) {
+        attention_converter<Dims, Warpgroups> converter(shared, index - warp_threads);
+        for_items([&](const attention_work& work) {
+          loader.hand_over(call, work);
+          converter.convert(work);
+        });
+      } else {
+        for_items([&](const attention_work& work) { loader.hand_over(call, work); });
+      }
+      loader.hand_over(call, {});
     }
   } else {
     if constexpr (threads::hands_over) {
@@ -405,7 +513,10 @@ __global__ void __launch_bounds__(attention_threads<Dims, Warpgroups>::all, 1)
     }
     const std::uint32_t index = Warpgroups == 1 ? 0 : warpgroup;  // Known, it takes no register.
     attention_consumer<Dims, Warpgroups> consumer(shared, index);
-    for_items([&](const attention_work& work) { attend_item<Dims>(call, work, index, consumer); });
+    for (attention_work work = consumer.next_item(); !work.is_empty();
+         work = consumer.next_item()) {
+      attend_item<Dims>(call, work, index, consumer);
+    }
   }
 }
 

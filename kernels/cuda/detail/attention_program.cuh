@@ -5,14 +5,19 @@
 /// which order. A `Machine` says how: on a device with barriers, bulk copies and wgmma
 /// (attention_kernel.cuh), in tests/device with loops over the threads and a model of wgmma.
 ///
-///     shared memory   [warpgroups] queries, [stages] of (K tile, V tile), barriers, item tables
+///     shared memory   [warpgroups] queries, [stages] of (K tile, V tile), barriers, the item at
+///                     hand, item tables
 ///     producer        one warp; for each tile: wait for a free stage, announce its bytes, start
 ///                     the copies. It runs ahead, across items, as far as there are stages.
+///     loaders         three warps; for each item: find it, wait until the consumers have
+///                     multiplied the queries of the one before with its last keys, hand it on
+///                     with its queries: they come while softmax, last product and outputs of the
+///                     one before are computed
 ///     consumer        a warpgroup per 64 rows; for each tile: scores = Q K^T, weights = softmax
 ///                     so far, out = out x shrink + weights x V. While the softmax of a tile is
 ///                     computed, the product of the tile before runs: a consumer holds two stages
-///     converters      e4m3 alone, between the two: a tile as it was copied becomes one of bf16
-///                     (attention_convert.cuh)
+///     converters      e4m3 alone, between the two, the loaders' warps: a tile as it was copied
+///                     becomes one of bf16 (attention_convert.cuh)
 #pragma once
 
 #include "attention_rows.cuh"
@@ -89,8 +94,8 @@ ORIEL_HOST_DEVICE_INLINE void multiply_values(std::uint32_t v, Machine& machine)
          begin >= first_seen(call.shape.window_tokens, work.first_key, work.position + last);
 }
 
-/// What no row of the block sees of a tile's V becomes zero, before its product is started. With
-/// e4m3 it did when the tile became bf16.
+/// What no row of the block sees of a tile's V becomes zero, while its scores are computed: well
+/// before its product is started. With e4m3 it did when the tile became bf16.
 template <class Dims, class Machine>
 ORIEL_HOST_DEVICE_INLINE void clear_unseen(const attention_call& call,
                                            const attention_work& work,
@@ -101,13 +106,10 @@ ORIEL_HOST_DEVICE_INLINE void clear_unseen(const attention_call& call,
       (tile * tile_keys >= work.key_begin && (tile + 1) * tile_keys <= work.key_end)) {
     return;
   }
-  machine.wait_v();
+  std::byte* const v = machine.wait_values();
   machine.each([&](std::uint32_t thread, attention_thread<Dims>&) {
-    clear_values<Dims>(work,
-                       tile,
-                       warpgroup * warpgroup_threads + thread,
-                       call.warpgroups * warpgroup_threads,
-                       machine.values());
+    clear_values<Dims>(
+        work, tile, warpgroup * warpgroup_threads + thread, call.warpgroups * warpgroup_threads, v);
   });
   machine.publish_to_all();
 }
@@ -124,8 +126,19 @@ ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
   multiply_scores<Dims>(machine.queries_address(), machine.wait_k(), machine);
   if constexpr (!IsFirst) {
     multiply_values<Dims>(machine.wait_v(), machine);
+  } else if (tile == work.first_tile()) {  // While the scores are computed.
+    machine.each([&](std::uint32_t thread, thread_state& t) {
+      begin_rows(call, work, warpgroup, thread, t);
+    });
+  }
+  clear_unseen<Dims>(call, work, warpgroup, tile, machine);
+  if (ORIEL_MUTANT(attention_queries_go_back_under_their_product) && tile + 1 == work.last_tile()) {
+    machine.release_queries();
   }
   machine.template wait_multiply<IsFirst ? 0 : 1>();
+  if (tile + 1 == work.last_tile()) {
+    machine.release_queries();
+  }
   const bool unmasked = all_seen(call, work, warpgroup, tile);
   machine.each([&](std::uint32_t thread, thread_state& t) {
     if constexpr (Dims::is_scaled) {
@@ -165,7 +178,6 @@ ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
     }
   }
   machine.each(pack);
-  clear_unseen<Dims>(call, work, warpgroup, tile, machine);
 }
 
 /// Tiles [tile, end) of a split.
@@ -189,19 +201,54 @@ ORIEL_HOST_DEVICE_INLINE void attend_split(const attention_call& call,
   machine.each([&](std::uint32_t, thread_state& t) { fold_rows(t); });
 }
 
-/// One consumer warpgroup, one item.
+/// The end of an item: stores what it has computed.
+template <class Dims, class Machine>
+ORIEL_HOST_DEVICE_INLINE void end_item(const attention_call& call,
+                                       const attention_work& work,
+                                       std::uint32_t warpgroup,
+                                       Machine& machine) {
+  using thread_state = attention_thread<Dims>;
+  if (call.splits_max != 0 || call.out_bf16 == nullptr) {
+    machine.each(
+        [&](std::uint32_t thread, thread_state& t) { end_rows(call, work, warpgroup, thread, t); });
+  }
+  if (call.out_bf16 == nullptr) {
+    return;
+  }
+  ORIEL_UNROLL
+  for (std::uint32_t half = 0; half < 2; ++half) {
+    machine.each([&](std::uint32_t, thread_state& t) {
+      pack_row(is_whole_row(call, work, half, t), half, t);
+    });
+    machine.exchange_in_quads();
+    machine.each([&](std::uint32_t thread, thread_state& t) {
+      if (is_whole_row(call, work, half, t)) {
+        store_packed_row(call, work, warpgroup, thread, half, t);
+      }
+    });
+  }
+}
+
+/// One consumer warpgroup, one item. @pre its queries are there, if they are loaded
 template <class Dims, class Machine>
 ORIEL_HOST_DEVICE_INLINE void attend_item(const attention_call& call,
                                           const attention_work& work,
                                           std::uint32_t warpgroup,
                                           Machine& machine) {
   using thread_state = attention_thread<Dims>;
-  machine.meet();  // Nobody reads the last item's queries any more.
-  machine.each([&](std::uint32_t thread, thread_state& t) {
-    store_queries<Dims>(call, work, warpgroup, thread, machine.queries());
-    begin_rows(call, work, warpgroup, thread, t);
+  if (!queries_are_loaded(call)) {
+    machine.meet();  // Nobody reads the last item's queries any more.
+    machine.each([&](std::uint32_t thread, thread_state&) {
+      store_queries<Dims>(call, work, warpgroup, thread, machine.queries());
+    });
+    machine.publish();
+  }
+  machine.each([](std::uint32_t, thread_state& t) {
+    ORIEL_UNROLL
+    for (float& x : t.kept) {
+      x = 0.0f;
+    }
   });
-  machine.publish();
   constexpr std::uint32_t tiles_per_split = split_keys / tile_keys;
   const std::uint32_t last_tile = work.last_tile();
   for (std::uint32_t tile = work.first_tile(); tile < last_tile;) {
@@ -210,8 +257,7 @@ ORIEL_HOST_DEVICE_INLINE void attend_item(const attention_call& call,
     attend_split<Dims>(call, work, warpgroup, tile, end, machine);
     tile = end;
   }
-  machine.each(
-      [&](std::uint32_t thread, thread_state& t) { end_rows(call, work, warpgroup, thread, t); });
+  end_item<Dims>(call, work, warpgroup, machine);
 }
 
 }  // namespace oriel::detail

@@ -14,6 +14,7 @@
 #endif
 
 #include <bit>
+#include <type_traits>
 
 #include <math.h>
 
@@ -55,6 +56,9 @@ struct attention_thread {
   std::uint32_t first[2];  ///< first key that a row sees
   std::uint32_t end[2];    ///< one past its last; 0: not a row
 };
+
+/// Three warps beside the producer's: they hand items on, and copy queries.
+inline constexpr std::uint32_t loader_threads = 96;
 
 inline constexpr float log2_e = 0x1.715476p0f;
 
@@ -103,14 +107,7 @@ struct tile_row {
   return {of_block, row % call.group, token < call.tokens_per_tile && of_block < work.tokens};
 }
 
-/// Words that hold eight dims of a query as it is stored.
-template <class T>
-inline constexpr std::uint32_t query_words = core_side * sizeof(T) / sizeof(words16);
-
-/// Eight dims in bf16: a row of a core matrix.
-[[nodiscard]] ORIEL_HOST_DEVICE inline words16 as_core_row(const words16 (&stored)[1]) {
-  return stored[0];
-}
+/// Eight dims of f32 in bf16: a row of a core matrix.
 [[nodiscard]] ORIEL_HOST_DEVICE inline words16 as_core_row(const words16 (&stored)[2]) {
   words16 row;
   ORIEL_UNROLL
@@ -136,10 +133,108 @@ template <class T>
   return row;
 }
 
-/// A warp takes eight rows of queries and 32 dims at a time, a thread eight dims of a row: eight
-/// threads side by side fill one core matrix, and four read 64 or 128 bytes of a row. All loads of
-/// a thread are on their way before its first store, which has to wait for one; but for queries
-/// that are not aligned for that. `q`: the batch's.
+/// The address in q of dim `dim` of a row of queries. `q`: the batch's.
+template <class Dims, class T>
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE const T* query_at(const attention_call& call,
+                                                         const attention_work& work,
+                                                         const tile_row& at,
+                                                         const T* q,
+                                                         std::uint32_t dim) {
+  const std::size_t head = std::size_t{work.kv_head} * call.group + at.head;
+  return q + (work.batch_row + at.token) * call.args.q_stride + head * Dims::qk + dim;
+}
+
+// A warp takes eight rows of queries and 32 dims at a time, a thread eight dims of a row: eight
+// threads side by side fill one core matrix, and four read 64 or 128 bytes of a row.
+inline constexpr std::uint32_t query_dims_at_once = 4 * core_side;
+
+/// Do the loaders bring an item's queries, while its consumers still work on the item before? Not
+/// where these rows are no whole words, and not those in f32, which are rounded on their way, of two
+/// warpgroups: beside these loaders have few registers. Then consumers do (store_queries).
+[[nodiscard]] ORIEL_HOST_DEVICE inline bool queries_are_loaded(const attention_call& call) {
+  return call.q_bf16 != nullptr
+             ? is_vector_aligned(call.q_bf16, call.args.q_stride)
+             : call.warpgroups == 1 && is_vector_aligned(call.args.q, call.args.q_stride);
+}
+
+/// Calls f(warpgroup, row, dim, at) for each eight rows of a block that loader `thread` of
+/// loader_threads brings; its own are row `row` of the warpgroup, from `dim` on.
+template <class F>
+ORIEL_HOST_DEVICE_INLINE void for_each_loaded_row(const attention_call& call,
+                                                  const attention_work& work,
+                                                  std::uint32_t thread,
+                                                  F&& f) {
+  constexpr std::uint32_t sides = mma_rows / core_side;  // of a warpgroup
+  const std::uint32_t lane = thread % warp_threads, dim = lane / core_side * core_side;
+  ORIEL_UNROLL_BY(1)
+  for (std::uint32_t side = thread / warp_threads; side < sides * call.warpgroups;
+       side += loader_threads / warp_threads) {
+    const std::uint32_t warpgroup = side / sides;
+    const std::uint32_t row = side % sides * core_side + lane % core_side;
+    f(warpgroup, row, dim, row_at(call, work, warpgroup, row));
+  }
+}
+
+/// Queries in bf16: starts copies of what loader `thread` brings. Rows that do not exist become
+/// zero. `Copy`: copy(to, from, units, bytes) fills the 16 bytes at `to`, behind the first
+/// warpgroup's queries, with the first `bytes` of those 16 x `units` bytes behind `from`, and zeros.
+/// @pre queries_are_loaded
+template <class Dims, class Copy>
+ORIEL_HOST_DEVICE_INLINE void copy_queries(const attention_call& call,
+                                           const attention_work& work,
+                                           std::uint32_t thread,
+                                           Copy&& copy) {
+  constexpr std::uint32_t units = query_dims_at_once * sizeof(bf16) / 16;
+  const bf16* const q = call.q_bf16;
+  for_each_loaded_row(
+      call,
+      work,
+      thread,
+      [&](std::uint32_t warpgroup, std::uint32_t row, std::uint32_t dim, const tile_row& at) {
+        const bf16* const from = at.exists ? query_at<Dims>(call, work, at, q, dim) : q;
+        const std::uint32_t to =
+            warpgroup * Dims::query_bytes + core_offset_bytes(Dims::qk, row, dim);
+        ORIEL_UNROLL
+        for (std::uint32_t piece = 0; piece < Dims::qk / query_dims_at_once; ++piece) {
+          copy(to + core_offset_bytes(Dims::qk, 0, piece * query_dims_at_once),
+               from,
+               at.exists ? piece * units : 0,
+               at.exists ? 16u : 0u);
+        }
+      });
+}
+
+/// Queries in f32, the same: loads of eight rows are on their way before the first store, which has
+/// to wait for one. @pre queries_are_loaded
+template <class Dims>
+ORIEL_HOST_DEVICE_INLINE void round_queries(const attention_call& call,
+                                            const attention_work& work,
+                                            std::uint32_t thread,
+                                            std::byte* queries) {
+  constexpr std::uint32_t pieces = Dims::qk / query_dims_at_once;
+  for_each_loaded_row(
+      call,
+      work,
+      thread,
+      [&](std::uint32_t, std::uint32_t row, std::uint32_t dim, const tile_row& at) {
+        const float* const from = query_at<Dims>(call, work, at, call.args.q, dim);
+        words16 stored[pieces][2];
+        ORIEL_UNROLL
+        for (std::uint32_t i = 0; i < pieces * 2; ++i) {
+          const float* const word = from + i / 2 * query_dims_at_once + i % 2 * (core_side / 2);
+          stored[i / 2][i % 2] = at.exists ? load_words(word) : words16{};
+        }
+        ORIEL_UNROLL
+        for (std::uint32_t piece = 0; piece < pieces; ++piece) {
+          const std::uint32_t d = piece * query_dims_at_once + dim;
+          store_words(queries + core_offset_bytes(Dims::qk, row, d), as_core_row(stored[piece]));
+        }
+      });
+}
+
+/// A consumer's share of its warpgroup's queries. All loads of a thread are on their way before its
+/// first store, which has to wait for one; but for queries that are not aligned for that. `q`: the
+/// batch's.
 template <class Dims, class T>
 ORIEL_HOST_DEVICE_INLINE void store_queries(const attention_call& call,
                                             const attention_work& work,
@@ -147,44 +242,43 @@ ORIEL_HOST_DEVICE_INLINE void store_queries(const attention_call& call,
                                             std::uint32_t thread,
                                             const T* q,
                                             std::byte* queries) {
-  constexpr std::uint32_t warps = warpgroup_threads / warp_threads, words = query_words<T>;
-  constexpr std::uint32_t parts = mma_rows / core_side / warps, dims_at_once = 4 * core_side;
-  constexpr std::uint32_t pieces = Dims::qk / dims_at_once;
+  constexpr std::uint32_t warps = warpgroup_threads / warp_threads;
+  constexpr std::uint32_t parts = mma_rows / core_side / warps;
+  constexpr std::uint32_t pieces = Dims::qk / query_dims_at_once;
   const std::uint32_t lane = thread % warp_threads, dim = lane / core_side * core_side;
   const auto row_of = [&](std::uint32_t part) {  // A few rows are several warps' work.
     return (part * warps + thread / warp_threads) * core_side + lane % core_side;
   };
-  const auto from = [&](const tile_row& at) {
-    const std::size_t head = std::size_t{work.kv_head} * call.group + at.head;
-    return q + (work.batch_row + at.token) * call.args.q_stride + head * Dims::qk + dim;
-  };
   const auto store = [&](std::uint32_t part, std::uint32_t piece, const words16& row) {
-    const std::uint32_t d = piece * dims_at_once + dim;
+    const std::uint32_t d = piece * query_dims_at_once + dim;
     store_words(queries + core_offset_bytes(Dims::qk, row_of(part), d), row);
   };
-  if (!is_vector_aligned(q, call.args.q_stride)) {
-    ORIEL_UNROLL_BY(1)
-    for (std::uint32_t i = 0; i < parts * pieces; ++i) {
-      const std::uint32_t part = i / pieces, piece = i % pieces;
-      const tile_row at = row_at(call, work, warpgroup, row_of(part));
-      store(part, piece, at.exists ? load_core_row(from(at) + piece * dims_at_once) : words16{});
+  if constexpr (std::is_same_v<T, float>) {
+    if (is_vector_aligned(q, call.args.q_stride)) {
+      words16 stored[parts][pieces][2];
+      ORIEL_UNROLL
+      for (std::uint32_t part = 0; part < parts; ++part) {
+        const tile_row at = row_at(call, work, warpgroup, row_of(part));
+        const T* const row = query_at<Dims>(call, work, at, q, dim);
+        ORIEL_UNROLL
+        for (std::uint32_t i = 0; i < pieces * 2; ++i) {
+          const T* const word = row + i / 2 * query_dims_at_once + i % 2 * (core_side / 2);
+          stored[part][i / 2][i % 2] = at.exists ? load_words(word) : words16{};
+        }
+      }
+      ORIEL_UNROLL
+      for (std::uint32_t i = 0; i < parts * pieces; ++i) {
+        store(i / pieces, i % pieces, as_core_row(stored[i / pieces][i % pieces]));
+      }
+      return;
     }
-    return;
   }
-  words16 stored[parts][pieces][words];
-  ORIEL_UNROLL
-  for (std::uint32_t part = 0; part < parts; ++part) {
-    const tile_row at = row_at(call, work, warpgroup, row_of(part));
-    const T* const row = from(at);
-    ORIEL_UNROLL
-    for (std::uint32_t i = 0; i < pieces * words; ++i) {
-      const T* const word = row + i / words * dims_at_once + i % words * (core_side / words);
-      stored[part][i / words][i % words] = at.exists ? load_words(word) : words16{};
-    }
-  }
-  ORIEL_UNROLL
+  ORIEL_UNROLL_BY(1)
   for (std::uint32_t i = 0; i < parts * pieces; ++i) {
-    store(i / pieces, i % pieces, as_core_row(stored[i / pieces][i % pieces]));
+    const std::uint32_t part = i / pieces, piece = i % pieces;
+    const tile_row at = row_at(call, work, warpgroup, row_of(part));
+    const T* const from = query_at<Dims>(call, work, at, q, dim) + piece * query_dims_at_once;
+    store(part, piece, at.exists ? load_core_row(from) : words16{});
   }
 }
 
@@ -218,10 +312,6 @@ ORIEL_HOST_DEVICE_INLINE void begin_rows(const attention_call& call,
     t.kept_max[half] =
         has_sink ? call.args.sinks[work.kv_head * call.group + at.head] * log2_e : -INFINITY;
     t.kept_sum[half] = has_sink ? 1.0f : 0.0f;
-  }
-  ORIEL_UNROLL
-  for (float& x : t.kept) {
-    x = 0.0f;
   }
 }
 
@@ -349,8 +439,19 @@ ORIEL_HOST_DEVICE_INLINE void shrink_out(attention_thread<Dims>& t) {
   }
 }
 
+/// The words of eight keys side by side, one dim; those whose bit of `keys` is 0 become 0.
+[[nodiscard]] ORIEL_HOST_DEVICE inline words16 keep_values(words16 w, std::uint32_t keys) {
+  ORIEL_UNROLL
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    const std::uint32_t two = keys >> (2 * i);
+    w.word[i] &= ((two & 1) | (two & 2) << 15) * 0xFFFFu;
+  }
+  return w;
+}
+
 /// V of keys that no row of the block sees may be anything: it becomes 0 before it meets a weight
-/// of 0. Thread `index` of `threads` clears its share of the tile at `v`.
+/// of 0. Thread `index` of `threads` clears its share of the tile at `v`. A group of keys is read
+/// only where some of it stay.
 template <class Dims>
 ORIEL_HOST_DEVICE_INLINE void clear_values(const attention_work& work,
                                            std::uint32_t tile,
@@ -358,16 +459,14 @@ ORIEL_HOST_DEVICE_INLINE void clear_values(const attention_work& work,
                                            std::uint32_t threads,
                                            std::byte* v) {
   constexpr std::uint32_t lines = tile_keys / core_side * Dims::vo;  // 8 keys of one dim each
+  const std::uint64_t seen = seen_part(work, tile).keys();
   for (std::uint32_t line = index; line < lines; line += threads) {
-    const std::uint32_t key = tile * tile_keys + line / Dims::vo * core_side;
-    if (key >= work.key_begin && key + core_side <= work.key_end) {
-      continue;
-    }
-    auto* values = reinterpret_cast<std::uint16_t*>(v + line * 16);
-    for (std::uint32_t i = 0; i < core_side; ++i) {
-      if (key + i < work.key_begin || key + i >= work.key_end) {
-        values[i] = 0;
-      }
+    const auto keys = static_cast<std::uint32_t>(seen >> (line / Dims::vo * core_side)) & 0xFFu;
+    std::byte* const values = v + line * sizeof(words16);
+    if (keys == 0) {
+      store_words(values, words16{});
+    } else if (keys != 0xFF) {
+      store_words(values, keep_values(load_words(values), keys));
     }
   }
 }
@@ -428,7 +527,7 @@ ORIEL_HOST_DEVICE_INLINE void fold_rows(attention_thread<Dims>& t) {
          at.head;
 }
 
-/// Stores the outputs of one of the thread's rows, whose splits are all folded.
+/// Stores the outputs of one of the thread's rows, whose splits are all folded, in f32.
 template <class Dims>
 ORIEL_HOST_DEVICE_INLINE void store_row(const attention_call& call,
                                         const attention_work& work,
@@ -436,12 +535,68 @@ ORIEL_HOST_DEVICE_INLINE void store_row(const attention_call& call,
                                         std::uint32_t thread,
                                         std::uint32_t half,
                                         const attention_thread<Dims>& t) {
-  const std::size_t out = head_index(call, work, at) * Dims::vo;
+  float* const out = call.args.out + head_index(call, work, at) * Dims::vo;
   const float inverse = 1.0f / t.kept_sum[half];  // One division, as in the merge.
   ORIEL_UNROLL
   for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
-    store_out_pair(
-        call, out + fragment_column(thread, r), t.kept[r] * inverse, t.kept[r + 1] * inverse);
+    const std::uint32_t column = fragment_column(thread, r);
+    out[column] = t.kept[r] * inverse;
+    out[column + 1] = t.kept[r + 1] * inverse;
+  }
+}
+
+/// Does one of the thread's rows exist, with all its splits in the item?
+template <class Dims>
+[[nodiscard]] ORIEL_HOST_DEVICE inline bool is_whole_row(const attention_call& call,
+                                                         const attention_work& work,
+                                                         std::uint32_t half,
+                                                         const attention_thread<Dims>& t) {
+  const std::uint32_t split = work.key_begin / split_keys;
+  return t.end[half] != 0 && (call.splits_max == 0 || (t.first[half] / split_keys == split &&
+                                                       (t.end[half] - 1) / split_keys == split));
+}
+
+// Outputs in bf16: a thread has two columns of each eight of its row, 4 bytes. The four threads of
+// a row exchange them, so that each has eight side by side, and store 64 bytes together.
+//
+//     pack_row    weight[c] = columns 8 c + 2 (thread % 4), + 1; products need it no more
+//     exchange    weight[4 k + j] = columns 8 (4 k + thread % 4) + 2 j, + 1
+
+/// @pre nothing that reads `weight` is under way
+template <class Dims>
+ORIEL_HOST_DEVICE_INLINE void pack_row(bool is_whole,
+                                       std::uint32_t half,
+                                       attention_thread<Dims>& t) {
+  static_assert(Dims::vo / core_side <= tile_keys / 4);
+  const float inverse = is_whole ? 1.0f / t.kept_sum[half] : 0.0f;
+  ORIEL_UNROLL
+  for (std::uint32_t r = half * 2; r < Dims::vo / 2; r += 4) {
+    t.weight[r / 4] = nearest_bf16_pair(t.kept[r] * inverse, t.kept[r + 1] * inverse);
+  }
+}
+/// Behind the exchange.
+template <class Dims>
+ORIEL_HOST_DEVICE_INLINE void store_packed_row(const attention_call& call,
+                                               const attention_work& work,
+                                               std::uint32_t warpgroup,
+                                               std::uint32_t thread,
+                                               std::uint32_t half,
+                                               const attention_thread<Dims>& t) {
+  const tile_row at = row_at(call, work, warpgroup, fragment_row(thread, half));
+  bf16* const out = call.out_bf16 + head_index(call, work, at) * Dims::vo + thread % 4 * core_side;
+  const bool is_aligned = is_vector_aligned(call.out_bf16, core_side);
+  ORIEL_UNROLL
+  for (std::uint32_t k = 0; k < Dims::vo / (4 * core_side); ++k) {
+    const std::uint32_t* const w = t.weight + 4 * k;
+    bf16* const to = out + k * 4 * core_side;
+    if (is_aligned) {
+      store_global_words(to, {{w[0], w[1], w[2], w[3]}});
+    } else {
+      ORIEL_UNROLL
+      for (std::uint32_t j = 0; j < 4; ++j) {
+        reinterpret_cast<std::uint32_t*>(to)[j] = w[j];
+      }
+    }
   }
 }
 
@@ -477,8 +632,8 @@ ORIEL_HOST_DEVICE_INLINE void store_partial(const attention_call& call,
   }
 }
 
-/// The end of an item. A row all of whose splits were in the item is finished; of another the share
-/// is stored, and with its first split which row it is.
+/// The end of an item, but for rows in bf16 that are whole. A row all of whose splits were in the
+/// item is finished; of another the share is stored, and with its first split which row it is.
 template <class Dims>
 ORIEL_HOST_DEVICE_INLINE void end_rows(const attention_call& call,
                                        const attention_work& work,
@@ -494,20 +649,20 @@ ORIEL_HOST_DEVICE_INLINE void end_rows(const attention_call& call,
     const tile_row at = row_at(call, work, warpgroup, fragment_row(thread, half));
     const std::uint32_t first = t.first[half] / split_keys;
     const std::uint32_t last = (t.end[half] - 1) / split_keys;
-    if (call.splits_max == 0) {
+    if (call.splits_max != 0) {
+      if (split < first || split > last) {
+        continue;
+      }
+      if (split == first && work.kv_head == 0 && at.head == 0 && thread % 4 == 0) {
+        call.partials.batch_rows[slot_of(call, work, at)] = work.batch_row + at.token;
+      }
+      if (first != last) {
+        store_partial(call, work, at, split - first, thread, half, t);
+        continue;
+      }
+    }
+    if (call.out_bf16 == nullptr) {
       store_row(call, work, at, thread, half, t);
-      continue;
-    }
-    if (split < first || split > last) {
-      continue;
-    }
-    if (split == first && work.kv_head == 0 && at.head == 0 && thread % 4 == 0) {
-      call.partials.batch_rows[slot_of(call, work, at)] = work.batch_row + at.token;
-    }
-    if (first == last) {
-      store_row(call, work, at, thread, half, t);
-    } else {
-      store_partial(call, work, at, split - first, thread, half, t);
     }
   }
 }

@@ -29,6 +29,9 @@ inline constexpr std::uint32_t converted_stages = 3;
   return stages < 8 ? stages : 8;
 }
 
+/// The item at hand and its two barriers.
+inline constexpr std::uint32_t attention_item_bytes = 16 + sizeof(attention_work);
+
 /// Shared memory of a block.
 [[nodiscard]] constexpr std::uint32_t attention_shared_bytes(const attention_shape& shape,
                                                              std::uint32_t warpgroups,
@@ -42,9 +45,11 @@ inline constexpr std::uint32_t converted_stages = 3;
     constexpr std::uint32_t scales = 2 * tile_keys * std::uint32_t{sizeof(float)};
     const std::uint32_t raw = tile_keys * (dims + 2 * std::uint32_t{sizeof(float)});
     return queries + converted_stages * (stage + scales + barriers_per_stage * barrier_bytes) +
-           attention_raw_stages(raw, queries, stage + scales) * (raw + 2 * barrier_bytes) + tables;
+           attention_raw_stages(raw, queries, stage + scales) * (raw + 2 * barrier_bytes) +
+           attention_item_bytes + tables;
   }
-  return queries + attention_stages(stage) * (stage + barriers_per_stage * barrier_bytes) + tables;
+  return queries + attention_stages(stage) * (stage + barriers_per_stage * barrier_bytes) +
+         attention_item_bytes + tables;
 }
 
 inline constexpr std::uint32_t generic_warps_per_block = 4;

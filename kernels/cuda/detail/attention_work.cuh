@@ -76,6 +76,26 @@ struct attention_work {
   }
 };
 
+/// Keys [begin, end) of a tile of 64 that are there: some are.
+struct tile_part {
+  std::uint32_t begin, end;
+  [[nodiscard]] ORIEL_HOST_DEVICE bool has(std::uint32_t key) const {
+    return key >= begin && key < end;
+  }
+  [[nodiscard]] ORIEL_HOST_DEVICE bool is_whole() const { return begin == 0 && end == tile_keys; }
+  /// A bit for each key.
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint64_t keys() const {
+    return (~std::uint64_t{0} << begin) & (~std::uint64_t{0} >> (tile_keys - end));
+  }
+};
+[[nodiscard]] ORIEL_HOST_DEVICE inline tile_part seen_part(const attention_work& work,
+                                                           std::uint32_t tile) {
+  const std::uint32_t begin = tile * tile_keys;
+  const std::uint32_t first = work.key_begin < begin ? begin : work.key_begin;
+  const std::uint32_t end = work.key_end < begin + tile_keys ? work.key_end : begin + tile_keys;
+  return {first - begin, end - begin};
+}
+
 /// The first key that a row at `position` sees. `first_key`: of its sequence.
 [[nodiscard]] ORIEL_HOST_DEVICE inline std::uint32_t first_seen(std::uint32_t window_tokens,
                                                                 std::uint32_t first_key,
@@ -198,22 +218,25 @@ ORIEL_HOST_DEVICE void for_each_item(const attention_call& call,
 /// Consecutive keys of one page.
 struct tile_piece {
   std::uint32_t key;   ///< first
-  std::uint32_t keys;  ///< a multiple of 16; 0: there is no such piece
+  std::uint32_t keys;  ///< whole groups that are copied; 0: there is no such piece
   std::uint32_t page;  ///< physical
 };
 
 /// A tile meets at most so many pages.
 inline constexpr std::uint32_t tile_pieces_max = tile_keys / kv_tile_tokens;
 
-/// Keys [lo, hi) of a tile that are copied: the 16-key tiles of which some row sees a key.
+/// Keys [lo, hi) of a tile that are copied: the groups of which some row sees a key, of 8 keys side
+/// by side or, with e4m3, of the 16 whose scales lie behind them.
 struct key_range {
   std::uint32_t lo, hi;
 };
-[[nodiscard]] ORIEL_HOST_DEVICE inline key_range copied_keys(const attention_work& work,
+[[nodiscard]] ORIEL_HOST_DEVICE inline key_range copied_keys(const attention_call& call,
+                                                             const attention_work& work,
                                                              std::uint32_t tile) {
+  const std::uint32_t group = call.shape.kv == dtype::e4m3 ? kv_tile_tokens : kv_group_tokens;
   const std::uint32_t begin = tile * tile_keys, end = begin + tile_keys;
-  const std::uint32_t lo = work.key_begin / kv_tile_tokens * kv_tile_tokens;
-  const std::uint32_t hi = (work.key_end + kv_tile_tokens - 1) / kv_tile_tokens * kv_tile_tokens;
+  const std::uint32_t lo = work.key_begin / group * group;
+  const std::uint32_t hi = (work.key_end + group - 1) / group * group;
   return {lo < begin ? begin : lo, hi < end ? hi : end};
 }
 
@@ -222,7 +245,7 @@ struct key_range {
                                                            const attention_work& work,
                                                            std::uint32_t tile,
                                                            std::uint32_t index) {
-  const key_range keys = copied_keys(work, tile);
+  const key_range keys = copied_keys(call, work, tile);
   const std::uint32_t page_size = call.shape.page_size, logical = keys.lo / page_size + index;
   const std::uint32_t begin = index == 0 ? keys.lo : logical * page_size;
   const std::uint32_t page_end = (logical + 1) * page_size;

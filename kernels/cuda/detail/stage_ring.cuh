@@ -23,8 +23,9 @@ struct stage_ring {
       parity ^= 1;
     }
   }
-  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t stage_before() const {
-    return (stage == 0 ? Stages : stage) - 1;
+  /// The place before this one.
+  [[nodiscard]] ORIEL_HOST_DEVICE stage_ring before() const {
+    return stage == 0 ? stage_ring{Stages - 1, parity ^ 1} : stage_ring{stage - 1, parity};
   }
 };
 

@@ -29,6 +29,9 @@ struct launch_config {
 /// @throws machine_error  what a device would end with an error, hang at, or leave undefined: an address outside the
 ///         memory map or shared memory, a misaligned access, a barrier nobody completes, a warp not converged where an
 ///         instruction demands it, ... The message has the kernel, block, warp, lanes, the instruction and its line.
-void run(const module& m, const kernel& k, const launch_config& config, std::span<const std::byte> parameters);
+void run(const module& m,
+         const kernel& k,
+         const launch_config& config,
+         std::span<const std::byte> parameters);
 
 }  // namespace oriel::ptx_machine

@@ -3,9 +3,9 @@
 /// @file
 /// What the matrix instructions compute, as pure functions of registers and shared memory.
 ///
-/// All sums are deterministic: the products of one instruction and the accumulator's old value are added in f64 in the
+/// All sums are deterministic: the products of one instruction are added to the accumulator's old value in f64, in the
 /// order of k, and the sum is rounded to f32 once. (A device adds in an order and with a width of its own; f64 holds
-/// the products of bf16 and of e4m3 exactly, so that small integers come out the same.)
+/// the products of bf16 and of e4m3 exactly, so that small integers come out the same.) NaN is 0x7FFFFFFF.
 #pragma once
 
 #include <cstddef>
@@ -55,23 +55,32 @@ struct matrix_descriptor {
                                                  std::uint32_t row,
                                                  std::uint32_t chunk);
 
-/// An operand of a product as numbers: `rows` of M or N, each k() floats.
-/// @throws machine_error  an address outside shared memory, a start that is not aligned as the swizzle needs
+/// An operand of a product as numbers: `rows` of M or N, of shape.k() each.
+/// @param out  [k, rows]
+/// @throws machine_error  an address outside shared memory, a start or a stride that does not fit the swizzle's pattern
 void gather_operand(std::span<const std::byte> shared,
                     std::uint64_t descriptor,
                     const product_shape& shape,
                     bool transposed,
                     std::uint32_t rows,
-                    float* out);
+                    double* out);
 
-/// A's 16 rows of one warp from registers: 4 registers, each of 32 lanes.
-/// @param out  16 rows of shape.k() floats
-void gather_a_registers(const lanes_b32 (&a)[4], const product_shape& shape, float* out);
+/// A's 16 rows of one warp from four registers of 32 lanes.
+/// @param a  [register, lane]
+/// @param out  [k, 16]
+void gather_a_registers(const std::uint32_t* a, matrix_element element, double* out);
 
-/// The product of one warp: its 16 rows of A (16 x k) with B (n x k), into its n/2 accumulators.
-/// Register 4 * (column / 8) + 2 * (row / 8) + column % 2 of lane 4 * (row % 8) + column % 8 / 2.
-void multiply_warp(
-    const product_shape& shape, const float* a, const float* b, bool accumulate, lanes_b32* d);
+/// The product of one warp: its 16 rows of A with B, into its n/2 accumulators.
+/// The accumulator of row r and column c is register 4 * (c / 8) + 2 * (r / 8) + c % 2 of lane 4 * (r % 8) + c % 8 / 2.
+/// @param a  [k, a_rows], the warp's rows first
+/// @param b  [k, n]
+/// @param d  [register, lane]
+void multiply_warp(const product_shape& shape,
+                   const double* a,
+                   std::uint32_t a_rows,
+                   const double* b,
+                   bool accumulate,
+                   std::uint32_t* d);
 
 /// mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32.
 void multiply_m16n8k16(const lanes_b32 (&a)[4],
@@ -82,7 +91,8 @@ void multiply_m16n8k16(const lanes_b32 (&a)[4],
 /// movmatrix.sync.aligned.m8n8.trans.b16.
 void transpose_m8n8_b16(const lanes_b32& source, lanes_b32& destination);
 
-/// The value of 8 bits of e4m3 (S.1111.111 is NaN, no infinities).
-[[nodiscard]] float e4m3_to_float(std::uint8_t bits);
+/// e4m3 has no infinities; S.1111.111 is NaN.
+[[nodiscard]] double e4m3_value(std::uint8_t bits);
+[[nodiscard]] double bf16_value(std::uint16_t bits);
 
 }  // namespace oriel::ptx_machine

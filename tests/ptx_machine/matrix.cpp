@@ -27,7 +27,7 @@ double f32_value(std::uint32_t bits) {
   return static_cast<double>(std::bit_cast<float>(bits));
 }
 
-/// All 256 values of e4m3.
+/// All 256.
 const std::array<double, 256>& e4m3_values() {
   static const std::array<double, 256> values = [] {
     std::array<double, 256> v{};
@@ -70,19 +70,6 @@ void check_pattern(const matrix_descriptor& d, bool transposed, std::uint32_t ro
   if (transposed && rows * 2 > d.swizzle_bytes && d.leading_offset % pattern_bytes != 0) {
     throw machine_error(text(d) + ": the leading offset is no multiple of the swizzle's pattern");
   }
-}
-
-const std::byte* chunk_at(std::span<const std::byte> shared,
-                          const matrix_descriptor& d,
-                          bool transposed,
-                          std::uint32_t row,
-                          std::uint32_t chunk) {
-  const std::uint32_t address = matrix_chunk_address(d, transposed, row, chunk);
-  if (std::size_t{address} + 16 > shared.size()) {
-    throw machine_error(text(d) + ": byte " + std::to_string(address) + " is outside the block's " +
-                        std::to_string(shared.size()) + " bytes of shared memory");
-  }
-  return shared.data() + address;
 }
 
 void gather_bf16(const std::byte* from, double* to, std::size_t stride) {
@@ -177,31 +164,45 @@ std::uint32_t matrix_chunk_address(const matrix_descriptor& d,
   return plain ^ (line << 4);
 }
 
+std::vector<std::uint32_t> operand_chunks(std::size_t shared_bytes,
+                                          std::uint64_t descriptor,
+                                          const product_shape& shape,
+                                          bool transposed,
+                                          std::uint32_t rows) {
+  const matrix_descriptor d = decode_matrix_descriptor(descriptor);
+  check_pattern(d, transposed, rows);
+  const std::uint32_t outer = transposed ? shape.k() : rows;
+  const std::uint32_t inner = transposed ? rows / 8 : 2;
+  std::vector<std::uint32_t> chunks;
+  chunks.reserve(std::size_t{outer} * inner);
+  for (std::uint32_t row = 0; row < outer; ++row) {
+    for (std::uint32_t chunk = 0; chunk < inner; ++chunk) {
+      const std::uint32_t address = matrix_chunk_address(d, transposed, row, chunk);
+      if (std::size_t{address} + 16 > shared_bytes) {
+        throw machine_error(text(d) + ": byte " + std::to_string(address) +
+                            " is outside the block's " + std::to_string(shared_bytes) +
+                            " bytes of shared memory");
+      }
+      chunks.push_back(address);
+    }
+  }
+  return chunks;
+}
+
 void gather_operand(std::span<const std::byte> shared,
-                    std::uint64_t descriptor,
+                    std::span<const std::uint32_t> chunks,
                     const product_shape& shape,
                     bool transposed,
                     std::uint32_t rows,
                     double* out) {
-  const matrix_descriptor d = decode_matrix_descriptor(descriptor);
-  check_pattern(d, transposed, rows);
-  if (transposed) {
-    for (std::uint32_t k = 0; k < shape.k(); ++k) {
-      for (std::uint32_t chunk = 0; chunk < rows / 8; ++chunk) {
-        gather_bf16(
-            chunk_at(shared, d, true, k, chunk), out + std::size_t{k} * rows + 8 * chunk, 1);
-      }
-    }
-    return;
-  }
-  for (std::uint32_t row = 0; row < rows; ++row) {
-    for (std::uint32_t chunk = 0; chunk < 2; ++chunk) {
-      const std::byte* const from = chunk_at(shared, d, false, row, chunk);
-      if (shape.element == matrix_element::bf16) {
-        gather_bf16(from, out + std::size_t{8} * chunk * rows + row, rows);
-      } else {
-        gather_e4m3(from, out + std::size_t{16} * chunk * rows + row, rows);
-      }
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    const std::byte* const from = shared.data() + chunks[i];
+    if (transposed) {
+      gather_bf16(from, out + 8 * i, 1);
+    } else if (shape.element == matrix_element::bf16) {
+      gather_bf16(from, out + i % 2 * 8 * rows + i / 2, rows);
+    } else {
+      gather_e4m3(from, out + i % 2 * 16 * rows + i / 2, rows);
     }
   }
 }

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace oriel::ptx_machine {
 
@@ -55,11 +56,21 @@ struct matrix_descriptor {
                                                  std::uint32_t row,
                                                  std::uint32_t chunk);
 
-/// An operand of a product as numbers: `rows` of M or N, of shape.k() each.
+/// Where an operand of a product lies: the first bytes of its chunks of 16 bytes. Not transposed
+/// [row, 2], transposed [k, rows / 8].
+/// @param rows  of M or N
+/// @throws machine_error  an address outside shared memory, a start or a stride that does not fit
+///         the swizzle's pattern
+[[nodiscard]] std::vector<std::uint32_t> operand_chunks(std::size_t shared_bytes,
+                                                        std::uint64_t descriptor,
+                                                        const product_shape& shape,
+                                                        bool transposed,
+                                                        std::uint32_t rows);
+
+/// The operand as numbers.
 /// @param out  [k, rows]
-/// @throws machine_error  an address outside shared memory, a start or a stride that does not fit the swizzle's pattern
 void gather_operand(std::span<const std::byte> shared,
-                    std::uint64_t descriptor,
+                    std::span<const std::uint32_t> chunks,
                     const product_shape& shape,
                     bool transposed,
                     std::uint32_t rows,

@@ -34,6 +34,10 @@ class shared_watch {
     void join(const clocks& other);
     /// What both know.
     void meet(const clocks& other);
+    void set(std::uint32_t agent, std::uint32_t clock);
+    [[nodiscard]] std::uint32_t known_of(std::uint32_t agent) const {
+      return agent < known.size() ? known[agent] : 0;
+    }
   };
   using place_name = std::function<std::string(std::uint32_t instruction)>;
 
@@ -65,8 +69,6 @@ class shared_watch {
   void release(std::uint32_t warp, clocks& to);
   /// A warp learns that an agent is at least so far.
   void learn(std::uint32_t warp, std::uint32_t agent, std::uint32_t clock);
-  [[nodiscard]] static std::uint32_t known(const clocks& c, std::uint32_t agent);
-  static void set(clocks& c, std::uint32_t agent, std::uint32_t clock);
 
   [[nodiscard]] std::uint32_t copies_agent(std::uint32_t warp) const { return warp_count_ + warp; }
   [[nodiscard]] std::uint32_t stores_agent(std::uint32_t warp) const {
@@ -75,50 +77,59 @@ class shared_watch {
   [[nodiscard]] std::uint32_t products_agent(std::uint32_t warpgroup) const {
     return 3 * warp_count_ + warpgroup;
   }
-  [[nodiscard]] std::uint32_t mbarrier_agent(std::uint32_t offset);
+  /// A new agent: what completes on an mbarrier there.
+  [[nodiscard]] std::uint32_t add_mbarrier(std::uint32_t offset);
 
-  /// An access of an agent that is none of the warps, begun with what `with` knows.
-  /// @param through_async_proxy  generic writes before it must be fenced
+  /// An access of an agent that is none of the warps, begun with what `with` knows. Words of four bytes.
   void behind_back(const issuer& who,
                    access kind,
                    std::uint32_t agent,
                    std::uint32_t clock,
                    const clocks& with,
-                   bool through_async_proxy,
                    std::uint32_t offset,
                    std::uint32_t bytes);
 
  private:
   struct event {
-    std::uint32_t agent = no_agent;
-    std::uint32_t clock = 0;
+    std::uint32_t clock = 0;  ///< 0: there was none
     std::uint32_t instruction = 0;
+    std::uint16_t agent = 0;
     std::uint8_t bytes = 0;  ///< of the four of its word: bit b
     bool atomic = false;
-    bool async_proxy = false;
   };
   struct word {
     event write;
     event read;                 ///< the last one, where `readers` is 0
     std::uint32_t readers = 0;  ///< or else of many_readers_, from 1
   };
-  static constexpr std::uint32_t no_agent = 0xFFFFFFFF;
 
-  void touch(word& w, const event& now, access kind, const clocks& with, std::uint32_t offset);
+  void touch(word& w,
+             const event& now,
+             access kind,
+             bool async_proxy,
+             const clocks& with,
+             std::uint32_t offset);
   void check(const event& before,
              const event& now,
+             access before_kind,
+             access kind,
              const clocks& with,
-             std::uint32_t offset,
-             const char* what) const;
+             std::uint32_t offset) const;
+  void check_fenced(const event& before,
+                    const event& now,
+                    access kind,
+                    const clocks& with,
+                    std::uint32_t offset) const;
   void add_reader(word& w, const event& now, const clocks& with);
   void forget_readers(word& w);
-  [[nodiscard]] std::string who_text(const event& e) const;
+  [[nodiscard]] bool through_async_proxy(std::uint32_t agent) const;
+  [[nodiscard]] std::string text(const event& e, access kind) const;
 
   bool enabled_;
   std::uint32_t warp_count_;
   std::vector<clocks> warps_;
   std::vector<word> words_;
-  std::vector<std::vector<event>> many_readers_;
+  std::vector<std::vector<event>> many_readers_;  ///< [0] is nobody's
   std::vector<std::uint32_t> free_readers_;
   std::vector<std::uint32_t> mbarriers_;  ///< offsets, in the order of their agents
   place_name name_;

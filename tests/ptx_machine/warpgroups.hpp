@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <deque>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -72,31 +73,36 @@ class warpgroups {
   void end(const issuer& who) const;
 
  private:
-  /// Registers of one warp that products have in flight together.
+  /// Registers of one warp that products in flight add to.
   struct accumulator {
     product_shape shape;
     std::vector<std::uint32_t> registers;
     std::vector<std::uint32_t> values;  ///< [register, lane]
-    std::uint64_t last_product = 0;     ///< the number of the last that uses it
+    std::uint64_t last_product = 0;     ///< the number of the last one
   };
   struct queued {
     product_shape shape;
-    bool accumulate[4] = {};
-    std::vector<std::uint32_t> d[4], a[4];
+    bool accumulate = true;
+    std::uint32_t first_d[4] = {};    ///< by warp: which accumulator
+    std::vector<std::uint32_t> a[4];  ///< registers, by warp
     std::uint64_t a_descriptor = 0, b_descriptor = 0;
-    std::uint32_t issued = 0;  ///< bit w: warp w of the group
+    std::vector<std::uint32_t> a_chunks, b_chunks;
+    std::uint32_t issued = 0;  ///< bit w: by warp w of the group
     std::uint32_t instruction = 0;
     shared_watch::clocks with[4];
+  };
+  struct operand_in_flight {
+    std::uint64_t product = 0;
+    std::vector<std::uint32_t> registers;
   };
   struct warp_state {
     bool fenced = false;
     std::uint64_t issued = 0;               ///< products
     std::vector<std::uint64_t> group_ends;  ///< products issued at each commit
     std::vector<accumulator> accumulators;
-    std::vector<std::pair<std::uint64_t, std::vector<std::uint32_t>>> operands;  ///< by product
+    std::vector<operand_in_flight> operands;
     registers_in_flight in_flight;
-    bool any_in_flight = false;
-    /// What registers of products held at the last fence or when a product was waited for.
+    /// What registers of products held at the last fence, or after the last product.
     std::unordered_map<std::uint32_t, std::vector<std::uint32_t>> seen;
   };
   struct group_state {
@@ -104,28 +110,20 @@ class warpgroups {
     std::uint64_t performed = 0;  ///< products; the queue's first has this number
   };
 
+  queued& queue_up(const issuer& who, const product& p);
   void check_unwritten(std::uint32_t warp, std::uint32_t index, const char* what);
-  accumulator& accumulator_of(const issuer& who, const product& p);
-  void watch_reads(std::uint32_t group, const queued& q, std::uint64_t number);
-  void watch_operand(const issuer& who,
-                     const queued& q,
-                     std::uint64_t descriptor,
-                     bool transposed,
-                     std::uint32_t first,
-                     std::uint32_t rows,
-                     std::uint32_t agent,
-                     std::uint32_t clock,
-                     const shared_watch::clocks& with);
+  void take_accumulators(const issuer& who, const product& p);
+  void take_operands(const issuer& who, const product& p);
+  void watch_reads(std::uint32_t group, const queued& q);
   void perform_first(std::uint32_t group);
   void finish(std::uint32_t warp, std::uint64_t products);
-  void mark(warp_state& s);
 
   std::span<const std::byte> shared_;
   warp_registers* registers_;
   shared_watch* watch_;
   std::vector<warp_state> warps_;
   std::vector<group_state> groups_;
-  std::vector<float> a_values_, b_values_;
+  std::vector<double> a_values_, b_values_;
 };
 
 /// setmaxnreg: the block's registers move between its warps.

@@ -75,7 +75,7 @@ class block_async {
                   std::uint32_t source,
                   std::uint32_t bytes);
   /// cp.async.bulk.prefetch.L2.global: nothing but its rules.
-  void bulk_prefetch(std::uint64_t source, std::uint32_t bytes) const;
+  void bulk_prefetch(std::uint64_t source, std::uint32_t bytes) const { check_bulk(source, bytes); }
   /// cp.async.bulk.commit_group.
   void bulk_commit(const issuer& who, std::uint32_t active);
   /// cp.async.bulk.wait_group[.read]: what it covers is performed now.
@@ -114,48 +114,58 @@ class block_async {
  private:
   struct mbarrier {
     std::uint32_t expected = 0;  ///< arrivals of a phase
-    std::uint32_t pending = 0;   ///< arrivals this phase still lacks
+    std::uint32_t pending = 0;   ///< arrivals that this phase still lacks
     std::int64_t transactions = 0;
-    std::uint32_t phase = 0;  ///< phases complete
-    std::uint32_t agent = 0;
-    std::uint32_t initialiser = 0;  ///< the warp
+    std::uint32_t phase = 0;     ///< phases complete
+    std::uint32_t observed = 0;  ///< phases that a wait has found complete
+    std::uint32_t loaded = 0;    ///< phases up to the last that has a bulk load
+    issuer initialiser{};
+    std::uint32_t initialised = 0;  ///< its clock then
     bool seen_by_async_proxy = false;
-    shared_watch::clocks gathering, complete;
+    std::uint32_t agent = 0;
+    shared_watch::clocks gathering{}, complete{};
   };
-  enum class kind : std::uint8_t { bulk_load, bulk_store, copy, copy_arrival };
+  enum class kind : std::uint8_t { bulk_load, bulk_store, copy_arrival };
   struct operation {
     kind what{};
-    issuer who;
-    std::uint32_t lane = 0;
+    issuer who{};
+    std::uint32_t lanes = 0;
     std::uint32_t shared = 0;  ///< offset
     std::uint64_t global = 0;
     std::uint32_t bytes = 0;
-    std::uint32_t source_bytes = 0;
     std::uint32_t mbarrier = 0;
-    std::uint32_t phase = 0;     ///< of the mbarrier at issue
-    std::uint64_t sequence = 0;  ///< of the lane's operations of that kind
-    std::uint32_t clock = 0;     ///< of the agent that did it
+    std::uint32_t phase = 0;            ///< of the mbarrier at issue
+    std::uint32_t clock = 0;            ///< of the warp's stores or copies, at issue
+    std::vector<std::byte> captured{};  ///< what a bulk store has read and not yet written
   };
-  /// A lane's copies or bulk stores.
-  struct lane_groups {
-    std::uint64_t issued = 0;
-    std::vector<std::uint64_t> group_ends;    ///< issued at each commit
-    std::vector<std::uint32_t> group_clocks;  ///< the warp's agent's clock then
+  /// A warp's cp.async.
+  struct warp_copy {
+    std::uint32_t warp = 0;
+    std::uint32_t active = 0;
+    std::uint32_t bytes = 0;
+    std::uint32_t clock = 0;
+    std::uint32_t destination[32]{};
+    std::uint32_t source_bytes[32]{};
+    std::uint64_t source[32]{};
   };
+  /// The groups of a lane's copies or bulk stores: the warp's clock of those at each commit.
+  using lane_groups = std::vector<std::uint32_t>;
 
-  mbarrier& at(std::uint32_t offset, const char* what);
+  mbarrier& at(const issuer& who, std::uint32_t offset);
+  static std::uint64_t state_of(const mbarrier& b);
   void store_state(std::uint32_t offset, const mbarrier& b);
   void count_arrivals(std::uint32_t offset, mbarrier& b, std::uint32_t count);
   void change_transactions(std::uint32_t offset, mbarrier& b, std::int64_t by);
   void complete_if_due(std::uint32_t offset, mbarrier& b);
-  void check_shared(std::uint32_t offset,
-                    std::uint32_t bytes,
-                    std::uint32_t alignment,
-                    const char* what) const;
-  void check_overwritten(std::uint32_t offset, std::uint32_t bytes, const char* what) const;
-  [[nodiscard]] bool eligible(const operation& o) const;
-  void perform(std::size_t index);
-  void perform_covered(kind what, std::uint32_t warp, std::uint32_t lane, std::uint64_t issued);
+  void check_bulk(std::uint64_t global, std::uint32_t bytes) const;
+  void check_shared(std::uint32_t offset, std::uint32_t bytes, std::uint32_t alignment) const;
+  void check_no_mbarrier(std::uint32_t offset, std::uint32_t bytes) const;
+  void note_write(const issuer& who, std::uint32_t offset);
+  [[nodiscard]] bool waits_for_copies(const operation& o) const;
+  /// The nth of pending_; bulk stores take two turns, one to read and one to write.
+  void perform(std::size_t nth, bool read_only);
+  void perform_copy(std::size_t nth);
+  void perform_copies(std::uint32_t warp, const std::uint32_t (&up_to)[32]);
   std::uint64_t random();
 
   std::span<std::byte> shared_;
@@ -166,8 +176,10 @@ class block_async {
   register_pool pool_;
   std::map<std::uint32_t, mbarrier> mbarriers_;  ///< by offset
   std::vector<operation> pending_;
-  std::vector<lane_groups> copies_, stores_;               ///< [warp, lane]
-  std::vector<std::uint32_t> copy_clocks_, store_clocks_;  ///< by warp
+  std::vector<warp_copy> pending_copies_;
+  std::vector<lane_groups> copy_groups_, store_groups_;     ///< [warp, lane]
+  std::vector<std::uint32_t> stores_issued_, stores_read_;  ///< [warp, lane]: clocks of the last
+  std::vector<std::uint32_t> copy_clocks_, store_clocks_;   ///< by warp
 };
 
 }  // namespace oriel::ptx_machine

@@ -151,16 +151,16 @@ void warpgroups::multiply(const issuer& who, const product& p) {
   q.issued |= 1U << warp;
   ++s.issued;
   if (q.issued == all_four) {
-    watch_reads(who.warp / 4, q);
+    watch_reads(who.warp / 4, q, s.issued);
   }
 }
 
-void warpgroups::watch_reads(std::uint32_t group, const queued& q) {
+void warpgroups::watch_reads(std::uint32_t group, const queued& q, std::uint64_t number) {
   if (!watch_->enabled()) {
     return;
   }
   const std::uint32_t agent = watch_->products_agent(group);
-  const auto clock = static_cast<std::uint32_t>(warps_[group * 4].issued);
+  const auto clock = static_cast<std::uint32_t>(number);
   const issuer who{.warp = group * 4, .instruction = q.instruction};
   shared_watch::clocks common = q.with[0];
   for (std::uint32_t w = 1; w < 4; ++w) {

@@ -76,20 +76,20 @@ class warpgroups {
   /// Registers of one warp that products in flight add to.
   struct accumulator {
     product_shape shape;
-    std::vector<std::uint32_t> registers;
-    std::vector<std::uint32_t> values;  ///< [register, lane]
-    std::uint64_t last_product = 0;     ///< the number of the last one
+    std::vector<std::uint32_t> registers{};
+    std::vector<std::uint32_t> values{};  ///< [register, lane]
+    std::uint64_t last_product = 0;       ///< the number of the last one
   };
   struct queued {
     product_shape shape;
     bool accumulate = true;
-    std::uint32_t first_d[4] = {};    ///< by warp: which accumulator
-    std::vector<std::uint32_t> a[4];  ///< registers, by warp
+    std::uint32_t first_d[4] = {};      ///< by warp: which accumulator
+    std::vector<std::uint32_t> a[4]{};  ///< registers, by warp
     std::uint64_t a_descriptor = 0, b_descriptor = 0;
-    std::vector<std::uint32_t> a_chunks, b_chunks;
+    std::vector<std::uint32_t> a_chunks{}, b_chunks{};
     std::uint32_t issued = 0;  ///< bit w: by warp w of the group
     std::uint32_t instruction = 0;
-    shared_watch::clocks with[4];
+    shared_watch::clocks with[4]{};
   };
   struct operand_in_flight {
     std::uint64_t product = 0;
@@ -114,7 +114,7 @@ class warpgroups {
   void check_unwritten(std::uint32_t warp, std::uint32_t index, const char* what);
   void take_accumulators(const issuer& who, const product& p);
   void take_operands(const issuer& who, const product& p);
-  void watch_reads(std::uint32_t group, const queued& q);
+  void watch_reads(std::uint32_t group, const queued& q, std::uint64_t number);
   void perform_first(std::uint32_t group);
   void finish(std::uint32_t warp, std::uint64_t products);
 

@@ -16,6 +16,12 @@ class memory_map {
  public:
   void add(std::uint64_t address, std::size_t bytes);
   void remove(std::uint64_t address);
+  struct piece {
+    std::uint64_t address = 0;
+    std::size_t bytes = 0;
+  };
+  /// The last piece that begins at or before the address; no bytes where there is none.
+  [[nodiscard]] piece piece_of(std::uint64_t address) const;
   /// Do all these bytes lie in one piece that was added?
   [[nodiscard]] bool contains(std::uint64_t address, std::size_t bytes) const;
 

@@ -179,11 +179,12 @@ void block_async::count_arrivals(std::uint32_t offset, mbarrier& b, std::uint32_
 }
 
 void block_async::change_transactions(std::uint32_t offset, mbarrier& b, std::int64_t by) {
-  b.transactions += by;
-  if (b.transactions > count_max || b.transactions < -count_max) {
+  const std::int64_t now = b.transactions + by;
+  if (now > count_max || now < -count_max) {
     throw machine_error(mbarrier_text(offset) +
-                        ": the count of transactions overflows: " + std::to_string(b.transactions));
+                        ": the count of transactions overflows: " + std::to_string(now));
   }
+  b.transactions = now;
 }
 
 void block_async::complete_if_due(std::uint32_t offset, mbarrier& b) {

@@ -104,6 +104,9 @@ void warpgroups::take_accumulators(const issuer& who, const product& p) {
     if (p.accumulate) {
       check_unwritten(who.warp, index, "accumulator");
     }
+  }
+  for (std::size_t i = 0; i < p.d.size(); ++i) {
+    const std::uint32_t index = p.d[i];
     lanes_b32 values;
     registers_->read(who.warp, index, values);
     std::memcpy(&a.values[i * 32], values, sizeof(values));

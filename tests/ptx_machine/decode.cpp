@@ -5,7 +5,6 @@
 #include "warp.hpp"
 
 #include <map>
-#include <mutex>
 
 namespace oriel::ptx_machine {
 
@@ -254,20 +253,8 @@ class decoder {
 
 }  // namespace
 
-std::shared_ptr<const decoded_kernel> decode(const module& m, const kernel& k) {
-  // By address; a kernel that took the place of another has other code.
-  static std::mutex mutex;
-  static std::map<std::pair<const kernel*, const instruction*>,
-                  std::shared_ptr<const decoded_kernel>>
-      cache;
-  const std::scoped_lock lock(mutex);
-  auto& entry = cache[{&k, k.code.data()}];
-  if (entry == nullptr || entry->name != k.name || entry->code.size() != k.code.size() + 1) {
-    auto made = std::make_shared<decoded_kernel>(decoder(m, k).run());
-    made->name = k.name;
-    entry = std::move(made);
-  }
-  return entry;
+decoded_kernel decode(const module& m, const kernel& k) {
+  return decoder(m, k).run();
 }
 
 }  // namespace oriel::ptx_machine

@@ -381,8 +381,9 @@ void run(const module& m,
          const kernel& k,
          const launch_config& config,
          std::span<const std::byte> parameters) {
-  const std::shared_ptr<const decoded_kernel> program = decode(m, k);
-  launch(*program, config, parameters).run();
+  // Each time: it takes a thousandth of a second, and no cache can be stale.
+  const decoded_kernel program = decode(m, k);
+  launch(program, config, parameters).run();
 }
 
 }  // namespace oriel::ptx_machine

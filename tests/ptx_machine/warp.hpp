@@ -110,7 +110,6 @@ inline constexpr std::uint32_t special_registers = 20;
 struct decoded_kernel {
   const module* owner = nullptr;
   const kernel* source = nullptr;
-  std::string name;
   std::vector<std::uint32_t> register_offsets;  ///< by kernel::registers' index
   bool uses_products = false;
   std::vector<decoded> code;  ///< with one more at the end, that says that the code ran out
@@ -119,7 +118,7 @@ struct decoded_kernel {
   std::uint32_t register_bytes = 0;
 };
 
-[[nodiscard]] std::shared_ptr<const decoded_kernel> decode(const module& m, const kernel& k);
+[[nodiscard]] decoded_kernel decode(const module& m, const kernel& k);
 
 /// Lanes of a warp that are at one instruction.
 struct lane_group {

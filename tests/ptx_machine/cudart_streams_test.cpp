@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cuda/captured.hpp>
 #include <cuda/pinned_array.hpp>
-
 #include <cuda_runtime_api.h>
 
 #include <catch2/catch.hpp>
 
+#include <cstdlib>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -27,7 +28,9 @@ struct diary {
   void note(cudaStream_t s, char letter) {
     lines.push_back(std::make_unique<line>(line{this, letter}));
     ORIEL_REQUIRE_CUDA(cudaLaunchHostFunc(
-        s, [](void* l) { static_cast<line*>(l)->in->text += static_cast<line*>(l)->letter; }, lines.back().get()));
+        s,
+        [](void* l) { static_cast<line*>(l)->in->text += static_cast<line*>(l)->letter; },
+        lines.back().get()));
   }
   [[nodiscard]] std::size_t at(char letter) const { return text.find(letter); }
 };
@@ -94,7 +97,8 @@ TEST_CASE("ptx cudart: streams without events run in either order") {
   CHECK(b_first);
 }
 
-TEST_CASE("ptx cudart: the legacy stream waits for blocking streams, and they for it; others do not") {
+TEST_CASE(
+    "ptx cudart: the legacy stream waits for blocking streams, and they for it; others do not") {
   const blocking_stream a;
   const own_stream apart;
   bool legacy_first = false;
@@ -112,7 +116,9 @@ TEST_CASE("ptx cudart: the legacy stream waits for blocking streams, and they fo
   CHECK(legacy_first);
 }
 
-TEST_CASE("ptx cudart: an event that was never recorded is done, and one of the past is its last record") {
+TEST_CASE(
+    "ptx cudart: an event that was never recorded is done, and one of the past is its last "
+    "record") {
   const own_stream a;
   timed_event e, later;
   CHECK(cudaEventQuery(e.event) == cudaSuccess);
@@ -142,14 +148,17 @@ TEST_CASE("ptx cudart: who asks an event again and again gets there") {
   CHECK(d.text.size() == 20);
 }
 
-TEST_CASE("ptx cudart: pageable memory is read at the call, pinned memory when the stream gets there") {
+TEST_CASE(
+    "ptx cudart: pageable memory is read at the call, pinned memory when the stream gets there") {
   const own_stream s;
   const device_array<int> to(2);
   const pinned_array<int> pinned(1);
   std::vector<int> pageable{5};
   pinned.data()[0] = 5;
-  ORIEL_REQUIRE_CUDA(cudaMemcpyAsync(to.data(), pageable.data(), 4, cudaMemcpyHostToDevice, s.stream));
-  ORIEL_REQUIRE_CUDA(cudaMemcpyAsync(to.data() + 1, pinned.data(), 4, cudaMemcpyHostToDevice, s.stream));
+  ORIEL_REQUIRE_CUDA(
+      cudaMemcpyAsync(to.data(), pageable.data(), 4, cudaMemcpyHostToDevice, s.stream));
+  ORIEL_REQUIRE_CUDA(
+      cudaMemcpyAsync(to.data() + 1, pinned.data(), 4, cudaMemcpyHostToDevice, s.stream));
   pageable[0] = pinned.data()[0] = 6;
   s.finish();
   const auto found = to.to_host();
@@ -167,7 +176,8 @@ TEST_CASE("ptx cudart: memory of the device begins as 0xFF, and a copy beyond it
   CHECK(cudaGetLastError() == cudaSuccess);
 }
 
-TEST_CASE("ptx cudart: a graph runs what streams recorded, each time, in an order that they allow") {
+TEST_CASE(
+    "ptx cudart: a graph runs what streams recorded, each time, in an order that they allow") {
   const own_stream a, b;
   timed_event fork, join;
   diary d;
@@ -224,7 +234,9 @@ TEST_CASE("ptx cudart: what a capture forbids fails and ends it") {
   end_capture(a.stream, cudaErrorStreamCaptureInvalidated);
 }
 
-TEST_CASE("ptx cudart: a capture that another thread may not disturb, and the legacy stream that may not either") {
+TEST_CASE(
+    "ptx cudart: a capture that another thread may not disturb, and the legacy stream that may not "
+    "either") {
   const blocking_stream a;
   ORIEL_REQUIRE_CUDA(cudaStreamBeginCapture(a.stream, cudaStreamCaptureModeThreadLocal));
   SECTION("another thread allocates") {
@@ -235,7 +247,8 @@ TEST_CASE("ptx cudart: a capture that another thread may not disturb, and the le
     end_capture(a.stream, cudaSuccess);
   }
   SECTION("the legacy stream is used") {
-    CHECK(cudaLaunchHostFunc(nullptr, [](void*) {}, nullptr) == cudaErrorStreamCaptureImplicit);
+    CHECK(cudaLaunchHostFunc(
+              nullptr, [](void*) {}, nullptr) == cudaErrorStreamCaptureImplicit);
     end_capture(a.stream, cudaErrorStreamCaptureInvalidated);
   }
 }

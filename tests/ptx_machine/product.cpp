@@ -13,7 +13,7 @@
 namespace oriel::ptx_machine {
 namespace {
 
-constexpr std::uint64_t scale_block = 128, tile_m = 8, tile_n = 4;
+constexpr std::uint64_t scale_block = 128, tile_m = 8, tile_n = 8;
 
 float from_bf16(std::uint16_t bits) {
   return std::bit_cast<float>(std::uint32_t{bits} << 16);
@@ -94,16 +94,19 @@ double scale_of(const matrix& x,
 
 using tile_sums = std::array<std::array<double, tile_m>, tile_n>;
 
+using eight_floats = float __attribute__((vector_size(4 * tile_m)));
+using eight_doubles = double __attribute__((vector_size(8 * tile_m)));
+
 /// Products are exact in double, so that it does not matter whether a multiplication and its addition are one.
 __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void add_products(
     const float* a, const float* b, std::uint64_t k, tile_sums& sums) {
-  double s[tile_n][tile_m] = {};
+  eight_doubles s[tile_n] = {};
   for (std::uint64_t i = 0; i < k; ++i) {
+    eight_floats x;
+    std::memcpy(&x, a + i * tile_m, sizeof x);
+    const eight_doubles v = __builtin_convertvector(x, eight_doubles);
     for (std::uint64_t y = 0; y < tile_n; ++y) {
-      const double v = static_cast<double>(b[i * tile_n + y]);
-      for (std::uint64_t x = 0; x < tile_m; ++x) {
-        s[y][x] += static_cast<double>(a[i * tile_m + x]) * v;
-      }
+      s[y] += v * static_cast<double>(b[i * tile_n + y]);
     }
   }
   std::memcpy(sums.data(), s, sizeof s);

@@ -132,5 +132,12 @@ TEST_CASE("ptx cudart: copies of a batch read in the order of the stream, or at 
   CHECK(to.to_host()[0] ==
         (std::getenv("ORIEL_PTX_SEED") == nullptr ? 2 : to.to_host()[0]));  // Seed 0 is lazy.
   CHECK(to.to_host()[1] == 1);
+  // Refused in a capture, which goes on.
+  ORIEL_REQUIRE_CUDA(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeThreadLocal));
+  CHECK(cudaMemcpyBatchAsync(targets, sources, bytes, 2, attributes, first, 2, s.stream) ==
+        cudaErrorStreamCaptureUnsupported);
+  cudaGraph_t graph = nullptr;
+  ORIEL_REQUIRE_CUDA(cudaStreamEndCapture(s.stream, &graph));
+  ORIEL_REQUIRE_CUDA(cudaGraphDestroy(graph));
   cudaGetLastError();
 }

@@ -140,7 +140,7 @@ cudaError_t streams::enqueue_unordered(cudaStream_t handle,
       return e;
     }
     if (is_open(s->in)) {
-      return invalidate(*s->in, cudaErrorStreamCaptureUnsupported);
+      return cudaErrorStreamCaptureUnsupported;  // Devices refuse it, and the capture goes on.
     }
     std::vector<work_ptr> parts;
     for (auto& run : all) {

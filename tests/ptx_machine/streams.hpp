@@ -83,7 +83,7 @@ class streams {
                       std::function<void()> run,
                       std::function<cudaError_t()> is_launchable = nullptr);
   /// Several at once, in no order among themselves.
-  /// Errors when captured, as nothing documents that it can be.
+  /// Refused while the stream captures.
   cudaError_t enqueue_unordered(cudaStream_t s, std::vector<std::function<void()>> all);
   /// Waits for all that is in the stream. An error if it captures.
   cudaError_t finish(cudaStream_t s);

@@ -5,6 +5,8 @@
 #include "machine.hpp"
 #include "runtime.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -12,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 using namespace oriel::ptx_machine;  // NOLINT: functions of C
@@ -25,9 +28,8 @@ class unit {
  public:
   explicit unit(const void* wrapper) : wrapper_(wrapper) {}
 
-  /// Null, and said once, where there is no such kernel or no text.
+  /// Null, and said once, where there is no such kernel or no text. Under the registry's lock.
   const kernel* find(const std::string& name, const module*& all) {
-    const std::lock_guard lock(mutex_);
     if (!is_read_) {
       is_read_ = true;
       try {
@@ -42,15 +44,17 @@ class unit {
 
  private:
   const void* wrapper_;
-  std::mutex mutex_;
   bool is_read_ = false;
   std::optional<module> parsed_;
 };
 
 struct function {
+  function(unit* owner, std::string mangled) : of(owner), name(std::move(mangled)) {}
+
   unit* of;
   std::string name;
-  std::uint32_t allowed_bytes = shared_bytes_anyway;  ///< of shared memory, static and dynamic
+  std::atomic<std::uint32_t> allowed_bytes =
+      shared_bytes_anyway;  ///< of shared memory, static and dynamic
   const module* all = nullptr;
   const kernel* code = nullptr;
 };
@@ -77,10 +81,12 @@ struct registry {
 
 /// With its code.
 cudaError_t load(const void* which, function*& out) {
-  out = registry::of_process().find(which);
+  registry& r = registry::of_process();
+  out = r.find(which);
   if (out == nullptr) {
     return cudaErrorInvalidDeviceFunction;
   }
+  const std::lock_guard lock(r.mutex);
   if (out->code == nullptr) {
     out->code = out->of->find(out->name, out->all);
   }
@@ -197,7 +203,7 @@ void __cudaRegisterFunction(
     void** of, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
   registry& r = registry::of_process();
   const std::lock_guard lock(r.mutex);
-  auto f = std::make_unique<function>(function{reinterpret_cast<unit*>(of), name});
+  auto f = std::make_unique<function>(reinterpret_cast<unit*>(of), name);
   r.handles[f.get()] = f.get();
   r.functions[host] = std::move(f);
 }

@@ -58,7 +58,7 @@ void settle(warp& w) {
 void step_back(warp& w) {
   std::uint32_t able = 0;
   for (std::uint32_t i = 0; i < w.other_count; ++i) {
-    able += w.others[i].gathering ? 0 : 1;
+    able += w.others[i].gathering ? 0U : 1U;
   }
   if (able == 0) {
     return;

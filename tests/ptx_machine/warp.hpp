@@ -149,7 +149,7 @@ struct warp {
   std::uint32_t since_wait = 0;   ///< instructions since it last waited for something
 
   /// The piece of global memory that was last touched.
-  std::uint64_t piece_begin = 1, piece_end = 0;
+  std::uint64_t piece_begin = 0, piece_end = 0;  ///< none: no bytes
 
   std::unique_ptr<std::byte[]> registers;
   std::vector<std::byte> local;  ///< lane after lane

@@ -196,14 +196,18 @@ struct to_e4m3x2_op {
 template <bool to_generic>
 outcome convert_address(warp& w, const decoded& d, std::uint32_t lanes) {
   const std::uint64_t window = std::uint64_t{d.detail} << 56;
-  for_lanes(lanes, [&](std::uint32_t i) {
-    const std::uint64_t address = w.bits(d.slots[1], i);
-    const std::uint64_t in = address & generic_window_mask;
-    if (in != (to_generic ? 0 : window)) {
-      fail(w, d, i, "the address " + hex(address) + " is of another space");
-    }
-    w.set_bits(d.slots[0], i, to_generic ? address | window : address & ~generic_window_mask);
+  const std::uint64_t expected = to_generic ? 0 : window;
+  const auto* addresses = w.at<std::uint64_t>(d.slots[1]);
+  std::uint64_t result[warp_lanes];
+  std::uint32_t wrong = 0;
+  for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+    wrong |= std::uint32_t{(addresses[i] & generic_window_mask) != expected} << i;
+    result[i] = to_generic ? addresses[i] | window : addresses[i] & ~generic_window_mask;
+  }
+  for_lanes(wrong & lanes, [&](std::uint32_t i) {
+    fail(w, d, i, "the address " + hex(addresses[i]) + " is of another space");
   });
+  put_lanes(w.at<std::uint64_t>(d.slots[0]), result, lanes);
   return outcome::advance;
 }
 

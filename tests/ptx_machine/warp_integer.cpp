@@ -37,11 +37,11 @@ struct twice<s32> {
 };
 template <>
 struct twice<u64> {
-  using type = unsigned __int128;
+  __extension__ using type = unsigned __int128;
 };
 template <>
 struct twice<s64> {
-  using type = __int128;
+  __extension__ using type = __int128;
 };
 template <typename T>
 using twice_t = typename twice<T>::type;

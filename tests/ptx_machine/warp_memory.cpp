@@ -114,6 +114,46 @@ std::byte* in_parameters(const warp& w,
   return const_cast<std::byte*>(parameters.data()) + offset;
 }
 
+/// All lanes at once where they are in the piece that the warp touched last.
+void locate_global(warp& w,
+                   const decoded& d,
+                   std::uint32_t lanes,
+                   const std::uint64_t (&addresses)[warp_lanes],
+                   std::uint32_t bytes,
+                   std::byte* (&to)[warp_lanes]) {
+  if (lanes == all_lanes && w.piece_end - w.piece_begin >= bytes) {
+    // Past the last start the difference is larger, and before the piece it wraps to something large.
+    const std::uint64_t last = w.piece_end - bytes - w.piece_begin;
+    std::uint64_t any = 0;
+    std::uint64_t outside = 0;
+    for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+      any |= addresses[i];
+      outside |= static_cast<std::uint64_t>(addresses[i] - w.piece_begin > last);
+    }
+    if (outside == 0 && (any & (bytes - 1)) == 0) {
+      std::memcpy(to, addresses, sizeof addresses);
+      return;
+    }
+  }
+  for_lanes(lanes, [&](std::uint32_t i) { to[i] = in_global(w, d, i, addresses[i], bytes); });
+}
+
+/// Mostly one address for all.
+void locate_parameters(const warp& w,
+                       const decoded& d,
+                       std::uint32_t lanes,
+                       const std::uint64_t (&addresses)[warp_lanes],
+                       std::uint32_t bytes,
+                       access kind,
+                       std::byte* (&to)[warp_lanes]) {
+  const auto first = static_cast<std::uint32_t>(std::countr_zero(lanes));
+  std::byte* const there = in_parameters(w, d, first, addresses[first], bytes, kind);
+  for_lanes(lanes, [&](std::uint32_t i) {
+    to[i] = addresses[i] == addresses[first] ? there
+                                             : in_parameters(w, d, i, addresses[i], bytes, kind);
+  });
+}
+
 void locate_shared(warp& w,
                    const decoded& d,
                    std::uint32_t lanes,
@@ -186,7 +226,7 @@ void locate(warp& w,
   compute_addresses(w, memory, addresses);
   switch (where) {
     case space::global:
-      for_lanes(lanes, [&](std::uint32_t i) { to[i] = in_global(w, d, i, addresses[i], bytes); });
+      locate_global(w, d, lanes, addresses, bytes, to);
       break;
     case space::shared:
       locate_shared(w, d, lanes, addresses, bytes, kind, to);
@@ -195,9 +235,7 @@ void locate(warp& w,
       for_lanes(lanes, [&](std::uint32_t i) { to[i] = in_local(w, d, i, addresses[i], bytes); });
       break;
     case space::parameter:
-      for_lanes(lanes, [&](std::uint32_t i) {
-        to[i] = in_parameters(w, d, i, addresses[i], bytes, kind);
-      });
+      locate_parameters(w, d, lanes, addresses, bytes, kind, to);
       break;
     case space::generic:
       locate_generic(w, d, lanes, addresses, bytes, kind, to);
@@ -215,7 +253,13 @@ void load_element(const warp& w,
                   std::size_t offset) {
   if (to.bytes == sizeof(T)) {
     T* const out = w.at<T>(to);
-    for_lanes(lanes, [&](std::uint32_t i) { std::memcpy(&out[i], from[i] + offset, sizeof(T)); });
+    if (lanes == all_lanes) {
+      for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+        std::memcpy(&out[i], from[i] + offset, sizeof(T));
+      }
+    } else {
+      for_lanes(lanes, [&](std::uint32_t i) { std::memcpy(&out[i], from[i] + offset, sizeof(T)); });
+    }
     return;
   }
   for_lanes(lanes, [&](std::uint32_t i) {
@@ -260,6 +304,13 @@ outcome store(warp& w, const decoded& d, std::uint32_t lanes) {
          to);
   for (std::uint32_t e = 0; e < elements; ++e) {
     const slot& from = d.slots[1 + e];
+    if (lanes == all_lanes && from.bytes == sizeof(T)) {
+      const T* const in = w.at<T>(from);
+      for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+        std::memcpy(to[i] + e * sizeof(T), &in[i], sizeof(T));
+      }
+      continue;
+    }
     for_lanes(lanes, [&](std::uint32_t i) {
       const std::byte* value = w.bases[from.base] + from.offset_bytes + std::size_t{from.bytes} * i;
       std::memcpy(to[i] + e * sizeof(T), value, sizeof(T));

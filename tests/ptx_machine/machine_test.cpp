@@ -518,3 +518,56 @@ TEST_CASE("lanes add to shared memory one after another", "[ptx_machine]") {
   }
   CHECK(seen == 0xFFFFFFFF);
 }
+
+TEST_CASE("registers of products in flight are not to be touched", "[ptx_machine]") {
+  // Zeros times zeros, 64 x 8 x 16, without a swizzle.
+  const std::string start = R"(
+  mov.u32 %r10, dynamic;
+  shl.b32 %r11, %r1, 5;
+  add.s32 %r11, %r11, %r10;
+  st.shared.v4.u32 [%r11], {0, 0, 0, 0};
+  st.shared.v4.u32 [%r11+16], {0, 0, 0, 0};
+  fence.proxy.async.shared::cta;
+  bar.sync 0;
+  setp.ne.s32 %p1, %r1, %r1;
+  mov.u64 %rd10, 0x1000080000;
+  wgmma.fence.sync.aligned;
+  wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16
+    {%f1, %f2, %f3, %f10}, %rd10, %rd10, %p1, 1, 1, 0, 0;
+  wgmma.commit_group.sync.aligned;
+)";
+  const std::string use = "add.rn.f32 %f9, %f10, %f10;\n";
+  const std::string wait = "wgmma.wait_group.sync.aligned 0;\n";
+  const shape s{.threads = 128, .shared_bytes = 4096};
+  CHECK(results(start + wait + use + widen("%f9"), {}, s) == words(128, 0));
+  CHECK_THAT(message_of(start + use + wait, s),
+             Contains("reads %f10") && Contains("a product in flight"));
+}
+
+TEST_CASE("a warp's bulk copy and its wait are the machine's", "[ptx_machine]") {
+  const std::string body = R"(
+  mov.u32 %r10, dynamic;
+  setp.ne.s32 %p1, %r1, 0;
+  @%p1 bra $WAIT;
+  mbarrier.init.shared::cta.b64 [%r10], 1;
+  fence.mbarrier_init.release.cluster;
+  mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r10], 64;
+  add.s32 %r11, %r10, 16;
+  cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r11], [%rd1], 64, [%r10];
+$WAIT:
+  bar.sync 0;
+$SPIN:
+  mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r10], 0;
+  @!%p3 bra $SPIN;
+  and.b32 %r12, %r1, 7;
+  shl.b32 %r12, %r12, 3;
+  add.s32 %r12, %r12, %r10;
+  ld.shared.u64 %rd9, [%r12+16];)";
+  const words in{10, 11, 12, 13, 14, 15, 16, 17};
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    const words out = results(body, in, {.threads = 64, .shared_bytes = 80, .seed = seed});
+    for (std::uint32_t i = 0; i < out.size(); ++i) {
+      REQUIRE(out[i] == 10 + i % 8);
+    }
+  }
+}

@@ -181,6 +181,10 @@ void warp_exited(warp& w) {
     }
   }
   cluster& c = *home.group;
+  // It counts no more; had it arrived, not for this either.
+  if (w.cluster_arrived && !w.cluster_complete) {
+    --c.arrived_warps;
+  }
   if (c.arrived_warps != 0 && c.arrived_warps == live_warps(c)) {
     complete(c);
   }

@@ -131,7 +131,9 @@ class launch : machine {
       b->group = made.get();
       b->warps.resize(warps);
       for (warp& w : b->warps) {
-        w.registers = std::make_unique<std::byte[]>(program->register_bytes);
+        // What nobody has written is NaN, too, rather than a helpful zero.
+        w.registers = std::make_unique_for_overwrite<std::byte[]>(program->register_bytes);
+        std::memset(w.registers.get(), 0xFF, program->register_bytes);
       }
       made->blocks.push_back(b.get());
       made->owned.push_back(std::move(b));

@@ -63,7 +63,8 @@ std::uint64_t block_async::random() {
 
 // Mbarriers.
 
-/// What the eight bytes hold: opaque to a kernel, and different after each operation, so that a write to them shows.
+/// What the eight bytes hold: opaque to a kernel, and different after each operation, so that a
+/// write to them shows.
 std::uint64_t block_async::state_of(const mbarrier& b) {
   const std::uint64_t counts = (std::uint64_t{b.expected} << 44) ^
                                (std::uint64_t{b.pending} << 24) ^ (std::uint64_t{b.phase} << 8) ^

@@ -1,12 +1,13 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What of a block goes on behind its threads' backs: mbarriers, copies, products of warpgroups, the division of
-/// registers. As the PTX ISA (9.0) says it, not as our kernels use it.
+/// What of a block goes on behind its threads' backs: mbarriers, copies, products of warpgroups,
+/// the division of registers. As the PTX ISA (9.0) says it, not as our kernels use it.
 ///
-/// The executor asks for an operation where a warp executes it, and calls step() now and then: whatever is pending may
-/// be performed at each such time, and is at the latest by the wait that covers it. Until a copy into shared memory is
-/// performed its bytes there are 0xFF; what a copy reads is read when it is performed.
+/// The executor asks for an operation where a warp executes it, and calls step() now and then:
+/// whatever is pending may be performed at each such time, and is at the latest by the wait that
+/// covers it. Until a copy into shared memory is performed its bytes there are 0xFF; what a copy
+/// reads is read when it is performed.
 ///
 /// All messages lack kernel, block and the executing instruction: the executor adds them.
 #pragma once
@@ -46,7 +47,8 @@ class block_async {
 
   void init(const issuer& who, std::uint32_t offset, std::uint32_t count);
   void invalidate(const issuer& who, std::uint32_t offset);
-  /// fence.mbarrier_init: the warp's inits are seen by the async proxy. (fence_proxy_async() does that too.)
+  /// fence.mbarrier_init: the warp's inits are seen by the async proxy. (fence_proxy_async() does
+  /// that too.)
   void fence_mbarrier_init(const issuer& who);
   /// fence.proxy.async; for all lanes once.
   void fence_proxy_async(const issuer& who);
@@ -56,8 +58,8 @@ class block_async {
   void arrive_expect(const issuer& who, std::uint32_t offset, std::uint32_t bytes);
   /// mbarrier.expect_tx.
   void expect(const issuer& who, std::uint32_t offset, std::uint32_t bytes);
-  /// mbarrier.try_wait.parity: may say no although the phase is complete, as a device may. Whoever polls must let
-  /// others run and call step() between.
+  /// mbarrier.try_wait.parity: may say no although the phase is complete, as a device may. Whoever
+  /// polls must let others run and call step() between.
   [[nodiscard]] bool try_wait(const issuer& who, std::uint32_t offset, std::uint32_t parity);
 
   // Bulk copies. One call for each lane.
@@ -97,7 +99,8 @@ class block_async {
   void copy_commit(const issuer& who, std::uint32_t active);
   void copy_wait(const issuer& who, std::uint32_t active, std::uint32_t groups_pending_max);
   void copy_wait_all(const issuer& who, std::uint32_t active);
-  /// cp.async.mbarrier.arrive[.noinc], for each lane: an arrival once the lane's copies so far are done.
+  /// cp.async.mbarrier.arrive[.noinc], for each lane: an arrival once the lane's copies so far are
+  /// done.
   void copy_arrive(const issuer& who, std::uint32_t lane, std::uint32_t offset, bool increment);
 
   // Time.

@@ -387,6 +387,24 @@ TEST_CASE("races between warps") {
   CHECK(says(message([&] { b.touch(1, access::read, 512); }), "write by warp 2"));
 }
 
+TEST_CASE("races between lanes of a warp") {
+  block b;
+  const std::uint32_t own[32] = {512, 516};
+  const std::uint32_t other[32] = {516, 512};
+  const auto all = [&](access kind, const std::uint32_t(&offsets)[32], std::uint32_t instruction) {
+    b.async.watch().lanes(b.warp(2, instruction), kind, 3, offsets, 4);
+  };
+  all(access::write, own, 1);
+  CHECK_NOTHROW(all(access::read, own, 2));
+  CHECK(says(message([&] { all(access::read, other, 3); }), "no bar.warp.sync"));
+  b.async.watch().meet(2);
+  CHECK_NOTHROW(all(access::read, other, 3));
+  CHECK_NOTHROW(all(access::write, own, 4));
+  CHECK(says(message([&] { all(access::write, other, 5); }), "no bar.warp.sync"));
+  b.async.watch().barrier(0xFF, 0xFF);
+  CHECK_NOTHROW(all(access::read, other, 6));
+}
+
 TEST_CASE("no races: other bytes of a word, atomics, a watch that is off") {
   block b;
   b.touch(0, access::write, 512, 2);
@@ -437,7 +455,8 @@ TEST_CASE("the async proxy sees generic writes after a fence only") {
   CHECK(says(message(store), "no fence.proxy.async"));
   b.async.fence_proxy_async(b.warp(1));
   CHECK_NOTHROW(store());
-  // The writer's fence does too, where the barrier comes after it; but not for what it writes after.
+  // The writer's fence does too, where the barrier comes after it; but not for what it writes
+  // after.
   b.touch(0, access::write, 2048, 16);
   b.async.fence_proxy_async(b.warp(0));
   b.touch(0, access::write, 4096, 16);

@@ -46,8 +46,9 @@ std::string text(const matrix_descriptor& d) {
          std::to_string(d.swizzle_bytes) + ")";
 }
 
-/// The pattern of a swizzle is eight rows of its width, and repeats at multiples of its size (shifted by the base
-/// offset): only there can an atom begin. Along K a product may begin within the atom's rows.
+/// The pattern of a swizzle is eight rows of its width, and repeats at multiples of its size
+/// (shifted by the base offset): only there can an atom begin. Along K a product may begin within
+/// the atom's rows.
 void check_pattern(const matrix_descriptor& d, bool transposed, std::uint32_t rows) {
   if (d.swizzle_bytes == 0) {
     if (d.base_offset != 0) {
@@ -208,8 +209,8 @@ void gather_operand(std::span<const std::byte> shared,
 }
 
 void gather_a_registers(const std::uint32_t* a, matrix_element element, double* out) {
-  // A register has four bytes of a row: of row lane / 4 (registers 0 and 2) or eight below, and of the first or, in
-  // registers 2 and 3, the second sixteen bytes.
+  // A register has four bytes of a row: of row lane / 4 (registers 0 and 2) or eight below, and of
+  // the first or, in registers 2 and 3, the second sixteen bytes.
   const std::uint32_t per_register = element == matrix_element::bf16 ? 2 : 4;
   for (std::uint32_t reg = 0; reg < 4; ++reg) {
     for (std::uint32_t lane = 0; lane < 32; ++lane) {
@@ -232,7 +233,8 @@ void multiply_warp(const product_shape& shape,
                    const double* b,
                    bool accumulate,
                    std::uint32_t* d) {
-  // Eight columns of all rows at a time: their accumulators are eight rows of lanes of four registers.
+  // Eight columns of all rows at a time: their accumulators are eight rows of lanes of four
+  // registers.
   const std::size_t n = shape.n;
   const std::uint32_t k_end = shape.k();
   for (std::size_t first = 0; first < n; first += 8) {

@@ -3,9 +3,10 @@
 /// @file
 /// What the matrix instructions compute, as pure functions of registers and shared memory.
 ///
-/// All sums are deterministic: the products of one instruction are added to the accumulator's old value in f64, in the
-/// order of k, and the sum is rounded to f32 once. (A device adds in an order and with a width of its own; f64 holds
-/// the products of bf16 and of e4m3 exactly, so that small integers come out the same.) NaN is 0x7FFFFFFF.
+/// All sums are deterministic: the products of one instruction are added to the accumulator's old
+/// value in f64, in the order of k, and the sum is rounded to f32 once. (A device adds in an order
+/// and with a width of its own; f64 holds the products of bf16 and of e4m3 exactly, so that small
+/// integers come out the same.) NaN is 0x7FFFFFFF.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +21,8 @@ using lanes_b32 = std::uint32_t[32];
 
 enum class matrix_element : std::uint8_t { bf16, e4m3 };
 
-/// A wgmma.mma_async of m64 and f32 accumulators: D = A * B + D, or A * B where `accumulate` is false.
+/// A wgmma.mma_async of m64 and f32 accumulators: D = A * B + D, or A * B where `accumulate` is
+/// false.
 struct product_shape {
   std::uint32_t n = 0;  ///< columns: a multiple of 8 up to 256
   matrix_element element = matrix_element::bf16;
@@ -48,8 +50,8 @@ struct matrix_descriptor {
 /// @throws machine_error  where reserved bits are set
 [[nodiscard]] matrix_descriptor decode_matrix_descriptor(std::uint64_t bits);
 
-/// Which byte of shared memory holds 16 bytes that are consecutive in the matrix's contiguous dimension.
-/// Not transposed ("K-major"): `row` of M or N, `chunk` of 16 bytes along K (0 or 1).
+/// Which byte of shared memory holds 16 bytes that are consecutive in the matrix's contiguous
+/// dimension. Not transposed ("K-major"): `row` of M or N, `chunk` of 16 bytes along K (0 or 1).
 /// Transposed ("MN-major"): `row` of K, `chunk` of 8 elements along M or N.
 [[nodiscard]] std::uint32_t matrix_chunk_address(const matrix_descriptor& d,
                                                  bool transposed,
@@ -81,8 +83,9 @@ void gather_operand(std::span<const std::byte> shared,
 /// @param out  [k, 16]
 void gather_a_registers(const std::uint32_t* a, matrix_element element, double* out);
 
-/// The product of one warp: its 16 rows of A with B, into its n/2 accumulators.
-/// The accumulator of row r and column c is register 4 * (c / 8) + 2 * (r / 8) + c % 2 of lane 4 * (r % 8) + c % 8 / 2.
+/// The product of one warp: its 16 rows of A with B, into its n/2 accumulators. The accumulator of
+/// row r and column c is register 4 * (c / 8) + 2 * (r / 8) + c % 2 of lane 4 * (r % 8) + c % 8 /
+/// 2.
 /// @param a  [k, a_rows], the warp's rows first
 /// @param b  [k, n]
 /// @param d  [register, lane]

@@ -58,6 +58,7 @@ shared_watch::shared_watch(std::uint32_t shared_bytes,
     : enabled_(enabled),
       warp_count_(warps),
       warps_(warps),
+      meetings_(warps),
       many_readers_(1),
       name_(std::move(name)) {
   if (!enabled) {
@@ -80,6 +81,7 @@ void shared_watch::lanes(const issuer& who,
   const clocks& with = warps_[who.warp];
   event now{.clock = with.known[who.warp],
             .instruction = who.instruction,
+            .meeting = meetings_[who.warp],
             .agent = static_cast<std::uint16_t>(who.warp),
             .atomic = kind == access::atomic};
   for (std::uint32_t lane = 0; lane < 32; ++lane) {
@@ -87,6 +89,7 @@ void shared_watch::lanes(const issuer& who,
       continue;
     }
     const std::uint32_t first = offsets[lane];
+    now.lane = static_cast<std::uint8_t>(lane);
     if (bytes < 4) {
       now.bytes = static_cast<std::uint8_t>(((1U << bytes) - 1) << (first % 4));
       touch(words_[first / 4], now, kind, false, with, first);
@@ -129,6 +132,7 @@ void shared_watch::fence_proxy_async(std::uint32_t warp) {
 void shared_watch::acquire(std::uint32_t warp, const clocks& from) {
   if (enabled_) {
     warps_[warp].join(from);
+    meet(warp);
   }
 }
 
@@ -197,11 +201,7 @@ void shared_watch::touch(word& w,
   } else if (w.read.clock != 0) {
     check(w.read, now, access::read, kind, with, offset);
   }
-  const bool same_time =
-      w.write.agent == now.agent && w.write.clock == now.clock && w.write.atomic == now.atomic;
-  const std::uint8_t bytes = same_time ? w.write.bytes | now.bytes : now.bytes;
-  w.write = now;
-  w.write.bytes = bytes;
+  w.write = merged(w.write, now);
   if (now.bytes == whole_word) {
     forget_readers(w);
   }
@@ -213,6 +213,7 @@ void shared_watch::check(const event& before,
                          access kind,
                          const clocks& with,
                          std::uint32_t offset) const {
+  check_lanes(before, now, before_kind, kind, offset);
   if (before.clock <= with.known_of(before.agent) || (before.bytes & now.bytes) == 0 ||
       (before.atomic && now.atomic)) {
     return;
@@ -220,6 +221,33 @@ void shared_watch::check(const event& before,
   throw machine_error("race: shared byte " + std::to_string(offset) + ": " +
                       text(before, before_kind) + ", and " + text(now, kind) +
                       ", with nothing that orders them");
+}
+
+void shared_watch::check_lanes(const event& before,
+                               const event& now,
+                               access before_kind,
+                               access kind,
+                               std::uint32_t offset) const {
+  if (before_kind == access::read || before.agent != now.agent || before.meeting != now.meeting ||
+      now.agent >= warp_count_ || before.lane == now.lane ||
+      before.instruction == now.instruction || (before.atomic && now.atomic) ||
+      before.bytes != whole_word || now.bytes != whole_word) {
+    return;
+  }
+  throw machine_error("race: shared byte " + std::to_string(offset) + ": " +
+                      text(before, before_kind) + ", and " + text(now, kind) +
+                      " by another lane of it, with no bar.warp.sync between");
+}
+
+/// What is known of an agent's accesses at the same time, or else of its last one.
+shared_watch::event shared_watch::merged(const event& before, const event& now) {
+  event e = now;
+  if (before.agent == now.agent && before.clock == now.clock && before.meeting == now.meeting &&
+      before.atomic == now.atomic) {
+    e.bytes = before.bytes | now.bytes;
+    e.lane = before.lane == now.lane ? now.lane : several_lanes;
+  }
+  return e;
 }
 
 void shared_watch::check_fenced(const event& before,
@@ -239,10 +267,7 @@ void shared_watch::check_fenced(const event& before,
 void shared_watch::add_reader(word& w, const event& now, const clocks& with) {
   if (w.readers == 0) {
     if (w.read.clock == 0 || w.read.clock <= with.known_of(w.read.agent)) {
-      const bool same_time = w.read.agent == now.agent && w.read.clock == now.clock;
-      const std::uint8_t bytes = same_time ? w.read.bytes | now.bytes : now.bytes;
-      w.read = now;
-      w.read.bytes = bytes;
+      w.read = merged(w.read, now);
       return;
     }
     if (free_readers_.empty()) {
@@ -255,9 +280,7 @@ void shared_watch::add_reader(word& w, const event& now, const clocks& with) {
   }
   for (event& before : many_readers_[w.readers]) {
     if (before.agent == now.agent) {
-      const std::uint8_t bytes = before.clock == now.clock ? before.bytes | now.bytes : now.bytes;
-      before = now;
-      before.bytes = bytes;
+      before = merged(before, now);
       return;
     }
   }

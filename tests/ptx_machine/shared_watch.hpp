@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Finds races in a block's shared memory: accesses that no barrier orders, and missing proxy fences.
+/// Finds races in a block's shared memory: accesses that no barrier orders, and missing proxy
+/// fences.
 #pragma once
 
 #include <cstddef>
@@ -21,14 +22,16 @@ struct issuer {
 
 enum class access : std::uint8_t { read, write, atomic };
 
-/// Vector clocks. Agents are warps (a warp's lanes count as one) and what works behind their backs: a warp's cp.async
-/// copies, a warp's bulk stores, a warpgroup's products, and for bulk loads the mbarrier they complete on, whose clock
-/// counts its phases. An access races with an earlier one of another agent unless the agent's clock then is known to
-/// whoever does the later one. A second clock of each warp tells which generic writes a fence.proxy.async has shown
-/// to the async proxy.
+/// Vector clocks. Agents are warps (whose lanes are told apart only among themselves) and what
+/// works behind their backs: a warp's cp.async copies, a warp's bulk stores, a warpgroup's
+/// products, and for bulk loads the mbarrier they complete on, whose clock counts its phases. An
+/// access races with an earlier one of another agent unless the agent's clock then is known to
+/// whoever does the later one. A second clock of each warp tells which generic writes a
+/// fence.proxy.async has shown to the async proxy.
 class shared_watch {
  public:
-  /// What one agent knows: of each agent, how far. `fenced`: how far its generic writes are seen by the async proxy.
+  /// What one agent knows: of each agent, how far. `fenced`: how far its generic writes are seen by
+  /// the async proxy.
   struct clocks {
     std::vector<std::uint32_t> known, fenced;
     void join(const clocks& other);
@@ -48,15 +51,20 @@ class shared_watch {
 
   // What the executor tells.
 
-  /// An access of a warp's lanes by ld, st, atom, red: `bytes` at each active lane's offset, in bounds and aligned.
+  /// An access of a warp's lanes by ld, st, atom, red: `bytes` at each active lane's offset, in
+  /// bounds and aligned.
   void lanes(const issuer& who,
              access kind,
              std::uint32_t active,
              const std::uint32_t (&offsets)[32],
              std::uint32_t bytes);
-  /// A barrier of these warps (bit w: warp w) is complete: bar.sync, barrier.cluster of a block, ... For bar.arrive:
-  /// `arrived` are all, `waiting` those that wait.
+  /// A barrier of these warps (bit w: warp w) is complete: bar.sync, barrier.cluster of a block,
+  /// ... For bar.arrive: `arrived` are all, `waiting` those that wait.
   void barrier(std::uint32_t arrived, std::uint32_t waiting);
+  /// bar.warp.sync: what the warp's lanes did before is ordered before what they do after. Without
+  /// it a write races with what another lane does later. (Not a read: a shuffle of what was read
+  /// orders that, too.)
+  void meet(std::uint32_t warp) { ++meetings_[warp]; }
   /// fence.proxy.async, by whatever lanes.
   void fence_proxy_async(std::uint32_t warp);
 
@@ -80,7 +88,8 @@ class shared_watch {
   /// A new agent: what completes on an mbarrier there.
   [[nodiscard]] std::uint32_t add_mbarrier(std::uint32_t offset);
 
-  /// An access of an agent that is none of the warps, begun with what `with` knows. Words of four bytes.
+  /// An access of an agent that is none of the warps, begun with what `with` knows. Words of four
+  /// bytes.
   void behind_back(const issuer& who,
                    access kind,
                    std::uint32_t agent,
@@ -93,10 +102,13 @@ class shared_watch {
   struct event {
     std::uint32_t clock = 0;  ///< 0: there was none
     std::uint32_t instruction = 0;
+    std::uint32_t meeting = 0;  ///< of the warp: see meet()
     std::uint16_t agent = 0;
     std::uint8_t bytes = 0;  ///< of the four of its word: bit b
     bool atomic = false;
+    std::uint8_t lane = 0;  ///< or several_lanes
   };
+  static constexpr std::uint8_t several_lanes = 32;
   struct word {
     event write;
     event read;                 ///< the last one, where `readers` is 0
@@ -115,6 +127,12 @@ class shared_watch {
              access kind,
              const clocks& with,
              std::uint32_t offset) const;
+  void check_lanes(const event& before,
+                   const event& now,
+                   access before_kind,
+                   access kind,
+                   std::uint32_t offset) const;
+  static event merged(const event& before, const event& now);
   void check_fenced(const event& before,
                     const event& now,
                     access kind,
@@ -128,6 +146,7 @@ class shared_watch {
   bool enabled_;
   std::uint32_t warp_count_;
   std::vector<clocks> warps_;
+  std::vector<std::uint32_t> meetings_;  ///< by warp
   std::vector<word> words_;
   std::vector<std::vector<event>> many_readers_;  ///< [0] is nobody's
   std::vector<std::uint32_t> free_readers_;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// What lanes of a warp do together: shuffles, votes, matches, reductions.
+#include "async.hpp"
 #include "lanes.hpp"
 
 namespace oriel::ptx_machine {
@@ -206,7 +207,11 @@ outcome reduce_lanes(warp& w, const decoded& d, std::uint32_t lanes) {
 
 /// bar.warp.sync membermask.
 outcome synchronise_lanes(warp& w, const decoded& d, std::uint32_t lanes) {
-  return members_here(w, d, lanes, d.slots[0]) ? outcome::advance : outcome::gathering;
+  if (!members_here(w, d, lanes, d.slots[0])) {
+    return outcome::gathering;
+  }
+  w.home->async->watch().meet(w.index);
+  return outcome::advance;
 }
 
 template <typename T, typename Function>

@@ -172,7 +172,8 @@ void warpgroups::watch_reads(std::uint32_t group, const queued& q, std::uint64_t
   for (const std::uint32_t chunk : q.b_chunks) {
     watch_->behind_back(who, access::read, agent, clock, common, chunk, 16);
   }
-  // A warp multiplies 16 rows of A: of those it has to know. (Transposed, the rows lie side by side.)
+  // A warp multiplies 16 rows of A: of those it has to know. (Transposed, the rows lie side by
+  // side.)
   for (std::size_t i = 0; i < q.a_chunks.size(); ++i) {
     const shared_watch::clocks& with = q.shape.a_transposed ? common : q.with[i / 32];
     watch_->behind_back(who, access::read, agent, clock, with, q.a_chunks[i], 16);

@@ -40,8 +40,9 @@ struct registers_in_flight {
   std::vector<std::uint64_t> operands;      ///< not to be written
 };
 
-/// Products are collected until all four warps have issued them, and are performed in order, at any time before the
-/// wait that covers them. Accumulators hold NaN (0xFFFFFFFF) from issue to that wait.
+/// Products are collected until all four warps have issued them, and are performed in order, at any
+/// time before the wait that covers them. Accumulators hold NaN (0xFFFFFFFF) from issue to that
+/// wait.
 class warpgroups {
  public:
   warpgroups(std::span<const std::byte> shared,
@@ -51,14 +52,15 @@ class warpgroups {
 
   /// wgmma.fence.
   void fence(const issuer& who);
-  /// wgmma.mma_async. Descriptors and scale-d have to be the same in all lanes: that is the executor's to check.
+  /// wgmma.mma_async. Descriptors and scale-d have to be the same in all lanes: that is the
+  /// executor's to check.
   /// @throws machine_error  no fence before, registers written since the fence, accumulators partly in flight, the
   ///         four warps at odds, descriptors that point nowhere, races
   void multiply(const issuer& who, const product& p);
   /// wgmma.commit_group.
   void commit(const issuer& who);
-  /// wgmma.wait_group: false where other warps of the group have still to issue products that it covers: the warp
-  /// waits and tries again.
+  /// wgmma.wait_group: false where other warps of the group have still to issue products that it
+  /// covers: the warp waits and tries again.
   [[nodiscard]] bool try_wait(const issuer& who, std::uint32_t groups_pending_max);
 
   /// nullptr where nothing of the warp is in flight; else valid until its next call here.
@@ -152,7 +154,8 @@ class register_pool {
   std::uint32_t pool_ = 0;                    ///< of 32 registers: one for each lane of a warp
 };
 
-/// What a compiler lets a thread of such a block have, which is what a kernel with setmaxnreg is launched with.
+/// What a compiler lets a thread of such a block have, which is what a kernel with setmaxnreg is
+/// launched with.
 [[nodiscard]] std::uint32_t registers_at_launch(std::uint32_t threads,
                                                 std::uint32_t blocks_per_multiprocessor_min);
 

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// A drop-in for the part of libcublasLt that this project calls. Refuses what cuBLASLt's documentation says that a
-// device of compute capability 9.0 has no product for; what it takes is computed on the host, in stream order.
+// A drop-in for the part of libcublasLt that this project calls. Refuses what cuBLASLt's
+// documentation says that a device of compute capability 9.0 has no product for; what it takes is
+// computed on the host, in stream order.
 #include "enqueue.hpp"
 #include "product.hpp"
 
@@ -106,7 +107,8 @@ bool sizes(const question& q, product& p) {
          q.c.rows == p.m && q.c.columns == p.n;
 }
 
-/// FP8: its A is transposed, its B is not; what lies side by side, and strides, are multiples of 16 bytes.
+/// FP8: its A is transposed, its B is not; what lies side by side, and strides, are multiples of 16
+/// bytes.
 bool is_good_for_fp8(const question& q, const product& p) {
   element out{};
   const std::size_t out_bytes = is_type(q.d.type, out) ? bytes_of(out) : 0;

@@ -282,7 +282,8 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* out, const void* which) {
   });
 }
 
-/// By threads, blocks and shared memory: registers are what ptxas makes of the text, and nobody asks it here.
+/// By threads, blocks and shared memory: registers are what ptxas makes of the text, and nobody
+/// asks it here.
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     int* out, const void* which, int threads, std::size_t dynamic_bytes, unsigned) {
   return call([&](runtime&) {

@@ -22,7 +22,8 @@ std::string hex(const void* at) {
   return text;
 }
 
-/// One copy, or fill, as it is done later. What lies where is looked at when it is asked for; that it still does, then.
+/// One copy, or fill, as it is done later. What lies where is looked at when it is asked for; that
+/// it still does, then.
 struct copy {
   std::byte* to;
   const std::byte* from;

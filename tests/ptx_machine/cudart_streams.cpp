@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// The functions of libcudart about streams, events and graphs, and the one that libcublasLt enqueues by.
+// The functions of libcudart about streams, events and graphs, and the one that libcublasLt
+// enqueues by.
 #include "enqueue.hpp"
 #include "memory_map.hpp"
 #include "program.hpp"

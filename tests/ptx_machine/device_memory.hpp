@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The memory of the device and what of the host it may touch. Every allocation lies alone between pages that nobody may
-/// touch, begins as bytes 0xFF, and its addresses come back late.
+/// The memory of the device and what of the host it may touch. Every allocation lies alone between
+/// pages that nobody may touch, begins as bytes 0xFF, and its addresses come back late.
 #pragma once
 
 #include <cstddef>
@@ -36,8 +36,8 @@ class device_memory {
   [[nodiscard]] std::size_t free_bytes() const;
   [[nodiscard]] std::size_t capacity_bytes() const { return capacity_; }
 
-  // Addresses apart from memory, as the driver's cuMem* have it. Sizes are multiples of the granularity; false, or 0,
-  // where a call does not fit what is there.
+  // Addresses apart from memory, as the driver's cuMem* have it. Sizes are multiples of the
+  // granularity; false, or 0, where a call does not fit what is there.
   [[nodiscard]] std::uint64_t reserve(std::size_t bytes, std::size_t alignment);
   bool unreserve(std::uint64_t at, std::size_t bytes);
   [[nodiscard]] std::uint64_t create(std::size_t bytes);

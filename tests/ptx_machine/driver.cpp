@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// The driver's functions about addresses and memory apart, which a program asks libcudart for by name.
+// The driver's functions about addresses and memory apart, which a program asks libcudart for by
+// name.
 #include "runtime.hpp"
 
 #include <cuda.h>

@@ -97,7 +97,8 @@ using tile_sums = std::array<std::array<double, tile_m>, tile_n>;
 using eight_floats = float __attribute__((vector_size(4 * tile_m)));
 using eight_doubles = double __attribute__((vector_size(8 * tile_m)));
 
-/// Products are exact in double, so that it does not matter whether a multiplication and its addition are one.
+/// Products are exact in double, so that it does not matter whether a multiplication and its
+/// addition are one.
 __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void add_products(
     const float* a, const float* b, std::uint64_t k, tile_sums& sums) {
   eight_doubles s[tile_n] = {};

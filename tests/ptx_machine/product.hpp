@@ -15,7 +15,8 @@ enum class element : std::uint8_t { f32, bf16, e4m3 };
   return t == element::f32 ? 4 : t == element::bf16 ? 2 : 1;
 }
 
-/// How factors of an operand lie, by its index outside of k (i of op(A), j of op(B)) and its block of 128 of k.
+/// How factors of an operand lie, by its index outside of k (i of op(A), j of op(B)) and its block
+/// of 128 of k.
 enum class scale_layout : std::uint8_t {
   whole,       ///< one, or none
   vector_128,  ///< [blocks of k, all of the other index]

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// What the functions of the drop-in libcudart share: the one device of the process, and how a call ends.
+/// What the functions of the drop-in libcudart share: the one device of the process, and how a call
+/// ends.
 #pragma once
 
 #include "device_memory.hpp"
@@ -13,8 +14,8 @@
 
 namespace oriel::ptx_machine {
 
-/// Made at the first call, by the environment: ORIEL_PTX_SEED (0), ORIEL_PTX_MULTIPROCESSORS (4), ORIEL_PTX_MEMORY_MB
-/// (4096). Never ends: work may be under way when the process does.
+/// Made at the first call, by the environment: ORIEL_PTX_SEED (0), ORIEL_PTX_MULTIPROCESSORS (4),
+/// ORIEL_PTX_MEMORY_MB (4096). Never ends: work may be under way when the process does.
 struct runtime {
   std::uint32_t multiprocessors;
   device_memory memory;
@@ -26,7 +27,8 @@ struct runtime {
   runtime();
 };
 
-/// What every call says once something that ran on the device was an error; the first to ask prints it.
+/// What every call says once something that ran on the device was an error; the first to ask prints
+/// it.
 [[nodiscard]] cudaError_t lost_device();
 
 /// Remembers a refusal for cudaGetLastError, and hands it on.

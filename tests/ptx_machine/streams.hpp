@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// Streams, events, and the capture of graphs: what CUDA documents about which work waits for which.
+/// Streams, events, and the capture of graphs: what CUDA documents about which work waits for
+/// which.
 #pragma once
 
 #include "work_queue.hpp"
@@ -101,7 +102,8 @@ class streams {
   [[nodiscard]] cudaError_t is_capturing(cudaStream_t s, bool& is);
   /// A call that a capture forbids, for what it may do to work that is under way.
   cudaError_t potentially_unsafe();
-  /// What cannot be in a graph was put into a stream: an error if that captures, and the end of the capture.
+  /// What cannot be in a graph was put into a stream: an error if that captures, and the end of the
+  /// capture.
   cudaError_t refuse_in_capture(cudaStream_t s);
 
   cudaError_t instantiate(graph_exec*& out, graph* g);

@@ -27,11 +27,12 @@ struct work {
 };
 using work_ptr = std::shared_ptr<work>;
 
-/// The device's work. Nothing runs until somebody waits, asks or, with most seeds, adds more: then what is needed runs,
-/// and what is not may. One piece at a time. Thread-safe.
+/// The device's work. Nothing runs until somebody waits, asks or, with most seeds, adds more: then
+/// what is needed runs, and what is not may. One piece at a time. Thread-safe.
 class work_queue {
  public:
-  /// @param seed  multiples of 4: nothing runs before it must; others: some may at once, more may, all does
+  /// @param seed  multiples of 4: nothing runs before it must; others: some may at once, more may,
+  /// all does
   explicit work_queue(std::uint64_t seed) : random_(seed), eagerness_(seed % 4) {}
 
   /// @param run  may throw: the device is lost then, and nothing behind it is run

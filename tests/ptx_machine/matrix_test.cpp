@@ -88,7 +88,7 @@ std::uint32_t canonical_byte(const layout& l,
   if (!transposed) {  // ((8, m), (T, 2)) : ((w T, SBO), (1, LBO or T))
     offset = mn % 8 * w * 16 + mn / 8 * l.stride + k % t * element_bytes +
              k / t * (l.swizzle_bytes == 0 ? l.leading : 16);
-  } else {  // ((T, w, m), (8, k)) : ((1, T, LBO), (w T, SBO)), without a swizzle with both changed over
+  } else {  // ((T, w, m), (8, k)) : ((1, T, LBO), (w T, SBO)); without a swizzle the other way
     const std::uint32_t m_stride = l.swizzle_bytes == 0 ? l.stride : l.leading;
     const std::uint32_t k_stride = l.swizzle_bytes == 0 ? l.leading : l.stride;
     offset = mn % t * element_bytes + mn / t % w * 16 + mn / (t * w) * m_stride + k % 8 * w * 16 +

@@ -54,8 +54,8 @@ class warpgroups {
   void fence(const issuer& who);
   /// wgmma.mma_async. Descriptors and scale-d have to be the same in all lanes: that is the
   /// executor's to check.
-  /// @throws machine_error  no fence before, registers written since the fence, accumulators partly in flight, the
-  ///         four warps at odds, descriptors that point nowhere, races
+  /// @throws machine_error  no fence before, registers written since the fence, accumulators partly
+  ///         in flight, the four warps at odds, descriptors that point nowhere, races
   void multiply(const issuer& who, const product& p);
   /// wgmma.commit_group.
   void commit(const issuer& who);
@@ -131,7 +131,8 @@ class warpgroups {
 /// setmaxnreg: the block's registers move between its warps.
 class register_pool {
  public:
-  /// @param registers_per_thread  at launch: registers_at_launch(), or less where the kernel says .maxnreg
+  /// @param registers_per_thread  at launch: registers_at_launch(), or less where the kernel says
+  ///         .maxnreg
   register_pool(std::uint32_t warps, std::uint32_t registers_per_thread);
 
   /// setmaxnreg.inc: false where the pool has too few: the warp waits and tries again.

@@ -89,8 +89,8 @@ class block_async {
   // Copies of threads (cp.async): one call for a warp.
 
   /// @param bytes  4, 8, 16
-  /// @param source_bytes  src-size of each lane, `bytes` where the instruction has none: the rest is
-  ///         zeros
+  /// @param source_bytes  src-size of each lane, `bytes` where the instruction has none;
+  ///         the rest is zeros
   void copy(const issuer& who,
             std::uint32_t active,
             const std::uint32_t (&destination)[32],

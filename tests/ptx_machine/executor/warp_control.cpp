@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Branches, exits and the barriers of blocks and clusters.
-#include "async.hpp"
 #include "warp.hpp"
+
+#include <ptx_machine/block/async.hpp>
 
 namespace oriel::ptx_machine {
 

@@ -4,7 +4,7 @@
 /// Runs a kernel's PTX on the host: every warp of every block, instruction by instruction.
 #pragma once
 
-#include "program.hpp"
+#include <ptx_machine/program/program.hpp>
 
 #include <cstdint>
 #include <span>

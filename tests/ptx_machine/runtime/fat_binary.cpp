@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include "fat_binary.hpp"
-#include "program.hpp"
+
+#include <ptx_machine/program/program.hpp>
 
 #include <cstdint>
 #include <cstring>

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// What lanes of a warp do together: shuffles, votes, matches, reductions.
-#include "async.hpp"
 #include "lanes.hpp"
+
+#include <ptx_machine/block/async.hpp>
 
 namespace oriel::ptx_machine {
 

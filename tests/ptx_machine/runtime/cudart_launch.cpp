@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The functions of libcudart about kernels: what a unit registers at the start, and launches.
 #include "fat_binary.hpp"
-#include "machine.hpp"
 #include "runtime.hpp"
+
+#include <ptx_machine/executor/machine.hpp>
 
 #include <algorithm>
 #include <atomic>

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-#include "program.hpp"
 #include "runtime.hpp"
+
+#include <ptx_machine/program/program.hpp>
 
 #include <cstdio>
 #include <cstdlib>

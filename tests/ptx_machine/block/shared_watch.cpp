@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-#include "program.hpp"
 #include "shared_watch.hpp"
+
+#include <ptx_machine/program/program.hpp>
 
 #include <algorithm>
 #include <utility>

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 // The functions of libcudart that allocate, copy and fill.
-#include "memory_map.hpp"
-#include "program.hpp"
 #include "runtime.hpp"
+
+#include <ptx_machine/block/memory_map.hpp>
+#include <ptx_machine/program/program.hpp>
 
 #include <cstdio>
 #include <cstring>

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include "device_memory.hpp"
-#include "memory_map.hpp"
 
+#include <ptx_machine/block/memory_map.hpp>
 #include <sys/mman.h>
 
 #include <cstring>

@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// The operands of mbarriers, copies, fences and setmaxnreg; what they do is block_async's.
-#include "async.hpp"
 #include "warp.hpp"
 #include "warp_memory.hpp"
+
+#include <ptx_machine/block/async.hpp>
 
 namespace oriel::ptx_machine {
 namespace {

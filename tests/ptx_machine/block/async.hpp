@@ -12,9 +12,10 @@
 /// All messages lack kernel, block and the executing instruction: the executor adds them.
 #pragma once
 
-#include "program.hpp"
 #include "shared_watch.hpp"
 #include "warpgroups.hpp"
+
+#include <ptx_machine/program/program.hpp>
 
 #include <cstddef>
 #include <cstdint>

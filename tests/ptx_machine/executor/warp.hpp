@@ -11,7 +11,8 @@
 #pragma once
 
 #include "machine.hpp"
-#include "program.hpp"
+
+#include <ptx_machine/program/program.hpp>
 
 #include <array>
 #include <bit>

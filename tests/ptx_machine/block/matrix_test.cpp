@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 #include "matrix.hpp"
-#include "program.hpp"
 
 #include <catch2/catch.hpp>
+#include <ptx_machine/program/program.hpp>
 
 #include <cmath>
 #include <cstring>

@@ -44,7 +44,7 @@ std::vector<token> split_into_tokens(std::string_view text) {
   std::uint32_t line = 1;
   const auto pass = [&](std::size_t from, std::size_t to) {
     for (; from < to; ++from) {
-      line += text[from] == '\n' ? 1 : 0;
+      line += text[from] == '\n' ? 1u : 0u;
     }
     return to;
   };

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Small kernels, each for one rule of the ISA.
 #include "machine.hpp"
-#include "memory_map.hpp"
 
 #include <catch2/catch.hpp>
+#include <ptx_machine/block/memory_map.hpp>
 
 #include <array>
 #include <bit>

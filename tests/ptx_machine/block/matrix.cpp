@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 #include "matrix.hpp"
-#include "program.hpp"
+
+#include <ptx_machine/program/program.hpp>
 
 #include <array>
 #include <bit>

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-#include "program.hpp"
 #include "warpgroups.hpp"
+
+#include <ptx_machine/program/program.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -244,7 +245,7 @@ const registers_in_flight* warpgroups::in_flight(std::uint32_t warp) const {
 std::uint32_t warpgroups::ready() const {
   std::uint32_t count = 0;
   for (const group_state& g : groups_) {
-    count += !g.queue.empty() && g.queue.front().issued == all_four ? 1 : 0;
+    count += !g.queue.empty() && g.queue.front().issued == all_four ? 1u : 0u;
   }
   return count;
 }

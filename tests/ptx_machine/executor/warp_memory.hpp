@@ -4,8 +4,9 @@
 /// From an operand in brackets to bytes of this process, with all that can be wrong with an address.
 #pragma once
 
-#include "shared_watch.hpp"
 #include "warp.hpp"
+
+#include <ptx_machine/block/shared_watch.hpp>
 
 namespace oriel::ptx_machine {
 

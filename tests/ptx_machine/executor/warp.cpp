@@ -5,8 +5,9 @@
 ///
 /// Of groups of lanes at different instructions the one that is furthest behind runs, so that the branches of
 /// structured code meet again behind them. A group that waits for something steps back for one turn.
-#include "async.hpp"
 #include "warp.hpp"
+
+#include <ptx_machine/block/async.hpp>
 
 #include <algorithm>
 #include <cstdio>

@@ -3,9 +3,10 @@
 // The functions of libcudart about streams, events and graphs, and the one that libcublasLt
 // enqueues by.
 #include "enqueue.hpp"
-#include "memory_map.hpp"
-#include "program.hpp"
 #include "runtime.hpp"
+
+#include <ptx_machine/block/memory_map.hpp>
+#include <ptx_machine/program/program.hpp>
 
 #include <memory>
 #include <string>

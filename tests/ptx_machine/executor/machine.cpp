@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// Which blocks are resident, and which warp's turn it is.
-#include "async.hpp"
 #include "machine.hpp"
 #include "warp.hpp"
+
+#include <ptx_machine/block/async.hpp>
 
 #include <algorithm>
 

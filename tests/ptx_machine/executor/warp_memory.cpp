@@ -2,10 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// ld, st and atom. Lanes' stores go in the order of the lanes; the ISA leaves it open which of them wins.
-#include "async.hpp"
 #include "lanes.hpp"
-#include "memory_map.hpp"
 #include "warp_memory.hpp"
+
+#include <ptx_machine/block/async.hpp>
+#include <ptx_machine/block/memory_map.hpp>
 
 #include <type_traits>
 

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// The operands of mma, movmatrix and wgmma; what they compute is matrix.hpp's and warpgroups.hpp's.
-#include "async.hpp"
 #include "warp.hpp"
+
+#include <ptx_machine/block/async.hpp>
 
 namespace oriel::ptx_machine {
 namespace {

@@ -56,7 +56,7 @@ $L__info_string0:
 	}
 )";
 
-std::string message_of(std::string_view wrong) {
+std::string refusal_of(std::string_view wrong) {
   try {
     static_cast<void>(parse(wrong, "wrong.ptx"));
   } catch (const machine_error& e) {
@@ -119,11 +119,11 @@ TEST_CASE("ptx program: operands, scopes of registers, labels and lines") {
 }
 
 TEST_CASE("ptx program: what is not known is told with its line") {
-  CHECK(message_of(".version 9.0\n.global .b8 x[4];") ==
+  CHECK(refusal_of(".version 9.0\n.global .b8 x[4];") ==
         "wrong.ptx:2: '.global' is not known here");
-  CHECK(message_of(".entry k()\n.noreturn\n{}") ==
+  CHECK(refusal_of(".entry k()\n.noreturn\n{}") ==
         "wrong.ptx:2: the directive '.noreturn' is not known");
-  CHECK(message_of(".entry k() {\n bra $L_1; }").find("'$L_1'") != std::string::npos);
-  CHECK(message_of(".entry k() {\n add.s32 %r1, 1; }") == "wrong.ptx:2: '%r1' is no number");
-  CHECK(message_of(".entry k() {").find("ends too early") != std::string::npos);
+  CHECK(refusal_of(".entry k() {\n bra $L_1; }").find("'$L_1'") != std::string::npos);
+  CHECK(refusal_of(".entry k() {\n add.s32 %r1, 1; }") == "wrong.ptx:2: '%r1' is no number");
+  CHECK(refusal_of(".entry k() {").find("ends too early") != std::string::npos);
 }

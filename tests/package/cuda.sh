@@ -34,7 +34,7 @@ fi
 # The units that are judged are those that are linked. Engine and program come as the release stage built them.
 CUDACXX=$nvcc cmake --preset cuda -DORIEL_TEST_UNITY=$([ -n "${ORIEL_TEST_LONG:-}" ] && echo OFF || echo ON) \
   "-DCMAKE_CUDA_COMPILER_LAUNCHER=$judge${CMAKE_CUDA_COMPILER_LAUNCHER:+;$CMAKE_CUDA_COMPILER_LAUNCHER}" \
-  "-DCMAKE_CUDA_FLAGS=$options" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+  "-DCMAKE_CUDA_FLAGS=$options --no-compress" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 
 # The library, the program, the tests and the device's benchmarks link; without a device every test is reported as
 # skipped, but for what is said there.

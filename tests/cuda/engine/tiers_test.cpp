@@ -80,6 +80,8 @@ TEST_CASE("cuda engine: pages that go down and come up have their bytes") {
             cudaSuccess);
     sides.push_back({names.back().data(), memory.back().base()});
   }
+  // A copy from memory that is not pinned may be under way when it returns, and these streams do not wait for it.
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
   std::array<cudaStream_t, 3> streams{};
   for (cudaStream_t& s : streams) {
     REQUIRE(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking) == cudaSuccess);

@@ -1,0 +1,157 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Finds races in a block's shared memory: accesses that no barrier orders, and missing proxy
+/// fences.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace oriel::ptx_machine {
+
+/// Who did it, for messages.
+struct issuer {
+  std::uint32_t warp = 0;
+  std::uint32_t instruction = 0;  ///< of kernel::code
+};
+
+enum class access : std::uint8_t { read, write, atomic };
+
+/// Vector clocks. Agents are warps (whose lanes are told apart only among themselves) and what
+/// works behind their backs: a warp's cp.async copies, a warp's bulk stores, a warpgroup's
+/// products, and for bulk loads the mbarrier they complete on, whose clock counts its phases. An
+/// access races with an earlier one of another agent unless the agent's clock then is known to
+/// whoever does the later one. A second clock of each warp tells which generic writes a
+/// fence.proxy.async has shown to the async proxy.
+class shared_watch {
+ public:
+  /// What one agent knows: of each agent, how far. `fenced`: how far its generic writes are seen by
+  /// the async proxy.
+  struct clocks {
+    std::vector<std::uint32_t> known, fenced;
+    void join(const clocks& other);
+    /// What both know.
+    void meet(const clocks& other);
+    void set(std::uint32_t agent, std::uint32_t clock);
+    [[nodiscard]] std::uint32_t known_of(std::uint32_t agent) const {
+      return agent < known.size() ? known[agent] : 0;
+    }
+  };
+  using place_name = std::function<std::string(std::uint32_t instruction)>;
+
+  /// @param enabled  false: all calls return at once
+  shared_watch(std::uint32_t shared_bytes, std::uint32_t warps, bool enabled, place_name name);
+
+  [[nodiscard]] bool enabled() const { return enabled_; }
+
+  // What the executor tells.
+
+  /// An access of a warp's lanes by ld, st, atom, red: `bytes` at each active lane's offset, in
+  /// bounds and aligned.
+  void lanes(const issuer& who,
+             access kind,
+             std::uint32_t active,
+             const std::uint32_t (&offsets)[32],
+             std::uint32_t bytes);
+  /// A barrier of these warps (bit w: warp w) is complete: bar.sync, barrier.cluster of a block,
+  /// ... For bar.arrive: `arrived` are all, `waiting` those that wait.
+  void barrier(std::uint32_t arrived, std::uint32_t waiting);
+  /// bar.warp.sync: what the warp's lanes did before is ordered before what they do after. Without
+  /// it a write races with what another lane does later. (Not a read: a shuffle of what was read
+  /// orders that, too.)
+  void meet(std::uint32_t warp) { ++meetings_[warp]; }
+  /// fence.proxy.async, by whatever lanes.
+  void fence_proxy_async(std::uint32_t warp);
+
+  // What block_async tells (its doings, not the executor's).
+
+  [[nodiscard]] const clocks& of_warp(std::uint32_t warp) const { return warps_[warp]; }
+  /// The warp learns all of that.
+  void acquire(std::uint32_t warp, const clocks& from);
+  /// What the warp knows is added to `to`; what it does from now on is not.
+  void release(std::uint32_t warp, clocks& to);
+  /// A warp learns that an agent is at least so far.
+  void learn(std::uint32_t warp, std::uint32_t agent, std::uint32_t clock);
+
+  [[nodiscard]] std::uint32_t copies_agent(std::uint32_t warp) const { return warp_count_ + warp; }
+  [[nodiscard]] std::uint32_t stores_agent(std::uint32_t warp) const {
+    return 2 * warp_count_ + warp;
+  }
+  [[nodiscard]] std::uint32_t products_agent(std::uint32_t warpgroup) const {
+    return 3 * warp_count_ + warpgroup;
+  }
+  /// A new agent: what completes on an mbarrier there.
+  [[nodiscard]] std::uint32_t add_mbarrier(std::uint32_t offset);
+
+  /// An access of an agent that is none of the warps, begun with what `with` knows. Words of four
+  /// bytes.
+  void behind_back(const issuer& who,
+                   access kind,
+                   std::uint32_t agent,
+                   std::uint32_t clock,
+                   const clocks& with,
+                   std::uint32_t offset,
+                   std::uint32_t bytes);
+
+ private:
+  struct event {
+    std::uint32_t clock = 0;  ///< 0: there was none
+    std::uint32_t instruction = 0;
+    std::uint32_t meeting = 0;  ///< of the warp: see meet()
+    std::uint16_t agent = 0;
+    std::uint8_t bytes = 0;  ///< of the four of its word: bit b
+    bool atomic = false;
+    std::uint8_t lane = 0;  ///< or several_lanes
+  };
+  static constexpr std::uint8_t several_lanes = 32;
+  struct word {
+    event write;
+    event read;                 ///< the last one, where `readers` is 0
+    std::uint32_t readers = 0;  ///< or else of many_readers_, from 1
+  };
+
+  void touch(word& w,
+             const event& now,
+             access kind,
+             bool async_proxy,
+             const clocks& with,
+             std::uint32_t offset);
+  void check(const event& before,
+             const event& now,
+             access before_kind,
+             access kind,
+             const clocks& with,
+             std::uint32_t offset) const;
+  void check_lanes(const event& before,
+                   const event& now,
+                   access before_kind,
+                   access kind,
+                   std::uint32_t offset) const;
+  static event merged(const event& before, const event& now);
+  void check_fenced(const event& before,
+                    const event& now,
+                    access kind,
+                    const clocks& with,
+                    std::uint32_t offset) const;
+  void add_reader(word& w, const event& now, const clocks& with);
+  void forget_readers(word& w);
+  [[nodiscard]] bool through_async_proxy(std::uint32_t agent) const;
+  [[nodiscard]] std::string text(const event& e, access kind) const;
+
+  bool enabled_;
+  std::uint32_t warp_count_;
+  std::vector<clocks> warps_;
+  std::vector<std::uint32_t> meetings_;  ///< by warp
+  std::vector<word> words_;
+  std::vector<std::vector<event>> many_readers_;  ///< [0] is nobody's
+  std::vector<std::uint32_t> free_readers_;
+  std::vector<std::uint32_t> mbarriers_;  ///< offsets, in the order of their agents
+  place_name name_;
+};
+
+}  // namespace oriel::ptx_machine

@@ -1,0 +1,209 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Branches, exits and the barriers of blocks and clusters.
+#include "warp.hpp"
+
+#include <ptx_machine/block/async.hpp>
+
+namespace oriel::ptx_machine {
+
+std::uint64_t uniform_bits(const warp& w, const decoded& d, std::uint32_t lanes, const slot& s) {
+  const std::uint64_t value = w.bits(s, static_cast<std::uint32_t>(std::countr_zero(lanes)));
+  for_lanes(lanes, [&](std::uint32_t i) {
+    if (w.bits(s, i) != value) {
+      fail(w, d, i, "lanes have different values, " + hex(value) + " and " + hex(w.bits(s, i)));
+    }
+  });
+  return value;
+}
+
+namespace {
+
+/// Its lanes that do not go along stay behind as a group.
+outcome branch(warp& w, const decoded& d, std::uint32_t lanes) {
+  const std::uint32_t staying = w.active & ~lanes;
+  if (staying != 0) {
+    if (d.detail != 0) {
+      fail(w, d, warp_lanes, "a bra.uni that lanes " + hex(staying) + " do not take");
+    }
+    w.others[w.other_count++] = {w.pc + 1, staying, false};
+  }
+  w.active = lanes;
+  w.pc = d.target;
+  return outcome::moved;
+}
+
+outcome exit_lanes(warp& w, const decoded&, std::uint32_t lanes) {
+  w.live &= ~lanes;
+  w.active &= ~lanes;
+  // Whoever waits for lanes no longer waits for these.
+  for (std::uint32_t i = 0; i < w.other_count; ++i) {
+    w.others[i].gathering = false;
+  }
+  ++w.pc;
+  if (w.active == 0 && w.other_count != 0) {
+    take_first_group(w);
+  }
+  return outcome::moved;
+}
+
+std::uint32_t bits_of(const std::vector<warp*>& warps) {
+  std::uint32_t bits = 0;
+  for (const warp* w : warps) {
+    bits |= 1U << w->index;
+  }
+  return bits;
+}
+
+void release(std::vector<warp*>& waiting, const warp* but) {
+  for (warp* w : waiting) {
+    if (w != but) {
+      ++w->pc;
+      w->waits = false;
+      w->owner->ready.push_back(w);
+    }
+  }
+  waiting.clear();
+}
+
+void complete(block& home, named_barrier& barrier, const warp* last) {
+  const std::uint32_t warps = bits_of(barrier.waiting);
+  home.async->watch().barrier(warps, warps);
+  release(barrier.waiting, last);
+  barrier.arrived = 0;
+}
+
+std::uint32_t expected(const block& home, const named_barrier& barrier) {
+  return barrier.threads != 0 ? barrier.threads : home.live_warps * warp_lanes;
+}
+
+/// bar.sync a[, b]. Whole warps arrive, whatever their lanes; without b the block's warps that have not exited.
+outcome synchronise(warp& w, const decoded& d, std::uint32_t lanes) {
+  if (!converged(w, d, lanes)) {
+    return outcome::gathering;
+  }
+  block& home = *w.home;
+  const std::uint64_t name = uniform_bits(w, d, lanes, d.slots[0]);
+  const std::uint64_t threads = d.slot_count > 1 ? uniform_bits(w, d, lanes, d.slots[1]) : 0;
+  if (name >= home.barriers.size()) {
+    fail(w, d, warp_lanes, "there is no barrier " + std::to_string(name));
+  }
+  if (d.slot_count > 1 &&
+      (threads % warp_lanes != 0 || threads == 0 || threads > home.warps.size() * warp_lanes)) {
+    fail(w, d, warp_lanes, "a barrier of " + std::to_string(threads) + " threads");
+  }
+  named_barrier& barrier = home.barriers[name];
+  if (!barrier.waiting.empty() && barrier.threads != threads) {
+    fail(w,
+         d,
+         warp_lanes,
+         "barrier " + std::to_string(name) + " of " + std::to_string(threads) +
+             " threads, at which others wait for " + std::to_string(barrier.threads) +
+             " (0: all of the block)");
+  }
+  barrier.threads = static_cast<std::uint32_t>(threads);
+  barrier.arrived += warp_lanes;
+  barrier.waiting.push_back(&w);
+  ++w.owner->events;
+  if (barrier.arrived >= expected(home, barrier)) {
+    complete(home, barrier, &w);
+    return outcome::advance;
+  }
+  w.waits = true;
+  return outcome::blocked;
+}
+
+std::uint32_t live_warps(const cluster& c) {
+  std::uint32_t count = 0;
+  for (const block* b : c.blocks) {
+    count += b->live_warps;
+  }
+  return count;
+}
+
+void complete(cluster& c) {
+  for (const block* b : c.blocks) {
+    const std::uint32_t warps =
+        static_cast<std::uint32_t>((std::uint64_t{1} << b->warps.size()) - 1);
+    b->async->watch().barrier(warps, warps);
+  }
+  for (block* b : c.blocks) {
+    for (warp& w : b->warps) {
+      w.cluster_complete = w.cluster_arrived;
+    }
+  }
+  for (warp* w : c.waiting) {
+    w->cluster_arrived = w->cluster_complete = false;
+  }
+  release(c.waiting, nullptr);
+  c.arrived_warps = 0;
+}
+
+outcome arrive_at_cluster(warp& w, const decoded& d, std::uint32_t lanes) {
+  if (!converged(w, d, lanes)) {
+    return outcome::gathering;
+  }
+  if (w.cluster_arrived) {
+    fail(w, d, warp_lanes, "it has arrived before, and not waited since");
+  }
+  w.cluster_arrived = true;
+  ++w.owner->events;
+  if (++w.home->group->arrived_warps == live_warps(*w.home->group)) {
+    complete(*w.home->group);
+  }
+  return outcome::advance;
+}
+
+outcome wait_for_cluster(warp& w, const decoded& d, std::uint32_t lanes) {
+  if (!converged(w, d, lanes)) {
+    return outcome::gathering;
+  }
+  if (!w.cluster_arrived) {
+    fail(w, d, warp_lanes, "it has not arrived at the cluster's barrier");
+  }
+  if (w.cluster_complete) {
+    w.cluster_arrived = w.cluster_complete = false;
+    return outcome::advance;
+  }
+  w.home->group->waiting.push_back(&w);
+  w.waits = true;
+  return outcome::blocked;
+}
+
+}  // namespace
+
+void warp_exited(warp& w) {
+  block& home = *w.home;
+  --home.live_warps;
+  for (named_barrier& barrier : home.barriers) {
+    if (!barrier.waiting.empty() && barrier.arrived >= expected(home, barrier)) {
+      complete(home, barrier, nullptr);
+    }
+  }
+  cluster& c = *home.group;
+  // It counts no more; had it arrived, not for this either.
+  if (w.cluster_arrived && !w.cluster_complete) {
+    --c.arrived_warps;
+  }
+  if (c.arrived_warps != 0 && c.arrived_warps == live_warps(c)) {
+    complete(c);
+  }
+  ++w.owner->events;
+}
+
+void add_control_opcodes(opcode_table& table) {
+  table["bra"] = {&branch, 0, {}};
+  table["bra.uni"] = {&branch, 1, {}};
+  table["ret"] = {&exit_lanes, 0, {}};
+  table["exit"] = {&exit_lanes, 0, {}};
+  table["bar.sync"] = table["barrier.sync.aligned"] = {&synchronise, 0, {4, 4}};
+  for (const std::string order : {"", ".release", ".relaxed"}) {
+    table["barrier.cluster.arrive" + order + ".aligned"] = {&arrive_at_cluster, 0, {}};
+  }
+  for (const std::string order : {"", ".acquire"}) {
+    table["barrier.cluster.wait" + order + ".aligned"] = {&wait_for_cluster, 0, {}};
+  }
+}
+
+}  // namespace oriel::ptx_machine

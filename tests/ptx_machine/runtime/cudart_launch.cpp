@@ -1,0 +1,306 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+// The functions of libcudart about kernels: what a unit registers at the start, and launches.
+#include "fat_binary.hpp"
+#include "runtime.hpp"
+
+#include <ptx_machine/executor/machine.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+using namespace oriel::ptx_machine;  // NOLINT: functions of C
+
+namespace {
+
+constexpr std::uint32_t shared_bytes_anyway = 48 << 10, shared_bytes_max = 227 << 10;
+
+/// A translation unit's kernels; its text is read when the first of them is wanted.
+class unit {
+ public:
+  explicit unit(const void* wrapper) : wrapper_(wrapper) {}
+
+  /// Null, and said once, where there is no such kernel or no text. Under the registry's lock.
+  const kernel* find(const std::string& name, const module*& all) {
+    if (!is_read_) {
+      is_read_ = true;
+      try {
+        parsed_ = parse(ptx_of(wrapper_), unit_name_of(wrapper_));
+      } catch (const machine_error& e) {
+        std::fprintf(stderr, "ptx machine: %s\n", e.what());
+      }
+    }
+    all = parsed_ ? &*parsed_ : nullptr;
+    return all == nullptr ? nullptr : all->find(name);
+  }
+
+ private:
+  const void* wrapper_;
+  bool is_read_ = false;
+  std::optional<module> parsed_;
+};
+
+struct function {
+  function(unit* owner, std::string mangled) : of(owner), name(std::move(mangled)) {}
+
+  unit* of;
+  std::string name;
+  std::atomic<std::uint32_t> allowed_bytes =
+      shared_bytes_anyway;  ///< of shared memory, static and dynamic
+  const module* all = nullptr;
+  const kernel* code = nullptr;
+};
+
+struct registry {
+  std::mutex mutex;
+  std::unordered_map<const void*, std::unique_ptr<function>> functions;  ///< by the host's function
+  std::unordered_map<const void*, function*> handles;
+
+  static registry& of_process() {
+    static auto* const only = new registry;
+    return *only;
+  }
+  /// By a host's function, or by the handle of one.
+  function* find(const void* f) {
+    const std::lock_guard lock(mutex);
+    if (const auto found = functions.find(f); found != functions.end()) {
+      return found->second.get();
+    }
+    const auto found = handles.find(f);
+    return found == handles.end() ? nullptr : found->second;
+  }
+};
+
+/// With its code.
+cudaError_t load(const void* which, function*& out) {
+  registry& r = registry::of_process();
+  out = r.find(which);
+  if (out == nullptr) {
+    return cudaErrorInvalidDeviceFunction;
+  }
+  const std::lock_guard lock(r.mutex);
+  if (out->code == nullptr) {
+    out->code = out->of->find(out->name, out->all);
+  }
+  return out->code == nullptr ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
+
+struct launch {
+  const function* of;
+  launch_config config;
+  std::vector<std::byte> parameters;
+};
+
+cudaError_t check(const function& f, const launch_config& c) {
+  const dimensions g = c.grid, b = c.block;
+  const std::uint64_t threads = std::uint64_t{b.x} * b.y * b.z;
+  if (g.x == 0 || g.y == 0 || g.z == 0 || g.x > 0x7FFFFFFF || g.y > 65'535 || g.z > 65'535 ||
+      threads == 0 || threads > 1024 || b.x > 1024 || b.y > 1024 || b.z > 64) {
+    return cudaErrorInvalidConfiguration;
+  }
+  const kernel& k = *f.code;
+  if (threads > k.max_threads) {
+    return cudaErrorLaunchOutOfResources;
+  }
+  if (g.x % k.cluster[0] != 0 || g.y % k.cluster[1] != 0 || g.z % k.cluster[2] != 0) {
+    return cudaErrorInvalidConfiguration;
+  }
+  const std::uint64_t bytes = std::uint64_t{k.static_shared_bytes} + c.dynamic_shared_bytes;
+  return bytes > f.allowed_bytes ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+std::vector<std::byte> laid_out(const kernel& k, void** arguments) {
+  std::vector<std::byte> bytes(k.parameter_bytes);
+  for (std::size_t i = 0; i < k.parameters.size(); ++i) {
+    const parameter_info& p = k.parameters[i];
+    std::memcpy(bytes.data() + p.offset_bytes, arguments[i], p.size_bytes);
+  }
+  return bytes;
+}
+
+cudaError_t enqueue(const void* which,
+                    dim3 grid,
+                    dim3 block,
+                    void** arguments,
+                    std::size_t shared,
+                    cudaStream_t s) {
+  return call([&](runtime& r) {
+    function* f = nullptr;
+    if (const cudaError_t e = load(which, f); e != cudaSuccess) {
+      return e;
+    }
+    if (shared > shared_bytes_max) {
+      return cudaErrorInvalidValue;
+    }
+    launch_config config{{grid.x, grid.y, grid.z},
+                         {block.x, block.y, block.z},
+                         static_cast<std::uint32_t>(shared),
+                         0,
+                         r.multiprocessors};
+    if (const cudaError_t e = check(*f, config); e != cudaSuccess) {
+      return e;
+    }
+    const auto what =
+        std::make_shared<const launch>(launch{f, config, laid_out(*f->code, arguments)});
+    return r.all_streams.enqueue(
+        s,
+        [what, &r] {
+          launch_config now = what->config;
+          now.seed = r.all_streams.queue().next_random();
+          run(*what->of->all, *what->of->code, now, what->parameters);
+        },
+        [what] { return check(*what->of, what->config); });
+  });
+}
+
+struct pushed_configuration {
+  dim3 grid, block;
+  std::size_t shared;
+  cudaStream_t stream;
+};
+thread_local std::vector<pushed_configuration> pushed;
+
+}  // namespace
+
+extern "C" {
+
+// What nvcc's code calls; declared by no header for other compilers.
+void** __cudaRegisterFatBinary(void* wrapper);
+void __cudaRegisterFatBinaryEnd(void** of);
+void __cudaUnregisterFatBinary(void** of);
+void __cudaRegisterFunction(void** of,
+                            const char* host,
+                            char* device,
+                            const char* name,
+                            int thread_limit,
+                            uint3* tid,
+                            uint3* bid,
+                            dim3* block,
+                            dim3* grid,
+                            int* warp_size);
+void __cudaRegisterVar(void**, char*, char*, const char*, int, std::size_t, int, int);
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, std::size_t shared, CUstream_st* s);
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, std::size_t* shared, void* s);
+cudaError_t __cudaGetKernel(cudaKernel_t* out, const void* f);
+cudaError_t __cudaLaunchKernel(
+    cudaKernel_t k, dim3 grid, dim3 block, void** arguments, std::size_t shared, cudaStream_t s);
+
+void** __cudaRegisterFatBinary(void* wrapper) {
+  return reinterpret_cast<void**>(new unit(wrapper));  // As long as the process.
+}
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void**) {}
+
+void __cudaRegisterFunction(
+    void** of, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
+  registry& r = registry::of_process();
+  const std::lock_guard lock(r.mutex);
+  auto f = std::make_unique<function>(reinterpret_cast<unit*>(of), name);
+  r.handles[f.get()] = f.get();
+  r.functions[host] = std::move(f);
+}
+
+/// parse() refuses units that use them; one that only has them is none of our business.
+void __cudaRegisterVar(void**, char*, char*, const char*, int, std::size_t, int, int) {}
+
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, std::size_t shared, CUstream_st* s) {
+  pushed.push_back({grid, block, shared, s});
+  return 0;
+}
+
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, std::size_t* shared, void* s) {
+  if (pushed.empty()) {
+    return told(cudaErrorMissingConfiguration);
+  }
+  const pushed_configuration c = pushed.back();
+  pushed.pop_back();
+  *grid = c.grid;
+  *block = c.block;
+  *shared = c.shared;
+  std::memcpy(s, &c.stream, sizeof c.stream);
+  return cudaSuccess;
+}
+
+cudaError_t __cudaGetKernel(cudaKernel_t* out, const void* f) {
+  function* const found = registry::of_process().find(f);
+  *out = reinterpret_cast<cudaKernel_t>(found);
+  return found == nullptr ? told(cudaErrorInvalidDeviceFunction) : cudaSuccess;
+}
+
+cudaError_t __cudaLaunchKernel(
+    cudaKernel_t k, dim3 grid, dim3 block, void** arguments, std::size_t shared, cudaStream_t s) {
+  return enqueue(k, grid, block, arguments, shared, s);
+}
+
+cudaError_t cudaLaunchKernel(
+    const void* f, dim3 grid, dim3 block, void** arguments, std::size_t shared, cudaStream_t s) {
+  return enqueue(f, grid, block, arguments, shared, s);
+}
+
+cudaError_t cudaFuncSetAttribute(const void* which, cudaFuncAttribute attribute, int value) {
+  return call([&](runtime&) {
+    function* f = nullptr;
+    if (const cudaError_t e = load(which, f); e != cudaSuccess) {
+      return e;
+    }
+    if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) {
+      return value < -1 || value > 100 ? cudaErrorInvalidValue : cudaSuccess;
+    }
+    const std::uint64_t bytes =
+        std::uint64_t{f->code->static_shared_bytes} + static_cast<std::uint32_t>(value);
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
+        bytes > shared_bytes_max) {
+      return cudaErrorInvalidValue;
+    }
+    f->allowed_bytes = static_cast<std::uint32_t>(bytes);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* out, const void* which) {
+  return call([&](runtime&) {
+    function* f = nullptr;
+    if (const cudaError_t e = load(which, f); e != cudaSuccess) {
+      return e;
+    }
+    *out = {};
+    out->sharedSizeBytes = f->code->static_shared_bytes;
+    out->localSizeBytes = f->code->local_bytes;
+    out->maxThreadsPerBlock = static_cast<int>(f->code->max_threads);
+    out->maxDynamicSharedSizeBytes =
+        static_cast<int>(f->allowed_bytes - f->code->static_shared_bytes);
+    out->ptxVersion = out->binaryVersion = 90;
+    return cudaSuccess;
+  });
+}
+
+/// By threads, blocks and shared memory: registers are what ptxas makes of the text, and nobody
+/// asks it here.
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    int* out, const void* which, int threads, std::size_t dynamic_bytes, unsigned) {
+  return call([&](runtime&) {
+    function* f = nullptr;
+    if (const cudaError_t e = load(which, f); e != cudaSuccess) {
+      return e;
+    }
+    if (threads <= 0) {
+      return cudaErrorInvalidValue;
+    }
+    const std::size_t bytes = f->code->static_shared_bytes + dynamic_bytes + 1024;
+    const std::size_t by_bytes = (std::size_t{228} << 10) / bytes;
+    const std::size_t by_threads = 2048 / ((static_cast<std::size_t>(threads) + 31) / 32 * 32);
+    *out = static_cast<int>(std::min({by_bytes, by_threads, std::size_t{32}}));
+    return cudaSuccess;
+  });
+}
+
+}  // extern "C"

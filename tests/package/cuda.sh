@@ -36,19 +36,26 @@ CUDACXX=$nvcc cmake --preset cuda -DORIEL_TEST_UNITY=$([ -n "${ORIEL_TEST_LONG:-
   "-DCMAKE_CUDA_COMPILER_LAUNCHER=$judge${CMAKE_CUDA_COMPILER_LAUNCHER:+;$CMAKE_CUDA_COMPILER_LAUNCHER}" \
   "-DCMAKE_CUDA_FLAGS=$options --no-compress" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 
-# The library, the program, the tests and the device's benchmarks link; without a device every test is reported as
-# skipped, but for what is said there.
+# The library, the program, the tests and the device's benchmarks link.
 benches=(bench.cuda.{attention,gemm,moe,rows,sample,kv_copy} bench.peers.cub)
-cmake --build --preset cuda --target test.cuda test.cuda_engine test.cuda_headers test.no_device oriel_cli \
-  bench.cuda.plan "${benches[@]}" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+cmake --build --preset cuda --target test.cuda test.cuda_engine test.cuda_headers test.no_device test.ptx_machine \
+  oriel_cli bench.cuda.plan "${benches[@]}" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 for unit in kernels/cuda/*.cu; do
   cat "build/cuda/CMakeFiles/oriel_cuda.dir/$unit.o.judged"
 done
 cat build/cuda/tests/CMakeFiles/test.cuda_headers.dir/*.judged
-ctest --preset cuda --no-tests=error > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
-grep -E 'tests passed|Skipped' "$work/log" || true
-./build/cuda/tests/test.no_device > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
-if ! nvidia-smi > /dev/null 2>&1; then
+device_tests() {  # device_tests [ctest argument...]
+  ctest --preset cuda --no-tests=error "$@" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+  grep -E 'tests passed|Skipped' "$work/log" || true
+}
+quietly() { "$@" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }; }
+quietly ./build/cuda/tests/test.no_device
+quietly ./build/cuda/tests/ptx_machine/test.ptx_machine
+if nvidia-smi > /dev/null 2>&1; then
+  device_tests
+else
+  device_tests -R rms_norm  # Each is reported as skipped.
+  ./tests/package/ptx_machine.sh
   # And over a stand-in for the runtime they run to their end: each figure of the table has its line.
   g++ -std=c++20 -O1 -shared -fPIC tests/package/stand_in_cuda.cpp -o "$work/stand_in.so"
   lines=()

@@ -40,8 +40,8 @@ cuda=OFF
 if [ -x "$nvcc" ]; then cuda=ON; fi
 # CUDA's flags are those of tests/package/cuda.sh.
 quietly cmake -G Ninja -S . -B "$work/build" -DORIEL_TESTS=OFF -DORIEL_EXAMPLES=OFF -DORIEL_TIER=ON \
-  -DCMAKE_BUILD_TYPE=Release -DORIEL_WERROR=ON -DORIEL_CUDA=$cuda -DCMAKE_CUDA_FLAGS=-Xptxas=-v -DORIEL_ONEDNN=AUTO \
-  -DCMAKE_INSTALL_PREFIX="$work/first"
+  -DCMAKE_BUILD_TYPE=Release -DORIEL_WERROR=ON -DORIEL_CUDA=$cuda "-DCMAKE_CUDA_FLAGS=-Xptxas=-v --no-compress" \
+  -DORIEL_ONEDNN=AUTO -DCMAKE_INSTALL_PREFIX="$work/first"
 quietly cmake --build "$work/build"
 quietly cmake --install "$work/build"
 mv "$work/first" "$work/moved"  # An install is relocatable.

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs the device's tests, and the program with --device cuda, on the PTX machine (docs/ptx-machine.md): the kernels'
+# own PTX, with no device. With ORIEL_TEST_LONG=1 all of them, over several seeds; else without those that take minutes.
+# What build/cuda has is run.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export LD_LIBRARY_PATH=$PWD/build/cuda/tests/ptx_machine${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+jobs=$(nproc)
+
+run_tests() {  # run_tests <seed> [ctest argument...]
+  local seed=$1; shift
+  ORIEL_PTX_SEED=$seed ctest --preset cuda --no-tests=error -j "$jobs" "$@" > "$work/log" 2>&1 \
+    || { cat "$work/log" >&2; echo "ptx machine: failed with ORIEL_PTX_SEED=$seed" >&2; exit 1; }
+  if grep -q 'Skipped' "$work/log"; then
+    cat "$work/log" >&2
+    echo "ptx machine: a test found no device" >&2
+    exit 1
+  fi
+  echo "ptx machine, seed $seed: $(grep 'tests passed' "$work/log")"
+}
+if [ -n "${ORIEL_TEST_LONG:-}" ]; then
+  for seed in 0 1 2 3; do
+    run_tests "$seed"
+  done
+else
+  # Minutes: the grid of all shapes, whole models, products of cuBLASLt (whose sums are not the machine's business).
+  run_tests 0 -E 'attention agrees with the reference|cuda gemm: (in the fixed order|so it is)|^test\.cuda_engine:'
+  run_tests 0 -R '^test\.cuda_engine:.*pages that go down'
+fi
+
+# A whole model through the program, speculating: the host's words.
+for device in cpu cuda; do
+  ./build/cuda/examples/oriel run --device "$device" --temp 0 -n 24 "Once upon a time" > "$work/$device" 2> "$work/log" \
+    || { cat "$work/log" >&2; exit 1; }
+done
+cmp "$work/cpu" "$work/cuda"
+echo "ptx machine: oriel run --device cuda: $(wc -c < "$work/cuda") bytes, as on the host"

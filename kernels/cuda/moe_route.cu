@@ -14,7 +14,7 @@ template <std::uint32_t P, bool Grouped>
 __global__ void __launch_bounds__(32 * warps_max)
     moe_route_kernel(const __grid_constant__ detail::moe_route_agent<P> agent,
                      const std::uint32_t* token_count) {
-  __shared__ detail::moe_route_shared shared[warps_max];
+  __shared__ detail::moe_route_shared<P> shared[warps_max];
   __shared__ detail::moe_group_shared groups[Grouped ? warps_max : 1];
   const std::uint32_t warp = threadIdx.x / 32;
   const std::uint32_t token = blockIdx.x * (blockDim.x / 32) + warp;

@@ -19,6 +19,8 @@ using detail::sample_threads;
 /// The 8 blocks of a cluster, as sample_agent.cuh tells.
 class device_cluster {
  public:
+  static constexpr std::uint32_t parts = sample_parts;
+
   __device__ explicit device_cluster(std::byte* shared)
       : shared_(reinterpret_cast<sample_shared*>(shared)),
         keys_(reinterpret_cast<std::uint32_t*>(shared + sizeof(sample_shared))) {}
@@ -38,9 +40,14 @@ class device_cluster {
   ORIEL_HOST_DEVICE const sample_shared& front() const {
     return *shared_;
   }
-  ORIEL_HOST_DEVICE void fetch_ahead(const void* from, std::uint32_t bytes) {
+  ORIEL_HOST_DEVICE void copy_ahead(void* to, const void* from) {
 #ifdef __CUDA_ARCH__
-    detail::ptx::prefetch_to_l2(from, bytes);
+    detail::ptx::copy_async(detail::ptx::shared_address(to), from);
+#endif
+  }
+  ORIEL_HOST_DEVICE void wait_for_copies() {
+#ifdef __CUDA_ARCH__
+    detail::ptx::copies_wait();
 #endif
   }
 
@@ -59,9 +66,12 @@ __global__ void __cluster_dims__(sample_parts, 1, 1) __launch_bounds__(sample_th
   const auto rows = static_cast<std::uint32_t>(agent.args.rows.size());
   const std::uint32_t now = row_count != nullptr && *row_count < rows ? *row_count : rows;
   std::uint32_t turn = 0;
+  if (id < now) {
+    agent.begin(cluster, id);
+  }
   for (std::uint32_t row = id; row < now; row += clusters) {
     const std::uint32_t next_row = now - row > clusters ? row + clusters : row;
-    agent(cluster, row, next_row, slots + std::size_t{id} * 2 * sample_parts, turn);
+    agent(cluster, row, next_row, slots + std::size_t{id} * detail::sample_slots, turn);
   }
 }
 

@@ -21,7 +21,7 @@ result<sample_plan> plan_sample(std::uint32_t vocabulary, std::uint32_t rows_max
                      .shared_bytes = static_cast<std::uint32_t>(
                          sizeof(detail::sample_shared) + part_tokens * sizeof(std::uint32_t)),
                      .clusters = clusters,
-                     .workspace_bytes = std::size_t{clusters} * 2 * detail::sample_parts *
+                     .workspace_bytes = std::size_t{clusters} * detail::sample_slots *
                                         sizeof(detail::sample_slot)};
 }
 

@@ -23,21 +23,28 @@ namespace {
 
 serial_executor serial;
 
-void route_on_host(const cuda::moe_route_plan& plan, const moe_route_args& args, bool backwards) {
+/// @returns how many tokens' experts were chosen by near choices: these leave ids where exact ones
+/// leave keys.
+std::uint32_t route_on_host(const cuda::moe_route_plan& plan,
+                            const moe_route_args& args,
+                            bool backwards) {
+  std::uint32_t near = 0;
   const auto groups = std::make_unique<detail::moe_group_shared>();
   const bool dispatched = dispatch_static<8, 12, 16, 32>(plan.scores_per_lane, [&](auto p) {
     const detail::moe_route_agent<p()> agent{plan.shape, args};
     for (std::uint32_t token = 0; token < args.tokens; ++token) {
-      detail::moe_route_shared shared;
+      typename decltype(agent)::shared_memory shared;
       std::memset(&shared, 0xFF, sizeof shared);
       std::memset(groups.get(), 0xFF, sizeof *groups);
       agent(detail::host_group<32>(backwards),
             token,
             shared,
             plan.shape.kept_groups < plan.shape.groups ? groups.get() : nullptr);
+      near += shared.candidate[0] < plan.shape.experts ? 1u : 0u;
     }
   });
   REQUIRE(dispatched);
+  return near;
 }
 
 /// Logits and bias with ties, infinities and NaN.
@@ -53,11 +60,13 @@ std::vector<float> hard_logits(std::size_t count, random_stream& random) {
   return logits;
 }
 
-void check_route(const moe_route_shape& shape, random_stream& random) {
-  const std::uint32_t tokens = random.next_below(5);
-  const std::size_t stride = shape.experts + random.next_below(3);
-  const std::vector<float> logits = hard_logits(tokens * stride + 1, random);
-  const std::vector<float> bias = hard_logits(shape.experts, random);
+/// @param bias  of `tokens` that are odd
+/// @returns how many were chosen by near choices
+std::uint32_t check_route(const moe_route_shape& shape,
+                          std::uint32_t tokens,
+                          std::size_t stride,
+                          const std::vector<float>& logits,
+                          const std::vector<float>& bias) {
   std::vector<std::uint32_t> ids[2];
   std::vector<float> weights[2];
   const auto args = [&](int which) {
@@ -73,11 +82,20 @@ void check_route(const moe_route_shape& shape, random_stream& random) {
   host::run_moe_route(*host::plan_moe_route(shape), args(0), serial);
   const auto plan = cuda::plan_moe_route(shape);
   REQUIRE(plan);
+  std::uint32_t near = 0;
   for (const bool backwards : {false, true}) {
-    route_on_host(*plan, args(1), backwards);
+    near = route_on_host(*plan, args(1), backwards);
     REQUIRE(ids[0] == ids[1]);
     REQUIRE(same_bits(weights[0], weights[1]));
   }
+  return near;
+}
+
+void check_route(const moe_route_shape& shape, random_stream& random) {
+  const std::uint32_t tokens = random.next_below(5);
+  const std::size_t stride = shape.experts + random.next_below(3);
+  const std::vector<float> logits = hard_logits(tokens * stride + 1, random);
+  check_route(shape, tokens, stride, logits, hard_logits(shape.experts, random));
 }
 
 /// Expert ids as a router gives them: ascending within a token. `skewed`: nearly all to few
@@ -236,6 +254,48 @@ TEST_CASE("the device's router knows the models' shapes, and as many groups as e
   CHECK(cuda::plan_moe_route({.experts = 384, .top_k = 8})->scores_per_lane == 12);
   CHECK_FALSE(cuda::plan_moe_route({.experts = 1'025, .top_k = 8}));
   CHECK_FALSE(cuda::plan_moe_route({.experts = 8, .top_k = 9}));
+}
+
+TEST_CASE("choices that near ones cannot tell apart are told apart") {
+  // Some experts far above, some far below, and between them some that differ by single roundings
+  // of a sigmoid, or not at all; without a bias, with one, and with one that swallows them.
+  random_stream random(3, 85);
+  std::uint32_t near = 0;
+  constexpr std::uint32_t tokens = 3;
+  for (int round = 0; round < 200; ++round) {
+    const moe_route_shape shape{.experts = random.next_below(2) != 0 ? 384u : 300u,
+                                .top_k = 1 + random.next_below(12)};
+    const std::uint32_t above = random.next_below(shape.top_k + 1),
+                        alike = above + shape.top_k + random.next_below(12);
+    const float middle = random.next_uniform(-3.0f, 3.0f);
+    std::vector<float> logits(tokens * shape.experts);
+    for (std::uint32_t token = 0; token < tokens; ++token) {
+      std::vector<std::uint32_t> order(shape.experts);
+      for (std::uint32_t i = 0; i < shape.experts; ++i) {
+        const std::uint32_t j = random.next_below(i + 1);
+        order[i] = order[j];
+        order[j] = i;
+      }
+      for (std::uint32_t i = 0; i < shape.experts; ++i) {
+        logits[token * shape.experts + order[i]] =
+            i < above   ? middle + random.next_uniform(0.5f, 2.0f)
+            : i < alike ? middle + random.next_uniform(0.0f, 1e-6f)
+                        : middle - random.next_uniform(0.5f, 2.0f);
+      }
+    }
+    constexpr float biases[] = {0.0f, 0.75f, 1e4f, 1e9f, -20.0f};
+    const std::vector<float> bias(shape.experts, biases[random.next_below(5)]);
+    near += check_route(shape, tokens, shape.experts, logits, bias);
+  }
+  CHECK(near > 300);
+}
+
+TEST_CASE("random tokens are routed by near choices") {
+  random_stream random(4, 86);
+  constexpr std::uint32_t tokens = 99, experts = 384;
+  const std::vector<float> logits = random_floats(tokens * experts, random, -4.0f, 4.0f);
+  const std::vector<float> bias = random_floats(experts, random, -0.1f, 0.1f);
+  CHECK(check_route({.experts = experts, .top_k = 8}, tokens, experts, logits, bias) == tokens);
 }
 
 TEST_CASE("the device's permutation is the reference's, whatever the number of chunks") {

@@ -56,6 +56,12 @@ constexpr mutant all_mutants[] = {
     {"far_tokens_have_no_mass",
      "top_p is of a smaller whole",
      "top_p reaches tokens far below the first where those near it hold too little"},
+    {"sample_copies_are_not_waited_for",
+     "a row is sampled before it is there",
+     "the device's sampling draws the host's tokens"},
+    {"route_bound_has_no_margin",
+     "an expert that a near choice undervalues is lost",
+     "choices that near ones cannot tell apart are told apart"},
     // The grouped product's ring.
     {"gemm_stage_goes_back_under_its_products", "bf16 operands are overwritten", products},
     {"gemm_part_is_added_before_it_is_there", "e4m3 sums of the k tile before", products},

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "grouped_gemm_work.cuh"
+#include "near_math.cuh"
 #include "row_vector.cuh"
 
 #include <oriel/core/mutation.hpp>
@@ -48,24 +49,6 @@ inline constexpr std::uint32_t gemm_store_width = Swiglu ? 2 : 4;
   return ptx::multiply_bf16x2(a, b);
 #else
   return nearest_bf16_pair(low_of_pair(a) * low_of_pair(b), high_of_pair(a) * high_of_pair(b));
-#endif
-}
-
-/// 2^x within 2 ulp, 1 / x within 1; what would be subnormal is zero.
-[[nodiscard]] ORIEL_HOST_DEVICE_INLINE float near_exp2(float x) {
-#ifdef __CUDA_ARCH__
-  return ptx::exp2_approx(x);
-#else
-  const float y = ::exp2f(x);
-  return y < 0x1p-126f ? 0.0f : y;
-#endif
-}
-[[nodiscard]] ORIEL_HOST_DEVICE_INLINE float near_reciprocal(float x) {
-#ifdef __CUDA_ARCH__
-  return ptx::reciprocal_approx(x);
-#else
-  const float y = 1.0f / x;
-  return y < 0x1p-126f ? 0.0f : y;
 #endif
 }
 

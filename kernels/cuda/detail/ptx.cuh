@@ -120,10 +120,19 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/// Brings global memory into the L2 cache; nobody waits for it. A hint.
-/// @pre `from` and `bytes` are multiples of 16
-__device__ __forceinline__ void prefetch_to_l2(const void* from, std::uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
+// ---- copies by threads, global -> shared -------------------------------------------------------
+
+/// A thread starts a copy of 16 bytes, of the generic proxy.
+/// @pre both addresses are multiples of 16; nobody reads or writes the destination until
+/// copies_wait() of this thread
+__device__ __forceinline__ void copy_async(std::uint32_t shared_to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_to),
+               "l"(__cvta_generic_to_global(from))
+               : "memory");
+}
+/// Waits until all that this thread has started are there. Others see them behind a barrier.
+__device__ __forceinline__ void copies_wait() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // ---- named barriers ----------------------------------------------------------------------------
@@ -288,6 +297,13 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4],
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// 1 / x within 1 ulp; 1 / inf is 0; denormals are flushed.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

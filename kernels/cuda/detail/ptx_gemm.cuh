@@ -85,13 +85,6 @@ __device__ __forceinline__ std::uint32_t transpose_8x8(std::uint32_t x) {
   return y;
 }
 
-/// 1 / x within 1 ulp; 1 / inf is 0; denormals are flushed.
-__device__ __forceinline__ float reciprocal_approx(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // ---- wgmma: 64 x N x 32 bytes of k, f32 out, by four warps -------------------------------------
 
 #define ORIEL_F8(d, i)                                                                        \

@@ -7,6 +7,7 @@
 ///     G::threads               threads of the group, a multiple of 32
 ///     G::var<T>                a value that each thread has one of; v[thread]
 ///     g.each(f)                every thread calls f(thread), thread in [0, G::threads)
+///     g.each_warp(f)           every warp calls f(group of its 32 threads, warp)
 ///     g.sync()                 a barrier: what threads wrote to shared memory before it is seen
 ///                              after
 ///     g.max_over<W>(v)         every thread gets the largest v of its W neighbours (thread / W),
@@ -15,6 +16,7 @@
 ///     g.scan_warp(v)           the sum of v over the threads of the warp before this one
 ///     g.peers_before(v)        how many threads of the warp before this one have the same v, and
 ///                              how many of all have it
+///     g.ballot(v)              which threads of the warp have a v other than 0, a bit each
 ///     g.add_shared(p, x)       adds to a number in shared memory that others add to; p's old value.
 ///                              32 bits: of 64 a device would make a loop of compare and swap
 ///
@@ -26,10 +28,20 @@
 
 #include <oriel/device/host_device.cuh>
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 
 namespace oriel::detail {
+
+/// How many bits are 1.
+ORIEL_HOST_DEVICE inline std::uint32_t set_bits(std::uint32_t mask) {
+#ifdef __CUDA_ARCH__
+  return static_cast<std::uint32_t>(__popc(mask));
+#else
+  return static_cast<std::uint32_t>(std::popcount(mask));
+#endif
+}
 
 /// How many of a warp have a value.
 struct peers {
@@ -57,6 +69,12 @@ class host_group {
   void each(F&& f) {
     for (std::uint32_t i = 0; i < Threads; ++i) {
       f(backwards_ ? Threads - 1 - i : i);
+    }
+  }
+  template <class F>
+  void each_warp(F&& f) {
+    for (std::uint32_t i = 0; i < Threads / 32; ++i) {
+      f(host_group<32>(backwards_), backwards_ ? Threads / 32 - 1 - i : i);
     }
   }
   void sync() {}
@@ -100,6 +118,16 @@ class host_group {
     }
     return r;
   }
+  var<std::uint32_t> ballot(const var<std::uint32_t>& v) {
+    var<std::uint32_t> r;
+    for (std::uint32_t t = 0; t < Threads; ++t) {
+      r[t / 32 * 32] |= (v[t] != 0 ? 1u : 0u) << (t % 32);
+    }
+    for (std::uint32_t t = 0; t < Threads; ++t) {
+      r[t] = r[t / 32 * 32];
+    }
+    return r;
+  }
   std::uint32_t add_shared(std::uint32_t* p, std::uint32_t x) {
     const std::uint32_t old = *p;
     *p += x;
@@ -128,6 +156,10 @@ class device_group {
   template <class F>
   ORIEL_HOST_DEVICE void each(F&& f) {
     f(thread());
+  }
+  template <class F>
+  ORIEL_HOST_DEVICE void each_warp(F&& f) {
+    f(device_group<32>(), thread() / 32);
   }
   ORIEL_HOST_DEVICE void sync() {
 #ifdef __CUDA_ARCH__
@@ -194,6 +226,13 @@ class device_group {
              static_cast<std::uint32_t>(__popc(same))}};
 #else
     return {{v.value, 1}};
+#endif
+  }
+  ORIEL_HOST_DEVICE var<std::uint32_t> ballot(const var<std::uint32_t>& v) {
+#ifdef __CUDA_ARCH__
+    return {__ballot_sync(0xFFFF'FFFFu, v.value != 0)};
+#else
+    return v;
 #endif
   }
   ORIEL_HOST_DEVICE std::uint32_t add_shared(std::uint32_t* p, std::uint32_t x) {

@@ -42,13 +42,7 @@ class random_stream {
 
   /// Draw number `index`, uniform over 32 bits.
   [[nodiscard]] constexpr std::uint32_t bits(std::uint64_t index) const noexcept {
-    const std::uint64_t block = index / 4;
-    return philox4x32(
-        {static_cast<std::uint32_t>(block),
-         static_cast<std::uint32_t>(block >> 32),
-         static_cast<std::uint32_t>(stream_),
-         static_cast<std::uint32_t>(stream_ >> 32)},
-        {static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32)})[index % 4];
+    return words(index / 4)[index % 4];
   }
 
   /// Draw number `index`, uniform in [0, 1).
@@ -57,8 +51,13 @@ class random_stream {
   }
 
   /// The next draw in order: the stream as a generator, for tests and initial weights.
-  [[nodiscard]] constexpr std::uint32_t next_bits() noexcept { return bits(next_++); }
-  [[nodiscard]] constexpr float next_uniform() noexcept { return uniform(next_++); }
+  [[nodiscard]] constexpr std::uint32_t next_bits() noexcept {
+    if (next_ % 4 == 0) {
+      words_ = words(next_ / 4);
+    }
+    return words_[next_++ % 4];
+  }
+  [[nodiscard]] constexpr float next_uniform() noexcept { return to_unit_float(next_bits()); }
 
   /// The next draw, uniform in [low, high). @pre low <= high
   [[nodiscard]] constexpr float next_uniform(float low, float high) noexcept {
@@ -72,9 +71,19 @@ class random_stream {
   }
 
  private:
+  /// Draws 4 * `block` and the three behind it.
+  [[nodiscard]] constexpr std::array<std::uint32_t, 4> words(std::uint64_t block) const noexcept {
+    return philox4x32({static_cast<std::uint32_t>(block),
+                       static_cast<std::uint32_t>(block >> 32),
+                       static_cast<std::uint32_t>(stream_),
+                       static_cast<std::uint32_t>(stream_ >> 32)},
+                      {static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32)});
+  }
+
   std::uint64_t seed_;
   std::uint64_t stream_;
   std::uint64_t next_ = 0;
+  std::array<std::uint32_t, 4> words_{};  ///< those that draw number `next_` - 1 belongs to
 };
 
 }  // namespace oriel

@@ -102,9 +102,7 @@ void warpgroups::take_accumulators(const issuer& who, const product& p) {
     if (has(s.in_flight.accumulators, index) || has(s.in_flight.operands, index)) {
       throw machine_error("accumulators some of which other products in flight use");
     }
-    if (p.accumulate) {
-      check_unwritten(who.warp, index, "accumulator");
-    }
+    check_unwritten(who.warp, index, "accumulator");
   }
   for (std::size_t i = 0; i < p.d.size(); ++i) {
     const std::uint32_t index = p.d[i];

@@ -152,7 +152,7 @@ void shared_watch::learn(std::uint32_t warp, std::uint32_t agent, std::uint32_t 
 
 std::uint32_t shared_watch::add_mbarrier(std::uint32_t offset) {
   mbarriers_.push_back(offset);
-  return 3 * warp_count_ + (warp_count_ + 3) / 4 + static_cast<std::uint32_t>(mbarriers_.size()) -
+  return 4 * warp_count_ + (warp_count_ + 3) / 4 + static_cast<std::uint32_t>(mbarriers_.size()) -
          1;
 }
 
@@ -306,11 +306,13 @@ std::string shared_watch::text(const event& e, access kind) const {
     who = "cp.async of warp " + std::to_string(agent - warps);
   } else if (agent < 3 * warps) {
     who = "a bulk store of warp " + std::to_string(agent - 2 * warps);
-  } else if (agent < 3 * warps + (warps + 3) / 4) {
-    who = "a product of warpgroup " + std::to_string(agent - 3 * warps);
+  } else if (agent < 4 * warps) {
+    who = "a product's rows of warp " + std::to_string(agent - 3 * warps);
+  } else if (agent < 4 * warps + (warps + 3) / 4) {
+    who = "a product of warpgroup " + std::to_string(agent - 4 * warps);
   } else {
     who = "a bulk load for the mbarrier at byte " +
-          std::to_string(mbarriers_[agent - 3 * warps - (warps + 3) / 4]);
+          std::to_string(mbarriers_[agent - 4 * warps - (warps + 3) / 4]);
   }
   return std::string(name(kind)) + " by " + who + " at " +
          (name_ ? name_(e.instruction) : std::to_string(e.instruction));

@@ -23,8 +23,8 @@ struct issuer {
 enum class access : std::uint8_t { read, write, atomic };
 
 /// Vector clocks. Agents are warps (whose lanes are told apart only among themselves) and what
-/// works behind their backs: a warp's cp.async copies, a warp's bulk stores, a warpgroup's
-/// products, and for bulk loads the mbarrier they complete on, whose clock counts its phases. An
+/// works behind their backs: a warp's cp.async copies, a warp's bulk stores, a warp's rows of
+/// products, what a warpgroup's products share, and for bulk loads the mbarrier they complete on, whose clock counts its phases. An
 /// access races with an earlier one of another agent unless the agent's clock then is known to
 /// whoever does the later one. A second clock of each warp tells which generic writes a
 /// fence.proxy.async has shown to the async proxy.
@@ -82,8 +82,13 @@ class shared_watch {
   [[nodiscard]] std::uint32_t stores_agent(std::uint32_t warp) const {
     return 2 * warp_count_ + warp;
   }
+  /// What reads a warp's quarter of A.
+  [[nodiscard]] std::uint32_t rows_agent(std::uint32_t warp) const {
+    return 3 * warp_count_ + warp;
+  }
+  /// What reads B.
   [[nodiscard]] std::uint32_t products_agent(std::uint32_t warpgroup) const {
-    return 3 * warp_count_ + warpgroup;
+    return 4 * warp_count_ + warpgroup;
   }
   /// A new agent: what completes on an mbarrier there.
   [[nodiscard]] std::uint32_t add_mbarrier(std::uint32_t offset);

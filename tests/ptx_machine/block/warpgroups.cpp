@@ -102,9 +102,7 @@ void warpgroups::take_accumulators(const issuer& who, const product& p) {
     if (has(s.in_flight.accumulators, index) || has(s.in_flight.operands, index)) {
       throw machine_error("accumulators some of which other products in flight use");
     }
-    if (p.accumulate) {
-      check_unwritten(who.warp, index, "accumulator");
-    }
+    check_unwritten(who.warp, index, "accumulator");
   }
   for (std::size_t i = 0; i < p.d.size(); ++i) {
     const std::uint32_t index = p.d[i];
@@ -173,11 +171,14 @@ void warpgroups::watch_reads(std::uint32_t group, const queued& q, std::uint64_t
   for (const std::uint32_t chunk : q.b_chunks) {
     watch_->behind_back(who, access::read, agent, clock, common, chunk, 16);
   }
-  // A warp multiplies 16 rows of A: of those it has to know. (Transposed, the rows lie side by
-  // side.)
+  // A warp multiplies 16 rows of A: of those it has to know, and its wait is for those alone.
+  // (Transposed, the rows lie side by side.)
   for (std::size_t i = 0; i < q.a_chunks.size(); ++i) {
     const shared_watch::clocks& with = q.shape.a_transposed ? common : q.with[i / 32];
-    watch_->behind_back(who, access::read, agent, clock, with, q.a_chunks[i], 16);
+    const std::uint32_t rows =
+        q.shape.a_transposed ? agent
+                             : watch_->rows_agent(group * 4 + static_cast<std::uint32_t>(i) / 32);
+    watch_->behind_back(who, access::read, rows, clock, with, q.a_chunks[i], 16);
   }
 }
 
@@ -211,6 +212,7 @@ bool warpgroups::try_wait(const issuer& who, std::uint32_t groups_pending_max) {
 void warpgroups::finish(std::uint32_t warp, std::uint64_t products) {
   warp_state& s = warps_[warp];
   watch_->learn(warp, watch_->products_agent(warp / 4), static_cast<std::uint32_t>(products));
+  watch_->learn(warp, watch_->rows_agent(warp), static_cast<std::uint32_t>(products));
   for (const accumulator& a : s.accumulators) {
     for (std::size_t i = 0; a.last_product < products && i < a.registers.size(); ++i) {
       lanes_b32 values;

@@ -152,6 +152,14 @@ TEST_CASE("errors of products") {
     products.fence(b.warp(0));
     CHECK_NOTHROW(products.multiply(b.warp(0), b.of(true)));
   }
+  SECTION("and so where the product does not add to them") {
+    b.all([&](const issuer& w) { products.commit(w); });
+    b.all([&](const issuer& w) { CHECK(products.try_wait(w, 0)); });
+    b.registers.at(0, 9, 3) = 0;
+    CHECK(says(message([&] { products.multiply(b.warp(0), b.of(false)); }), "accumulator written"));
+    products.fence(b.warp(0));
+    CHECK_NOTHROW(products.multiply(b.warp(0), b.of(false)));
+  }
   SECTION("accumulators that overlap") {
     b.d = {10, 11, 12, 13};
     CHECK(says(message([&] { products.multiply(b.warp(0), b.of(true)); }),

@@ -5,10 +5,12 @@
 #include "runtime.hpp"
 
 #include <ptx_machine/executor/machine.hpp>
+#include <ptx_machine/program/mutant.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -24,6 +26,14 @@ namespace {
 
 constexpr std::uint32_t shared_bytes_anyway = 48 << 10, shared_bytes_max = 227 << 10;
 
+/// The one that ORIEL_PTX_MUTANT tells, and says so: what changes nothing is no test.
+void plant_bug(module& all) {
+  const char* const text = std::getenv("ORIEL_PTX_MUTANT");
+  if (const std::size_t edits = text == nullptr ? 0 : plant(mutant_of(text), all); edits != 0) {
+    std::fprintf(stderr, "ptx machine: %zu instructions are mutants\n", edits);
+  }
+}
+
 /// A translation unit's kernels; its text is read when the first of them is wanted.
 class unit {
  public:
@@ -35,6 +45,7 @@ class unit {
       is_read_ = true;
       try {
         parsed_ = parse(ptx_of(wrapper_), unit_name_of(wrapper_));
+        plant_bug(*parsed_);
       } catch (const machine_error& e) {
         std::fprintf(stderr, "ptx machine: %s\n", e.what());
       }

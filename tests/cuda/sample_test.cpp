@@ -11,6 +11,8 @@
 
 #include <support/arrays.hpp>
 
+#include <algorithm>
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -26,7 +28,13 @@ TEST_CASE("cuda samples and verifies as the host, one graph for any number of ro
     logits[2 * vocabulary + i] = i == 0 ? 0.0f : logits[2 * vocabulary + i] / 12.0f - 11.25f;
   }
   const std::vector<token_use> uses{{token_id{0}, 2}};
-  const std::vector<token_bias> biases{{token_id{0}, 3.0f}, {token_id{0}, 0.1f}};
+  std::vector<token_bias> biases;
+  for (std::uint32_t i = 1; i < std::min(70u, vocabulary); ++i) {
+    biases.push_back({token_id{i}, -0.01f * static_cast<float>(i)});
+  }
+  biases.push_back(
+      {token_id{0}, 3.0f});  // A token that was used: of another warp, which has to wait for it.
+  biases.push_back({token_id{0}, 0.1f});
   const auto device_uses = to_device(uses);
   const auto device_biases = to_device(biases);
   std::vector<sample_row> how(rows), device_how;
@@ -43,7 +51,7 @@ TEST_CASE("cuda samples and verifies as the host, one graph for any number of ro
     device_how.push_back(how[row]);
     if (row % 7 == 0) {
       device_how.back().adjustments.uses = {device_uses.data(), 1};
-      device_how.back().adjustments.biases = {device_biases.data(), 2};
+      device_how.back().adjustments.biases = {device_biases.data(), biases.size()};
     }
   }
   std::vector<sampled_token> expected(rows);

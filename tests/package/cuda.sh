@@ -39,7 +39,7 @@ CUDACXX=$nvcc cmake --preset cuda -DORIEL_TEST_UNITY=$([ -n "${ORIEL_TEST_LONG:-
 # The library, the program, the tests and the device's benchmarks link.
 benches=(bench.cuda.{attention,gemm,moe,rows,sample,kv_copy} bench.peers.cub)
 cmake --build --preset cuda --target test.cuda test.cuda_engine test.cuda_headers test.no_device test.ptx_machine \
-  oriel_cli bench.cuda.plan "${benches[@]}" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+  test.ptx_mutants oriel_cli bench.cuda.plan "${benches[@]}" > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 for unit in kernels/cuda/*.cu; do
   cat "build/cuda/CMakeFiles/oriel_cuda.dir/$unit.o.judged"
 done

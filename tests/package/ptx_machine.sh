@@ -30,9 +30,13 @@ else
   run_tests 0 -R '^test\.cuda_engine:.*pages that go down'
 fi
 
-# A whole model through the program, speculating: the host's words.
+# Planted bugs in PTX, each of which a test has to find.
+./build/cuda/tests/ptx_machine/test.ptx_mutants > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+echo "ptx machine: $(grep -c '^ok' "$work/log") of $(grep -cE '^(ok|HOLE)' "$work/log") mutants as they should be"
+
+# A whole model through the program: the host's words.
 for device in cpu cuda; do
-  ./build/cuda/examples/oriel run --device "$device" --temp 0 -n 24 "Once upon a time" > "$work/$device" 2> "$work/log" \
+  ./build/cuda/examples/oriel run --device "$device" -p "Once upon a time" --temp 0 -n 24 > "$work/$device" 2> "$work/log" \
     || { cat "$work/log" >&2; exit 1; }
 done
 cmp "$work/cpu" "$work/cuda"

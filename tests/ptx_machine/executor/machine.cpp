@@ -380,13 +380,11 @@ class launch : machine {
 
 }  // namespace
 
-void run(const module& m,
-         const kernel& k,
-         const launch_config& config,
-         std::span<const std::byte> parameters) {
-  // Each time: it takes a thousandth of a second, and no cache can be stale.
-  const decoded_kernel program = decode(m, k);
-  launch(program, config, parameters).run();
+ready_kernel::ready_kernel(const module& m, const kernel& k)
+    : decoded_(std::make_shared<const decoded_kernel>(decode(m, k))) {}
+
+void ready_kernel::run(const launch_config& config, std::span<const std::byte> parameters) const {
+  launch(*decoded_, config, parameters).run();
 }
 
 }  // namespace oriel::ptx_machine

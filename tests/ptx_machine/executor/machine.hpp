@@ -7,6 +7,7 @@
 #include <ptx_machine/program/program.hpp>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -25,13 +26,30 @@ struct launch_config {
   std::uint32_t multiprocessors = 4;  ///< so many blocks at a time
 };
 
-/// Runs to the end. `parameters`: kernel::parameter_bytes, laid out as parameter_info says.
-/// @throws machine_error  what a device would end with an error, hang at, or leave undefined: an address outside the
-///         memory map or shared memory, a misaligned access, a barrier nobody completes, a warp not converged where an
-///         instruction demands it, ... The message has the kernel, block, warp, lanes, the instruction and its line.
-void run(const module& m,
-         const kernel& k,
-         const launch_config& config,
-         std::span<const std::byte> parameters);
+struct decoded_kernel;
+
+/// A kernel made ready for launches, which takes a thousandth of a second. The module has to outlive it.
+class ready_kernel {
+ public:
+  /// @throws machine_error at an opcode or an operand that the machine does not know
+  ready_kernel(const module& m, const kernel& k);
+
+  /// Runs a launch to its end. `parameters`: kernel::parameter_bytes, laid out as parameter_info says.
+  /// @throws machine_error  what a device would end with an error, hang at, or leave undefined: an address outside the
+  ///         memory map or shared memory, a misaligned access, a barrier nobody completes, a warp not converged where
+  ///         an instruction demands it, ... The message has the kernel, block, warp, lanes, the instruction and its line.
+  void run(const launch_config& config, std::span<const std::byte> parameters) const;
+
+ private:
+  std::shared_ptr<const decoded_kernel> decoded_;
+};
+
+/// Once.
+inline void run(const module& m,
+                const kernel& k,
+                const launch_config& config,
+                std::span<const std::byte> parameters) {
+  ready_kernel(m, k).run(config, parameters);
+}
 
 }  // namespace oriel::ptx_machine

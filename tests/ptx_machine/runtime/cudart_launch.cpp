@@ -29,7 +29,10 @@ constexpr std::uint32_t shared_bytes_anyway = 48 << 10, shared_bytes_max = 227 <
 /// The one that ORIEL_PTX_MUTANT tells, and says so: what changes nothing is no test.
 void plant_bug(module& all) {
   const char* const text = std::getenv("ORIEL_PTX_MUTANT");
-  if (const std::size_t edits = text == nullptr ? 0 : plant(mutant_of(text), all); edits != 0) {
+  if (text == nullptr || *text == '\0') {
+    return;
+  }
+  if (const std::size_t edits = plant(mutant_of(text), all); edits != 0) {
     std::fprintf(stderr, "ptx machine: %zu instructions are mutants\n", edits);
   }
 }
@@ -40,18 +43,22 @@ class unit {
   explicit unit(const void* wrapper) : wrapper_(wrapper) {}
 
   /// Null, and said once, where there is no such kernel or no text. Under the registry's lock.
-  const kernel* find(const std::string& name, const module*& all) {
-    if (!is_read_) {
-      is_read_ = true;
-      try {
+  const kernel* find(const std::string& name, std::optional<ready_kernel>& ready) {
+    try {
+      if (!is_read_) {
+        is_read_ = true;
         parsed_ = parse(ptx_of(wrapper_), unit_name_of(wrapper_));
         plant_bug(*parsed_);
-      } catch (const machine_error& e) {
-        std::fprintf(stderr, "ptx machine: %s\n", e.what());
       }
+      const kernel* const found = parsed_ ? parsed_->find(name) : nullptr;
+      if (found != nullptr) {
+        ready.emplace(*parsed_, *found);
+      }
+      return found;
+    } catch (const machine_error& e) {
+      std::fprintf(stderr, "ptx machine: %s\n", e.what());
+      return nullptr;
     }
-    all = parsed_ ? &*parsed_ : nullptr;
-    return all == nullptr ? nullptr : all->find(name);
   }
 
  private:
@@ -67,8 +74,8 @@ struct function {
   std::string name;
   std::atomic<std::uint32_t> allowed_bytes =
       shared_bytes_anyway;  ///< of shared memory, static and dynamic
-  const module* all = nullptr;
   const kernel* code = nullptr;
+  std::optional<ready_kernel> ready;
 };
 
 struct registry {
@@ -100,7 +107,7 @@ cudaError_t load(const void* which, function*& out) {
   }
   const std::lock_guard lock(r.mutex);
   if (out->code == nullptr) {
-    out->code = out->of->find(out->name, out->all);
+    out->code = out->of->find(out->name, out->ready);
   }
   return out->code == nullptr ? cudaErrorNoKernelImageForDevice : cudaSuccess;
 }
@@ -167,7 +174,7 @@ cudaError_t enqueue(const void* which,
         [what, &r] {
           launch_config now = what->config;
           now.seed = r.all_streams.queue().next_random();
-          run(*what->of->all, *what->of->code, now, what->parameters);
+          what->of->ready->run(now, what->parameters);
         },
         [what] { return check(*what->of, what->config); });
   });

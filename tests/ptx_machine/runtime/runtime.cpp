@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include <malloc.h>
+
 namespace oriel::ptx_machine {
 namespace {
 
@@ -35,7 +37,11 @@ cudaError_t code_of(const std::exception_ptr& failure) {
 runtime::runtime()
     : multiprocessors(static_cast<std::uint32_t>(from_environment("ORIEL_PTX_MULTIPROCESSORS", 4))),
       memory(from_environment("ORIEL_PTX_MEMORY_MB", 4096) << 20),
-      all_streams(from_environment("ORIEL_PTX_SEED", 0)) {}
+      all_streams(from_environment("ORIEL_PTX_SEED", 0)) {
+  // Each launch takes megabytes for its registers and gives them back: they are kept, or pages come and go all the time.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+}
 
 runtime& runtime::of_process() {
   static auto* const only = new runtime;

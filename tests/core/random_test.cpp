@@ -38,14 +38,14 @@ TEST_CASE("a draw depends on seed, stream and index alone") {
   }
 }
 
-TEST_CASE("draws in order are those by index, of copies, too") {
-  random_stream random(7, 1);
+TEST_CASE("a copy goes on from the middle of a block of four draws") {
+  oriel::random_stream stream(7, 1);
   for (std::uint64_t i = 0; i < 11; ++i) {
-    random_stream copy = random;  // From the middle of a block of four, too.
-    CHECK(copy.next_bits() == random.bits(i));
-    CHECK(random.next_bits() == random.bits(i));
+    oriel::random_stream copy = stream;
+    CHECK(copy.next_bits() == stream.bits(i));
+    CHECK(stream.next_bits() == stream.bits(i));
   }
-  CHECK(random.next_uniform() == random.uniform(11));
+  CHECK(stream.next_uniform() == stream.uniform(11));
 }
 
 TEST_CASE("uniform draws have the moments of the uniform distribution") {

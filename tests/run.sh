@@ -26,11 +26,19 @@ fi
 # What they print follows when they have ended: before the next ones begin, and at the end. There a failure stops all.
 tests_of=
 tests_log=$(mktemp)
-trap '[ -z "$tests_of" ] || kill "$!" 2> /dev/null || true; rm -f "$tests_log"' EXIT
+end_tests() {  # Where a build fails, its script does not wait for them: they end, servers and all, and what they said is told.
+  if [ -n "$tests_of" ]; then
+    kill -- "-$tests_pid" 2> /dev/null || true
+    echo "== tests of $tests_of, stopped:"
+    cat "$tests_log"
+  fi
+  rm -f "$tests_log"
+}
+trap end_tests EXIT
 await_tests() {
   [ -n "$tests_of" ] || return 0
   local code=0
-  wait "$!" || code=$?
+  wait "$tests_pid" || code=$?
   echo "== tests of $tests_of"
   cat "$tests_log"
   tests_of=
@@ -39,7 +47,8 @@ await_tests() {
 begin_tests() {  # begin_tests <preset> [ctest argument...]
   await_tests
   tests_of=$1; shift
-  CTEST_PARALLEL_LEVEL=$((jobs + jobs / 2)) ctest --preset "$tests_of" "$@" > "$tests_log" 2>&1 &
+  CTEST_PARALLEL_LEVEL=$((jobs + jobs / 2)) setsid ctest --preset "$tests_of" "$@" > "$tests_log" 2>&1 &
+  tests_pid=$!
 }
 
 build() {  # build <preset>

@@ -400,7 +400,7 @@ TEST_CASE("the device's sample plan") {
   REQUIRE(plan);
   CHECK(plan->part_tokens == 19'072);
   CHECK(2 * (plan->shared_bytes + 1'024) <= 228 * 1'024);  // Two blocks to a multiprocessor.
-  CHECK(plan->clusters == 33);
+  CHECK(plan->clusters == 30);
   CHECK(cuda::plan_sample(152'576, 4)->clusters == 4);
   CHECK(cuda::plan_sample(400'000, 1)->shared_bytes <= 227 * 1'024);
   CHECK_FALSE(cuda::plan_sample(0, 1));

@@ -22,6 +22,7 @@ struct mutant {
 };
 
 constexpr const char* attention_shapes = "cuda attention on a grid*";
+constexpr const char* attention_in_bf16 = "cuda attention with rows in bf16*";
 constexpr const char* products = "cuda grouped_gemm: exact*";
 constexpr const char* copies = "cuda kv_copy by multiprocessors*";
 constexpr const char* router = "cuda router: one graph*";
@@ -32,6 +33,7 @@ constexpr const char* norms = "cuda rms_norm has the bits*";
 
 constexpr mutant all_mutants[] = {
     {"", "no mutant", attention_shapes, "", true},
+    {"", "no mutant", attention_in_bf16, "", true},
     {"", "no mutant", products, "", true},
     {"", "no mutant", copies, "", true},
     {"", "no mutant", router, "", true},
@@ -40,13 +42,17 @@ constexpr mutant all_mutants[] = {
     {"", "no mutant", appends, "", true},
     {"", "no mutant", norms, "", true},
     {"attention_queries_are_not_published",
-     "products do not see what threads stored",
-     attention_shapes,
+     "products do not see what threads copied",
+     attention_in_bf16,
      "drop fence.proxy.async in attention_kernel nth 1"},
+    {"attention_rounded_queries_are_not_published",
+     "nor what they stored",
+     attention_shapes,
+     "drop fence.proxy.async in attention_kernel nth 2"},
     {"attention_values_are_not_published",
      "nor V as the converter wrote it",
      attention_shapes,
-     "drop fence.proxy.async in attention_kernel nth 2"},
+     "drop fence.proxy.async in attention_kernel nth 3"},
     {"attention_products_are_not_fenced",
      "they take registers as they were",
      attention_shapes,
@@ -159,6 +165,14 @@ constexpr mutant all_mutants[] = {
      "both change a token",
      samples,
      "drop bar.sync in sample_kernel nth 2"},
+    {"attention_queries_do_not_arrive",
+     "an item is never handed over",
+     attention_in_bf16,
+     "drop cp.async.mbarrier.arrive in attention_kernel"},
+    {"sample_copies_are_not_waited_for",
+     "a row is read before it is there",
+     samples,
+     "drop cp.async.wait_all in sample_kernel"},
     {"router_reads_a_stage_too_early",
      "a wait for copies lets one more be under way",
      router,
@@ -214,7 +228,9 @@ std::string kill(const mutant& m) {
   if (m.is_harmless) {
     return is_passed ? "" : "it fails: " + said;
   }
-  return is_passed || !is_planted ? "" : "it fails: " + said;
+  return is_passed || !is_planted || said.empty()
+             ? ""
+             : "it fails: " + said;  // Killed by its time, it has said nothing.
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ struct sample_select {
 
   /// Raises the cut so that the fewest first tokens stay that number top_k, or hold top_p of the
   /// mass of all that are kept so far.
-  /// @param next_slots  gives the slots of all blocks, another set each time
+  /// @param next_slots  gives the slots of all blocks, another set each time; one block alone may get the same
   template <bool ByMass, class Cluster, class NextSlots>
   ORIEL_HOST_DEVICE void raise_cut(Cluster& c, NextSlots&& next_slots) const {
     bin_pass pass{

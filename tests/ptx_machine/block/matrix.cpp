@@ -1,6 +1,5 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-/// @file
 #include "matrix.hpp"
 
 #include <ptx_machine/program/program.hpp>

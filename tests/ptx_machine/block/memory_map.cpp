@@ -32,8 +32,9 @@ bool memory_map::contains(std::uint64_t address, std::size_t bytes) const {
 }
 
 memory_map& memory_map::of_process() {
-  static memory_map map;
-  return map;
+  static auto* const map =
+      new memory_map;  // For ever: who frees at the end of the process asks it, too.
+  return *map;
 }
 
 }  // namespace oriel::ptx_machine

@@ -1,6 +1,5 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-/// @file
 #include "async_block.hpp"
 #include "shared_watch.hpp"
 

@@ -9,7 +9,7 @@
 namespace oriel::ptx_machine {
 
 const opcode_table& all_opcodes() {
-  static const opcode_table table = [] {
+  static const auto* const table = new const opcode_table([] {
     opcode_table made;
     add_integer_opcodes(made);
     add_float_opcodes(made);
@@ -22,8 +22,8 @@ const opcode_table& all_opcodes() {
     add_async_opcodes(made);
     add_matrix_opcodes(made);
     return made;
-  }();
-  return table;
+  }());
+  return *table;
 }
 
 namespace {

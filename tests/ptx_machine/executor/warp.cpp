@@ -140,7 +140,6 @@ outcome run_placed(warp& w, std::uint32_t instructions) {
     }
     const decoded& d = program.code[w.pc];
     const std::uint32_t lanes = guarded(w, d);
-    ++w.owner->instructions;
     if (lanes == 0) {
       ++w.pc;
       continue;

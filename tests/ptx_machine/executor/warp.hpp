@@ -235,7 +235,6 @@ struct machine {
   std::vector<warp*> ready;  ///< warps that may be tried
   std::uint64_t turn = 0;
   std::uint64_t events = 0;  ///< whatever others may wait for
-  std::uint64_t instructions = 0;
 };
 
 /// @throws machine_error  with kernel, block, warp, lane (warp_lanes: none), instruction and its line before the text

@@ -47,8 +47,9 @@ class unit {
     try {
       if (!is_read_) {
         is_read_ = true;
-        parsed_ = parse(ptx_of(wrapper_), unit_name_of(wrapper_));
-        plant_bug(*parsed_);
+        module all = parse(ptx_of(wrapper_), unit_name_of(wrapper_));
+        plant_bug(all);
+        parsed_ = std::move(all);
       }
       const kernel* const found = parsed_ ? parsed_->find(name) : nullptr;
       if (found != nullptr) {

@@ -155,8 +155,8 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) {
 }
 
 int oriel_ptx_machine_enqueue(void* s, const enqueued_work* work) {
+  const std::shared_ptr<void> arguments(work->arguments, work->drop);
   return call([&](runtime& r) {
-    const std::shared_ptr<void> arguments(work->arguments, work->drop);
     return r.all_streams.enqueue(static_cast<cudaStream_t>(s), [w = *work, arguments] {
       for (const touched_bytes& t : w.touched) {
         if (t.bytes != 0 &&

@@ -146,7 +146,11 @@ std::uint64_t device_memory::create(std::size_t bytes) {
     return 0;
   }
   const int file = memfd_create("device memory", MFD_CLOEXEC);
-  if (file < 0 || ftruncate(file, static_cast<off_t>(bytes)) != 0) {
+  if (file < 0) {
+    return 0;
+  }
+  if (ftruncate(file, static_cast<off_t>(bytes)) != 0) {
+    close(file);
     return 0;
   }
   void* const once = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);

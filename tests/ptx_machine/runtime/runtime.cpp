@@ -4,9 +4,12 @@
 
 #include <ptx_machine/program/program.hpp>
 
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string_view>
+#include <system_error>
 
 #include <malloc.h>
 
@@ -15,9 +18,28 @@ namespace {
 
 thread_local cudaError_t last_error = cudaSuccess;
 
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+/// Ends the process where it is no number from `least` to `most`: a seed that is another one would mislead.
+std::uint64_t from_environment(const char* name,
+                               std::uint64_t otherwise,
+                               std::uint64_t least,
+                               std::uint64_t most) {
   const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+  if (text == nullptr || *text == '\0') {
+    return otherwise;
+  }
+  std::uint64_t value = 0;
+  const char* const end = text + std::strlen(text);
+  const auto [stopped, code] = std::from_chars(text, end, value);
+  if (code != std::errc() || stopped != end || value < least || value > most) {
+    std::fprintf(stderr,
+                 "ptx machine: %s='%s' is no number from %llu to %llu\n",
+                 name,
+                 text,
+                 static_cast<unsigned long long>(least),
+                 static_cast<unsigned long long>(most));
+    std::exit(2);
+  }
+  return value;
 }
 
 /// Prints what it was, too.
@@ -27,17 +49,20 @@ cudaError_t code_of(const std::exception_ptr& failure) {
   } catch (const std::exception& e) {
     std::fprintf(stderr, "ptx machine: %s\n", e.what());
     const std::string_view what = e.what();
-    const bool is_of_address = what.find("address") != std::string_view::npos;
-    return is_of_address ? cudaErrorIllegalAddress : cudaErrorLaunchFailure;
+    // As executor/warp_memory.cpp says it.
+    return what.find(" is not a multiple of ") != what.npos ? cudaErrorMisalignedAddress
+           : what.find(" bytes at 0x") != what.npos         ? cudaErrorIllegalAddress
+                                                            : cudaErrorLaunchFailure;
   }
 }
 
 }  // namespace
 
 runtime::runtime()
-    : multiprocessors(static_cast<std::uint32_t>(from_environment("ORIEL_PTX_MULTIPROCESSORS", 4))),
-      memory(from_environment("ORIEL_PTX_MEMORY_MB", 4096) << 20),
-      all_streams(from_environment("ORIEL_PTX_SEED", 0)) {
+    : multiprocessors(
+          static_cast<std::uint32_t>(from_environment("ORIEL_PTX_MULTIPROCESSORS", 4, 1, 1024))),
+      memory(from_environment("ORIEL_PTX_MEMORY_MB", 4096, 1, 1 << 20) << 20),
+      all_streams(from_environment("ORIEL_PTX_SEED", 0, 0, ~std::uint64_t{0})) {
   // Each launch takes megabytes for its registers and gives them back: they are kept, or pages come and go all the time.
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);

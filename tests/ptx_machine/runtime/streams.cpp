@@ -275,20 +275,25 @@ cudaError_t streams::wait(cudaStream_t handle, event* e) {
   return cudaSuccess;
 }
 
+cudaError_t streams::recorded_of(event* e, work_ptr& work) {
+  const std::lock_guard lock(mutex_);
+  if (!events_.contains(e)) {
+    return cudaErrorInvalidResourceHandle;
+  }
+  if (is_open(e->in)) {
+    return invalidate(*e->in, cudaErrorCapturedEvent);
+  }
+  if (const cudaError_t unsafe = unsafe_locked(); unsafe != cudaSuccess) {
+    return unsafe;
+  }
+  work = e->recorded;
+  return cudaSuccess;
+}
+
 cudaError_t streams::query(event* e) {
   work_ptr wanted;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!events_.contains(e)) {
-      return cudaErrorInvalidResourceHandle;
-    }
-    if (is_open(e->in)) {
-      return invalidate(*e->in, cudaErrorCapturedEvent);
-    }
-    if (const cudaError_t unsafe = unsafe_locked(); unsafe != cudaSuccess) {
-      return unsafe;
-    }
-    wanted = e->recorded;
+  if (const cudaError_t refused = recorded_of(e, wanted); refused != cudaSuccess) {
+    return refused;
   }
   if (wanted == nullptr || wanted->is_done) {
     return cudaSuccess;
@@ -299,18 +304,8 @@ cudaError_t streams::query(event* e) {
 
 cudaError_t streams::finish(event* e) {
   work_ptr wanted;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!events_.contains(e)) {
-      return cudaErrorInvalidResourceHandle;
-    }
-    if (is_open(e->in)) {
-      return invalidate(*e->in, cudaErrorCapturedEvent);
-    }
-    if (const cudaError_t unsafe = unsafe_locked(); unsafe != cudaSuccess) {
-      return unsafe;
-    }
-    wanted = e->recorded;
+  if (const cudaError_t refused = recorded_of(e, wanted); refused != cudaSuccess) {
+    return refused;
   }
   queue_.finish(wanted);
   return cudaSuccess;

@@ -113,6 +113,9 @@ class streams {
   cudaError_t drop(graph* g);
 
  private:
+  /// What an event was last recorded behind, for one who waits; or why nobody may.
+  cudaError_t recorded_of(event* e, work_ptr& work);
+
   // All of these under the lock.
   cudaError_t find(cudaStream_t s, stream*& out);
   cudaError_t legacy_may_be_used();

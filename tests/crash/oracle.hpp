@@ -64,8 +64,8 @@ class oracle {
   std::string live() {
     const std::uint64_t when = draw(100);
     const bool is_early = when < 4;  // Else some time after it has answered.
-    const bool is_orderly =
-        when >= 88;  // Unless it is killed on its way, as on a busy machine all might be:
+    // Unless it is killed on its way, as on a busy machine all might be: some are waited for.
+    const bool is_orderly = when >= 88;
     const bool is_waited_for = when >= 96;
     begin_life(is_orderly ? draw(60) : ~std::uint64_t{0});
     auto end = clock::now() + std::chrono::microseconds(draw(is_early ? 8'000 : 5'000)) +

@@ -32,8 +32,8 @@ TEST_CASE("cuda samples and verifies as the host, one graph for any number of ro
   for (std::uint32_t i = 1; i < std::min(70u, vocabulary); ++i) {
     biases.push_back({token_id{i}, -0.01f * static_cast<float>(i)});
   }
-  biases.push_back(
-      {token_id{0}, 3.0f});  // A token that was used: of another warp, which has to wait for it.
+  // A token that was used: another warp adds to it, which has to wait for the penalty.
+  biases.push_back({token_id{0}, 3.0f});
   biases.push_back({token_id{0}, 0.1f});
   const auto device_uses = to_device(uses);
   const auto device_biases = to_device(biases);

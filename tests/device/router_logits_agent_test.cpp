@@ -7,6 +7,7 @@
 #include <catch2/catch.hpp>
 #include <device/router_machine.hpp>
 #include <device/stored_rows.hpp>
+#include <support/scale.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -139,6 +140,9 @@ TEST_CASE("a weight is three bf16 numbers exactly") {
 
 TEST_CASE("the router's product of small integers is the reference's in every tile") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 24)));
+  if (is_left_out(seed, 24)) {
+    return;
+  }
   INFO("seed " << seed);
   random_stream random(seed, 141);
   router_case c = random_case(random, seed % 3 == 0 ? 12 : UINT32_MAX);
@@ -161,6 +165,9 @@ TEST_CASE("the router's product of small integers is the reference's in every ti
 
 TEST_CASE("a logit has the same bits in every tile, whatever the tokens beside it") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 24)));
+  if (is_left_out(seed, 24)) {
+    return;
+  }
   INFO("seed " << seed);
   random_stream random(seed, 142);
   router_case c = random_case(random);

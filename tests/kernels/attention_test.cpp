@@ -36,11 +36,6 @@ attention_shape random_shape(random_stream& random, dtype kv) {
           .kv = kv};
 }
 
-/// Sanitizer builds take the first seeds only; they have long and short cases, too.
-bool is_left_out(std::uint64_t seed, std::uint64_t seeds) {
-  return seed >= std::max<std::uint64_t>(4, scaled(seeds));
-}
-
 /// Runs `tokens` through `bench` in chunks of the given sizes (the last one repeats).
 std::vector<float> run_in_chunks(attention_bench& bench,
                                  const token_stream& tokens,

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// How much a random test does: the environment variable ORIEL_TEST_SCALE is a factor on its
-/// number of operations (1 if not set; tests/run.sh takes a tenth under sanitizers).
+/// number of operations (1 if not set; tests/run.sh takes a twentieth under sanitizers).
 #pragma once
 
 #include <algorithm>
@@ -21,4 +21,9 @@ inline std::uint64_t scaled(std::uint64_t operations) {
   return std::max<std::uint64_t>(
       1,
       static_cast<std::uint64_t>(static_cast<double>(operations) * std::clamp(scale, 0.0, 100.0)));
+}
+
+/// Of a case that is run for each of `seeds`: beyond the scale's share, but never one of the first four.
+inline bool is_left_out(std::uint64_t seed, std::uint64_t seeds) {
+  return seed >= std::max<std::uint64_t>(4, scaled(seeds));
 }

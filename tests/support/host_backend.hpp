@@ -184,8 +184,18 @@ class host_backend final : public engine::step_backend {
   }
   /// All that an operation here could take for written: not the 32 MiB that a device's products work in.
   void poison(const engine::step_program& program) {
-    for (const engine::program_buffer& b : program.buffers) {
-      if (std::string_view(b.name) != "workspace of products") {
+    std::vector<bool> is_read(program.buffers.size(), true);
+    for (const engine::operation& op : program.operations) {
+      if (const auto* product = std::get_if<engine::gemm_op>(&op)) {
+        is_read[static_cast<std::size_t>(product->workspace)] = false;
+      }
+      if (const auto* product = std::get_if<engine::scaled_gemm_op>(&op)) {
+        is_read[static_cast<std::size_t>(product->workspace)] = false;
+      }
+    }
+    for (std::size_t i = 0; i < is_read.size(); ++i) {
+      const engine::program_buffer& b = program.buffers[i];
+      if (is_read[i]) {
         std::memset(memory_.data() + b.offset_bytes, 0xFF, b.size_bytes);
       }
     }

@@ -32,8 +32,8 @@ namespace oriel::detail {
 inline constexpr std::uint32_t moe_slots_max = 64;
 inline constexpr std::uint32_t taken_key = 0;
 
-/// By how much near_sigmoid may differ from sigmoid_unfused: 2 ulp of 2^x and of exp, 1 of 1 / x,
-/// and the roundings between them make 4.4e-7.
+/// By how much near_sigmoid may differ from sigmoid_unfused: 2^-22 of 2^x and of exp, 2^-23 of
+/// 1 / x, relative, and the roundings between them make 4.6e-7.
 inline constexpr float near_sigmoid_error = 6e-7f;
 
 ORIEL_HOST_DEVICE inline float near_sigmoid(float x) {
@@ -85,7 +85,8 @@ struct moe_route_agent {
                                     shared_memory& shared,
                                     moe_group_shared* groups) const {
     static_assert(Group::threads == 32);
-    if (groups != nullptr || !choose_near(g, token, shared)) {
+    const bool may_be_near = groups == nullptr && shape.top_k <= 32;  // A candidate is a lane's.
+    if (!may_be_near || !choose_near(g, token, shared)) {
       choose_exactly(g, token, shared, groups);
     }
     weigh(g, token, shared);

@@ -293,7 +293,7 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4],
 
 // ---- arithmetic --------------------------------------------------------------------------------
 
-/// 2^x to about 2 ulp; exp2(0) is 1, exp2(-inf) is 0; denormals are flushed.
+/// 2^x within 2^-22 of it; exp2(0) is 1, exp2(-inf) is 0; denormals are flushed.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

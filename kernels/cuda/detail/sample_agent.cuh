@@ -165,7 +165,7 @@ struct sample_agent {
     sample_draw{tokens, filters, &args.out.data()[row]}(c, next_slots());
   }
 
-  /// One block does, another for the next row, which is on its way. The others go on to that.
+  /// The first block does. The others go on to the next row, which is on its way.
   template <class Cluster>
   ORIEL_HOST_DEVICE void finish_alone(Cluster& c,
                                       std::uint32_t row,
@@ -173,7 +173,7 @@ struct sample_agent {
                                       const sample_slot* told,
                                       sample_slot* own) const {
     c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t*) {
-      if (part == row % sample_parts) {
+      if (part == 0) {
         const sample_tokens listed = sample_list::take(g, told, shared);
         single_block<decltype(g)> block(g, shared, shared.list_key);
         finish(block, listed, row, filters, [&] { return own; });
@@ -205,50 +205,7 @@ struct sample_agent {
                                              std::uint32_t top_k,
                                              sample_slot* slots) {
     c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
-      using group = decltype(g);
-      const std::uint32_t n = tokens.count_of(part);
-      typename group::template var<std::uint32_t> key, word, inverted_id, not_in_block, not_in_all;
-      g.each([&](std::uint32_t thread) {
-        key[thread] = 0;
-        word[thread] = 0;  // The first with `key`.
-        for (std::uint32_t i = thread; i < (n + 3) / 4; i += sample_threads) {
-          const words16 w = load_words(keys + i * 4);
-          const std::uint32_t low = w.word[0] > w.word[1] ? w.word[0] : w.word[1];
-          const std::uint32_t high = w.word[2] > w.word[3] ? w.word[2] : w.word[3];
-          const std::uint32_t larger = low > high ? low : high;
-          word[thread] = larger > key[thread] ? i : word[thread];
-          key[thread] = larger > key[thread] ? larger : key[thread];
-        }
-      });
-      auto left = key;
-      for (std::uint32_t k = 0; k < top_k; k += sample_warps) {
-        const bool is_of_all = k * sample_parts < top_k;
-        const auto best = g.template max_over<32>(left);
-        g.each([&](std::uint32_t thread) {
-          not_in_block[thread] = ~best[thread];
-          not_in_all[thread] = is_of_all ? ~best[thread] : not_in_all[thread];
-          left[thread] = left[thread] == best[thread] ? 0 : left[thread];
-        });
-      }
-      const auto largest = largest_of_group(g, key, not_in_block, shared.warp_value);
-      g.each([&](std::uint32_t thread) {
-        inverted_id[thread] = 0;
-        if (key[thread] == largest[thread].first && n != 0) {
-          std::uint32_t i = word[thread] * 4;
-          while (keys[i] != key[thread]) {
-            ++i;
-          }
-          inverted_id[thread] = ~tokens.id_of(part, i);
-        }
-      });
-      const auto first = largest_of_group(g, inverted_id, not_in_all, shared.warp_value);
-      g.each([&](std::uint32_t thread) {
-        if (thread == 0) {
-          slots[part].value = (std::uint64_t{largest[thread].first} << 32) | first[thread].first;
-          slots[part].bound = ~largest[thread].second;
-          slots[part].bound_of_all = ~first[thread].second;
-        }
-      });
+      tell_largest(g, tokens, part, keys, top_k, shared.warp_value, slots[part]);
     });
     c.sync();
     c.each_part([&](auto g, std::uint32_t, sample_shared& shared, std::uint32_t*) {
@@ -257,23 +214,94 @@ struct sample_agent {
           shared.random = sample_random(how.seed, how.position);
         }
         if (thread == 0) {
-          std::uint64_t best = 0;
-          std::uint32_t bound = lowest_key + 1, bound_of_all = UINT32_MAX;
-          for (std::uint32_t p = 0; p < sample_parts; ++p) {
-            best = slots[p].value > best ? slots[p].value : best;
-            bound = slots[p].bound > bound ? slots[p].bound : bound;
-            const std::uint32_t other = slots[p].bound_of_all;
-            bound_of_all = other < bound_of_all ? other : bound_of_all;
-          }
-          bound = bound_of_all > bound ? bound_of_all : bound;
-          shared.cut = first_order;
-          shared.bound = bound;
-          shared.largest_key = static_cast<std::uint32_t>(best >> 32);
-          shared.first_id = ~static_cast<std::uint32_t>(best);
+          take_largest(slots, shared);
         }
       });
       g.sync();
     });
+  }
+
+  struct largest_key {
+    std::uint32_t key;
+    std::uint32_t word;  ///< of four keys, the first that has it
+  };
+  /// Of a thread's part of `n` keys. Key 0 where it has none.
+  ORIEL_HOST_DEVICE static largest_key largest_of_thread(const std::uint32_t* keys,
+                                                         std::uint32_t n,
+                                                         std::uint32_t thread) {
+    largest_key found{0, 0};
+    for (std::uint32_t i = thread; i < (n + 3) / 4; i += sample_threads) {
+      const words16 w = load_words(keys + i * 4);
+      const std::uint32_t low = w.word[0] > w.word[1] ? w.word[0] : w.word[1];
+      const std::uint32_t high = w.word[2] > w.word[3] ? w.word[2] : w.word[3];
+      const std::uint32_t larger = low > high ? low : high;
+      found.word = larger > found.key ? i : found.word;
+      found.key = larger > found.key ? larger : found.key;
+    }
+    return found;
+  }
+
+  /// What find_largest asks of a block.
+  template <class Group>
+  ORIEL_HOST_DEVICE static void tell_largest(Group& g,
+                                             const sample_tokens& tokens,
+                                             std::uint32_t part,
+                                             const std::uint32_t* keys,
+                                             std::uint32_t top_k,
+                                             std::uint64_t* warp_value,
+                                             sample_slot& slot) {
+    const std::uint32_t n = tokens.count_of(part);
+    typename Group::template var<std::uint32_t> key, word, inverted_id, not_in_block, not_in_all;
+    g.each([&](std::uint32_t thread) {
+      const largest_key found = largest_of_thread(keys, n, thread);
+      key[thread] = found.key;
+      word[thread] = found.word;
+    });
+    auto left = key;
+    for (std::uint32_t k = 0; k < top_k; k += sample_warps) {
+      const bool is_of_all = k * sample_parts < top_k;
+      const auto best = g.template max_over<32>(left);
+      g.each([&](std::uint32_t thread) {
+        not_in_block[thread] = ~best[thread];
+        not_in_all[thread] = is_of_all ? ~best[thread] : not_in_all[thread];
+        left[thread] = left[thread] == best[thread] ? 0 : left[thread];
+      });
+    }
+    const auto largest = largest_of_group(g, key, not_in_block, warp_value);
+    g.each([&](std::uint32_t thread) {
+      inverted_id[thread] = 0;
+      if (key[thread] == largest[thread].first && n != 0) {
+        std::uint32_t i = word[thread] * 4;
+        while (keys[i] != key[thread]) {
+          ++i;
+        }
+        inverted_id[thread] = ~tokens.id_of(part, i);
+      }
+    });
+    const auto first = largest_of_group(g, inverted_id, not_in_all, warp_value);
+    g.each([&](std::uint32_t thread) {
+      if (thread == 0) {
+        slot.value = (std::uint64_t{largest[thread].first} << 32) | first[thread].first;
+        slot.bound = ~largest[thread].second;
+        slot.bound_of_all = ~first[thread].second;
+      }
+    });
+  }
+
+  /// Of what all blocks told.
+  ORIEL_HOST_DEVICE static void take_largest(const sample_slot* slots, sample_shared& shared) {
+    std::uint64_t best = 0;
+    std::uint32_t bound = lowest_key + 1, bound_of_all = UINT32_MAX;
+    for (std::uint32_t p = 0; p < sample_parts; ++p) {
+      best = slots[p].value > best ? slots[p].value : best;
+      bound = slots[p].bound > bound ? slots[p].bound : bound;
+      const std::uint32_t other = slots[p].bound_of_all;
+      bound_of_all = other < bound_of_all ? other : bound_of_all;
+    }
+    shared.cut = first_order;
+    shared.bound = bound_of_all > bound ? bound_of_all : bound;
+    shared.largest_key = static_cast<std::uint32_t>(best >> 32);
+    shared.first_id = ~static_cast<std::uint32_t>(best);
   }
 };
 

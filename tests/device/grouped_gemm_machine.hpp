@@ -45,10 +45,15 @@ class host_gemm_producer {
     REQUIRE(reinterpret_cast<std::uintptr_t>(from) % 16 == 0);
     put(0, from, detail::gemm_piece_bytes);
   }
-  void copy_chunk(std::uint32_t to,
-                  const std::byte* from,
+  [[nodiscard]] detail::gemm_chunks chunks(std::uint32_t to, const std::byte* from) const {
+    return {to, from};
+  }
+  void copy_chunk(const detail::gemm_chunks& chunks,
+                  std::uint32_t to,
                   std::uint32_t units,
                   std::uint32_t bytes) {
+    to += chunks.to;
+    const std::byte* from = chunks.from;
     from += std::size_t{units} * 16;
     if (to % 16 != 0 || bytes > 16 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
       FAIL("a copy of 16 bytes that is not aligned");
@@ -59,8 +64,8 @@ class host_gemm_producer {
     }
     put(to, chunk.data(), chunk.size());
   }
-  void copy_whole_chunk(std::uint32_t to, const std::byte* from, std::uint32_t units) {
-    copy_chunk(to, from, units, 16);
+  void copy_whole_chunk(const detail::gemm_chunks& chunks, std::uint32_t to, std::uint32_t units) {
+    copy_chunk(chunks, to, units, 16);
   }
   void copy_scale(std::uint32_t to, const float* from) {
     put(to, reinterpret_cast<const std::byte*>(from), sizeof *from);

@@ -63,6 +63,12 @@ struct gemm_producer_thread {
   std::uint32_t scale_row;     ///< of the grid: the row whose scale it copies
 };
 
+/// From where and to where a thread copies chunks of a k tile.
+struct gemm_chunks {
+  std::uint32_t to;
+  const std::byte* from;
+};
+
 /// The row of a tile that thread `thread` copies as its i-th, and the chunk that it copies of each.
 /// A warp has 8 rows x 4 chunks at a time: it reads runs of 64 bytes, and each 8 of its threads
 /// fill one core matrix.
@@ -150,14 +156,15 @@ ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
   const std::uint32_t left = at < row_bytes ? row_bytes - at : 0;
   const std::uint32_t bytes = left < gemm_chunk_bytes ? left : gemm_chunk_bytes;
   const auto* const x = static_cast<const std::byte*>(call.args.x) + (Whole || bytes != 0 ? at : 0);
+  constexpr std::uint32_t step = gemm_run / core_side * gemm_core_rows_bytes;
+  const auto chunks = machine.chunks(stage::x + gemm_chunk_offset(copied_row(thread, 0), chunk), x);
   ORIEL_UNROLL
   for (std::uint32_t i = 0; i < t.rows; ++i) {
     if (t.source[i] != no_row) {
-      const std::uint32_t to = stage::x + gemm_chunk_offset(copied_row(thread, i), chunk);
       if constexpr (Whole) {
-        machine.copy_whole_chunk(to, x, t.source[i]);
+        machine.copy_whole_chunk(chunks, i * step, t.source[i]);
       } else {
-        machine.copy_chunk(to, x, t.source[i], bytes);
+        machine.copy_chunk(chunks, i * step, t.source[i], bytes);
       }
     }
   }

@@ -79,9 +79,9 @@ result<grouped_gemm_plan> plan_grouped_gemm(const grouped_gemm_shape& shape,
   const std::uint64_t k_tiles =
       divide_up(shape.k * size_bytes(shape.weights), detail::gemm_k_tile_bytes);
   const std::uint32_t tile_rows = tile_rows_for(shape, limits, feature_tiles);
-  // Items of all groups, and of a band, are counted in 32 bits.
+  // Items of all groups, of a band, and two waves behind the last are counted in 32 bits.
   const std::uint64_t row_tiles = divide_up(limits.rows_max, tile_rows) + shape.groups;
-  if (row_tiles * feature_tiles > 0xFFFF'FFFFu - limits.multiprocessors) {
+  if (row_tiles * feature_tiles + std::uint64_t{2} * limits.multiprocessors > 0xFFFF'FFFFu) {
     return failure{errc::unsupported_shape, 0, "grouped_gemm: more than 2^32 items"};
   }
   const bool is_bf16 = shape.weights == dtype::bf16;

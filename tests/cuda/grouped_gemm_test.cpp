@@ -123,6 +123,31 @@ TEST_CASE("cuda grouped_gemm: exact operands, any shape, one graph for any routi
   }
 }
 
+/// Three blocks, whatever the device has: more would get narrower items.
+TEST_CASE("cuda grouped_gemm: wide items leave under the products of the next one") {
+  const dtype type = GENERATE(dtype::bf16, dtype::e4m3);
+  const bool swiglu = GENERATE(false, true);
+  const grouped_gemm_case c = wide_grouped_gemm_case(type, swiglu, GENERATE(8u, 17u));
+  const auto plan = *cuda::plan_grouped_gemm(c.shape, {c.rows, 3});
+  REQUIRE(plan.tile_rows >= 128);
+  const device_case on_device(c, plan);
+  const std::size_t size = std::size_t{c.rows} * c.shape.n;
+  const device_array<bf16> out(size);
+  out.poison();
+  REQUIRE(cuda::run_grouped_gemm(plan, on_device.args(c, out.data()), nullptr));
+  std::vector<float> expected(size);
+  if (swiglu) {
+    expected = rounded_swiglu(c);
+  } else {
+    reference::grouped_gemm(c.shape, c.args(expected.data(), c.shape.n));
+  }
+  const auto found = out.to_host();
+  for (std::size_t i = 0; i < size; ++i) {
+    const float e = swiglu ? expected[i] : round_to_bf16(expected[i]);
+    REQUIRE(std::abs(to_float(found[i]) - e) <= (swiglu ? rounded_swiglu_slack(e) : 0.0f));
+  }
+}
+
 TEST_CASE("cuda grouped_gemm: a row's bits do not depend on companions and tiles") {
   const dtype type = GENERATE(dtype::bf16, dtype::e4m3);
   random_stream random(static_cast<std::uint64_t>(type), 92);

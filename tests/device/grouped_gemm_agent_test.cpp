@@ -177,6 +177,24 @@ TEST_CASE("rows that do not lie where words do have the same bits") {
   CHECK(!detail::make_grouped_gemm_call(plan, c.args(out.data() + 1, n)).out_is_whole);
 }
 
+TEST_CASE("wide items of grouped products leave under the products of the next one") {
+  const dtype type = GENERATE(dtype::bf16, dtype::e4m3);
+  const bool swiglu = GENERATE(false, true);
+  const grouped_gemm_case c = wide_grouped_gemm_case(type, swiglu, GENERATE(2u, 8u, 17u));
+  const std::size_t n = c.shape.n;
+  const std::vector<float> expected = swiglu ? rounded_swiglu(c) : expected_of(c, n);
+  for (const std::uint32_t blocks : {1u, 3u}) {
+    const auto found = run_case<bf16>(c, n, blocks, to_bf16(untouched));
+    for (std::size_t i = 0; i < c.rows * n; ++i) {
+      const float e = swiglu ? expected[i] : round_to_bf16(expected[i]);
+      REQUIRE(std::abs(to_float(found[i]) - e) <= (swiglu ? rounded_swiglu_slack(e) : 0.0f));
+    }
+    for (std::size_t i = c.rows * n; i < found.size(); ++i) {
+      REQUIRE(found[i] == to_bf16(untouched));
+    }
+  }
+}
+
 TEST_CASE("grouped products of random numbers are near the reference") {
   const dtype type = GENERATE(dtype::bf16, dtype::e4m3);
   random_stream random(static_cast<std::uint64_t>(type), 73);

@@ -165,6 +165,18 @@ inline grouped_gemm_case device_grouped_gemm_case(std::uint64_t seed) {
   return {shape, std::move(rows), gather, true, sharded, random};
 }
 
+/// Wide items between narrow ones and behind each other: they are stored under the products of the
+/// next one, whose k tiles may be too few for that.
+inline grouped_gemm_case wide_grouped_gemm_case(dtype type, bool swiglu, std::uint32_t k_tiles) {
+  random_stream random(k_tiles, 77);
+  const grouped_gemm_shape shape{.groups = 5,
+                                 .n = swiglu ? 72u : 136u,
+                                 .k = k_tiles * (type == dtype::bf16 ? 64 : 128) - 3,
+                                 .weights = type,
+                                 .swiglu = swiglu};
+  return {shape, {260, 5, 0, 141, 129}, true, true, false, random};
+}
+
 /// What SwiGLU's product gives as bf16, [rows, n] as floats: gate and up are each rounded to bf16,
 /// as between the two kernels whose work it does. Only the sigmoid is not exact: a gate's may be
 /// off by a few ulp, which may turn the last rounding.

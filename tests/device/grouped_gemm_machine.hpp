@@ -14,13 +14,14 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
 namespace oriel::test {
 
-/// All stages of one item, one behind the other: the ring of stages is the device's own. A stage is
-/// poisoned before it is filled.
+/// All stages of a block's items, one behind the other: the ring of stages is the device's own. A
+/// stage is poisoned before it is filled.
 template <dtype Type>
 class host_gemm_producer {
  public:
@@ -44,10 +45,15 @@ class host_gemm_producer {
     REQUIRE(reinterpret_cast<std::uintptr_t>(from) % 16 == 0);
     put(0, from, detail::gemm_piece_bytes);
   }
-  void copy_chunk(std::uint32_t to,
-                  const std::byte* from,
+  [[nodiscard]] detail::gemm_chunks chunks(std::uint32_t to, const std::byte* from) const {
+    return {to, from};
+  }
+  void copy_chunk(const detail::gemm_chunks& chunks,
+                  std::uint32_t to,
                   std::uint32_t units,
                   std::uint32_t bytes) {
+    to += chunks.to;
+    const std::byte* from = chunks.from;
     from += std::size_t{units} * 16;
     if (to % 16 != 0 || bytes > 16 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
       FAIL("a copy of 16 bytes that is not aligned");
@@ -58,8 +64,8 @@ class host_gemm_producer {
     }
     put(to, chunk.data(), chunk.size());
   }
-  void copy_whole_chunk(std::uint32_t to, const std::byte* from, std::uint32_t units) {
-    copy_chunk(to, from, units, 16);
+  void copy_whole_chunk(const detail::gemm_chunks& chunks, std::uint32_t to, std::uint32_t units) {
+    copy_chunk(chunks, to, units, 16);
   }
   void copy_scale(std::uint32_t to, const float* from) {
     put(to, reinterpret_cast<const std::byte*>(from), sizeof *from);
@@ -120,6 +126,12 @@ class host_gemm_consumer {
     std::memset(shared_.data() + place_of(released_), 0xFF, stage_size);
     ++released_;
   }
+  template <std::uint32_t Columns>
+  void forget_sums() {
+    for (thread_state& t : threads_) {
+      std::fill_n(t.sum, Columns / 2, std::numeric_limits<float>::quiet_NaN());
+    }
+  }
   template <std::uint32_t>
   void begin_multiply() {
     products_.begin();
@@ -153,6 +165,8 @@ class host_gemm_consumer {
       }
     }
   }
+  std::uint32_t late_part = detail::gemm_no_late_part;
+
   /// Every stage was waited for and given back, and nothing is under way.
   [[nodiscard]] bool is_done() const {
     return waited_ == stages_.size() && released_ == waited_ && products_.is_empty();
@@ -234,16 +248,16 @@ template <dtype Type, bool Swiglu, dtype Out>
 void multiply_on_host(const cuda::grouped_gemm_plan& plan, const detail::grouped_gemm_call& call) {
   const auto items = items_before(call);
   for (std::uint32_t block = plan.blocks; block-- > 0;) {  // An order no device would take.
-    detail::for_each_item(
-        call, items.data(), block, plan.blocks, [&](const detail::grouped_gemm_work& work) {
-          host_gemm_producer<Type> producer;
-          detail::produce_item<Type>(call, work, producer);
-          for (std::uint32_t warpgroup = 0; warpgroup < detail::gemm_consumers; ++warpgroup) {
-            host_gemm_consumer<Type> consumer(producer.stages);
-            detail::consume_item<Type, Swiglu, Out>(call, work, warpgroup, consumer);
-            REQUIRE(consumer.is_done());
-          }
-        });
+    const detail::gemm_items of_block{items.data(), plan.blocks, block};
+    host_gemm_producer<Type> producer;
+    detail::for_each_item(call, of_block, [&](const detail::grouped_gemm_work& work) {
+      detail::produce_item<Type>(call, work, producer);
+    });
+    for (std::uint32_t warpgroup = 0; warpgroup < detail::gemm_consumers; ++warpgroup) {
+      host_gemm_consumer<Type> consumer(producer.stages);
+      detail::consume_items<Type, Swiglu, Out>(call, of_block, warpgroup, consumer);
+      REQUIRE(consumer.is_done());
+    }
   }
 }
 

@@ -55,7 +55,7 @@ TEST_CASE("items cover each row and feature tile once, whatever the groups") {
   std::vector<int> found(std::size_t{offsets.back()} * plan.feature_tiles);
   for (std::uint32_t block = 0; block < plan.blocks; ++block) {
     detail::for_each_item(
-        call, items.data(), block, plan.blocks, [&](const detail::grouped_gemm_work& work) {
+        call, {items.data(), plan.blocks, block}, [&](const detail::grouped_gemm_work& work) {
           REQUIRE(work.rows - 1 < plan.tile_rows);
           REQUIRE(work.first_row >= offsets[work.group]);
           REQUIRE(work.first_row + work.rows <= offsets[work.group + 1]);
@@ -85,7 +85,7 @@ TEST_CASE("Zipf-skewed experts: no thread block has 5 % more than its share of c
     std::vector<std::uint64_t> columns(plan.blocks);
     for (std::uint32_t block = 0; block < plan.blocks; ++block) {
       detail::for_each_item(
-          call, items.data(), block, plan.blocks, [&](const detail::grouped_gemm_work& work) {
+          call, {items.data(), plan.blocks, block}, [&](const detail::grouped_gemm_work& work) {
             columns[block] += columns_of(work.rows);
           });
     }

@@ -26,6 +26,9 @@ constexpr const char* copies =
 constexpr const char* products =
     "grouped products of small integers*";  // A comma would part two names.
 
+constexpr const char* late =
+    "wide items of grouped products leave under the products of the next one";
+
 constexpr const char* attention =
     "the device's attention agrees with the reference within its roundings";
 
@@ -66,6 +69,9 @@ constexpr mutant all_mutants[] = {
     {"gemm_stage_goes_back_under_its_products", "bf16 operands are overwritten", products},
     {"gemm_part_is_added_before_it_is_there", "e4m3 sums of the k tile before", products},
     {"gemm_stage_goes_back_with_its_scales", "e4m3 scales are overwritten", products},
+    {"gemm_last_item_is_kept", "a block ends before it has stored what it kept", late},
+    {"gemm_late_parts_are_lost_where_k_is_short", "an item is kept over one not stored", late},
+    {"gemm_late_parts_meet_in_one_place", "an item's rows are written over each other", late},
     {"router_stage_is_read_before_it_is_there",
      "x and weights of the k tile before",
      "the router's product of small integers is the reference's in every tile"},

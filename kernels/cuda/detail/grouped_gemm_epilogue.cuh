@@ -8,6 +8,9 @@
 /// A thread's registers 4 b to 4 b + 3 are packed rows r and r + 8, rows 2 q and 2 q + 1 of the 8
 /// rows of block b (mma_fragment.cuh). As bf16 each half of a block is a matrix of 8 x 8 that the
 /// warp transposes; gemm_store_blocks blocks go together, so that their chains overlap.
+///
+/// An item of the widest tile in bf16 leaves late: its sums are rounded, which frees the
+/// accumulators, and the rest is done a few blocks at a time under the products of the next item.
 #pragma once
 
 #include "grouped_gemm_work.cuh"
@@ -69,14 +72,11 @@ inline constexpr std::uint32_t gemm_store_width = Swiglu ? 2 : 4;
 }
 
 /// silu(gate) * up of two rows, rounded where swiglu.hpp rounds.
-[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t gated_pair(float gate_0,
-                                                                float gate_1,
-                                                                float up_0,
-                                                                float up_1) {
-  const std::uint32_t gate = nearest_bf16_pair(gate_0, gate_1);
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE std::uint32_t gated_pair(std::uint32_t gate,
+                                                                std::uint32_t up) {
   const std::uint32_t silu =
       nearest_bf16_pair(nearly_silu(low_of_pair(gate)), nearly_silu(high_of_pair(gate)));
-  return multiply_pairs(silu, nearest_bf16_pair(up_0, up_1));
+  return multiply_pairs(silu, up);
 }
 
 // ---- f32 ---------------------------------------------------------------------------------------
@@ -146,6 +146,49 @@ ORIEL_HOST_DEVICE_INLINE void store_neighbours(std::uint32_t existing,
   }
 }
 
+/// Sums of `Blocks` blocks, rounded: two words a block.
+template <std::uint32_t Blocks>
+ORIEL_HOST_DEVICE_INLINE void round_blocks(const float* sum, std::uint32_t* words) {
+  ORIEL_UNROLL
+  for (std::uint32_t i = 0; i < 2 * Blocks; ++i) {
+    words[i] = nearest_bf16_pair(sum[2 * i], sum[2 * i + 1]);
+  }
+}
+
+/// A thread's pairs, rounded sums of `Blocks` blocks, become what it stores of each block.
+template <std::uint32_t Blocks, bool Swiglu, class Thread, class Machine>
+ORIEL_HOST_DEVICE_INLINE void finish_blocks(Machine& machine) {
+  if constexpr (Swiglu) {
+    machine.each([](std::uint32_t, Thread& t) {
+      ORIEL_UNROLL
+      for (std::uint32_t i = 0; i < Blocks; ++i) {
+        t.pair[i] = gated_pair(t.pair[2 * i], t.pair[2 * i + 1]);
+      }
+    });
+  }
+  machine.template transpose_pairs<Blocks * gemm_store_width<Swiglu> / 2>();
+}
+
+/// What a thread stores of the blocks of an item, when they are transposed.
+struct gemm_place {
+  bf16* to;                ///< of the first block; the next one is 8 rows behind
+  std::uint32_t rows;      ///< from there on that exist
+  std::uint32_t existing;  ///< elements of a row
+};
+template <bool Swiglu>
+[[nodiscard]] ORIEL_HOST_DEVICE_INLINE gemm_place place_of(const grouped_gemm_call& call,
+                                                           const grouped_gemm_work& work,
+                                                           std::uint32_t tile,
+                                                           std::uint32_t thread) {
+  const std::uint32_t run = tile / gemm_run + thread / warp_threads;
+  const std::uint32_t feature = run * (Swiglu ? 8 : 16) + thread % 4 * gemm_store_width<Swiglu>;
+  const std::uint32_t row = thread % warp_threads / 4;
+  const std::uint32_t existing = feature < call.shape.n ? call.shape.n - feature : 0;
+  return {.to = call.out_bf16 + (work.first_row + row) * call.args.out_stride + feature,
+          .rows = row < work.rows && existing != 0 ? work.rows - row : 0,
+          .existing = existing};
+}
+
 template <std::uint32_t Columns, bool Swiglu, bool Whole, class Thread, class Machine>
 ORIEL_HOST_DEVICE_INLINE void store_bf16(const grouped_gemm_call& call,
                                          const grouped_gemm_work& work,
@@ -156,51 +199,119 @@ ORIEL_HOST_DEVICE_INLINE void store_bf16(const grouped_gemm_call& call,
   constexpr std::uint32_t words = gemm_store_width<Swiglu> / 2;
   ORIEL_UNROLL
   for (std::uint32_t first = 0; first < blocks; first += together) {
-    machine.each([&](std::uint32_t, Thread& t) {
-      ORIEL_UNROLL
-      for (std::uint32_t i = 0; i < together; ++i) {
-        const float* const d = t.sum + 4 * (first + i);
-        if constexpr (Swiglu) {
-          t.pair[i] = gated_pair(d[0], d[1], d[2], d[3]);
-        } else {
-          t.pair[2 * i] = nearest_bf16_pair(d[0], d[1]);
-          t.pair[2 * i + 1] = nearest_bf16_pair(d[2], d[3]);
-        }
-      }
-    });
-    machine.template transpose_pairs<together * words>();
+    machine.each(
+        [&](std::uint32_t, Thread& t) { round_blocks<together>(t.sum + 4 * first, t.pair); });
+    finish_blocks<together, Swiglu, Thread>(machine);
     machine.each([&](std::uint32_t thread, Thread& t) {
-      const std::uint32_t run = tile / gemm_run + thread / warp_threads;
-      const std::uint32_t feature = run * (Swiglu ? 8 : 16) + thread % 4 * gemm_store_width<Swiglu>;
-      const std::uint32_t row = thread % warp_threads / 4;
-      const std::uint32_t existing = feature < call.shape.n ? call.shape.n - feature : 0;
-      // Rows from `row` on that this thread has.
-      const std::uint32_t rows = row < work.rows && existing != 0 ? work.rows - row : 0;
-      bf16* to =
-          call.out_bf16 + (work.first_row + row + first * 8) * call.args.out_stride + feature;
+      const gemm_place place = place_of<Swiglu>(call, work, tile, thread);
+      bf16* to = place.to + first * 8 * call.args.out_stride;
       ORIEL_UNROLL
       for (std::uint32_t i = 0; i < together; ++i, to += 8 * call.args.out_stride) {
-        if ((first + i) * 8 < rows) {
-          store_neighbours<Swiglu, Whole>(existing, t.pair + words * i, to);
+        if ((first + i) * 8 < place.rows) {
+          store_neighbours<Swiglu, Whole>(place.existing, t.pair + words * i, to);
         }
       }
     });
   }
 }
 
+// ---- bf16, late --------------------------------------------------------------------------------
+// Parts of a few blocks: as many as leave registers enough beside the accumulators. Each part has
+// code of its own, for registers have no index.
+
+template <bool Swiglu>
+inline constexpr std::uint32_t gemm_late_blocks = Swiglu ? 2 : 4;
+static_assert(gemm_late_blocks<true> <= gemm_store_blocks &&
+              gemm_late_blocks<false> <= gemm_store_blocks);
+inline constexpr std::uint32_t gemm_no_late_part = 0xFFFF'FFFFu;
+
+template <bool Swiglu, class Thread>
+inline constexpr std::uint32_t gemm_late_parts = sizeof(Thread::late) / sizeof(std::uint32_t) /
+                                                 (2 * gemm_late_blocks<Swiglu>);
+
+/// Rounds an item's sums, for store_late_part. @pre rows of out lie where words do
+template <std::uint32_t Columns, bool Swiglu, class Thread, class Machine>
+ORIEL_HOST_DEVICE_INLINE void keep_for_later(const grouped_gemm_call& call,
+                                             const grouped_gemm_work& work,
+                                             std::uint32_t tile,
+                                             Machine& machine) {
+  machine.each([&](std::uint32_t thread, Thread& t) {
+    round_blocks<Columns / 8>(t.sum, t.late);
+    const gemm_place place = place_of<Swiglu>(call, work, tile, thread);
+    t.late_to = place.to;
+    t.late_rows = place.rows;
+  });
+  machine.late_part = 0;
+}
+
+/// The next part of what an item before has left, if there is one.
+template <bool Swiglu, class Thread, class Machine>
+ORIEL_HOST_DEVICE_INLINE void store_late_part(const grouped_gemm_call& call, Machine& machine) {
+  constexpr std::uint32_t words = gemm_store_width<Swiglu> / 2, blocks = gemm_late_blocks<Swiglu>;
+  const std::uint32_t next = machine.late_part;
+  ORIEL_UNROLL
+  for (std::uint32_t part = 0; part < gemm_late_parts<Swiglu, Thread>; ++part) {
+    if (part != next) {
+      continue;
+    }
+    machine.late_part = part + 1;
+    machine.each([&](std::uint32_t, Thread& t) {
+      ORIEL_UNROLL
+      for (std::uint32_t i = 0; i < 2 * blocks; ++i) {
+        t.pair[i] = t.late[part * 2 * blocks + i];
+      }
+    });
+    finish_blocks<blocks, Swiglu, Thread>(machine);
+    machine.each([&](std::uint32_t, Thread& t) {
+      ORIEL_UNROLL
+      for (std::uint32_t i = 0; i < blocks; ++i) {
+        if (i * 8 < t.late_rows) {
+          store_neighbours<Swiglu, true>(gemm_store_width<Swiglu>, t.pair + words * i, t.late_to);
+        }
+        t.late_to += ORIEL_MUTANT(gemm_late_parts_meet_in_one_place) ? 0 : 8 * call.args.out_stride;
+      }
+      t.late_rows -= t.late_rows < blocks * 8 ? t.late_rows : blocks * 8;
+    });
+  }
+}
+
+template <bool Swiglu, class Thread, class Machine>
+ORIEL_HOST_DEVICE_INLINE void store_late_parts(const grouped_gemm_call& call, Machine& machine) {
+  while (machine.late_part < gemm_late_parts<Swiglu, Thread>) {
+    store_late_part<Swiglu, Thread>(call, machine);
+  }
+}
+
+/// Nothing is kept: the compiler need not keep registers for it.
+template <class Thread, class Machine>
+ORIEL_HOST_DEVICE_INLINE void forget_late(Machine& machine) {
+  machine.each([](std::uint32_t, Thread& t) {
+    ORIEL_UNROLL
+    for (std::uint32_t& word : t.late) {
+      word = 0;
+    }
+  });
+}
+
 // ---- An item -----------------------------------------------------------------------------------
 
-template <std::uint32_t Columns, bool Swiglu, dtype Out, class Thread, class Machine>
+/// `Late`: under the next item's products, where rows of out lie where words do.
+template <std::uint32_t Columns, bool Swiglu, dtype Out, bool Late, class Thread, class Machine>
 ORIEL_HOST_DEVICE_INLINE void store_item(const grouped_gemm_call& call,
                                          const grouped_gemm_work& work,
                                          std::uint32_t warpgroup,
                                          Machine& machine) {
   const std::uint32_t tile = work.feature_tile * gemm_feature_tile + warpgroup * mma_rows;
   if constexpr (Out == dtype::bf16) {
-    if (call.out_is_whole) {
-      store_bf16<Columns, Swiglu, true, Thread>(call, work, tile, machine);
-    } else {
+    if (!call.out_is_whole) {
+      if constexpr (Late) {
+        forget_late<Thread>(machine);
+      }
       store_bf16<Columns, Swiglu, false, Thread>(call, work, tile, machine);
+    } else if constexpr (Late) {
+      keep_for_later<Columns, Swiglu, Thread>(call, work, tile, machine);
+    } else {
+      store_bf16<Columns, Swiglu, true, Thread>(call, work, tile, machine);
     }
   } else {
     machine.each([&](std::uint32_t thread, Thread& t) {

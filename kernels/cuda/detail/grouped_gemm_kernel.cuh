@@ -55,16 +55,24 @@ class gemm_producer {
       ptx::bulk_copy(address_ + memory::stage(ring_.stage), from, gemm_piece_bytes, barrier);
     }
   }
-  __device__ __forceinline__ void copy_chunk(std::uint32_t to,
-                                             const std::byte* from,
+  /// Both addresses stay in registers: else each copy is four more instructions in a chain.
+  [[nodiscard]] __device__ __forceinline__ gemm_chunks chunks(std::uint32_t to,
+                                                              const std::byte* from) const {
+    gemm_chunks made{address_ + memory::stage(ring_.stage) + to, from};
+    ptx::pin(made.to);
+    ptx::pin(made.from);
+    return made;
+  }
+  __device__ __forceinline__ void copy_chunk(const gemm_chunks& chunks,
+                                             std::uint32_t to,
                                              std::uint32_t units,
                                              std::uint32_t bytes) const {
-    ptx::copy_async_16(address_ + memory::stage(ring_.stage) + to, from, units, bytes);
+    ptx::copy_async_16(chunks.to + to, chunks.from, units, bytes);
   }
-  __device__ __forceinline__ void copy_whole_chunk(std::uint32_t to,
-                                                   const std::byte* from,
+  __device__ __forceinline__ void copy_whole_chunk(const gemm_chunks& chunks,
+                                                   std::uint32_t to,
                                                    std::uint32_t units) const {
-    ptx::copy_async_16(address_ + memory::stage(ring_.stage) + to, from, units);
+    ptx::copy_async_16(chunks.to + to, chunks.from, units);
   }
   __device__ __forceinline__ void copy_scale(std::uint32_t to, const float* from) const {
     ptx::copy_async_4(address_ + memory::stage(ring_.stage) + to, from);
@@ -90,6 +98,8 @@ class gemm_consumer {
   __device__ __forceinline__ explicit gemm_consumer(std::byte* shared)
       : shared_(shared), address_(ptx::shared_address(shared)) {}
 
+  std::uint32_t late_part = gemm_no_late_part;  ///< that is stored next
+
   template <class F>
   __device__ __forceinline__ void each(F&& f) {
     f(threadIdx.x % warpgroup_threads, thread_);
@@ -114,6 +124,14 @@ class gemm_consumer {
     released_.advance();
   }
 
+  /// Sums of the item before are nobody's.
+  template <std::uint32_t Columns>
+  __device__ __forceinline__ void forget_sums() {
+    ORIEL_UNROLL
+    for (std::uint32_t r = 0; r < Columns / 2; ++r) {
+      thread_.sum[r] = 0.0f;
+    }
+  }
   template <std::uint32_t Columns>
   __device__ __forceinline__ void begin_multiply() {
     __syncwarp();  // Barriers and stores of the last item let threads of a warp part.
@@ -167,8 +185,9 @@ class gemm_consumer {
   thread_state thread_;
 };
 
-inline constexpr std::uint32_t gemm_consumer_registers = 208;
-inline constexpr std::uint32_t gemm_producer_registers = 88;
+// 128 accumulators, the 64 words of an item that leaves late, and what a part of it takes.
+inline constexpr std::uint32_t gemm_consumer_registers = 216;
+inline constexpr std::uint32_t gemm_producer_registers = 72;
 static_assert(2 * gemm_consumer_registers + gemm_producer_registers <= ptx::registers_launched<3>);
 
 template <dtype Type, bool Swiglu, dtype Out>
@@ -198,16 +217,15 @@ __global__ void __launch_bounds__(gemm_threads, 1)
   if (warpgroup == gemm_consumers) {
     ptx::lower_registers<gemm_producer_registers>();
     gemm_producer<Type> producer(shared);
-    for_each_item(call, item_begin, blockIdx.x, gridDim.x, [&](const grouped_gemm_work& work) {
+    for_each_item(call, {item_begin, gridDim.x, blockIdx.x}, [&](const grouped_gemm_work& work) {
       produce_item<Type>(call, work, producer);
     });
     ptx::copy_async_wait_all();  // A thread does not leave before its copies have arrived.
   } else {
     ptx::raise_registers<gemm_consumer_registers>();
     gemm_consumer<Type> consumer(shared);
-    for_each_item(call, item_begin, blockIdx.x, gridDim.x, [&](const grouped_gemm_work& work) {
-      consume_item<Type, Swiglu, Out>(call, work, warpgroup, consumer);
-    });
+    consume_items<Type, Swiglu, Out>(
+        call, {item_begin, gridDim.x, blockIdx.x}, warpgroup, consumer);
   }
 }
 

@@ -63,6 +63,12 @@ struct gemm_producer_thread {
   std::uint32_t scale_row;     ///< of the grid: the row whose scale it copies
 };
 
+/// From where and to where a thread copies chunks of a k tile.
+struct gemm_chunks {
+  std::uint32_t to;
+  const std::byte* from;
+};
+
 /// The row of a tile that thread `thread` copies as its i-th, and the chunk that it copies of each.
 /// A warp has 8 rows x 4 chunks at a time: it reads runs of 64 bytes, and each 8 of its threads
 /// fill one core matrix.
@@ -150,14 +156,15 @@ ORIEL_HOST_DEVICE_INLINE void copy_rows(const grouped_gemm_call& call,
   const std::uint32_t left = at < row_bytes ? row_bytes - at : 0;
   const std::uint32_t bytes = left < gemm_chunk_bytes ? left : gemm_chunk_bytes;
   const auto* const x = static_cast<const std::byte*>(call.args.x) + (Whole || bytes != 0 ? at : 0);
+  constexpr std::uint32_t step = gemm_run / core_side * gemm_core_rows_bytes;
+  const auto chunks = machine.chunks(stage::x + gemm_chunk_offset(copied_row(thread, 0), chunk), x);
   ORIEL_UNROLL
   for (std::uint32_t i = 0; i < t.rows; ++i) {
     if (t.source[i] != no_row) {
-      const std::uint32_t to = stage::x + gemm_chunk_offset(copied_row(thread, i), chunk);
       if constexpr (Whole) {
-        machine.copy_whole_chunk(to, x, t.source[i]);
+        machine.copy_whole_chunk(chunks, i * step, t.source[i]);
       } else {
-        machine.copy_chunk(to, x, t.source[i], bytes);
+        machine.copy_chunk(chunks, i * step, t.source[i], bytes);
       }
     }
   }
@@ -212,6 +219,9 @@ struct gemm_thread {
   float sum[size];
   float part[gemm_tile<Type>::is_scaled ? size : 1];  ///< of 128 columns of e4m3
   std::uint32_t pair[2 * gemm_store_blocks];          ///< two bf16 each, on their way out
+  std::uint32_t late[size / 2];  ///< an item's sums, rounded, while the next one is multiplied
+  bf16* late_to;                 ///< where they go: gemm_place
+  std::uint32_t late_rows;
 };
 
 /// The four instructions of a k tile. `to`: member that accumulates; `fresh`: from zero.
@@ -230,13 +240,16 @@ ORIEL_HOST_DEVICE_INLINE void multiply_stage(
 }
 
 /// bf16: one accumulation over all of k. The products of a stage are under way while the next stage
-/// is waited for.
-template <std::uint32_t Columns, class Machine>
+/// is waited for: then meanwhile() is called, and under the last ones at_end().
+template <std::uint32_t Columns, class Machine, class Meanwhile, class AtEnd>
 ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
                                             std::uint32_t warpgroup,
                                             Machine& machine,
-                                            gemm_thread<dtype::bf16>*) {
+                                            gemm_thread<dtype::bf16>*,
+                                            Meanwhile&& meanwhile,
+                                            AtEnd&& at_end) {
   using thread_state = gemm_thread<dtype::bf16>;
+  machine.template forget_sums<Columns>();
   for (std::uint32_t k_tile = 0; k_tile < call.k_tiles; ++k_tile) {
     const std::uint32_t stage = machine.wait_stage();
     machine.template begin_multiply<Columns>();
@@ -252,7 +265,9 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
       }
       machine.release();
     }
+    meanwhile();
   }
+  at_end();
   machine.template wait_multiply<Columns, 0>();
   machine.release();
 }
@@ -276,11 +291,13 @@ ORIEL_HOST_DEVICE_INLINE void promote_part(std::uint32_t warpgroup,
 }
 
 /// e4m3: sums of 128 columns start at zero and are added up in f32.
-template <std::uint32_t Columns, class Machine>
+template <std::uint32_t Columns, class Machine, class Meanwhile, class AtEnd>
 ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
                                             std::uint32_t warpgroup,
                                             Machine& machine,
-                                            gemm_thread<dtype::e4m3>*) {
+                                            gemm_thread<dtype::e4m3>*,
+                                            Meanwhile&& meanwhile,
+                                            AtEnd&& at_end) {
   using thread_state = gemm_thread<dtype::e4m3>;
   machine.each([&](std::uint32_t, thread_state& t) {
     ORIEL_UNROLL
@@ -298,6 +315,10 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
                             true,
                             machine);
     machine.commit_multiply();
+    meanwhile();
+    if (k_tile + 1 == call.k_tiles) {
+      at_end();
+    }
     if (!ORIEL_MUTANT(gemm_part_is_added_before_it_is_there)) {
       machine.template wait_multiply<Columns, 0>();
     }
@@ -313,23 +334,60 @@ ORIEL_HOST_DEVICE_INLINE void multiply_item(const grouped_gemm_call& call,
   }
 }
 
-/// One consumer warpgroup, one item: with as many columns as its rows need. Accumulators of
-/// different widths do not meet after the products: ptxas would have wgmma wait (C7515).
-template <dtype Type, bool Swiglu, dtype Out, std::uint32_t Columns = 16, class Machine>
+/// An item with as many columns as its rows need. Accumulators of different widths do not meet after
+/// the products: ptxas would have wgmma wait (C7515).
+template <dtype Type, bool Swiglu, dtype Out, std::uint32_t Columns, class Machine, class AtEnd>
 ORIEL_HOST_DEVICE_INLINE void consume_item(const grouped_gemm_call& call,
                                            const grouped_gemm_work& work,
                                            std::uint32_t warpgroup,
-                                           Machine& machine) {
+                                           Machine& machine,
+                                           AtEnd&& at_end) {
   using thread_state = gemm_thread<Type>;
   if constexpr (Columns < gemm_tile<Type>::rows) {
     if (work.rows > Columns) {
       constexpr std::uint32_t more = Columns == 16 ? 64 : Columns * 2;
-      consume_item<Type, Swiglu, Out, more>(call, work, warpgroup, machine);
+      consume_item<Type, Swiglu, Out, more>(call, work, warpgroup, machine, at_end);
       return;
     }
   }
-  multiply_item<Columns>(call, warpgroup, machine, static_cast<thread_state*>(nullptr));
-  store_item<Columns, Swiglu, Out, thread_state>(call, work, warpgroup, machine);
+  constexpr bool is_late = Out == dtype::bf16 && Columns == gemm_tile<Type>::rows;
+  const auto meanwhile = [&] {
+    if constexpr (is_late) {
+      store_late_part<Swiglu, thread_state>(call, machine);
+    }
+  };
+  multiply_item<Columns>(
+      call, warpgroup, machine, static_cast<thread_state*>(nullptr), meanwhile, at_end);
+  store_item<Columns, Swiglu, Out, is_late, thread_state>(call, work, warpgroup, machine);
+}
+
+/// One consumer warpgroup. The next item is found under the last products of the one before, and
+/// what that has left is stored under the first ones of the next, or before them where they are few.
+template <dtype Type, bool Swiglu, dtype Out, class Machine>
+ORIEL_HOST_DEVICE_INLINE void consume_items(const grouped_gemm_call& call,
+                                            gemm_items items,
+                                            std::uint32_t warpgroup,
+                                            Machine& machine) {
+  using thread_state = gemm_thread<Type>;
+  grouped_gemm_work work = items.next(call);
+  while (work.rows != 0) {
+    if constexpr (Out == dtype::bf16) {
+      const bool is_narrow = work.rows <= gemm_tile<Type>::rows / 2;
+      if (is_narrow || (call.k_tiles < gemm_late_parts<Swiglu, thread_state> &&
+                        !ORIEL_MUTANT(gemm_late_parts_are_lost_where_k_is_short))) {
+        store_late_parts<Swiglu, thread_state>(call, machine);
+      }
+    }
+    grouped_gemm_work next;
+    consume_item<Type, Swiglu, Out, 16>(
+        call, work, warpgroup, machine, [&] { next = items.next(call); });
+    work = next;
+  }
+  if constexpr (Out == dtype::bf16) {
+    if (!ORIEL_MUTANT(gemm_last_item_is_kept)) {
+      store_late_parts<Swiglu, thread_state>(call, machine);
+    }
+  }
 }
 
 }  // namespace oriel::detail

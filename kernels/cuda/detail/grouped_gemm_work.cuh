@@ -157,22 +157,34 @@ struct group_rows {
           .rows = rows.count - begin < call.tile_rows ? rows.count - begin : call.tile_rows};
 }
 
-/// Calls f(work) for the items of thread block `block` of `blocks`, in order: one of each wave of
-/// `blocks` items, the next one's neighbour in the next wave, so that a block does not always meet
-/// the last, shorter row tile of a band. `item_begin`: [groups + 1] items before each group.
-template <class F>
-ORIEL_HOST_DEVICE void for_each_item(const grouped_gemm_call& call,
-                                     const std::uint32_t* item_begin,
-                                     std::uint32_t block,
-                                     std::uint32_t blocks,
-                                     F&& f) {
-  const std::uint32_t n = call.shape.groups;
-  for (std::uint32_t wave = 0, at = block; wave < item_begin[n]; wave += blocks) {
-    if (wave + at < item_begin[n]) {
-      const std::uint32_t group = owner_of_item(item_begin, n, wave + at);
-      f(work_of(call, group, wave + at - item_begin[group]));
-    }
+/// The items of thread block `block` of `blocks`, in order: one of each wave of `blocks` items, the
+/// next one's neighbour in the next wave, so that a block does not always meet the last, shorter row
+/// tile of a band.
+struct gemm_items {
+  const std::uint32_t* item_begin;  ///< [groups + 1] items before each group
+  std::uint32_t blocks;
+  std::uint32_t at;  ///< in the wave; at first `block`
+  std::uint32_t wave = 0;
+
+  /// The next item; without rows where there is none.
+  [[nodiscard]] ORIEL_HOST_DEVICE_INLINE grouped_gemm_work next(const grouped_gemm_call& call) {
+    const std::uint32_t n = call.shape.groups, item = wave + at;
+    wave += blocks;
     at = at + 1 == blocks ? 0 : at + 1;
+    if (item >= item_begin[n]) {  // Only the last wave is not whole.
+      return {};
+    }
+    const std::uint32_t group = owner_of_item(item_begin, n, item);
+    return work_of(call, group, item - item_begin[group]);
+  }
+};
+
+template <class F>
+ORIEL_HOST_DEVICE_INLINE void for_each_item(const grouped_gemm_call& call,
+                                            gemm_items items,
+                                            F&& f) {
+  for (grouped_gemm_work work = items.next(call); work.rows != 0; work = items.next(call)) {
+    f(work);
   }
 }
 

@@ -207,6 +207,9 @@ __device__ __forceinline__ void pin(float& x) {
 __device__ __forceinline__ void pin(std::uint32_t& x) {
   asm volatile("" : "+r"(x)::"memory");
 }
+__device__ __forceinline__ void pin(const std::byte*& x) {
+  asm volatile("" : "+l"(x)::"memory");
+}
 
 #define ORIEL_F8(d, i)                                                                        \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// What: kernels that read and write rows once: appending to KV pages, RMSNorm with the residual and
-//       to what a product reads, quantising to e4m3.
+// What: kernels that read and write rows once: appending to KV pages, rope with queries to bf16,
+//       RMSNorm with the residual and to what a product reads, quantising to e4m3.
 // Why:  append has a goal (bench/cuda/table.py), and a kernel that moves bytes should take the time
 //       of a copy. Bytes are those that must be read and written once.
 #include "measure.hpp"
@@ -10,6 +10,7 @@
 #include <oriel/kernels/kv_append.hpp>
 #include <oriel/kernels/quantize_rows.hpp>
 #include <oriel/kernels/rms_norm.hpp>
+#include <oriel/kernels/rope.hpp>
 
 #include <numeric>
 
@@ -47,6 +48,33 @@ void append() {
                             .sequences = {parts.as<paged_sequence>(), 1}};
   beside_copy("append", tokens * 6.0 * heads * (dk + dv), 30, [&](cudaStream_t stream) {
     require(static_cast<bool>(cuda::run_kv_append(*plan, args, stream)), "run_kv_append");
+  });
+}
+
+/// As an engine's steps do: 64 query heads of 192, of which 64 dims turn, f32 to bf16; 4 KV heads
+/// turn in place. 16,384 rows: 1.2 GB.
+void rope() {
+  constexpr std::uint32_t tokens = 16'384, q_heads = 64, kv_heads = 4, dk = 192, turning = 64;
+  const auto plan = cuda::plan_rope(
+      {.head_dim = dk, .rotary_dims = turning, .rope_base_dims = turning, .theta = 1e7});
+  require(static_cast<bool>(plan), "plan_rope");
+  constexpr std::size_t q_stride = std::size_t{q_heads} * dk, stride = q_stride + kv_heads * dk;
+  const std::size_t table_size = plan->table_size(tokens);
+  const device_bytes x(tokens * stride * sizeof(float), dtype::f32),
+      q(tokens * q_stride * sizeof(bf16), dtype::bf16),
+      table(table_size * sizeof(float), dtype::f32);
+  const device_bytes positions = on_device(std::vector<std::uint32_t>(tokens));
+  const rope_qk_args args{.q = q.as<bf16>(),
+                          .q_stride = q_stride,
+                          .x = x.as<float>(),
+                          .x_stride = stride,
+                          .q_heads = q_heads,
+                          .kv_heads = kv_heads,
+                          .positions = {positions.as<std::uint32_t>(), tokens}};
+  const double bytes = tokens * (6.0 * q_heads * dk + 8.0 * kv_heads * turning + 4.0 * turning);
+  beside_copy("rope", bytes, 30, [&](cudaStream_t stream) {
+    require(static_cast<bool>(cuda::run_rope(*plan, args, {table.as<float>(), table_size}, stream)),
+            "run_rope");
   });
 }
 
@@ -126,6 +154,7 @@ int main(int count, char** arguments) {
   return run_tasks(count,
                    arguments,
                    {{{"append"}, append},
+                    {{"rope"}, rope},
                     {{"rms_norm"}, norm},
                     {{"rms_norm_bf16"}, [] { norm_to(dtype::bf16, "rms_norm_bf16"); }},
                     {{"rms_norm_e4m3"}, [] { norm_to(dtype::e4m3, "rms_norm_e4m3"); }},

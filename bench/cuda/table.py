@@ -50,6 +50,7 @@ ROWS = [
     ("gather", "moe", "permute: rows gathered by expert, a read and a write for each pair", ">=", 0.92),
     ("combine", "moe", "unpermute: rows combined", ">=", 0.92),
     ("append", "rows", "append to KV pages, f32 to bf16", ">=", 0.92),
+    ("rope", "rows", "rope, 16 K rows of 64 query heads to bf16 and 4 KV heads", None, None),
     ("rms_norm", "rows", "RMSNorm with the residual, bf16, 32 K x 6,144", None, None),
     ("rms_norm_bf16", "rows", "RMSNorm of f32 to a product's bf16, 32 K x 6,144", None, None),
     ("rms_norm_e4m3", "rows", "RMSNorm of f32 to a product's e4m3, 32 K x 6,144", None, None),

@@ -244,9 +244,11 @@ struct scaled_gemm_op {
   buffer_id workspace;
   row_set rows;
 };
+/// Turns the KV heads of x, [rows, q_heads + kv_heads] heads, and writes its query heads as
+/// attention reads them: to `q` in bf16; or `q` is x.
 struct rope_op {
-  std::uint32_t kind, heads;
-  matrix_slice x;
+  std::uint32_t kind, q_heads, kv_heads;
+  matrix_slice x, q;
   buffer_id table;
   row_set rows;
 };
@@ -261,7 +263,7 @@ struct append_op {
 struct attend_op {
   std::uint32_t layer;
   cuda::attention_plan plan;
-  matrix_slice q, out;  ///< q in f32
+  matrix_slice q, out;  ///< q of plan.q
   buffer_id sequences, workspace;
   row_set rows;
 };
@@ -429,7 +431,7 @@ void visit_buffers(const operation& op, Visit&& visit) {
       touch(o.out.buffer, o.workspace);
       touch_operand(o.x);
     }
-    void operator()(const rope_op& o) const { touch(o.x.buffer, o.table); }
+    void operator()(const rope_op& o) const { touch(o.x.buffer, o.q.buffer, o.table); }
     void operator()(const append_op& o) const { touch(o.k.buffer, o.v.buffer, o.sequences); }
     void operator()(const attend_op& o) const {
       touch(o.q.buffer, o.out.buffer, o.sequences, o.workspace);

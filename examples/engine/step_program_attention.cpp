@@ -86,8 +86,11 @@ void program_builder::attention(std::uint32_t index, const pass& r) {
       {.weight = qkv_weight, .n = width, .k = g_.hidden, .x = normed, .out = qkv, .rows = r.rows});
   // q and k heads lie side by side in a row, so one call rotates both.
   const std::uint32_t kind = rope_kind(a);
+  const std::vector<cuda::attention_plan> plans = attention_plans(shape, r);
+  const matrix_slice q =
+      plans.front().q == qkv.type ? qkv : matrix("q", r.count, k_at, plans.front().q);
   p_.operations.emplace_back(
-      rope_op{kind, a.q_heads + a.kv_heads, qkv, r.rope_tables[kind], r.rows});
+      rope_op{kind, a.q_heads, a.kv_heads, qkv, q, r.rope_tables[kind], r.rows});
   const bool skips_cached = shape_.kind == program_kind::forward && model_.pool_of[index] == 0;
   p_.operations.emplace_back(append_op{index,
                                        shape,
@@ -101,10 +104,10 @@ void program_builder::attention(std::uint32_t index, const pass& r) {
       !is_scaled(kind_of(o_weight)) || ORIEL_MUTANT(heads_are_rounded_before_they_are_quantised);
   const dtype heads_type = is_rounded ? model_.compute : dtype::f32;
   const matrix_slice heads = matrix("heads", r.count, heads_width, heads_type);
-  for (const cuda::attention_plan& plan : attention_plans(shape, r)) {
+  for (const cuda::attention_plan& plan : plans) {
     p_.operations.emplace_back(attend_op{index,
                                          plan,
-                                         qkv,
+                                         q,
                                          heads,
                                          sequences,
                                          add("attention workspace", plan.workspace_bytes),

@@ -282,14 +282,24 @@ class cuda_step {
     // The table has the positions; they are named for their number.
     const std::span<const std::uint32_t> positions = buffer<std::uint32_t>(
         o.rows == row_set::draft_rows ? p_.inputs.draft_positions : p_.inputs.positions);
-    check(cuda::run_rope(p_.ropes[o.kind],
-                         rope_args{.x = at<float>(o.x),
-                                   .x_stride = o.x.stride,
-                                   .heads = o.heads,
-                                   .positions = positions.first(most(o.rows))},
-                         buffer<float>(o.table),
-                         d_.stream_,
-                         count(o.rows)));
+    const auto turn = [&](const auto& args) {
+      check(cuda::run_rope(
+          p_.ropes[o.kind], args, buffer<float>(o.table), d_.stream_, count(o.rows)));
+    };
+    if (o.q.type == dtype::bf16) {
+      turn(rope_qk_args{.q = at<bf16>(o.q),
+                        .q_stride = o.q.stride,
+                        .x = at<float>(o.x),
+                        .x_stride = o.x.stride,
+                        .q_heads = o.q_heads,
+                        .kv_heads = o.kv_heads,
+                        .positions = positions.first(most(o.rows))});
+    } else {
+      turn(rope_args{.x = at<float>(o.x),
+                     .x_stride = o.x.stride,
+                     .heads = o.q_heads + o.kv_heads,
+                     .positions = positions.first(most(o.rows))});
+    }
   }
   void run(const append_op& o) {
     const auto plan = checked(cuda::plan_kv_append(o.shape, most(o.rows)), "KV append");
@@ -303,13 +313,13 @@ class cuda_step {
                                .sequences = buffer<paged_sequence>(o.sequences)},
                               d_.stream_));
   }
-  template <class Out>
+  template <class Q, class Out>
   void attend(const attend_op& o) {
     check(cuda::run_attention(
         o.plan,
-        basic_attention_args<float, Out>{
+        basic_attention_args<Q, Out>{
             .out = at<Out>(o.out),
-            .q = at<float>(o.q),
+            .q = at<Q>(o.q),
             .q_stride = o.q.stride,
             .kv = d_.layers_kv_[o.layer],
             .sequences = buffer<paged_sequence>(o.sequences),
@@ -318,7 +328,13 @@ class cuda_step {
         buffer<std::byte>(o.workspace),
         d_.stream_));
   }
-  void run(const attend_op& o) { o.out.type == dtype::bf16 ? attend<bf16>(o) : attend<float>(o); }
+  void run(const attend_op& o) {
+    if (o.q.type == dtype::bf16) {
+      o.out.type == dtype::bf16 ? attend<bf16, bf16>(o) : attend<bf16, float>(o);
+    } else {
+      o.out.type == dtype::bf16 ? attend<float, bf16>(o) : attend<float, float>(o);
+    }
+  }
   void activate(const swiglu_op& o, const auto& args) {
     const auto plan = checked(cuda::plan_swiglu({o.inter, compute()}), "swiglu");
     check(cuda::run_swiglu(plan, args, d_.stream_, count(o.rows)));

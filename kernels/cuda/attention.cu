@@ -112,6 +112,13 @@ status run_attention(const attention_plan& plan,
 }
 
 status run_attention(const attention_plan& plan,
+                     const basic_attention_args<float, bf16>& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept {
+  return run(plan, args, workspace, stream);
+}
+
+status run_attention(const attention_plan& plan,
                      const basic_attention_args<bf16>& args,
                      std::span<std::byte> workspace,
                      CUstream_st* stream) noexcept {
@@ -119,7 +126,7 @@ status run_attention(const attention_plan& plan,
 }
 
 status run_attention(const attention_plan& plan,
-                     const basic_attention_args<float, bf16>& args,
+                     const basic_attention_args<bf16, float>& args,
                      std::span<std::byte> workspace,
                      CUstream_st* stream) noexcept {
   return run(plan, args, workspace, stream);

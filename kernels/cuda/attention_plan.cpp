@@ -1,7 +1,12 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 #include "detail/attention_units.hpp"
+#include "detail/row_vector.cuh"
 #include "detail/shared_memory.hpp"
+
+#include <oriel/core/contract.hpp>
+
+#include <type_traits>
 
 namespace oriel::cuda {
 namespace {
@@ -82,6 +87,7 @@ result<attention_plan> plan_attention(const attention_shape& shape,
   attention_plan plan{.shape = shape,
                       .limits = limits,
                       .unit = attention_unit::generic,
+                      .q = shape.kv == dtype::f32 ? dtype::f32 : dtype::bf16,
                       .warpgroups = 1,
                       .splits_max = 0,
                       .blocks = 0,
@@ -114,61 +120,57 @@ result<attention_plan> plan_attention(const attention_shape& shape,
 
 namespace oriel::detail {
 
+template <class T, class Out>
 attention_call make_attention_call(const cuda::attention_plan& plan,
-                                   const attention_args& args,
+                                   const basic_attention_args<T, Out>& args,
                                    std::byte* workspace) noexcept {
+  constexpr bool is_q_bf16 = std::is_same_v<T, bf16>, is_out_bf16 = std::is_same_v<Out, bf16>;
+  ORIEL_EXPECTS(plan.q == (is_q_bf16 ? dtype::bf16 : dtype::f32));
+  ORIEL_EXPECTS(plan.unit == cuda::attention_unit::generic ||
+                is_vector_aligned(args.q, args.q_stride));
   std::size_t bytes = 0;
   const std::uint32_t group = plan.shape.q_heads / plan.shape.kv_heads;
-  return {.shape = plan.shape,
-          .args = args,
-          .q_bf16 = nullptr,
-          .out_bf16 = nullptr,
-          .partials = cuda::carve(plan, workspace, bytes),
-          .group = group,
-          .tokens_per_tile = cuda::block_rows_of_warpgroup / group,
-          .warpgroups = plan.warpgroups,
-          .splits_max = plan.splits_max,
-          .sequence_rows_min = plan.limits.rows_per_sequence_min,
-          .sequence_rows_max = plan.limits.rows_per_sequence_max};
-}
-
-namespace {
-
-/// With outputs, and perhaps queries, in bf16.
-template <class T>
-attention_call make_bf16_call(const cuda::attention_plan& plan,
-                              const basic_attention_args<T, bf16>& args,
-                              std::byte* workspace) noexcept {
-  attention_args rest{.out = nullptr,
-                      .q = nullptr,
-                      .q_stride = args.q_stride,
-                      .kv = args.kv,
-                      .sequences = args.sequences,
-                      .sinks = args.sinks,
-                      .scale = args.scale};
-  if constexpr (std::is_same_v<T, float>) {
-    rest.q = args.q;
-  }
-  attention_call call = make_attention_call(plan, rest, workspace);
-  if constexpr (std::is_same_v<T, bf16>) {
+  attention_call call{.shape = plan.shape,
+                      .args = {.out = nullptr,
+                               .q = nullptr,
+                               .q_stride = args.q_stride,
+                               .kv = args.kv,
+                               .sequences = args.sequences,
+                               .sinks = args.sinks,
+                               .scale = args.scale},
+                      .q_bf16 = nullptr,
+                      .out_bf16 = nullptr,
+                      .partials = cuda::carve(plan, workspace, bytes),
+                      .group = group,
+                      .tokens_per_tile = cuda::block_rows_of_warpgroup / group,
+                      .warpgroups = plan.warpgroups,
+                      .splits_max = plan.splits_max,
+                      .sequence_rows_min = plan.limits.rows_per_sequence_min,
+                      .sequence_rows_max = plan.limits.rows_per_sequence_max};
+  if constexpr (is_q_bf16) {
     call.q_bf16 = args.q;
+  } else {
+    call.args.q = args.q;
   }
-  call.out_bf16 = args.out;
+  if constexpr (is_out_bf16) {
+    call.out_bf16 = args.out;
+  } else {
+    call.args.out = args.out;
+  }
   return call;
 }
 
-}  // namespace
-
-attention_call make_attention_call(const cuda::attention_plan& plan,
-                                   const basic_attention_args<bf16>& args,
-                                   std::byte* workspace) noexcept {
-  return make_bf16_call(plan, args, workspace);
-}
-
-attention_call make_attention_call(const cuda::attention_plan& plan,
-                                   const basic_attention_args<float, bf16>& args,
-                                   std::byte* workspace) noexcept {
-  return make_bf16_call(plan, args, workspace);
-}
+template attention_call make_attention_call(const cuda::attention_plan&,
+                                            const basic_attention_args<float>&,
+                                            std::byte*) noexcept;
+template attention_call make_attention_call(const cuda::attention_plan&,
+                                            const basic_attention_args<float, bf16>&,
+                                            std::byte*) noexcept;
+template attention_call make_attention_call(const cuda::attention_plan&,
+                                            const basic_attention_args<bf16>&,
+                                            std::byte*) noexcept;
+template attention_call make_attention_call(const cuda::attention_plan&,
+                                            const basic_attention_args<bf16, float>&,
+                                            std::byte*) noexcept;
 
 }  // namespace oriel::detail

@@ -6,28 +6,27 @@
 namespace oriel::cuda {
 namespace {
 
-template <class T, std::uint32_t N>
-status rotate(const rope_plan& plan,
-              const basic_rope_args<T>& args,
-              const float* table,
-              CUstream_st* stream,
-              const std::uint32_t* row_count) noexcept {
-  const detail::rope_agent<T, N> agent{plan.shape.head_dim, plan.pairs, args, table};
-  return detail::launch_rows(agent, stream, row_count, "rope: launch");
-}
-
-template <class T>
+/// `Agent<N>`: for vectors of N elements.
+template <template <std::uint32_t> class Agent, class Args>
 status run_as(const rope_plan& plan,
-              const basic_rope_args<T>& args,
+              const Args& args,
               std::span<const float> table,
               CUstream_st* stream,
               const std::uint32_t* row_count) noexcept {
   ORIEL_EXPECTS(table.size() >= plan.table_size(args.positions.size()));
+  const auto rotate = [&]<std::uint32_t N>() {
+    const Agent<N> agent{plan.shape.head_dim, plan.pairs, args, table.data()};
+    return detail::launch_rows(agent, stream, row_count, "rope: launch");
+  };
   constexpr std::uint32_t vector = detail::row_vector_width;
-  return detail::rope_agent<T, vector>::fits(plan, args, table.data())
-             ? rotate<T, vector>(plan, args, table.data(), stream, row_count)
-             : rotate<T, 1>(plan, args, table.data(), stream, row_count);
+  return Agent<vector>::fits(plan, args, table.data()) ? rotate.template operator()<vector>()
+                                                       : rotate.template operator()<1>();
 }
+
+template <std::uint32_t N>
+using agent_of_f32 = detail::rope_agent<float, N>;
+template <std::uint32_t N>
+using agent_of_bf16 = detail::rope_agent<bf16, N>;
 
 }  // namespace
 
@@ -47,7 +46,7 @@ status run_rope(const rope_plan& plan,
                 std::span<const float> table,
                 CUstream_st* stream,
                 const std::uint32_t* row_count) noexcept {
-  return run_as(plan, args, table, stream, row_count);
+  return run_as<agent_of_f32>(plan, args, table, stream, row_count);
 }
 
 status run_rope(const rope_plan& plan,
@@ -55,7 +54,15 @@ status run_rope(const rope_plan& plan,
                 std::span<const float> table,
                 CUstream_st* stream,
                 const std::uint32_t* row_count) noexcept {
-  return run_as(plan, args, table, stream, row_count);
+  return run_as<agent_of_bf16>(plan, args, table, stream, row_count);
+}
+
+status run_rope(const rope_plan& plan,
+                const rope_qk_args& args,
+                std::span<const float> table,
+                CUstream_st* stream,
+                const std::uint32_t* row_count) noexcept {
+  return run_as<detail::rope_qk_agent>(plan, args, table, stream, row_count);
 }
 
 }  // namespace oriel::cuda

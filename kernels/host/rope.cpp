@@ -90,4 +90,31 @@ void run_rope(const rope_plan& plan,
   });
 }
 
+void run_rope(const rope_plan& plan,
+              const rope_qk_args& args,
+              std::span<const float> table,
+              executor_ref executor) noexcept {
+  ORIEL_EXPECTS(table.size() >= plan.table_size(args.positions.size()));
+  const std::size_t width = std::size_t{args.q_heads} * plan.shape.head_dim;
+  for_each_row(executor, args.positions.size(), [&](std::size_t row) {
+    const float* cosine = table.data() + plan.table_size(row);
+    const float* sine = cosine + plan.pairs;
+    float* x = args.x + row * args.x_stride;
+    bf16* q = args.q + row * args.q_stride;
+    for (std::size_t head = 0; head < width; head += plan.shape.head_dim) {
+      for (std::uint32_t j = 0; j < plan.pairs; ++j) {
+        const float a = x[head + j], b = x[head + plan.pairs + j];
+        q[head + j] = to_bf16(a * cosine[j] - b * sine[j]);
+        q[head + plan.pairs + j] = to_bf16(b * cosine[j] + a * sine[j]);
+      }
+      for (std::size_t d = head + 2 * plan.pairs; d < head + plan.shape.head_dim; ++d) {
+        q[d] = to_bf16(x[d]);
+      }
+    }
+    for (std::uint32_t head = 0; head < args.kv_heads; ++head) {
+      rotate(x + width + std::size_t{head} * plan.shape.head_dim, cosine, sine, plan.pairs);
+    }
+  });
+}
+
 }  // namespace oriel::host

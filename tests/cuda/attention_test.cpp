@@ -24,17 +24,17 @@ class device_call {
  public:
   device_call(const attention_bench& bench, const attention_args& args, std::uint32_t rows)
       : pages_(device_pages(bench)),
+        rows_(rows),
+        q_stride_(rounded(args).stride()),
         q_(std::span<const float>(args.q, rows * args.q_stride)),
+        q_bf16_(rounded(args).rows()),
         sinks_(std::span<const float>(args.sinks, args.sinks ? bench.shape().q_heads : 0)),
         tables_(std::size_t{args.sequences.size()} * table_entries),
         sequences_(args.sequences.size()),
-        out_(std::size_t{rows} * bench.shape().q_heads * bench.shape().head_dim_vo),
         args_(args) {
     const kv_layer_view host = bench.view();
     args_.kv = {pages_.data(), pages_.data() + (host.v - host.k), host.page_stride_bytes};
-    args_.q = q_.data();
     args_.sinks = args.sinks != nullptr ? sinks_.data() : nullptr;
-    args_.out = out_.data();
     args_.sequences = {sequences_.data(), sequences_.size()};
     set(bench, args);
   }
@@ -44,6 +44,9 @@ class device_call {
     const std::span<const paged_sequence> sequences = args.sequences;
     REQUIRE(sequences.size() == sequences_.size());
     ORIEL_REQUIRE_CUDA(cudaMemcpy(q_.data(), args.q, q_.size() * sizeof(float), cudaMemcpyDefault));
+    const rounded_rows q = rounded(args);
+    ORIEL_REQUIRE_CUDA(
+        cudaMemcpy(q_bf16_.data(), q.data(), q_bf16_.size() * sizeof(bf16), cudaMemcpyDefault));
     std::vector<std::uint32_t> tables(tables_.size(), 0xFFFFFFFFu);
     std::vector<paged_sequence> parts(sequences.begin(), sequences.end());
     for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -61,11 +64,50 @@ class device_call {
         sequences_.data(), parts.data(), parts.size() * sizeof(paged_sequence), cudaMemcpyDefault));
   }
 
-  [[nodiscard]] const attention_args& args() const { return args_; }
-  [[nodiscard]] std::vector<float> out() const { return out_.to_host(); }
+  /// Outputs, with room for all rows of the call. Those that a run leaves out stay as they are.
+  template <class Out>
+  [[nodiscard]] device_array<Out> room(const cuda::attention_plan& plan) const {
+    return device_array<Out>(std::size_t{rows_} * plan.shape.q_heads * plan.shape.head_dim_vo);
+  }
+  /// Enqueues, with queries as the plan wants them.
+  template <class Out>
+  void run(const cuda::attention_plan& plan,
+           const device_array<Out>& out,
+           const device_array<std::byte>& workspace,
+           cudaStream_t stream = nullptr) const {
+    const auto enqueue = [&]<class T>(const T* q, std::size_t stride) {
+      REQUIRE(cuda::run_attention(plan,
+                                  basic_attention_args<T, Out>{.out = out.data(),
+                                                               .q = q,
+                                                               .q_stride = stride,
+                                                               .kv = args_.kv,
+                                                               .sequences = args_.sequences,
+                                                               .sinks = args_.sinks,
+                                                               .scale = args_.scale},
+                                  {workspace.data(), workspace.size()},
+                                  stream));
+    };
+    if (plan.q == dtype::f32) {
+      enqueue(q_.data(), args_.q_stride);
+    } else {
+      enqueue(q_bf16_.data(), q_stride_);
+    }
+  }
+  /// Runs, with outputs and a workspace that begin poisoned.
+  template <class Out = float>
+  [[nodiscard]] std::vector<Out> attend(const cuda::attention_plan& plan) const {
+    const device_array<Out> out = room<Out>(plan);
+    const device_array<std::byte> workspace(plan.workspace_bytes);
+    run(plan, out, workspace);
+    return out.to_host();
+  }
 
  private:
   static constexpr std::size_t table_entries = 256;
+
+  [[nodiscard]] rounded_rows rounded(const attention_args& args) const {
+    return {args.q, rows_, args.q_stride, true};
+  }
 
   static device_array<std::byte> device_pages(const attention_bench& bench) {
     const aligned_bytes pages(bench.pool().size());
@@ -79,10 +121,13 @@ class device_call {
   }
 
   device_array<std::byte> pages_;
-  device_array<float> q_, sinks_;
+  std::uint32_t rows_;
+  std::size_t q_stride_;  ///< of q_bf16_
+  device_array<float> q_;
+  device_array<bf16> q_bf16_;
+  device_array<float> sinks_;
   device_array<std::uint32_t> tables_;
   device_array<paged_sequence> sequences_;
-  device_array<float> out_;
   attention_args args_;
 };
 
@@ -114,33 +159,8 @@ std::vector<float> attend(const attention_bench& bench,
                                rows + 2,
                                keys_max,
                                per_sequence);
-    const device_array<std::byte> workspace(plan.workspace_bytes);
-    REQUIRE(cuda::run_attention(plan, call.args(), {workspace.data(), workspace.size()}, nullptr));
-    const std::vector<float> out = call.out();
-    std::copy(out.begin(), out.end(), args.out);
+    std::ranges::copy(call.attend(plan), args.out);
   });
-}
-
-/// By rows in f32 or bf16 on the device, outputs in bf16. An array of its own: what a run leaves out
-/// is not there from the one before.
-template <class T>
-std::vector<bf16> attend_in_bf16(const cuda::attention_plan& plan,
-                                 const device_call& call,
-                                 std::uint32_t rows,
-                                 const T* queries) {
-  const device_array<bf16> out(std::size_t{rows} * plan.shape.q_heads * plan.shape.head_dim_vo);
-  const device_array<std::byte> workspace(plan.workspace_bytes);
-  REQUIRE(cuda::run_attention(plan,
-                              basic_attention_args<T, bf16>{.out = out.data(),
-                                                            .q = queries,
-                                                            .q_stride = call.args().q_stride,
-                                                            .kv = call.args().kv,
-                                                            .sequences = call.args().sequences,
-                                                            .sinks = call.args().sinks,
-                                                            .scale = call.args().scale},
-                              {workspace.data(), workspace.size()},
-                              nullptr));
-  return out.to_host();
 }
 
 /// Kinds 0 to 2 have a tensor-core unit, 3 and 4 the generic one; from 5 on again, in e4m3.
@@ -286,14 +306,12 @@ TEST_CASE("cuda attention of decoding sequences and of prompts apart has the bit
   const auto expected = attend(bench, step, sinks, length, 100);
   const auto found = bench.call(step, sinks, [&](const attention_args& args, std::uint32_t rows) {
     const device_call call(bench, args, rows);
+    const auto out = call.room<float>(plan_for(shape, 7, rows, length, 100));
     for (const auto& [least, most] : {std::pair{1u, few}, std::pair{few + 1, 100u}}) {
       const auto plan = plan_for(shape, 7, rows, length, most, least);
-      const device_array<std::byte> workspace(plan.workspace_bytes);
-      REQUIRE(
-          cuda::run_attention(plan, call.args(), {workspace.data(), workspace.size()}, nullptr));
+      call.run(plan, out, device_array<std::byte>(plan.workspace_bytes));
     }
-    const std::vector<float> out = call.out();
-    std::copy(out.begin(), out.end(), args.out);
+    std::ranges::copy(out.to_host(), args.out);
   });
   CHECK(same_bits(found, expected));
 }
@@ -312,24 +330,22 @@ TEST_CASE("a captured graph of cuda attention serves other lengths") {
     device_call call(bench, args, rows);
     const auto plan = plan_for(shape, 2, 2, 1500, 1);
     const device_array<std::byte> workspace(plan.workspace_bytes);
-    captured graph([&](cudaStream_t stream) {
-      REQUIRE(cuda::run_attention(plan, call.args(), {workspace.data(), workspace.size()}, stream));
-    });
+    const auto out = call.room<float>(plan);
+    captured graph([&](cudaStream_t stream) { call.run(plan, out, workspace, stream); });
     for (const chunk* chunks : {first, second, first}) {
       const std::span<const chunk> parts(chunks, 2);
       const auto replayed = bench.call(parts, {}, [&](const attention_args& now, std::uint32_t) {
         call.set(bench, now);
         graph.launch();
-        const std::vector<float> out = call.out();
-        std::copy(out.begin(), out.end(), now.out);
+        std::ranges::copy(out.to_host(), now.out);
       });
       CHECK(same_bits(replayed, attend(bench, parts, {}, 1500, 1)));
     }
   });
 }
 
-TEST_CASE("cuda attention with rows in bf16 gives the same outputs, rounded") {
-  const int kind = GENERATE(0, 3);
+TEST_CASE("cuda attention with outputs in bf16 gives the same, rounded") {
+  const int kind = GENERATE(0, 3, 4);
   const attention_shape shape = shape_of(kind, 8, 64, 0);
   constexpr std::uint32_t length = 1030;  // A row with one split and one whose two are merged.
   random_stream random(1, 74);
@@ -343,13 +359,7 @@ TEST_CASE("cuda attention with rows in bf16 gives the same outputs, rounded") {
   std::transform(expected.begin(), expected.end(), expected.begin(), round_to_bf16);
   const auto got = bench.call(part, {}, [&](const attention_args& args, std::uint32_t rows) {
     const device_call call(bench, args, rows);
-    std::vector<bf16> q(rows * args.q_stride);
-    std::transform(args.q, args.q + q.size(), q.begin(), to_bf16);
-    const auto device_q = to_device(q);
-    const auto plan = plan_for(shape, 2, rows, length, 1);
-    const std::vector<bf16> rounded = attend_in_bf16(plan, call, rows, device_q.data());
-    // bf16 holds these queries, or the kernel rounds them.
-    CHECK((attend_in_bf16(plan, call, rows, call.args().q) == rounded));
+    const std::vector<bf16> rounded = call.attend<bf16>(plan_for(shape, 2, rows, length, 1));
     std::transform(rounded.begin(), rounded.end(), args.out, [](bf16 x) { return to_float(x); });
   });
   CHECK(same_bits(got, expected));
@@ -375,9 +385,6 @@ TEST_CASE("cuda attention has the same bits where a thread block has many items"
   }
   bench.call(step, sinks, [&](const attention_args& args, std::uint32_t rows) {
     const device_call call(bench, args, rows);
-    std::vector<bf16> q(rows * args.q_stride);
-    std::transform(args.q, args.q + q.size(), q.begin(), to_bf16);
-    const auto device_q = to_device(q);
     std::vector<std::vector<bf16>> found;
     for (const std::uint32_t blocks : {132u, 1u, 3u}) {
       const auto plan =
@@ -388,8 +395,7 @@ TEST_CASE("cuda attention has the same bits where a thread block has many items"
                                 .keys_max = length,
                                 .multiprocessors = blocks});
       REQUIRE(plan);
-      found.push_back(attend_in_bf16(*plan, call, rows, device_q.data()));
-      found.push_back(attend_in_bf16(*plan, call, rows, call.args().q));
+      found.push_back(call.attend<bf16>(*plan));
     }
     CHECK(std::ranges::all_of(found, [&](const auto& x) { return x == found[0]; }));
   });

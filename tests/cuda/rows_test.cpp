@@ -131,6 +131,43 @@ TEST_CASE("cuda rope has the bits of the host's, its table up to one in 2^28") {
   CHECK(same(device_x.to_host(), x));
 }
 
+TEST_CASE("cuda rope writes query heads in bf16 with the bits of the host's") {
+  const rope_shape shape = GENERATE(rope_shape{192, 64, 64, 1e7}, rope_shape{10, 6, 5, 1e4});
+  constexpr std::uint32_t q_heads = 5, kv_heads = 2;
+  random_stream random(shape.head_dim, 76);
+  const auto plan = cuda::plan_rope(shape);
+  REQUIRE(plan);
+  std::vector<std::uint32_t> positions(rows);
+  for (std::uint32_t& p : positions) {
+    p = random.next_below(1'000'000);
+  }
+  std::vector<float> table(plan->table_size(rows));
+  host::fill_rope_table(*plan, positions, table, serial);
+  const std::size_t q_stride = std::size_t{q_heads} * shape.head_dim,
+                    stride = q_stride + std::size_t{kv_heads} * shape.head_dim;
+  std::vector<float> x = random_floats(rows * stride, random);
+  std::vector<bf16> q(rows * q_stride);
+  const auto device_x = to_device(x), device_table = to_device(table);
+  const auto device_positions = to_device(positions);
+  const device_array<bf16> device_q(q.size());
+  const auto args = [&](bf16* to, float* from, std::span<const std::uint32_t> at) {
+    return rope_qk_args{.q = to,
+                        .q_stride = q_stride,
+                        .x = from,
+                        .x_stride = stride,
+                        .q_heads = q_heads,
+                        .kv_heads = kv_heads,
+                        .positions = at};
+  };
+  host::run_rope(*plan, args(q.data(), x.data(), positions), table, serial);
+  REQUIRE(cuda::run_rope(*plan,
+                         args(device_q.data(), device_x.data(), {device_positions.data(), rows}),
+                         {device_table.data(), table.size()},
+                         nullptr));
+  CHECK(same(device_x.to_host(), x));
+  CHECK(device_q.to_host() == q);
+}
+
 TEST_CASE("cuda quantises rows with the bits of the reference") {
   const std::uint32_t columns = GENERATE(1u, 129u, 2'048u, 6'144u);
   random_stream random(columns, 73);

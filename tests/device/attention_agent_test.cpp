@@ -9,6 +9,7 @@
 #include <device/device_order.hpp>
 #include <kernels/attention_bounds.hpp>
 #include <kernels/attention_case.hpp>
+#include <support/death.hpp>
 #include <support/scale.hpp>
 
 #include <algorithm>
@@ -52,32 +53,12 @@ dtype kv_of(std::uint64_t seed) {
   return seed % 4 < 2 ? dtype::bf16 : dtype::e4m3;
 }
 
-/// With queries and outputs stored as bf16.
+/// With outputs stored as bf16.
 void attend_in_bf16(const cuda::attention_plan& plan,
                     const attention_args& args,
                     std::uint32_t rows) {
-  std::vector<bf16> q(rows * args.q_stride);
-  std::transform(args.q, args.q + q.size(), q.begin(), to_bf16);
   std::vector<bf16> out(std::size_t{rows} * plan.shape.q_heads * plan.shape.head_dim_vo);
-  run_attention_on_host(plan,
-                        basic_attention_args<bf16>{.out = out.data(),
-                                                   .q = q.data(),
-                                                   .q_stride = args.q_stride,
-                                                   .kv = args.kv,
-                                                   .sequences = args.sequences,
-                                                   .sinks = args.sinks,
-                                                   .scale = args.scale});
-  // Queries that bf16 holds exactly may as well stay in f32.
-  std::vector<bf16> of_f32(out.size());
-  run_attention_on_host(plan,
-                        basic_attention_args<float, bf16>{.out = of_f32.data(),
-                                                          .q = args.q,
-                                                          .q_stride = args.q_stride,
-                                                          .kv = args.kv,
-                                                          .sequences = args.sequences,
-                                                          .sinks = args.sinks,
-                                                          .scale = args.scale});
-  REQUIRE(of_f32 == out);
+  run_attention_on_host(plan, args, rows, out.data());
   std::transform(out.begin(), out.end(), args.out, [](bf16 x) { return to_float(x); });
 }
 
@@ -93,7 +74,7 @@ std::vector<float> attend_as_device(const attention_bench& bench,
                                     std::uint32_t keys_max,
                                     std::span<const row_class> classes,
                                     std::uint32_t multiprocessors,
-                                    bool rows_are_bf16) {
+                                    bool in_bf16) {
   const aligned_bytes pages(bench.pool().size());
   const kv_layer_view host = bench.view();
   const kv_layer_view device{
@@ -115,7 +96,8 @@ std::vector<float> attend_as_device(const attention_bench& bench,
                                 .multiprocessors = multiprocessors,
                                 .rows_per_sequence_min = c.least});
       REQUIRE(plan);
-      rows_are_bf16 ? attend_in_bf16(*plan, args, rows) : run_attention_on_host(*plan, args);
+      in_bf16 ? attend_in_bf16(*plan, args, rows)
+              : run_attention_on_host(*plan, args, rows, args.out);
     }
   });
 }
@@ -128,10 +110,9 @@ std::vector<float> attend_as_device(const attention_bench& bench,
                                     std::uint32_t keys_max,
                                     std::uint32_t per_sequence,
                                     std::uint32_t multiprocessors = 3,
-                                    bool rows_are_bf16 = false) {
+                                    bool in_bf16 = false) {
   const row_class all{1, per_sequence};
-  return attend_as_device(
-      bench, chunks, sinks, keys_max, {&all, 1}, multiprocessors, rows_are_bf16);
+  return attend_as_device(bench, chunks, sinks, keys_max, {&all, 1}, multiprocessors, in_bf16);
 }
 
 }  // namespace
@@ -363,15 +344,17 @@ TEST_CASE("on the device, scores of minus infinity weigh nothing, in a whole spl
   }
 }
 
-TEST_CASE("rows in bf16 give the device's outputs, rounded") {
-  const std::uint32_t dims = GENERATE(64u, 65u);  // One for each unit.
+TEST_CASE("outputs in bf16 are the device's, rounded") {
+  // One for each unit, and KV in f32, whose queries are, too.
+  const auto [dims, kv] = GENERATE(
+      table<std::uint32_t, dtype>({{64u, dtype::bf16}, {65u, dtype::bf16}, {65u, dtype::f32}}));
   const attention_shape shape{.q_heads = 6,
                               .kv_heads = 2,
                               .head_dim_qk = dims,
                               .head_dim_vo = dims,
                               .page_size = 16,
                               .window_tokens = 0,
-                              .kv = dtype::bf16};
+                              .kv = kv};
   random_stream random(dims, 46);
   serial_executor serial;
   const std::uint32_t length = 1030;  // A row with one split and one whose two are merged.
@@ -384,4 +367,34 @@ TEST_CASE("rows in bf16 give the device's outputs, rounded") {
   auto expected = attend_as_device(bench, part, sinks, length, 2);
   std::transform(expected.begin(), expected.end(), expected.begin(), round_to_bf16);
   CHECK(same_bits(attend_as_device(bench, part, sinks, length, 2, 3, true), expected));
+}
+
+TEST_CASE("queries that are not as the plan says are refused") {
+  attention_shape shape{.q_heads = 6,
+                        .kv_heads = 2,
+                        .head_dim_qk = 64,
+                        .head_dim_vo = 64,
+                        .page_size = 16,
+                        .window_tokens = 0,
+                        .kv = dtype::bf16};
+  const std::vector<bf16> q(64);
+  const auto is_refused = [&]<class T>(const T* queries, std::size_t stride) {
+    const auto plan = cuda::plan_attention(
+        shape, {.sequences_max = 1, .rows_max = 1, .rows_per_sequence_max = 1, .keys_max = 16});
+    basic_attention_args<T, float> args{};
+    args.q = queries;
+    args.q_stride = stride;
+    return aborts([&] { static_cast<void>(detail::make_attention_call(*plan, args, nullptr)); });
+  };
+  const float* const none = nullptr;
+  CHECK_FALSE(is_refused(q.data(), 384));
+  CHECK(is_refused(q.data() + 1, 384));
+  CHECK(is_refused(q.data(), 385));
+  CHECK(is_refused(none, 384));
+  shape.head_dim_vo = 80;  // The generic unit takes any alignment.
+  CHECK_FALSE(is_refused(q.data() + 1, 385));
+  CHECK(is_refused(none, 384));
+  shape.kv = dtype::f32;
+  CHECK_FALSE(is_refused(none, 384));
+  CHECK(is_refused(q.data(), 384));
 }

@@ -17,6 +17,7 @@
 
 #include <catch2/catch.hpp>
 #include <device/products_under_way.hpp>
+#include <kernels/attention_case.hpp>
 
 #include <algorithm>
 #include <array>
@@ -132,9 +133,6 @@ class host_block {
 
   /// What the loaders do for the item.
   void load_queries() {
-    if (!detail::queries_are_loaded(call_)) {
-      return;
-    }
     const auto copy =
         [&](std::uint32_t to, const bf16* from, std::uint32_t units, std::uint32_t bytes) {
           is_right_ &= to % 16 == 0 && reinterpret_cast<std::uintptr_t>(from) % 16 == 0;
@@ -142,8 +140,7 @@ class host_block {
           std::memcpy(at(queries(0) + to), from + units * 8, bytes);
         };
     for (std::uint32_t thread = detail::loader_threads; thread-- > 0;) {
-      call_.q_bf16 != nullptr ? detail::copy_queries<Dims>(call_, work_, thread, copy)
-                              : detail::round_queries<Dims>(call_, work_, thread, at(queries(0)));
+      detail::copy_queries<Dims>(call_, work_, thread, copy);
     }
   }
   /// The next item's queries come.
@@ -239,13 +236,10 @@ class host_consumer {
     }
   }
   [[nodiscard]] std::uint32_t queries_address() const { return block_.queries(warpgroup_); }
-  [[nodiscard]] std::byte* queries() { return block_.at(queries_address()); }
   [[nodiscard]] std::byte* wait_values() { return block_.at(block_.v_stage(waited_ - 1)); }
   [[nodiscard]] const float* scales() {
     return reinterpret_cast<const float*>(block_.at(block_.v_stage(waited_ - 1)) + Dims::v_bytes);
   }
-  void meet() {}  // Of the threads of one warpgroup: `each` is a meeting.
-  void publish() {}
   void publish_to_all() { block_.meet(); }
   void release_queries() {
     ++queries_released_;
@@ -512,6 +506,31 @@ void run_attention_on_host(const cuda::attention_plan& plan,
     attend_with_dims<dtype::e4m3>(plan, call);
   } else {
     attend_with_dims<dtype::bf16>(plan, call);
+  }
+}
+
+/// The same of queries in f32, rounded where the plan wants them so.
+template <class Out>
+void run_attention_on_host(const cuda::attention_plan& plan,
+                           const attention_args& args,
+                           std::uint32_t rows,
+                           Out* out) {
+  const auto run = [&]<class T>(const T* q, std::size_t stride) {
+    run_attention_on_host(plan,
+                          basic_attention_args<T, Out>{.out = out,
+                                                       .q = q,
+                                                       .q_stride = stride,
+                                                       .kv = args.kv,
+                                                       .sequences = args.sequences,
+                                                       .sinks = args.sinks,
+                                                       .scale = args.scale});
+  };
+  if (plan.q == dtype::f32) {
+    run(args.q, args.q_stride);
+  } else {
+    const rounded_rows q(
+        args.q, rows, args.q_stride, plan.unit == cuda::attention_unit::tensor_core);
+    run(q.data(), q.stride());
   }
 }
 

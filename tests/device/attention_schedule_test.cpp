@@ -54,7 +54,7 @@ coverage cover(const detail::attention_call& call, std::uint32_t blocks) {
 detail::attention_call call_for(const attention_shape& shape,
                                 const cuda::attention_limits& limits,
                                 std::span<const paged_sequence> sequences) {
-  attention_args args{};
+  basic_attention_args<bf16> args{};
   args.sequences = sequences;
   return detail::make_attention_call(*cuda::plan_attention(shape, limits), args, nullptr);
 }

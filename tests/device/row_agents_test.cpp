@@ -119,6 +119,61 @@ void check_rope(const rope_shape& shape, std::uint32_t heads, std::size_t stride
   REQUIRE(same_bits(stored.floats(), stored_rows<T>(x).floats()));
 }
 
+/// Query heads in a matrix of their own, rounded; the others turn in place.
+template <std::uint32_t N>
+void check_rope_qk(const rope_shape& shape,
+                   std::uint32_t q_heads,
+                   std::uint32_t kv_heads,
+                   std::size_t padding) {
+  random_stream random(shape.rotary_dims, 55);
+  const auto plan = host::plan_rope(shape);
+  REQUIRE(plan);
+  const std::vector<std::uint32_t> positions{0, 1, 77, 4'095, 1'000'000};
+  const std::vector<float> filled = host_table(*plan, positions);
+  const std::size_t q_width = std::size_t{q_heads} * shape.head_dim;
+  const std::size_t stride = q_width + std::size_t{kv_heads} * shape.head_dim + padding;
+  const std::size_t q_stride = q_width + padding;
+  stored_rows<float> table(filled);
+  const std::vector<float> x = random_floats(rows * stride, random, -4.0f, 4.0f);
+  std::vector<float> turned = x;
+  host::run_rope(*plan, {turned.data(), stride, q_heads + kv_heads, positions}, filled, serial);
+  std::vector<float> expected = x, expected_q = stored_rows<bf16>(rows * q_stride).floats();
+  const std::uint32_t row_count = rows - 1;  // The last row stays.
+  for (std::size_t row = 0; row < row_count; ++row) {
+    const auto from = turned.begin() + static_cast<std::ptrdiff_t>(row * stride);
+    const auto behind_q = from + static_cast<std::ptrdiff_t>(q_width);
+    std::transform(from,
+                   behind_q,
+                   expected_q.begin() + static_cast<std::ptrdiff_t>(row * q_stride),
+                   round_to_bf16);
+    std::copy(behind_q,
+              from + static_cast<std::ptrdiff_t>(stride),
+              expected.begin() + static_cast<std::ptrdiff_t>(row * stride + q_width));
+  }
+  INFO("head dim " << shape.head_dim << ", " << q_heads << " and " << kv_heads << " heads");
+  for (const bool is_host : {false, true}) {
+    stored_rows<float> stored(x);
+    stored_rows<bf16> q(rows * q_stride);
+    rope_qk_args args{.q = q.data(),
+                      .q_stride = q_stride,
+                      .x = stored.data(),
+                      .x_stride = stride,
+                      .q_heads = q_heads,
+                      .kv_heads = kv_heads,
+                      .positions = positions};
+    if (is_host) {
+      args.positions = args.positions.first(row_count);
+      host::run_rope(*plan, args, filled, serial);
+    } else {
+      REQUIRE((N == 1 || detail::rope_qk_agent<N>::fits(*plan, args, table.data())));
+      detail::run_on_host(detail::rope_qk_agent<N>{shape.head_dim, plan->pairs, args, table.data()},
+                          &row_count);
+    }
+    REQUIRE(same_bits(stored.floats(), expected));
+    REQUIRE(same_bits(q.floats(), expected_q));
+  }
+}
+
 }  // namespace
 
 TEST_CASE("the device's embedding has the bits of the host's; an unknown token is NaN") {
@@ -174,6 +229,27 @@ TEST_CASE("the device's rope rotates with the bits of the host's") {
   check_rope<float, 1>(odd, 3, 31);
   check_rope<bf16, 1>(odd, 3, 33);
   check_rope<float, 1>({8, 0, 0, 1e4}, 3, 24);  // Nothing turns.
+}
+
+TEST_CASE("rope writes query heads as attention reads them, with the bits of rounding behind it") {
+  const rope_shape partial{192, 64, 64, 1e7}, whole{128, 128, 128, 1e4}, odd{10, 6, 5, 1e4};
+  check_rope_qk<8>(partial, 3, 2, 0);
+  check_rope_qk<8>(partial, 1, 0, 8);
+  check_rope_qk<8>(whole, 2, 1, 16);
+  check_rope_qk<8>({64, 0, 0, 1e4}, 2, 1, 0);  // Nothing turns: queries are rounded.
+  check_rope_qk<1>(odd, 3, 2, 1);
+  check_rope_qk<1>({8, 0, 0, 1e4}, 3, 1, 3);
+  const host::rope_plan plan = *host::plan_rope(partial);
+  stored_rows<bf16> q(1'024);
+  stored_rows<float> x(1'024);
+  const auto fits = [&](std::size_t q_begin, std::size_t q_stride, std::size_t x_stride) {
+    return detail::rope_qk_agent<8>::fits(
+        plan, {q.data() + q_begin, q_stride, x.data(), x_stride, 1, 1, {}}, x.data());
+  };
+  CHECK(fits(0, 192, 384));
+  CHECK_FALSE(fits(4, 192, 384));
+  CHECK_FALSE(fits(0, 196, 384));
+  CHECK_FALSE(fits(0, 192, 385));
 }
 
 TEST_CASE("the device's rope table is the host's") {

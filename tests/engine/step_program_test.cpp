@@ -353,7 +353,12 @@ struct operand_writers {
     if (const auto* const o = std::get_if<norm_op>(&op)) {
       CHECK((o->plain.buffer == no_buffer || o->out.values.type == dtype::e4m3));
       wrote[o->out.values.buffer] = wrote[o->plain.buffer] = &op;
+    } else if (const auto* const rope = std::get_if<rope_op>(&op)) {
+      CHECK((rope->q.type == dtype::bf16 || rope->q.buffer == rope->x.buffer));
+      wrote[rope->q.buffer] = &op;
     } else if (const auto* const attend = std::get_if<attend_op>(&op)) {
+      CHECK(attend->q.type == attend->plan.q);
+      CHECK(std::holds_alternative<rope_op>(*wrote.at(attend->q.buffer)));
       wrote[attend->out.buffer] = &op;
     } else if (const auto* const swiglu = std::get_if<swiglu_op>(&op)) {
       wrote[swiglu->out.values.buffer] = &op;
@@ -385,6 +390,7 @@ TEST_CASE("who computes rows writes them as their product reads them") {
   geometry.mtp_layers.assign(2, toy_geometry({16}, false).layers[0]);
   program_model model{.geometry = &geometry,
                       .compute = seed % 3 == 0 ? dtype::f32 : dtype::bf16,
+                      .kv = seed % 4 == 0 ? dtype::f32 : dtype::bf16,
                       .context_tokens = 512,
                       .pool_of = {0, 0, 0, 0, 0},
                       .mtp_blocks = 2};

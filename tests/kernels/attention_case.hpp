@@ -211,10 +211,28 @@ class attention_bench {
   std::size_t k_bytes_;
   std::size_t v_bytes_;
   aligned_bytes memory_;
-  std::size_t q_padding_;  ///< elements behind a row of q; with 8 of them rows are 16-byte aligned
+  std::size_t q_padding_;  ///< elements behind a row of q
   std::vector<std::uint32_t> free_pages_;
   std::vector<std::vector<std::uint32_t>> tables_;
   std::vector<bool> is_ring_;
+};
+
+/// Rows of f32, rounded to bf16. `is_aligned`: rows begin at multiples of 16 bytes.
+class rounded_rows {
+ public:
+  rounded_rows(const float* x, std::size_t rows, std::size_t stride, bool is_aligned)
+      : stride_(is_aligned ? (stride + 7) / 8 * 8 : stride), rows_(rows * stride_) {
+    for (std::size_t row = 0; row < rows; ++row) {
+      std::transform(x + row * stride, x + (row + 1) * stride, &rows_[row * stride_], to_bf16);
+    }
+  }
+  [[nodiscard]] const bf16* data() const { return rows_.data(); }
+  [[nodiscard]] const std::vector<bf16>& rows() const { return rows_; }
+  [[nodiscard]] std::size_t stride() const { return stride_; }
+
+ private:
+  std::size_t stride_;
+  std::vector<bf16> rows_;
 };
 
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {

@@ -86,6 +86,9 @@ constexpr mutant all_mutants[] = {
     {"swiglu_quantises_what_it_did_not_round",
      "the same",
      "the device's SwiGLU writes e4m3 with the bits of quantisation behind it"},
+    {"rope_leaves_what_does_not_turn",
+     "attention reads queries that nobody wrote",
+     "rope writes query heads as attention reads them\\, with the bits of rounding behind it"},
     // Attention: the product of a tile runs under the softmax of the next.
     {"attention_stage_goes_back_under_its_product", "V is overwritten", attention},
     {"attention_queries_go_back_under_their_product", "the next item's meet K", attention},

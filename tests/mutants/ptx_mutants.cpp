@@ -22,7 +22,7 @@ struct mutant {
 };
 
 constexpr const char* attention_shapes = "cuda attention on a grid*";
-constexpr const char* attention_in_bf16 = "cuda attention with rows in bf16*";
+constexpr const char* attention_in_bf16 = "cuda attention with outputs in bf16*";
 constexpr const char* products = "cuda grouped_gemm: exact*";
 constexpr const char* copies = "cuda kv_copy by multiprocessors*";
 constexpr const char* router = "cuda router: one graph*";
@@ -45,14 +45,14 @@ constexpr mutant all_mutants[] = {
      "products do not see what threads copied",
      attention_in_bf16,
      "drop fence.proxy.async in attention_kernel nth 1"},
-    {"attention_rounded_queries_are_not_published",
-     "nor what they stored",
+    {"attention_cleared_values_are_not_published",
+     "nor the zeros of keys that no row sees",
      attention_shapes,
      "drop fence.proxy.async in attention_kernel nth 2"},
     {"attention_values_are_not_published",
      "nor V as the converter wrote it",
      attention_shapes,
-     "drop fence.proxy.async in attention_kernel nth 3"},
+     "drop fence.proxy.async in attention_dimsILj192ELj128ELNS_5dtypeE2E nth 3"},
     {"attention_products_are_not_fenced",
      "they take registers as they were",
      attention_shapes,
@@ -65,10 +65,14 @@ constexpr mutant all_mutants[] = {
      "registers are read in flight",
      attention_shapes,
      "flip wgmma.wait_group 0 1 in attention_kernel nth 1"},
+    {"attention_takes_an_item_too_early",
+     "nobody has found it yet",
+     attention_shapes,
+     "true mbarrier.try_wait in attention_kernel nth 2"},
     {"attention_reads_k_before_it_is_full",
      "the tile before",
      attention_shapes,
-     "true mbarrier.try_wait in attention_kernel nth 2"},
+     "true mbarrier.try_wait in attention_kernel nth 3"},
     {"attention_loads_before_a_stage_is_free",
      "K goes where a product reads",
      attention_shapes,

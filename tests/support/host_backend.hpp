@@ -433,11 +433,24 @@ class host_backend final : public engine::step_backend {
   void interpret(const engine::rope_op& o) {
     const std::uint32_t rows = count_of(o.rows);
     positions_.assign(rows, 0);  // What counts is the table.
-    host::run_rope(
-        p_->ropes[o.kind],
-        {.x = floats(o.x), .x_stride = o.x.stride, .heads = o.heads, .positions = positions_},
-        buffer<float>(o.table),
-        serial_);
+    const auto turn = [&](const auto& args) {
+      host::run_rope(p_->ropes[o.kind], args, buffer<float>(o.table), serial_);
+    };
+    if (o.q.type == dtype::bf16) {
+      turn(rope_qk_args{.q = buffer<bf16>(o.q.buffer).data() + o.q.offset,
+                        .q_stride = o.q.stride,
+                        .x = floats(o.x),
+                        .x_stride = o.x.stride,
+                        .q_heads = o.q_heads,
+                        .kv_heads = o.kv_heads,
+                        .positions = positions_});
+    } else {
+      REQUIRE(o.q.buffer == o.x.buffer);
+      turn(rope_args{.x = floats(o.x),
+                     .x_stride = o.x.stride,
+                     .heads = o.q_heads + o.kv_heads,
+                     .positions = positions_});
+    }
   }
   std::span<const paged_sequence> sequences(engine::buffer_id id) {
     return buffer<paged_sequence>(id).first(count_of(engine::row_set::sequences));
@@ -472,16 +485,20 @@ class host_backend final : public engine::step_backend {
     const attention_shape& shape = o.plan.shape;
     const cuda::attention_limits& limits = o.plan.limits;
     const std::vector<float>& sinks = layer_of(o.layer).attention.sinks;
+    const std::size_t q_width = std::size_t{shape.q_heads} * shape.head_dim_qk;
+    REQUIRE(o.q.type == o.plan.q);
     std::size_t row = 0;
     for (const paged_sequence& s : sequences(o.sequences)) {
       if (s.rows >= limits.rows_per_sequence_min && s.rows <= limits.rows_per_sequence_max) {
         std::vector<float> heads(s.rows * o.out.stride);
-        slice out = o.out;
+        slice out = o.out, q = o.q;
         out.offset += row * out.stride;
+        q.offset += row * q.stride;
+        const std::vector<float> queries = widened(q, s.rows, q_width);
         attend(shape,
                {.out = heads.data(),
-                .q = floats(o.q) + row * o.q.stride,
-                .q_stride = o.q.stride,
+                .q = queries.data(),
+                .q_stride = q_width,
                 .kv = layers_kv_[o.layer].kv,
                 .sequences = {&s, 1},
                 .sinks = sinks.empty() ? nullptr : sinks.data(),

@@ -33,7 +33,7 @@ struct attention_shape {
 };
 
 /// Arguments of one call. rows = sum of sequences[i].rows, in the order of `sequences`.
-/// @tparam T  float, or bf16 (kernels for a device); outputs as Out
+/// @tparam T  float, or bf16 (for a device, as its plan says); outputs as Out, either
 template <class T, class Out = T>
 struct basic_attention_args {
   Out* out;              ///< [rows, q_heads, head_dim_vo]
@@ -115,6 +115,7 @@ struct attention_plan {
   attention_shape shape;
   attention_limits limits;
   attention_unit unit;
+  dtype q;                      ///< of the queries: f32 where KV is f32, else bf16
   std::uint32_t warpgroups;     ///< that share the keys of a block: 64 rows each
   std::uint32_t splits_max;     ///< per row, where splits are computed apart and merged; else 0
   std::uint32_t blocks;         ///< thread blocks of the grid
@@ -136,21 +137,30 @@ struct attention_plan {
 ///
 /// An arithmetic of its own, one per unit (docs/arithmetic.md): a row's bits depend on its query,
 /// its keys, their positions and the sink; not on other rows, chunking, pages, rings, the plan's
-/// limits or the number of multiprocessors. Rows of q that are all 16-byte aligned (q and q_stride)
-/// are read fastest.
-/// @pre workspace.size() >= plan.workspace_bytes, 256-byte aligned; args.scale > 0; what the call
+/// limits or the number of multiprocessors.
+///
+/// Queries are in bf16 but with KV in f32, and a mistake about it aborts. Whoever has them in f32
+/// rounds them where they come from: run_rope does (rope.hpp, rope_qk_args).
+/// @pre args.q is of type plan.q; for the tensor-core unit its rows are 16-byte aligned (q and
+///      q_stride); out in bf16 is 4-byte aligned;
+///      workspace.size() >= plan.workspace_bytes, 256-byte aligned; args.scale > 0; what the call
 ///      has is within plan.limits, but for rows_per_sequence
 /// @returns errc::device_failure
-status run_attention(const attention_plan& plan,
-                     const attention_args& args,
-                     std::span<std::byte> workspace,
-                     CUstream_st* stream) noexcept;
-/// As above, queries and outputs in bf16: the outputs above, rounded. @pre out is 4-byte aligned
 status run_attention(const attention_plan& plan,
                      const basic_attention_args<bf16>& args,
                      std::span<std::byte> workspace,
                      CUstream_st* stream) noexcept;
-/// As above, outputs alone in bf16. @pre out is 4-byte aligned
+/// The same, outputs not rounded.
+status run_attention(const attention_plan& plan,
+                     const basic_attention_args<bf16, float>& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept;
+/// For KV in f32.
+status run_attention(const attention_plan& plan,
+                     const attention_args& args,
+                     std::span<std::byte> workspace,
+                     CUstream_st* stream) noexcept;
+/// The same, outputs rounded to bf16.
 status run_attention(const attention_plan& plan,
                      const basic_attention_args<float, bf16>& args,
                      std::span<std::byte> workspace,

@@ -43,6 +43,19 @@ struct basic_rope_args {
 };
 using rope_args = basic_rope_args<float>;
 
+/// Query and KV heads side by side in a row, as one product writes them. Queries are rounded for
+/// attention on the way: once, to nearest, those dims too that do not turn.
+struct rope_qk_args {
+  bf16* q;                                   ///< [rows] rows of [q_heads, head_dim]: written
+  std::size_t q_stride;                      ///< elements from one row of q to the next
+  float* x;                                  ///< [rows] rows of [q_heads + kv_heads, head_dim]: KV
+                                             ///< heads turn in place, query heads are read only
+  std::size_t x_stride;                      ///< elements from one row of x to the next
+  std::uint32_t q_heads;                     ///< the first ones of a row of x
+  std::uint32_t kv_heads;                    ///< those behind them
+  std::span<const std::uint32_t> positions;  ///< [rows] absolute token positions
+};
+
 namespace reference {
 
 /// The formula above in double precision. Written to be read.
@@ -81,6 +94,11 @@ void run_rope(const rope_plan& plan,
               const rope_args& args,
               std::span<const float> table,
               executor_ref executor) noexcept;
+/// The same rotation, query heads rounded into a matrix of their own.
+void run_rope(const rope_plan& plan,
+              const rope_qk_args& args,
+              std::span<const float> table,
+              executor_ref executor) noexcept;
 
 }  // namespace host
 
@@ -113,6 +131,13 @@ status run_rope(const rope_plan& plan,
 /// As above, rows stored as bf16.
 status run_rope(const rope_plan& plan,
                 const basic_rope_args<bf16>& args,
+                std::span<const float> table,
+                CUstream_st* stream,
+                const std::uint32_t* row_count = nullptr) noexcept;
+/// The same rotation of rows in f32, query heads rounded into a matrix of their own, as attention
+/// reads them.
+status run_rope(const rope_plan& plan,
+                const rope_qk_args& args,
                 std::span<const float> table,
                 CUstream_st* stream,
                 const std::uint32_t* row_count = nullptr) noexcept;

@@ -38,8 +38,7 @@ struct generic_row {
   std::uint32_t end;    ///< one past the row's own position
 };
 
-/// One chain over the dims, ascending. With bf16 and e4m3 KV the query is rounded to bf16, too; a
-/// scale multiplies the finished sum.
+/// One chain over the dims, ascending. A scale multiplies the finished sum.
 template <dtype Kv>
 [[nodiscard]] ORIEL_HOST_DEVICE float generic_score(const attention_call& call,
                                                     const paged_kv_view<Kv>& view,
@@ -47,13 +46,11 @@ template <dtype Kv>
                                                     std::uint32_t key) {
   float score = 0.0f;
   for (std::uint32_t d = 0; d < call.shape.head_dim_qk; ++d) {
-    const float q =
-        call.q_bf16 != nullptr ? to_float(call.q_bf16[row.q + d]) : call.args.q[row.q + d];
     if constexpr (Kv == dtype::f32) {
-      score = fmaf(q, view.k(*row.sequence, key, row.kv_head, d), score);
+      score = fmaf(call.args.q[row.q + d], view.k(*row.sequence, key, row.kv_head, d), score);
     } else {
       const float k = to_float(view.k(*row.sequence, key, row.kv_head, d));
-      score = fmaf(round_to_bf16(q), k, score);
+      score = fmaf(to_float(call.q_bf16[row.q + d]), k, score);
     }
   }
   if constexpr (Kv == dtype::e4m3) {

@@ -26,8 +26,8 @@ struct attention_memory {
   static constexpr std::uint32_t first_raw = query_bytes + stages * Dims::stage_bytes;
   static constexpr std::uint32_t barriers = first_raw + raw_stages * Dims::raw_bytes;
   static constexpr std::uint32_t raw_barriers = barriers + 3 * stages * 8;
-  // The item at hand: a barrier says that it is there, with its queries if they are loaded, one
-  // that both may be overwritten.
+  // The item at hand: a barrier says that it is there, with its queries, one that both may be
+  // overwritten.
   static constexpr std::uint32_t item_full = raw_barriers + 2 * raw_stages * 8;
   static constexpr std::uint32_t item_free = item_full + 8;
   static constexpr std::uint32_t item = item_full + 16;
@@ -140,9 +140,6 @@ class attention_consumer {
       f(thread_);
     }
   }
-  [[nodiscard]] __device__ __forceinline__ std::byte* queries() const {
-    return ptx::shared_pointer(address_ + warpgroup_ * Dims::query_bytes);
-  }
   /// For the compiler new each time: it would keep the descriptors made of it in registers.
   [[nodiscard]] __device__ __forceinline__ std::uint32_t queries_address() const {
     std::uint32_t address = address_ + warpgroup_ * Dims::query_bytes;
@@ -162,21 +159,12 @@ class attention_consumer {
         ptx::shared_pointer(address_ + memory::v_stage(next_.before().stage) + Dims::v_bytes));
   }
 
-  __device__ __forceinline__ void meet() const {
-    __syncwarp();
-    ptx::named_barrier(1 + warpgroup_, warpgroup_threads);
-  }
-  __device__ __forceinline__ void publish() const {
-    ptx::fence_async_proxy();
-    meet();
-  }
   __device__ __forceinline__ void publish_to_all() const {
     ptx::fence_async_proxy();
     __syncwarp();
-    ptx::named_barrier(1 + Warpgroups, Warpgroups * warpgroup_threads);
+    ptx::named_barrier(1, Warpgroups * warpgroup_threads);
   }
-  /// The next item, when it is there; its queries, if they are loaded, may be multiplied then. An
-  /// empty one ends all.
+  /// The next item, when it is there with its queries. An empty one ends all.
   [[nodiscard]] __device__ __forceinline__ attention_work next_item() {
     ptx::mbarrier_wait(address_ + memory::item_full, item_parity_);
     __syncwarp();
@@ -381,8 +369,7 @@ class attention_loader {
       // Apart from the arrival behind this thread's copies, which does not release its stores.
       ptx::mbarrier_arrive(address_ + memory::item_full);
     }
-    const bool are_loaded = !work.is_empty() && queries_are_loaded(call);
-    if (are_loaded && call.q_bf16 != nullptr) {
+    if (!work.is_empty()) {
       copy_queries<Dims>(
           call,
           work,
@@ -390,15 +377,8 @@ class attention_loader {
           [&](std::uint32_t to, const bf16* from, std::uint32_t units, std::uint32_t bytes) {
             ptx::copy_async_16(address_ + to, from, units, bytes);
           });
-      ptx::mbarrier_arrive_after_copies(address_ + memory::item_full);
-      return;
     }
-    if constexpr (Warpgroups == 1) {
-      if (are_loaded) {
-        round_queries<Dims>(call, work, index_, ptx::shared_pointer(address_));
-      }
-    }
-    ptx::mbarrier_arrive(address_ + memory::item_full);
+    ptx::mbarrier_arrive_after_copies(address_ + memory::item_full);
   }
 
  private:

@@ -229,20 +229,13 @@ ORIEL_HOST_DEVICE_INLINE void end_item(const attention_call& call,
   }
 }
 
-/// One consumer warpgroup, one item. @pre its queries are there, if they are loaded
+/// One consumer warpgroup, one item. @pre its queries are there
 template <class Dims, class Machine>
 ORIEL_HOST_DEVICE_INLINE void attend_item(const attention_call& call,
                                           const attention_work& work,
                                           std::uint32_t warpgroup,
                                           Machine& machine) {
   using thread_state = attention_thread<Dims>;
-  if (!queries_are_loaded(call)) {
-    machine.meet();  // Nobody reads the last item's queries any more.
-    machine.each([&](std::uint32_t thread, thread_state&) {
-      store_queries<Dims>(call, work, warpgroup, thread, machine.queries());
-    });
-    machine.publish();
-  }
   machine.each([](std::uint32_t, thread_state& t) {
     ORIEL_UNROLL
     for (float& x : t.kept) {

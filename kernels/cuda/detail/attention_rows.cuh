@@ -13,9 +13,6 @@
 #include "ptx.cuh"
 #endif
 
-#include <bit>
-#include <type_traits>
-
 #include <math.h>
 
 namespace oriel::detail {
@@ -107,191 +104,38 @@ struct tile_row {
   return {of_block, row % call.group, token < call.tokens_per_tile && of_block < work.tokens};
 }
 
-/// Eight dims of f32 in bf16: a row of a core matrix.
-[[nodiscard]] ORIEL_HOST_DEVICE inline words16 as_core_row(const words16 (&stored)[2]) {
-  words16 row;
-  ORIEL_UNROLL
-  for (std::uint32_t i = 0; i < 4; ++i) {
-    const std::uint32_t* two = stored[i / 2].word + i % 2 * 2;
-    row.word[i] = nearest_bf16_pair(std::bit_cast<float>(two[0]), std::bit_cast<float>(two[1]));
-  }
-  return row;
-}
-/// The same of eight elements of any alignment.
-template <class T>
-[[nodiscard]] ORIEL_HOST_DEVICE words16 load_core_row(const T* q) {
-  words16 row;
-  ORIEL_UNROLL
-  for (std::uint32_t i = 0; i < 4; ++i) {
-    if constexpr (sizeof(T) == 2) {
-      row.word[i] = static_cast<std::uint32_t>(q[2 * i]) | static_cast<std::uint32_t>(q[2 * i + 1])
-                                                               << 16;
-    } else {
-      row.word[i] = nearest_bf16_pair(q[2 * i], q[2 * i + 1]);
-    }
-  }
-  return row;
-}
-
-/// The address in q of dim `dim` of a row of queries. `q`: the batch's.
-template <class Dims, class T>
-[[nodiscard]] ORIEL_HOST_DEVICE_INLINE const T* query_at(const attention_call& call,
-                                                         const attention_work& work,
-                                                         const tile_row& at,
-                                                         const T* q,
-                                                         std::uint32_t dim) {
-  const std::size_t head = std::size_t{work.kv_head} * call.group + at.head;
-  return q + (work.batch_row + at.token) * call.args.q_stride + head * Dims::qk + dim;
-}
-
-// A warp takes eight rows of queries and 32 dims at a time, a thread eight dims of a row: eight
-// threads side by side fill one core matrix, and four read 64 or 128 bytes of a row.
-inline constexpr std::uint32_t query_dims_at_once = 4 * core_side;
-
-/// Do the loaders bring an item's queries, while its consumers still work on the item before? Not
-/// where these rows are no whole words, and not those in f32, which are rounded on their way, of two
-/// warpgroups: beside these loaders have few registers. Then consumers do (store_queries).
-[[nodiscard]] ORIEL_HOST_DEVICE inline bool queries_are_loaded(const attention_call& call) {
-  return call.q_bf16 != nullptr
-             ? is_vector_aligned(call.q_bf16, call.args.q_stride)
-             : call.warpgroups == 1 && is_vector_aligned(call.args.q, call.args.q_stride);
-}
-
-/// Calls f(warpgroup, row, dim, at) for each eight rows of a block that loader `thread` of
-/// loader_threads brings; its own are row `row` of the warpgroup, from `dim` on.
-template <class F>
-ORIEL_HOST_DEVICE_INLINE void for_each_loaded_row(const attention_call& call,
-                                                  const attention_work& work,
-                                                  std::uint32_t thread,
-                                                  F&& f) {
+/// Starts copies of what loader `thread` brings of an item's queries: a warp takes eight rows of a
+/// warpgroup and 32 dims at a time, a thread eight dims of a row, so that eight threads side by side
+/// fill one core matrix, and four read 64 bytes of a row. Rows that do not exist become zero.
+/// `Copy`: copy(to, from, units, bytes) fills the 16 bytes at `to`, behind the first warpgroup's
+/// queries, with the first `bytes` of those 16 x `units` bytes behind `from`, and zeros.
+template <class Dims, class Copy>
+ORIEL_HOST_DEVICE_INLINE void copy_queries(const attention_call& call,
+                                           const attention_work& work,
+                                           std::uint32_t thread,
+                                           Copy&& copy) {
   constexpr std::uint32_t sides = mma_rows / core_side;  // of a warpgroup
+  constexpr std::uint32_t dims_at_once = 4 * core_side, units = dims_at_once * sizeof(bf16) / 16;
   const std::uint32_t lane = thread % warp_threads, dim = lane / core_side * core_side;
   ORIEL_UNROLL_BY(1)
   for (std::uint32_t side = thread / warp_threads; side < sides * call.warpgroups;
        side += loader_threads / warp_threads) {
     const std::uint32_t warpgroup = side / sides;
     const std::uint32_t row = side % sides * core_side + lane % core_side;
-    f(warpgroup, row, dim, row_at(call, work, warpgroup, row));
-  }
-}
-
-/// Queries in bf16: starts copies of what loader `thread` brings. Rows that do not exist become
-/// zero. `Copy`: copy(to, from, units, bytes) fills the 16 bytes at `to`, behind the first
-/// warpgroup's queries, with the first `bytes` of those 16 x `units` bytes behind `from`, and zeros.
-/// @pre queries_are_loaded
-template <class Dims, class Copy>
-ORIEL_HOST_DEVICE_INLINE void copy_queries(const attention_call& call,
-                                           const attention_work& work,
-                                           std::uint32_t thread,
-                                           Copy&& copy) {
-  constexpr std::uint32_t units = query_dims_at_once * sizeof(bf16) / 16;
-  const bf16* const q = call.q_bf16;
-  for_each_loaded_row(
-      call,
-      work,
-      thread,
-      [&](std::uint32_t warpgroup, std::uint32_t row, std::uint32_t dim, const tile_row& at) {
-        const bf16* const from = at.exists ? query_at<Dims>(call, work, at, q, dim) : q;
-        const std::uint32_t to =
-            warpgroup * Dims::query_bytes + core_offset_bytes(Dims::qk, row, dim);
-        ORIEL_UNROLL
-        for (std::uint32_t piece = 0; piece < Dims::qk / query_dims_at_once; ++piece) {
-          copy(to + core_offset_bytes(Dims::qk, 0, piece * query_dims_at_once),
-               from,
-               at.exists ? piece * units : 0,
-               at.exists ? 16u : 0u);
-        }
-      });
-}
-
-/// Queries in f32, the same: loads of eight rows are on their way before the first store, which has
-/// to wait for one. @pre queries_are_loaded
-template <class Dims>
-ORIEL_HOST_DEVICE_INLINE void round_queries(const attention_call& call,
-                                            const attention_work& work,
-                                            std::uint32_t thread,
-                                            std::byte* queries) {
-  constexpr std::uint32_t pieces = Dims::qk / query_dims_at_once;
-  for_each_loaded_row(
-      call,
-      work,
-      thread,
-      [&](std::uint32_t, std::uint32_t row, std::uint32_t dim, const tile_row& at) {
-        const float* const from = query_at<Dims>(call, work, at, call.args.q, dim);
-        words16 stored[pieces][2];
-        ORIEL_UNROLL
-        for (std::uint32_t i = 0; i < pieces * 2; ++i) {
-          const float* const word = from + i / 2 * query_dims_at_once + i % 2 * (core_side / 2);
-          stored[i / 2][i % 2] = at.exists ? load_words(word) : words16{};
-        }
-        ORIEL_UNROLL
-        for (std::uint32_t piece = 0; piece < pieces; ++piece) {
-          const std::uint32_t d = piece * query_dims_at_once + dim;
-          store_words(queries + core_offset_bytes(Dims::qk, row, d), as_core_row(stored[piece]));
-        }
-      });
-}
-
-/// A consumer's share of its warpgroup's queries. All loads of a thread are on their way before its
-/// first store, which has to wait for one; but for queries that are not aligned for that. `q`: the
-/// batch's.
-template <class Dims, class T>
-ORIEL_HOST_DEVICE_INLINE void store_queries(const attention_call& call,
-                                            const attention_work& work,
-                                            std::uint32_t warpgroup,
-                                            std::uint32_t thread,
-                                            const T* q,
-                                            std::byte* queries) {
-  constexpr std::uint32_t warps = warpgroup_threads / warp_threads;
-  constexpr std::uint32_t parts = mma_rows / core_side / warps;
-  constexpr std::uint32_t pieces = Dims::qk / query_dims_at_once;
-  const std::uint32_t lane = thread % warp_threads, dim = lane / core_side * core_side;
-  const auto row_of = [&](std::uint32_t part) {  // A few rows are several warps' work.
-    return (part * warps + thread / warp_threads) * core_side + lane % core_side;
-  };
-  const auto store = [&](std::uint32_t part, std::uint32_t piece, const words16& row) {
-    const std::uint32_t d = piece * query_dims_at_once + dim;
-    store_words(queries + core_offset_bytes(Dims::qk, row_of(part), d), row);
-  };
-  if constexpr (std::is_same_v<T, float>) {
-    if (is_vector_aligned(q, call.args.q_stride)) {
-      words16 stored[parts][pieces][2];
-      ORIEL_UNROLL
-      for (std::uint32_t part = 0; part < parts; ++part) {
-        const tile_row at = row_at(call, work, warpgroup, row_of(part));
-        const T* const row = query_at<Dims>(call, work, at, q, dim);
-        ORIEL_UNROLL
-        for (std::uint32_t i = 0; i < pieces * 2; ++i) {
-          const T* const word = row + i / 2 * query_dims_at_once + i % 2 * (core_side / 2);
-          stored[part][i / 2][i % 2] = at.exists ? load_words(word) : words16{};
-        }
-      }
-      ORIEL_UNROLL
-      for (std::uint32_t i = 0; i < parts * pieces; ++i) {
-        store(i / pieces, i % pieces, as_core_row(stored[i / pieces][i % pieces]));
-      }
-      return;
+    const tile_row at = row_at(call, work, warpgroup, row);
+    const std::size_t head = std::size_t{work.kv_head} * call.group + at.head;
+    const bf16* const from =
+        at.exists
+            ? call.q_bf16 + (work.batch_row + at.token) * call.args.q_stride + head * Dims::qk + dim
+            : call.q_bf16;
+    const std::uint32_t to = warpgroup * Dims::query_bytes + core_offset_bytes(Dims::qk, row, dim);
+    ORIEL_UNROLL
+    for (std::uint32_t piece = 0; piece < Dims::qk / dims_at_once; ++piece) {
+      copy(to + core_offset_bytes(Dims::qk, 0, piece * dims_at_once),
+           from,
+           at.exists ? piece * units : 0,
+           at.exists ? 16u : 0u);
     }
-  }
-  ORIEL_UNROLL_BY(1)
-  for (std::uint32_t i = 0; i < parts * pieces; ++i) {
-    const std::uint32_t part = i / pieces, piece = i % pieces;
-    const tile_row at = row_at(call, work, warpgroup, row_of(part));
-    const T* const from = query_at<Dims>(call, work, at, q, dim) + piece * query_dims_at_once;
-    store(part, piece, at.exists ? load_core_row(from) : words16{});
-  }
-}
-
-template <class Dims>
-ORIEL_HOST_DEVICE_INLINE void store_queries(const attention_call& call,
-                                            const attention_work& work,
-                                            std::uint32_t warpgroup,
-                                            std::uint32_t thread,
-                                            std::byte* queries) {
-  if (call.q_bf16 != nullptr) {
-    store_queries<Dims>(call, work, warpgroup, thread, call.q_bf16, queries);
-  } else {
-    store_queries<Dims>(call, work, warpgroup, thread, call.args.q, queries);
   }
 }
 

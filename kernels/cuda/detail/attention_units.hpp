@@ -69,14 +69,10 @@ status launch_attention_64_64_e4m3(const attention_launch&, const attention_call
 status launch_attention_generic(const attention_launch&, const attention_call&, CUstream_st*);
 
 /// What the kernels are told. `workspace`: of the plan's size, or null where only the sizes count.
+/// `T`, `Out`: float or bf16 each. Aborts where queries are not as the plan says.
+template <class T, class Out>
 [[nodiscard]] attention_call make_attention_call(const cuda::attention_plan& plan,
-                                                 const attention_args& args,
-                                                 std::byte* workspace) noexcept;
-[[nodiscard]] attention_call make_attention_call(const cuda::attention_plan& plan,
-                                                 const basic_attention_args<bf16>& args,
-                                                 std::byte* workspace) noexcept;
-[[nodiscard]] attention_call make_attention_call(const cuda::attention_plan& plan,
-                                                 const basic_attention_args<float, bf16>& args,
+                                                 const basic_attention_args<T, Out>& args,
                                                  std::byte* workspace) noexcept;
 
 }  // namespace oriel::detail

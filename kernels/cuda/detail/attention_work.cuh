@@ -47,7 +47,7 @@ struct attention_partials {
 struct attention_call {
   attention_shape shape;
   attention_args args;  ///< its q and out are null where those below are not
-  const bf16* q_bf16;
+  const bf16* q_bf16;   ///< null with KV in f32
   bf16* out_bf16;
   attention_partials partials;
   std::uint32_t group;            ///< query heads of a KV head

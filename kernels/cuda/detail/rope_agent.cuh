@@ -5,10 +5,12 @@
 ///
 ///     table      one (row, pair) a call
 ///     rotation   N pairs of one head of one row: elements j and j + pairs belong together
+///     q and k    the same; and N of the dims of a query head that do not turn, to be rounded
 #pragma once
 
 #include "row_vector.cuh"
 
+#include <oriel/core/mutation.hpp>
 #include <oriel/kernels/rope.hpp>
 
 #include <math.h>
@@ -73,6 +75,25 @@ struct rope_table_agent {
   }
 };
 
+/// Pairs [j, j + N) of a head, turned.
+template <std::uint32_t N>
+struct turned_pairs {
+  row_vector<N> first, second;
+};
+template <std::uint32_t N, class T>
+[[nodiscard]] ORIEL_HOST_DEVICE turned_pairs<N> turn_pairs(const T* x,
+                                                           std::uint32_t pairs,
+                                                           const float* cosine) {
+  const row_vector<N> a = load_vector<N>(x), b = load_vector<N>(x + pairs);
+  const row_vector<N> c = load_vector<N>(cosine), s = load_vector<N>(cosine + pairs);
+  turned_pairs<N> turned;
+  for (std::uint32_t k = 0; k < N; ++k) {
+    turned.first.lane[k] = a.lane[k] * c.lane[k] - b.lane[k] * s.lane[k];
+    turned.second.lane[k] = b.lane[k] * c.lane[k] + a.lane[k] * s.lane[k];
+  }
+  return turned;
+}
+
 template <class T, std::uint32_t N>
 struct rope_agent {
   static constexpr std::uint32_t vector_width = N;
@@ -96,15 +117,64 @@ struct rope_agent {
     const std::uint32_t head = i / pairs, j = i % pairs;
     T* x = args.x + row * args.x_stride + std::size_t{head} * head_dim + j;
     const float* cosine = table + std::size_t{row} * pairs * 2 + j;
-    const row_vector<N> a = load_vector<N>(x), b = load_vector<N>(x + pairs);
-    const row_vector<N> c = load_vector<N>(cosine), s = load_vector<N>(cosine + pairs);
-    row_vector<N> first, second;
-    for (std::uint32_t k = 0; k < N; ++k) {
-      first.lane[k] = a.lane[k] * c.lane[k] - b.lane[k] * s.lane[k];
-      second.lane[k] = b.lane[k] * c.lane[k] + a.lane[k] * s.lane[k];
+    const turned_pairs<N> turned = turn_pairs<N>(x, pairs, cosine);
+    store_vector(x, turned.first);
+    store_vector(x + pairs, turned.second);
+  }
+};
+
+template <std::uint32_t N>
+struct rope_qk_agent {
+  static constexpr std::uint32_t vector_width = N;
+  std::uint32_t head_dim;
+  std::uint32_t pairs;
+  rope_qk_args args;
+  const float* table;
+
+  /// A row's pairs come first, those of all heads, then what its query heads have besides: lanes of
+  /// a warp do the same.
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t all_pairs() const {
+    return (args.q_heads + args.kv_heads) * pairs;
+  }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t other_dims() const { return head_dim - 2 * pairs; }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t rows() const {
+    return static_cast<std::uint32_t>(args.positions.size());
+  }
+  [[nodiscard]] ORIEL_HOST_DEVICE std::uint32_t width() const {
+    return all_pairs() + args.q_heads * other_dims();
+  }
+  [[nodiscard]] static bool fits(const host::rope_plan& plan,
+                                 const rope_qk_args& args,
+                                 const float* table) {
+    return plan.pairs % N == 0 && plan.shape.head_dim % N == 0 &&
+           is_vector_aligned(args.q, args.q_stride) && is_vector_aligned(args.x, args.x_stride) &&
+           is_vector_aligned(table, 0);
+  }
+
+  ORIEL_HOST_DEVICE void operator()(std::uint32_t row, std::uint32_t i) const {
+    float* const x = args.x + row * args.x_stride;
+    bf16* const q = args.q + row * args.q_stride;
+    if (i >= all_pairs()) {
+      if (ORIEL_MUTANT(rope_leaves_what_does_not_turn)) {
+        return;
+      }
+      const std::uint32_t head = (i - all_pairs()) / other_dims();
+      const std::uint32_t d = 2 * pairs + (i - all_pairs()) % other_dims();
+      const std::size_t at = std::size_t{head} * head_dim + d;
+      store_vector(q + at, load_vector<N>(x + at));
+      return;
     }
-    store_vector(x, first);
-    store_vector(x + pairs, second);
+    const std::uint32_t head = i / pairs, j = i % pairs;
+    const std::size_t at = std::size_t{head} * head_dim + j;
+    const turned_pairs<N> turned =
+        turn_pairs<N>(x + at, pairs, table + std::size_t{row} * pairs * 2 + j);
+    if (head < args.q_heads) {
+      store_vector(q + at, turned.first);
+      store_vector(q + at + pairs, turned.second);
+    } else {
+      store_vector(x + at, turned.first);
+      store_vector(x + at + pairs, turned.second);
+    }
   }
 };
 

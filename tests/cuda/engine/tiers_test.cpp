@@ -3,6 +3,7 @@
 // Tiers below the pools of a device: pages go down and come up with their bytes, and a request
 // whose prefix comes from host memory answers as one whose prefix was still there.
 #include "support/no_text.hpp"
+#include "support/scale.hpp"
 #include "support/toy_geometry.hpp"
 
 #include <oriel/core/executor.hpp>
@@ -18,6 +19,7 @@
 #include <engine/weight_loader.hpp>
 #include <engine_cuda/cuda_runner.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <vector>
@@ -146,7 +148,7 @@ TEST_CASE("cuda engine: a prefix from host memory is the one that was on the dev
   const tokenizer tokens = no_text();
   oriel::engine::engine e(model, packed, tokens, o, serial, std::move(tiers));
   random_stream random(8, 141);
-  for (std::uint64_t i = 0; i < 8; ++i) {
+  for (std::uint64_t i = 0; i < std::max<std::uint64_t>(2, scaled(8)); ++i) {
     std::vector<token_id> prompt;
     for (std::uint32_t t = 0; t < 200; ++t) {
       prompt.push_back(token_id{random.next_below(model.vocabulary)});

@@ -73,11 +73,15 @@ void check_pattern(const matrix_descriptor& d, bool transposed, std::uint32_t ro
   }
 }
 
+double from_bf16(std::uint32_t bits) {
+  return f32_value(bits << 16);
+}
+
 void gather_bf16(const std::byte* from, double* to, std::size_t stride) {
   std::uint16_t bits[8];
   std::memcpy(bits, from, 16);
   for (std::size_t i = 0; i < 8; ++i) {
-    to[i * stride] = bf16_value(bits[i]);
+    to[i * stride] = from_bf16(bits[i]);
   }
 }
 
@@ -88,26 +92,22 @@ void gather_e4m3(const std::byte* from, double* to, std::size_t stride) {
   }
 }
 
-/// Two doubles, as every 64-bit processor adds them at once. (g++ and clang both know this.)
-using pair_f64 = double __attribute__((vector_size(16)));
+using eight_f64 = double __attribute__((vector_size(64)));
 
-/// Two rows by eight columns: these sums stay in registers.
+/// Two rows by eight columns: these sums stay in registers. (g++ and clang both know such vectors.)
 void add_products(const double* a,
                   std::size_t a_rows,
                   const double* b,
                   std::size_t n,
                   std::uint32_t k_end,
                   double (&sums)[2][8]) {
-  pair_f64 s[2][4];
+  eight_f64 s[2];
   std::memcpy(s, sums, sizeof(s));
   for (std::uint32_t k = 0; k < k_end; ++k, a += a_rows, b += n) {
-    pair_f64 columns[4];
-    std::memcpy(columns, b, sizeof(columns));
-#pragma GCC unroll 4
-    for (std::size_t i = 0; i < 4; ++i) {
-      s[0][i] += a[0] * columns[i];
-      s[1][i] += a[1] * columns[i];
-    }
+    eight_f64 columns;
+    std::memcpy(&columns, b, sizeof(columns));
+    s[0] += a[0] * columns;
+    s[1] += a[1] * columns;
   }
   std::memcpy(sums, s, sizeof(s));
 }
@@ -126,7 +126,7 @@ double e4m3_value(std::uint8_t bits) {
 }
 
 double bf16_value(std::uint16_t bits) {
-  return f32_value(std::uint32_t{bits} << 16);
+  return from_bf16(bits);
 }
 
 matrix_descriptor decode_matrix_descriptor(std::uint64_t bits) {
@@ -218,10 +218,9 @@ void gather_a_registers(const std::uint32_t* a, matrix_element element, double* 
       const std::uint32_t row = lane / 4 + reg % 2 * 8;
       const std::uint32_t column = (reg / 2 * 4 + lane % 4) * per_register;
       for (std::uint32_t i = 0; i < per_register; ++i) {
-        out[(column + i) * 16 + row] =
-            element == matrix_element::bf16
-                ? bf16_value(static_cast<std::uint16_t>(bits >> (16 * i)))
-                : e4m3_values()[(bits >> (8 * i)) & 0xFF];
+        out[(column + i) * 16 + row] = element == matrix_element::bf16
+                                           ? from_bf16(bits >> (16 * i) & 0xFFFF)
+                                           : e4m3_values()[(bits >> (8 * i)) & 0xFF];
       }
     }
   }
@@ -267,8 +266,8 @@ void multiply_m16n8k16(const lanes_b32 (&a)[4],
   for (std::uint32_t reg = 0; reg < 2; ++reg) {
     for (std::uint32_t lane = 0; lane < 32; ++lane) {
       const std::uint32_t k = reg * 8 + lane % 4 * 2;
-      b_values[k * 8 + lane / 4] = bf16_value(static_cast<std::uint16_t>(b[reg][lane]));
-      b_values[(k + 1) * 8 + lane / 4] = bf16_value(static_cast<std::uint16_t>(b[reg][lane] >> 16));
+      b_values[k * 8 + lane / 4] = from_bf16(b[reg][lane] & 0xFFFF);
+      b_values[(k + 1) * 8 + lane / 4] = from_bf16(b[reg][lane] >> 16);
     }
   }
   std::uint32_t sums[4 * 32];

@@ -5,6 +5,8 @@
 #include <ptx_machine/program/program.hpp>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <utility>
 
 namespace oriel::ptx_machine {
@@ -34,6 +36,119 @@ constexpr std::uint8_t whole_word = 15;
 
 }  // namespace
 
+struct shared_watch::word_pages {
+  static constexpr std::size_t page_words = 64;
+  struct page {
+    std::uint32_t block = 0;  ///< that has cleared it
+    std::array<word, page_words> words;
+  };
+  std::vector<page> pages;
+  std::uint32_t block = 0;
+  /// [0] is nobody's.
+  std::vector<std::vector<event>> many_readers = std::vector<std::vector<event>>(1);
+  std::uint32_t readers_begun = 1;  ///< of many_readers, by this block
+  std::vector<std::uint32_t> free_readers;
+
+  /// Those that a block of this thread has left, or new ones.
+  static std::unique_ptr<word_pages> take(std::size_t words);
+  static std::vector<std::unique_ptr<word_pages>>& left() {
+    static thread_local auto* const all = new std::vector<std::unique_ptr<word_pages>>;
+    return *all;
+  }
+};
+
+std::unique_ptr<shared_watch::word_pages> shared_watch::word_pages::take(std::size_t words) {
+  std::unique_ptr<word_pages> taken;
+  if (left().empty()) {
+    taken = std::make_unique<word_pages>();
+  } else {
+    taken = std::move(left().back());
+    left().pop_back();
+  }
+  const std::size_t count = (words + page_words - 1) / page_words;
+  if (taken->pages.size() < count) {
+    taken->pages.resize(count);
+  }
+  taken->free_readers.clear();
+  taken->readers_begun = 1;
+  if (++taken->block == 0) {  // Once in four billions of blocks their numbers begin again.
+    taken->pages.assign(taken->pages.size(), {});
+    taken->block = 1;
+  }
+  return taken;
+}
+
+// ---- Hot: once for each word that is touched ----
+
+inline shared_watch::word& shared_watch::word_at(std::uint32_t offset) {
+  const std::size_t i = offset / 4;
+  word_pages::page& p = words_->pages[i / word_pages::page_words];
+  if (p.block != words_->block) {
+    p.words.fill({});
+    p.block = words_->block;
+  }
+  return p.words[i % word_pages::page_words];
+}
+
+/// What is known of an agent's accesses at the same time, or else of its last one.
+inline shared_watch::event shared_watch::merged(const event& before, const event& now) {
+  event e = now;
+  if (before.agent == now.agent && before.clock == now.clock && before.meeting == now.meeting &&
+      before.atomic == now.atomic) {
+    e.bytes = before.bytes | now.bytes;
+    e.lane = before.lane == now.lane ? now.lane : several_lanes;
+  }
+  return e;
+}
+
+inline bool shared_watch::suspicious(const event& before, const event& now, const clocks& with) {
+  return before.clock > with.known_of(before.agent) ||
+         (before.agent == now.agent && before.meeting == now.meeting && before.lane != now.lane);
+}
+
+inline void shared_watch::touch(word& w,
+                                const event& now,
+                                access kind,
+                                bool async_proxy,
+                                const clocks& with,
+                                std::uint32_t offset) {
+  if (w.write.clock != 0) {
+    if (suspicious(w.write, now, with)) {
+      check(w.write, now, w.write.atomic ? access::atomic : access::write, kind, with, offset);
+    }
+    if (async_proxy && !through_async_proxy(w.write.agent)) {
+      check_fenced(w.write, now, kind, with, offset);
+    }
+  }
+  if (kind == access::read) {
+    if (w.readers == 0 && (w.read.clock == 0 || w.read.clock <= with.known_of(w.read.agent))) {
+      w.read = merged(w.read, now);
+    } else {
+      add_reader(w, now);
+    }
+    return;
+  }
+  if (w.readers != 0) {
+    for (const event& before : words_->many_readers[w.readers]) {
+      check(before, now, access::read, kind, with, offset);
+    }
+  } else if (w.read.clock != 0 && suspicious(w.read, now, with)) {
+    check(w.read, now, access::read, kind, with, offset);
+  }
+  w.write = merged(w.write, now);
+  if (now.bytes == whole_word) {
+    forget_readers(w);
+  }
+}
+
+// ---- The rest ----
+
+shared_watch::~shared_watch() {
+  if (words_) {
+    word_pages::left().push_back(std::move(words_));
+  }
+}
+
 void shared_watch::clocks::join(const clocks& other) {
   join_into(known, other.known);
   join_into(fenced, other.fenced);
@@ -59,12 +174,11 @@ shared_watch::shared_watch(std::uint32_t shared_bytes,
       warp_count_(warps),
       warps_(warps),
       meetings_(warps),
-      many_readers_(1),
       name_(std::move(name)) {
   if (!enabled) {
     return;
   }
-  words_.resize((shared_bytes + 3) / 4);
+  words_ = word_pages::take((shared_bytes + 3) / 4);
   for (std::uint32_t w = 0; w < warps; ++w) {
     warps_[w].set(w, 1);
   }
@@ -84,21 +198,27 @@ void shared_watch::lanes(const issuer& who,
             .meeting = meetings_[who.warp],
             .agent = static_cast<std::uint16_t>(who.warp),
             .atomic = kind == access::atomic};
-  for (std::uint32_t lane = 0; lane < 32; ++lane) {
-    if ((active >> lane & 1) == 0) {
+  if (bytes >= 4) {
+    now.bytes = whole_word;
+  }
+  std::uint32_t read_before = ~0U;  // By the lane before, and written by none of this warp.
+  for (; active != 0; active &= active - 1) {
+    const auto lane = static_cast<std::uint32_t>(std::countr_zero(active));
+    const std::uint32_t first = offsets[lane];
+    if (first == read_before) {
       continue;
     }
-    const std::uint32_t first = offsets[lane];
     now.lane = static_cast<std::uint8_t>(lane);
     if (bytes < 4) {
       now.bytes = static_cast<std::uint8_t>(((1U << bytes) - 1) << (first % 4));
-      touch(words_[first / 4], now, kind, false, with, first);
-      continue;
     }
-    now.bytes = whole_word;
+    bool is_own = kind != access::read;
     for (std::uint32_t byte = first; byte < first + bytes; byte += 4) {
-      touch(words_[byte / 4], now, kind, false, with, byte);
+      word& w = word_at(byte);
+      touch(w, now, kind, false, with, byte);
+      is_own |= w.write.clock != 0 && w.write.agent == who.warp;
     }
+    read_before = is_own ? ~0U : first;
   }
 }
 
@@ -174,36 +294,7 @@ void shared_watch::behind_back(const issuer& who,
                   .agent = static_cast<std::uint16_t>(agent),
                   .bytes = whole_word};
   for (std::uint32_t byte = offset; byte < offset + bytes; byte += 4) {
-    touch(words_[byte / 4], now, kind, through_async_proxy(agent), with, byte);
-  }
-}
-
-void shared_watch::touch(word& w,
-                         const event& now,
-                         access kind,
-                         bool async_proxy,
-                         const clocks& with,
-                         std::uint32_t offset) {
-  if (w.write.clock != 0) {
-    check(w.write, now, w.write.atomic ? access::atomic : access::write, kind, with, offset);
-    if (async_proxy && !through_async_proxy(w.write.agent)) {
-      check_fenced(w.write, now, kind, with, offset);
-    }
-  }
-  if (kind == access::read) {
-    add_reader(w, now, with);
-    return;
-  }
-  if (w.readers != 0) {
-    for (const event& before : many_readers_[w.readers]) {
-      check(before, now, access::read, kind, with, offset);
-    }
-  } else if (w.read.clock != 0) {
-    check(w.read, now, access::read, kind, with, offset);
-  }
-  w.write = merged(w.write, now);
-  if (now.bytes == whole_word) {
-    forget_readers(w);
+    touch(word_at(byte), now, kind, through_async_proxy(agent), with, byte);
   }
 }
 
@@ -239,17 +330,6 @@ void shared_watch::check_lanes(const event& before,
                       " by another lane of it, with no bar.warp.sync between");
 }
 
-/// What is known of an agent's accesses at the same time, or else of its last one.
-shared_watch::event shared_watch::merged(const event& before, const event& now) {
-  event e = now;
-  if (before.agent == now.agent && before.clock == now.clock && before.meeting == now.meeting &&
-      before.atomic == now.atomic) {
-    e.bytes = before.bytes | now.bytes;
-    e.lane = before.lane == now.lane ? now.lane : several_lanes;
-  }
-  return e;
-}
-
 void shared_watch::check_fenced(const event& before,
                                 const event& now,
                                 access kind,
@@ -264,32 +344,32 @@ void shared_watch::check_fenced(const event& before,
                       " through the async proxy");
 }
 
-void shared_watch::add_reader(word& w, const event& now, const clocks& with) {
+void shared_watch::add_reader(word& w, const event& now) {
   if (w.readers == 0) {
-    if (w.read.clock == 0 || w.read.clock <= with.known_of(w.read.agent)) {
-      w.read = merged(w.read, now);
-      return;
+    std::vector<std::uint32_t>& unused = words_->free_readers;
+    if (unused.empty()) {
+      w.readers = words_->readers_begun++;
+      words_->many_readers.resize(
+          std::max<std::size_t>(words_->many_readers.size(), words_->readers_begun));
+    } else {
+      w.readers = unused.back();
+      unused.pop_back();
     }
-    if (free_readers_.empty()) {
-      free_readers_.push_back(static_cast<std::uint32_t>(many_readers_.size()));
-      many_readers_.emplace_back();
-    }
-    w.readers = free_readers_.back();
-    free_readers_.pop_back();
-    many_readers_[w.readers] = {w.read};
+    words_->many_readers[w.readers].assign(1, w.read);
   }
-  for (event& before : many_readers_[w.readers]) {
+  std::vector<event>& all = words_->many_readers[w.readers];
+  for (event& before : all) {
     if (before.agent == now.agent) {
       before = merged(before, now);
       return;
     }
   }
-  many_readers_[w.readers].push_back(now);
+  all.push_back(now);
 }
 
 void shared_watch::forget_readers(word& w) {
   if (w.readers != 0) {
-    free_readers_.push_back(w.readers);
+    words_->free_readers.push_back(w.readers);
     w.readers = 0;
   }
   w.read = {};

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <span>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -46,6 +46,9 @@ class shared_watch {
 
   /// @param enabled  false: all calls return at once
   shared_watch(std::uint32_t shared_bytes, std::uint32_t warps, bool enabled, place_name name);
+  ~shared_watch();
+  shared_watch(const shared_watch&) = delete;
+  shared_watch& operator=(const shared_watch&) = delete;
 
   [[nodiscard]] bool enabled() const { return enabled_; }
 
@@ -117,8 +120,13 @@ class shared_watch {
   struct word {
     event write;
     event read;                 ///< the last one, where `readers` is 0
-    std::uint32_t readers = 0;  ///< or else of many_readers_, from 1
+    std::uint32_t readers = 0;  ///< or else of many_readers, from 1
   };
+
+  /// And lists of readers. A page of words is cleared where a block first touches it: most blocks
+  /// leave most pages alone.
+  struct word_pages;
+  [[nodiscard]] word& word_at(std::uint32_t offset);
 
   void touch(word& w,
              const event& now,
@@ -137,13 +145,16 @@ class shared_watch {
                    access before_kind,
                    access kind,
                    std::uint32_t offset) const;
+  /// Has check() to look at them? (Mostly it has not.)
+  [[nodiscard]] static bool suspicious(const event& before, const event& now, const clocks& with);
   static event merged(const event& before, const event& now);
   void check_fenced(const event& before,
                     const event& now,
                     access kind,
                     const clocks& with,
                     std::uint32_t offset) const;
-  void add_reader(word& w, const event& now, const clocks& with);
+  /// One that is not ordered after the last.
+  void add_reader(word& w, const event& now);
   void forget_readers(word& w);
   [[nodiscard]] bool through_async_proxy(std::uint32_t agent) const;
   [[nodiscard]] std::string text(const event& e, access kind) const;
@@ -151,10 +162,8 @@ class shared_watch {
   bool enabled_;
   std::uint32_t warp_count_;
   std::vector<clocks> warps_;
-  std::vector<std::uint32_t> meetings_;  ///< by warp
-  std::vector<word> words_;
-  std::vector<std::vector<event>> many_readers_;  ///< [0] is nobody's
-  std::vector<std::uint32_t> free_readers_;
+  std::vector<std::uint32_t> meetings_;   ///< by warp
+  std::unique_ptr<word_pages> words_;     ///< from block to block of a thread
   std::vector<std::uint32_t> mbarriers_;  ///< offsets, in the order of their agents
   place_name name_;
 };

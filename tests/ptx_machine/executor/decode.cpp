@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// From a parsed kernel to handlers and slots.
+#include "register_lives.hpp"
 #include "warp.hpp"
 
 #include <map>
@@ -69,18 +70,30 @@ class decoder {
 
  private:
   void place_registers() {
+    const std::vector<register_life> lives = register_lives(module_, kernel_);
+    std::uint32_t counts[4];
+    const std::vector<std::uint32_t> places = place_lives(kernel_, lives, counts);
+    made_.register_offsets.resize(kernel_.registers.size());
     std::uint32_t offset = special_registers * 4 * warp_lanes;
     // Wide ones first, so that all are aligned to their vectors.
-    for (const std::uint32_t bytes : {8U, 4U, 2U, 0U}) {
-      made_.register_offsets.resize(kernel_.registers.size());
+    for (const register_class width : {register_class::b64,
+                                       register_class::b32,
+                                       register_class::b16,
+                                       register_class::predicate}) {
+      const std::uint32_t bytes =
+          width == register_class::predicate ? 4 : bytes_of(width) * warp_lanes;
       for (std::size_t r = 0; r < kernel_.registers.size(); ++r) {
-        if (bytes_of(kernel_.registers[r].width) == bytes) {
-          made_.register_offsets[r] = offset;
-          offset += bytes == 0 ? 4U : bytes * warp_lanes;
+        if (kernel_.registers[r].width == width && lives[r].exists()) {
+          made_.register_offsets[r] = offset + places[r] * bytes;
+          if (lives[r].unwritten) {
+            made_.unwritten.push_back({made_.register_offsets[r], bytes});
+          }
         }
       }
+      offset += counts[static_cast<std::size_t>(width)] * bytes;
     }
-    made_.register_bytes = offset;
+    made_.register_bytes =
+        (offset + register_alignment - 1) / register_alignment * register_alignment;
   }
 
   decoded one(const instruction& i) {
@@ -137,16 +150,6 @@ class decoder {
       }
     }
     return false;
-  }
-
-  static bool has_no_destination(std::string_view opcode) {
-    for (const std::string_view start :
-         {"st.", "bar", "bra", "cp.", "fence", "setmaxnreg", "ret"}) {
-      if (opcode.starts_with(start)) {
-        return true;
-      }
-    }
-    return opcode.starts_with("mbarrier") && !opcode.starts_with("mbarrier.try_wait");
   }
 
   slot make_slot(const instruction& i, const operand& from, std::uint8_t width) {

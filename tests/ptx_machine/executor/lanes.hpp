@@ -13,8 +13,10 @@ template <typename T>
 inline void put_lanes(T* to, const T* from, std::uint32_t lanes) {
   if (lanes == all_lanes) {
     std::memcpy(to, from, sizeof(T) * warp_lanes);
-  } else {
-    for_lanes(lanes, [&](std::uint32_t i) { to[i] = from[i]; });
+    return;
+  }
+  for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+    to[i] = (lanes >> i & 1) != 0 ? from[i] : to[i];
   }
 }
 

@@ -25,12 +25,39 @@ dimensions nth(std::uint64_t i, const dimensions& d) {
           static_cast<std::uint32_t>(i / d.x / d.y)};
 }
 
+/// What a launch leaves for the next one of its thread: registers, shared memory. (For ever: at the end of the process
+/// somebody may still wait for a launch.)
+std::vector<std::vector<std::byte>>& spare_memory() {
+  static thread_local auto* const all = new std::vector<std::vector<std::byte>>;
+  return *all;
+}
+
+std::vector<std::byte> taken_memory() {
+  std::vector<std::byte> taken;
+  if (!spare_memory().empty()) {
+    taken = std::move(spare_memory().back());
+    spare_memory().pop_back();
+  }
+  return taken;
+}
+
 /// A block with its registers as its products see them.
 struct resident_block : block, warp_registers {
-  const decoded_kernel* program = nullptr;
+  explicit resident_block(const decoded_kernel& k) : program(&k), registers(taken_memory()) {
+    shared = taken_memory();
+  }
+  ~resident_block() override {
+    spare_memory().push_back(std::move(shared));
+    spare_memory().push_back(std::move(registers));
+  }
+  resident_block(const resident_block&) = delete;
+  resident_block& operator=(const resident_block&) = delete;
+
+  const decoded_kernel* program;
+  std::vector<std::byte> registers;  ///< of all warps
 
   [[nodiscard]] std::byte* place(std::uint32_t warp, std::uint32_t index) const {
-    return warps[warp].registers.get() + program->register_offsets[index];
+    return warps[warp].bases[0] + program->register_offsets[index];
   }
   void read(std::uint32_t warp, std::uint32_t index, lanes_b32& values) const override {
     std::memcpy(values, place(warp, index), sizeof values);
@@ -127,15 +154,11 @@ class launch : machine {
     auto made = std::make_unique<resident_cluster>();
     const std::size_t warps = (count(config->block) + warp_lanes - 1) / warp_lanes;
     for (std::uint64_t i = 0; i < count(cluster_); ++i) {
-      auto b = std::make_unique<resident_block>();
-      b->program = program;
+      auto b = std::make_unique<resident_block>(*program);
       b->group = made.get();
       b->warps.resize(warps);
-      for (warp& w : b->warps) {
-        // What nobody has written is NaN, too, rather than a helpful zero.
-        w.registers = std::make_unique_for_overwrite<std::byte[]>(program->register_bytes);
-        std::memset(w.registers.get(), 0xFF, program->register_bytes);
-      }
+      b->registers.resize(
+          std::max(b->registers.size(), warps * program->register_bytes + register_alignment));
       made->blocks.push_back(b.get());
       made->owned.push_back(std::move(b));
     }
@@ -174,14 +197,19 @@ class launch : machine {
   }
 
   void start(resident_block& b, warp& w, std::uint32_t index) {
-    auto registers = std::move(w.registers);
+    const auto begin = reinterpret_cast<std::uintptr_t>(b.registers.data());
+    std::byte* const registers = b.registers.data() + (0 - begin) % register_alignment +
+                                 std::size_t{index} * program->register_bytes;
     auto local = std::move(w.local);
     w = warp();
-    w.registers = std::move(registers);
     w.local = std::move(local);
     w.local.assign(std::size_t{program->source->local_bytes} * warp_lanes, std::byte{0xFF});
+    for (const decoded_kernel::piece& p : program->unwritten) {
+      // What nobody has written is NaN, too, rather than a helpful zero.
+      std::memset(registers + p.offset_bytes, 0xFF, p.bytes);
+    }
     // Handlers only read constants: no destination is one.
-    w.bases = {w.registers.get(), const_cast<std::byte*>(program->constants.data())};
+    w.bases = {registers, const_cast<std::byte*>(program->constants.data())};
     w.home = &b;
     w.owner = this;
     w.index = index;
@@ -193,38 +221,37 @@ class launch : machine {
 
   void fill_specials(const resident_block& b, warp& w) const {
     using enum special_register;
-    const auto set = [&](special_register which, std::uint32_t lane, std::uint32_t value) {
-      std::memcpy(w.registers.get() + (static_cast<std::uint32_t>(which) * warp_lanes + lane) * 4,
-                  &value,
-                  4);
+    auto* const values = reinterpret_cast<std::uint32_t*>(w.bases[0]);
+    const auto of = [values](special_register which) {
+      return values + static_cast<std::size_t>(which) * warp_lanes;
     };
     const dimensions& grid = config->grid;
+    const std::pair<special_register, std::uint32_t> uniform[]{
+        {ntid_x, config->block.x},
+        {ntid_y, config->block.y},
+        {ntid_z, config->block.z},
+        {ctaid_x, b.at.x},
+        {ctaid_y, b.at.y},
+        {ctaid_z, b.at.z},
+        {nctaid_x, grid.x},
+        {nctaid_y, grid.y},
+        {nctaid_z, grid.z},
+        {warpid, w.index},
+        {clusterid_x, b.at.x / cluster_.x},
+        {nclusterid_x, clusters_.x},
+        {cluster_ctaid_x, b.at.x % cluster_.x},
+        {cluster_nctaid_x, cluster_.x},
+        {cluster_ctarank, b.rank_in_cluster},
+        {cluster_nctarank, static_cast<std::uint32_t>(count(cluster_))}};
+    for (const auto& [which, value] : uniform) {
+      std::fill_n(of(which), warp_lanes, value);
+    }
     for (std::uint32_t lane = 0; lane < warp_lanes; ++lane) {
       const dimensions tid = nth(std::uint64_t{w.index} * warp_lanes + lane, config->block);
-      const std::pair<special_register, std::uint32_t> values[]{
-          {tid_x, tid.x},
-          {tid_y, tid.y},
-          {tid_z, tid.z},
-          {ntid_x, config->block.x},
-          {ntid_y, config->block.y},
-          {ntid_z, config->block.z},
-          {ctaid_x, b.at.x},
-          {ctaid_y, b.at.y},
-          {ctaid_z, b.at.z},
-          {nctaid_x, grid.x},
-          {nctaid_y, grid.y},
-          {nctaid_z, grid.z},
-          {laneid, lane},
-          {warpid, w.index},
-          {clusterid_x, b.at.x / cluster_.x},
-          {nclusterid_x, clusters_.x},
-          {cluster_ctaid_x, b.at.x % cluster_.x},
-          {cluster_nctaid_x, cluster_.x},
-          {cluster_ctarank, b.rank_in_cluster},
-          {cluster_nctarank, static_cast<std::uint32_t>(count(cluster_))}};
-      for (const auto& [which, value] : values) {
-        set(which, lane, value);
-      }
+      of(tid_x)[lane] = tid.x;
+      of(tid_y)[lane] = tid.y;
+      of(tid_z)[lane] = tid.z;
+      of(laneid)[lane] = lane;
     }
   }
 

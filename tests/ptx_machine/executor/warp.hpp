@@ -107,11 +107,18 @@ void add_matrix_opcodes(opcode_table& table);
 
 /// Registers that the machine keeps for the special ones, all of 4 bytes a lane, in the order of special_register.
 inline constexpr std::uint32_t special_registers = 20;
+/// A warp's registers begin at such an address: a line of a cache.
+inline constexpr std::uint32_t register_alignment = 64;
 
 struct decoded_kernel {
   const module* owner = nullptr;
   const kernel* source = nullptr;
   std::vector<std::uint32_t> register_offsets;  ///< by kernel::registers' index
+  struct piece {
+    std::uint32_t offset_bytes = 0, bytes = 0;
+  };
+  std::vector<piece>
+      unwritten;  ///< of registers that a way leads to a read of, with no write before
   bool uses_products = false;
   std::vector<decoded> code;  ///< with one more at the end, that says that the code ran out
   std::vector<slot> slots;
@@ -149,10 +156,13 @@ struct warp {
   std::uint64_t held_until = 0;   ///< turn of the machine
   std::uint32_t since_wait = 0;   ///< instructions since it last waited for something
 
-  /// The piece of global memory that was last touched.
-  std::uint64_t piece_begin = 0, piece_end = 0;  ///< none: no bytes
+  /// Pieces of global memory that it has touched.
+  struct global_piece {
+    std::uint64_t address = 0, bytes = 0;  ///< none: no bytes
+  };
+  std::array<global_piece, 4> pieces{};
+  std::uint32_t oldest_piece = 0;
 
-  std::unique_ptr<std::byte[]> registers;
   std::vector<std::byte> local;  ///< lane after lane
 
   template <typename T>

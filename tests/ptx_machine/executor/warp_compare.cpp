@@ -4,6 +4,8 @@
 /// Comparisons, predicates, selections and moves.
 #include "lanes.hpp"
 
+#include <type_traits>
+
 namespace oriel::ptx_machine {
 namespace {
 
@@ -190,11 +192,49 @@ void unpack(warp& w, const decoded& d, std::uint32_t lane, std::uint32_t element
   }
 }
 
+/// Two halves and a whole, all lanes at once.
+template <typename T, typename Half>
+bool move_halves(const warp& w, const decoded& d, std::uint32_t lanes, bool is_packing) {
+  const slot* const halves = d.slots + (is_packing ? 1 : 0);
+  if (d.slot_count != 3 || halves[0].bytes != sizeof(Half) || halves[1].bytes != sizeof(Half) ||
+      d.slots[is_packing ? 0 : 2].bytes != sizeof(T)) {
+    return false;
+  }
+  if (is_packing) {
+    const Half* const low = w.at<Half>(halves[0]);
+    const Half* const high = w.at<Half>(halves[1]);
+    T result[warp_lanes];
+    for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+      result[i] = static_cast<T>(low[i] | T{high[i]} << 8 * sizeof(Half));
+    }
+    put_lanes(w.at<T>(d.slots[0]), result, lanes);
+    return true;
+  }
+  const T* const whole = w.at<T>(d.slots[2]);
+  Half low[warp_lanes], high[warp_lanes];
+  for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+    low[i] = static_cast<Half>(whole[i]);
+    high[i] = static_cast<Half>(whole[i] >> 8 * sizeof(Half));
+  }
+  put_lanes(w.at<Half>(halves[0]), low, lanes);
+  put_lanes(w.at<Half>(halves[1]), high, lanes);
+  return true;
+}
+
 template <typename T>
 outcome move(warp& w, const decoded& d, std::uint32_t lanes) {
   if (d.slot_count == 2) {
     put_lanes(w.at<T>(d.slots[0]), w.at<T>(d.slots[1]), lanes);
-  } else if (d.slots[0].bytes == sizeof(T) && !d.slots[0].none) {
+    return outcome::advance;
+  }
+  const bool is_packing = d.slots[0].bytes == sizeof(T) && !d.slots[0].none;
+  if constexpr (sizeof(T) > 2) {
+    using half = std::conditional_t<sizeof(T) == 8, std::uint32_t, std::uint16_t>;
+    if (move_halves<T, half>(w, d, lanes, is_packing)) {
+      return outcome::advance;
+    }
+  }
+  if (is_packing) {
     for_lanes(lanes, [&](std::uint32_t lane) { pack(w, d, lane); });
   } else {
     const auto bits = static_cast<std::uint32_t>(8 * sizeof(T) / (d.slot_count - 1));

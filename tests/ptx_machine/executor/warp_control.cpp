@@ -10,6 +10,9 @@ namespace oriel::ptx_machine {
 
 std::uint64_t uniform_bits(const warp& w, const decoded& d, std::uint32_t lanes, const slot& s) {
   const std::uint64_t value = w.bits(s, static_cast<std::uint32_t>(std::countr_zero(lanes)));
+  if (s.base == 1) {
+    return value;  // A constant.
+  }
   for_lanes(lanes, [&](std::uint32_t i) {
     if (w.bits(s, i) != value) {
       fail(w, d, i, "lanes have different values, " + hex(value) + " and " + hex(w.bits(s, i)));

@@ -9,14 +9,21 @@
 namespace oriel::ptx_machine {
 
 bool members_here(const warp& w, const decoded& d, std::uint32_t lanes, const slot& membermask) {
+  const auto* const masks = w.at<std::uint32_t>(membermask);
   std::uint32_t members = 0;
-  for_lanes(lanes, [&](std::uint32_t i) {
-    const auto mask = static_cast<std::uint32_t>(w.bits(membermask, i));
-    if (((mask >> i) & 1) == 0) {
-      fail(w, d, i, "the lane is not in its own membermask " + hex(mask));
-    }
-    members |= mask;
-  });
+  std::uint32_t strangers = 0;
+  for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+    const std::uint32_t is_here = lanes >> i & 1;
+    members |= is_here != 0 ? masks[i] : 0;
+    strangers |= is_here & ~(masks[i] >> i);
+  }
+  if (strangers != 0) {
+    for_lanes(lanes, [&](std::uint32_t i) {
+      if (((masks[i] >> i) & 1) == 0) {
+        fail(w, d, i, "the lane is not in its own membermask " + hex(masks[i]));
+      }
+    });
+  }
   members &= w.live;
   if ((members & ~w.active) != 0) {
     return false;
@@ -40,7 +47,10 @@ struct source_lane {
 };
 
 /// `b`: the distance or the lane; `c`: the clamp, and in bits 8..12 which bits of the lane name its segment.
-source_lane shuffle_source(shuffle mode, std::uint32_t lane, std::uint32_t b, std::uint32_t c) {
+inline source_lane shuffle_source(shuffle mode,
+                                  std::uint32_t lane,
+                                  std::uint32_t b,
+                                  std::uint32_t c) {
   const std::uint32_t segment = (c >> 8) & 31;
   const std::uint32_t least = lane & segment;
   const std::uint32_t most = least | (c & 31 & ~segment);
@@ -69,25 +79,31 @@ source_lane shuffle_source(shuffle mode, std::uint32_t lane, std::uint32_t b, st
 }
 
 /// shfl.sync d[|p], a, b, c, membermask.
+template <shuffle Mode>
 outcome shuffle_lanes(warp& w, const decoded& d, std::uint32_t lanes) {
   const slot* sources = d.slots + (d.has_second ? 2 : 1);
   if (!members_here(w, d, lanes, sources[3])) {
     return outcome::gathering;
   }
+  const auto* const values = w.at<std::uint32_t>(sources[0]);
+  const auto* const b = w.at<std::uint32_t>(sources[1]);
+  const auto* const c = w.at<std::uint32_t>(sources[2]);
+  const auto* const masks = w.at<std::uint32_t>(sources[3]);
+  std::uint32_t from[warp_lanes];
   std::uint32_t result[warp_lanes];
   std::uint32_t in_range = 0;
-  for_lanes(lanes, [&](std::uint32_t i) {
-    const source_lane from = shuffle_source(static_cast<shuffle>(d.detail),
-                                            i,
-                                            static_cast<std::uint32_t>(w.bits(sources[1], i)),
-                                            static_cast<std::uint32_t>(w.bits(sources[2], i)));
-    const auto members = static_cast<std::uint32_t>(w.bits(sources[3], i)) & lanes;
-    if (((members >> from.lane) & 1) == 0) {
-      fail(w, d, i, "it reads lane " + std::to_string(from.lane) + ", which takes no part");
-    }
-    result[i] = static_cast<std::uint32_t>(w.bits(sources[0], from.lane));
-    in_range |= std::uint32_t{from.in_range} << i;
-  });
+  std::uint32_t absent = 0;  // Whose sources take no part.
+  for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+    const source_lane source = shuffle_source(Mode, i, b[i], c[i]);
+    from[i] = source.lane & 31;
+    result[i] = values[from[i]];
+    in_range |= std::uint32_t{source.in_range} << i;
+    absent |= (~(masks[i] & lanes) >> from[i] & 1) << i;
+  }
+  if ((absent & lanes) != 0) {
+    const auto lane = static_cast<std::uint32_t>(std::countr_zero(absent & lanes));
+    fail(w, d, lane, "it reads lane " + std::to_string(from[lane]) + ", which takes no part");
+  }
   if (!d.slots[0].none) {
     put_lanes(w.at<std::uint32_t>(d.slots[0]), result, lanes);
   }
@@ -223,10 +239,12 @@ void add_reduction(opcode_table& table, const std::string& name) {
 }  // namespace
 
 void add_lane_opcodes(opcode_table& table) {
-  const char* const shuffles[]{"up", "down", "bfly", "idx"};
-  for (std::uint32_t mode = 0; mode < 4; ++mode) {
-    table[std::string("shfl.sync.") + shuffles[mode] + ".b32"] = {
-        &shuffle_lanes, mode, {4, 4, 4, 4, 4}};
+  const std::pair<const char*, handler> shuffles[]{{"up", &shuffle_lanes<shuffle::up>},
+                                                   {"down", &shuffle_lanes<shuffle::down>},
+                                                   {"bfly", &shuffle_lanes<shuffle::bfly>},
+                                                   {"idx", &shuffle_lanes<shuffle::idx>}};
+  for (const auto& [name, run] : shuffles) {
+    table[std::string("shfl.sync.") + name + ".b32"] = {run, 0, {4, 4, 4, 4, 4}};
   }
   table["vote.sync.all.pred"] = {&vote_lanes, static_cast<std::uint32_t>(vote::all), {1, 1, 4}};
   table["vote.sync.any.pred"] = {&vote_lanes, static_cast<std::uint32_t>(vote::any), {1, 1, 4}};

@@ -8,7 +8,7 @@
 #include <ptx_machine/block/async.hpp>
 #include <ptx_machine/block/memory_map.hpp>
 
-#include <type_traits>
+#include <algorithm>
 
 namespace oriel::ptx_machine {
 
@@ -41,23 +41,32 @@ void check_aligned(const warp& w,
   }
 }
 
+/// Remembers the piece where the address is, in the place of the one that was remembered longest.
+void find_piece(
+    warp& w, const decoded& d, std::uint32_t lane, std::uint64_t address, std::uint32_t bytes) {
+  check_aligned(w, d, lane, address, bytes);
+  const auto piece = memory_map::of_process().piece_of(address);
+  if (piece.bytes < bytes || address - piece.address > piece.bytes - bytes) {
+    std::string text = std::to_string(bytes) + " bytes at " + hex(address) +
+                       " are no global memory that was allocated";
+    if (piece.bytes != 0) {
+      text += " (the piece at " + hex(piece.address) + " has " + std::to_string(piece.bytes) +
+              " bytes)";
+    }
+    fail(w, d, lane, text);
+  }
+  w.pieces[w.oldest_piece++ % w.pieces.size()] = {piece.address, piece.bytes};
+}
+
 std::byte* in_global(
     warp& w, const decoded& d, std::uint32_t lane, std::uint64_t address, std::uint32_t bytes) {
   check_aligned(w, d, lane, address, bytes);
-  if (address < w.piece_begin || address + bytes > w.piece_end) {
-    const auto piece = memory_map::of_process().piece_of(address);
-    if (piece.bytes < bytes || address - piece.address > piece.bytes - bytes) {
-      std::string text = std::to_string(bytes) + " bytes at " + hex(address) +
-                         " are no global memory that was allocated";
-      if (piece.bytes != 0) {
-        text += " (the piece at " + hex(piece.address) + " has " + std::to_string(piece.bytes) +
-                " bytes)";
-      }
-      fail(w, d, lane, text);
+  for (const warp::global_piece& p : w.pieces) {
+    if (address - p.address < p.bytes && bytes <= p.bytes - (address - p.address)) {
+      return reinterpret_cast<std::byte*>(address);
     }
-    w.piece_begin = piece.address;
-    w.piece_end = piece.address + piece.bytes;
   }
+  find_piece(w, d, lane, address, bytes);
   return reinterpret_cast<std::byte*>(address);
 }
 
@@ -115,26 +124,32 @@ std::byte* in_parameters(const warp& w,
   return const_cast<std::byte*>(parameters.data()) + offset;
 }
 
-/// All lanes at once where they are in the piece that the warp touched last.
+/// All lanes at once where they are in one piece, as mostly they are.
 void locate_global(warp& w,
                    const decoded& d,
                    std::uint32_t lanes,
                    const std::uint64_t (&addresses)[warp_lanes],
                    std::uint32_t bytes,
                    std::byte* (&to)[warp_lanes]) {
-  if (lanes == all_lanes && w.piece_end - w.piece_begin >= bytes) {
-    // Past the last start the difference is larger, and before the piece it wraps to something large.
-    const std::uint64_t last = w.piece_end - bytes - w.piece_begin;
-    std::uint64_t any = 0;
-    std::uint64_t outside = 0;
-    for (std::uint32_t i = 0; i < warp_lanes; ++i) {
-      any |= addresses[i];
-      outside |= static_cast<std::uint64_t>(addresses[i] - w.piece_begin > last);
+  const std::uint64_t first = addresses[std::countr_zero(lanes)];
+  for (const warp::global_piece& p : w.pieces) {
+    if (first - p.address >= p.bytes) {
+      continue;
     }
-    if (outside == 0 && (any & (bytes - 1)) == 0) {
+    // Past the last start the difference is larger, and before the piece it wraps to something
+    // large.
+    const std::uint64_t last = p.bytes - std::min<std::uint64_t>(bytes, p.bytes);
+    std::uint64_t wrong = bytes > p.bytes ? 1 : 0;
+    for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+      const std::uint64_t is_wrong = static_cast<std::uint64_t>(addresses[i] - p.address > last) |
+                                     (addresses[i] & (bytes - 1));
+      wrong |= (lanes >> i & 1) != 0 ? is_wrong : 0;
+    }
+    if (wrong == 0) {
       std::memcpy(to, addresses, sizeof addresses);
       return;
     }
+    break;
   }
   for_lanes(lanes, [&](std::uint32_t i) { to[i] = in_global(w, d, i, addresses[i], bytes); });
 }
@@ -164,10 +179,20 @@ void locate_shared(warp& w,
                    std::byte* (&to)[warp_lanes]) {
   std::uint32_t offsets[warp_lanes];
   std::byte* const shared = w.home->shared.data();
-  for_lanes(lanes, [&](std::uint32_t i) {
-    offsets[i] = in_shared(w, d, i, addresses[i], bytes);
+  const std::size_t size = w.home->shared.size();
+  const std::uint64_t last = size - std::min<std::size_t>(bytes, size);
+  std::uint64_t wrong = bytes > size ? 1 : 0;
+  for (std::uint32_t i = 0; i < warp_lanes; ++i) {
+    const std::uint64_t is_wrong =
+        static_cast<std::uint64_t>(addresses[i] > last) | (addresses[i] & (bytes - 1));
+    const bool is_active = (lanes >> i & 1) != 0;
+    wrong |= is_active ? is_wrong : 0;
+    offsets[i] = is_active ? static_cast<std::uint32_t>(addresses[i]) : 0;
     to[i] = shared + offsets[i];
-  });
+  }
+  if (wrong != 0) {
+    for_lanes(lanes, [&](std::uint32_t i) { (void)in_shared(w, d, i, addresses[i], bytes); });
+  }
   w.home->async->watch().lanes({w.index, pc_of(w, d)}, kind, lanes, offsets, bytes);
 }
 

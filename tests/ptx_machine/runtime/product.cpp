@@ -58,17 +58,27 @@ float load(const void* at, std::uint64_t i, element type) {
 }
 
 /// Tiles of `tile` indices outside of k, in each k after k; what is beyond the end is 0.
-std::vector<float> packed(const matrix& x,
-                          std::uint64_t outer,
-                          std::uint64_t k,
-                          std::uint64_t tile,
-                          bool outer_is_contiguous) {
-  std::vector<float> out((outer + tile - 1) / tile * tile * k);
-  for (std::uint64_t o = 0; o < outer; ++o) {
-    for (std::uint64_t i = 0; i < k; ++i) {
-      const std::uint64_t at = outer_is_contiguous ? i * x.stride + o : o * x.stride + i;
-      out[(o / tile * k + i) * tile + o % tile] = load(x.at, at, x.type);
+template <typename T>
+std::vector<T> packed(const matrix& x,
+                      std::uint64_t outer,
+                      std::uint64_t k,
+                      std::uint64_t tile,
+                      bool outer_is_contiguous) {
+  std::vector<T> out((outer + tile - 1) / tile * tile * k);
+  const auto pack = [&](auto load_as) {
+    for (std::uint64_t o = 0; o < outer; ++o) {
+      T* const to = &out[o / tile * k * tile + o % tile];
+      for (std::uint64_t i = 0; i < k; ++i) {
+        const std::uint64_t at = outer_is_contiguous ? i * x.stride + o : o * x.stride + i;
+        to[i * tile] = static_cast<T>(load_as(at));
+      }
     }
+  };
+  if (x.type == element::bf16) {  // Mostly, and not with a switch for each.
+    const auto* const from = static_cast<const std::uint16_t*>(x.at);
+    pack([from](std::uint64_t at) { return from_bf16(from[at]); });
+  } else {
+    pack([&x](std::uint64_t at) { return load(x.at, at, x.type); });
   }
   return out;
 }
@@ -98,19 +108,34 @@ using eight_floats = float __attribute__((vector_size(4 * tile_m)));
 using eight_doubles = double __attribute__((vector_size(8 * tile_m)));
 
 /// Products are exact in double, so that it does not matter whether a multiplication and its
-/// addition are one.
-__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void add_products(
-    const float* a, const float* b, std::uint64_t k, tile_sums& sums) {
-  eight_doubles s[tile_n] = {};
+/// addition are one; and each sum has its order of k, however many columns there are.
+template <std::uint64_t Columns>
+[[gnu::always_inline]] inline void add_columns(const float* a,
+                                               const double* b,
+                                               std::uint64_t k,
+                                               tile_sums& sums) {
+  eight_doubles s[Columns] = {};
   for (std::uint64_t i = 0; i < k; ++i) {
     eight_floats x;
     std::memcpy(&x, a + i * tile_m, sizeof x);
     const eight_doubles v = __builtin_convertvector(x, eight_doubles);
-    for (std::uint64_t y = 0; y < tile_n; ++y) {
-      s[y] += v * static_cast<double>(b[i * tile_n + y]);
+#pragma GCC unroll 8  // Else the sums are in memory.
+    for (std::uint64_t y = 0; y < Columns; ++y) {
+      s[y] += v * b[i * tile_n + y];
     }
   }
   std::memcpy(sums.data(), s, sizeof s);
+}
+
+__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void add_products(
+    const float* a, const double* b, std::uint64_t k, std::uint64_t columns, tile_sums& sums) {
+  if (columns == 1) {
+    add_columns<1>(a, b, k, sums);
+  } else if (columns <= 4) {
+    add_columns<4>(a, b, k, sums);
+  } else {
+    add_columns<tile_n>(a, b, k, sums);
+  }
 }
 
 void store(const product& p, std::uint64_t i, std::uint64_t j, double sum) {
@@ -130,8 +155,8 @@ void store(const product& p, std::uint64_t i, std::uint64_t j, double sum) {
 }  // namespace
 
 void multiply(const product& p) {
-  const auto a = packed(p.a, p.m, p.k, tile_m, !p.a.is_transposed);
-  const auto b = packed(p.b, p.n, p.k, tile_n, p.b.is_transposed);
+  const auto a = packed<float>(p.a, p.m, p.k, tile_m, !p.a.is_transposed);
+  const auto b = packed<double>(p.b, p.n, p.k, tile_n, p.b.is_transposed);
   const bool by_blocks =
       p.a.scales_are != scale_layout::whole || p.b.scales_are != scale_layout::whole;
   const std::uint64_t step = by_blocks ? scale_block : std::max<std::uint64_t>(p.k, 1);
@@ -145,6 +170,7 @@ void multiply(const product& p) {
         add_products(&a[i0 * p.k + first * tile_m],
                      &b[j0 * p.k + first * tile_n],
                      std::min(step, p.k - first),
+                     columns,
                      part);
         for (std::uint64_t y = 0; y < columns; ++y) {
           const double by = scale_of(p.b, j0 + y, p.n, block, blocks);

@@ -63,6 +63,7 @@ stage_release() {
   begin_tests cpu
   cmake --build --preset cpu -j "$jobs" --target all_verify_interface_header_sets
 }
+# asan and tsan compile by clang++ where it is installed, else by the system's compiler (src/cmake/sanitizer_compiler.cmake).
 stage_asan() {  # Figures of whole real traces are release's: minutes here, over code that other cases run too.
   build asan
   ORIEL_TEST_SCALE=0.1 begin_tests asan \

@@ -41,7 +41,7 @@ struct weights_packing {
     const gemm_shape shape{.n = n, .k = k, .weights = type};
     if (form == weight_form::plain) {
       packed_matrix plain{shape, aligned_bytes(std::size_t{n} * k * size_bytes(type))};
-      source(copy_rows(plain.bytes.data(), k * size_bytes(type)));
+      source(copy_rows{plain.bytes.data(), k * size_bytes(type)});
       return plain;
     }
     const auto plan = host::plan_gemm(shape, 1, 1, path, backend);
@@ -73,9 +73,9 @@ struct weights_packing {
       out.gate_up = aligned_bytes(out.gate_up_stride_bytes * ffn.experts);
       out.down = aligned_bytes(out.down_stride_bytes * ffn.experts);
       for (std::uint32_t e = 0; e < ffn.experts; ++e) {
-        gate_up(e)(copy_rows(out.gate_up.data() + e * out.gate_up_stride_bytes, row_bytes));
-        down(e)(copy_rows(out.down.data() + e * out.down_stride_bytes,
-                          ffn.intermediate * size_bytes(type)));
+        gate_up(e)(copy_rows{out.gate_up.data() + e * out.gate_up_stride_bytes, row_bytes});
+        down(e)(copy_rows{out.down.data() + e * out.down_stride_bytes,
+                          ffn.intermediate * size_bytes(type)});
       }
       return;
     }
@@ -107,11 +107,13 @@ struct weights_packing {
 
  private:
   /// A sink that puts rows where they belong.
-  static auto copy_rows(std::byte* to, std::size_t row_bytes) {
-    return [to, row_bytes](const void* rows, std::uint32_t first, std::uint32_t count) {
+  struct copy_rows {
+    std::byte* to;
+    std::size_t row_bytes;
+    void operator()(const void* rows, std::uint32_t first, std::uint32_t count) const {
       std::memcpy(to + first * row_bytes, rows, count * row_bytes);
-    };
-  }
+    }
+  };
   [[nodiscard]] static std::size_t stride_of(std::size_t size_bytes) noexcept {
     return (size_bytes + aligned_bytes::alignment - 1) / aligned_bytes::alignment *
            aligned_bytes::alignment;

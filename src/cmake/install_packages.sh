@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Installs what is missing of Oriel's Debian packages. Usage: install_packages.sh build|test
 # build: what the library, the engine and `oriel` need.
-# test:  that, and what the tests need; a compiler cache, since the stages build much of the same; oneDNN for the GEMM
-#        backend that they compare with.
+# test:  that, and what the tests need; clang++ and its sanitizers, for the presets asan and tsan; a compiler cache, since
+#        the stages build much of the same; oneDNN for the GEMM backend that they compare with.
 #        Its CMake files ask for OpenCL, which Debian only recommends.
 set -euo pipefail
 build=(g++ cmake ninja-build pkg-config libfmt-dev libsimdjson-dev nlohmann-json3-dev libcli11-dev
        libpcre2-dev libutf8proc-dev libssl-dev libxxhash-dev libzstd-dev
        liburing-dev)
-test=(ccache catch2 libbenchmark-dev redis-server fio libdnnl-dev ocl-icd-opencl-dev clang-format clang-tidy python3 python3-venv git)
+test=(ccache catch2 libbenchmark-dev redis-server fio libdnnl-dev ocl-icd-opencl-dev clang libclang-rt-dev clang-format clang-tidy
+      python3 python3-venv git)
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   test) wanted=("${build[@]}" "${test[@]}") ;;

@@ -16,7 +16,7 @@ using namespace oriel::test;  // NOLINT
 
 namespace {
 
-constexpr attention_shape full{16, 2, 192, 128, 64, 0, dtype::bf16};
+constexpr attention_shape full_attention{16, 2, 192, 128, 64, 0, dtype::bf16};
 constexpr cuda::attention_limits decode{
     .sequences_max = 256, .rows_max = 256, .rows_per_sequence_max = 1, .keys_max = 131072};
 
@@ -64,7 +64,7 @@ detail::attention_call call_for(const attention_shape& shape,
 TEST_CASE("items show each row of the call each of its keys once, whatever the lengths") {
   const auto seed = static_cast<std::uint64_t>(GENERATE(range(0, 60)));
   random_stream random(seed, 61);
-  attention_shape shape = full;
+  attention_shape shape = full_attention;
   const std::uint32_t group = 1 + random.next_below(16);
   shape.q_heads = 2 * group;
   shape.window_tokens = random.next_below(2) ? 0 : 1 + random.next_below(1100);
@@ -74,7 +74,6 @@ TEST_CASE("items show each row of the call each of its keys once, whatever the l
   const std::uint32_t rows_least = is_part ? 1 + random.next_below(5) : 1;
   const std::uint32_t longest = is_part ? rows_most + 20 : rows_most;
   std::vector<paged_sequence> sequences;
-  std::uint32_t rows = 0;
   for (std::uint32_t i = 0; i < 1 + random.next_below(40); ++i) {
     paged_sequence s{};
     s.rows = random.next_below(longest + 1);
@@ -83,7 +82,6 @@ TEST_CASE("items show each row of the call each of its keys once, whatever the l
     s.first_position =
         random.next_below(4) == 0 ? s.first_position / 1024 * 1024 : s.first_position;
     s.first_key = random.next_below(3) == 0 ? random.next_below(s.first_position + 1) : 0;
-    rows += s.rows;
     sequences.push_back(s);
   }
   const auto call = call_for(shape,
@@ -115,7 +113,7 @@ TEST_CASE("skewed lengths: no thread block has two splits more than its share") 
     sequences[i].first_position = i % 16 == 0 ? 99999 : 99;
     sequences[i].rows = 1;
   }
-  const coverage c = cover(call_for(full, decode, sequences), 132);
+  const coverage c = cover(call_for(full_attention, decode, sequences), 132);
   std::uint64_t all = 0, most = 0;
   for (const std::uint64_t tiles : c.tiles_of_block) {
     all += tiles;
@@ -127,7 +125,7 @@ TEST_CASE("skewed lengths: no thread block has two splits more than its share") 
 TEST_CASE("the rows of a prompt are dealt out evenly") {
   const std::uint32_t kv_heads = GENERATE(1u, 4u, 8u);
   const std::uint32_t tokens = GENERATE(2048u, 4096u, 8192u, 16384u, 32768u);
-  attention_shape shape = full;
+  attention_shape shape = full_attention;
   shape.kv_heads = kv_heads;
   shape.q_heads = 16 * kv_heads;
   paged_sequence sequences[3]{};  // One of them is this call's.
@@ -148,10 +146,11 @@ TEST_CASE("the rows of a prompt are dealt out evenly") {
 }
 
 TEST_CASE("items that run together read the same keys, no more than the L2 cache keeps") {
-  const auto [kv_heads, tokens, together] =
+  const auto of =
       GENERATE(std::array{4u, 8192u, 4u}, std::array{8u, 32768u, 1u}, std::array{8u, 12000u, 4u});
+  const std::uint32_t kv_heads = of[0], tokens = of[1], together = of[2];
   constexpr std::uint32_t blocks = 132;
-  attention_shape shape = full;
+  attention_shape shape = full_attention;
   shape.kv_heads = kv_heads;
   shape.q_heads = 16 * kv_heads;
   paged_sequence sequence{};
@@ -203,7 +202,7 @@ TEST_CASE("pieces of a tile are its keys, page by page") {
   for (std::uint32_t i = 0; i < table.size(); ++i) {
     table[i] = 1000 + i;
   }
-  attention_shape shape = full;
+  attention_shape shape = full_attention;
   shape.page_size = page_size;
   shape.kv = kv;
   const paged_sequence sequence{table.data(), 0, 700, 3};
@@ -484,7 +483,7 @@ TEST_CASE("each attention kernel has stages beyond the two that a consumer holds
 }
 
 TEST_CASE("plan_attention chooses unit, warpgroups and splits") {
-  const auto plan = *cuda::plan_attention(full, decode);
+  const auto plan = *cuda::plan_attention(full_attention, decode);
   CHECK(plan.unit == cuda::attention_unit::tensor_core);
   CHECK(plan.warpgroups == 1);
   CHECK(plan.splits_max == 128);
@@ -494,23 +493,23 @@ TEST_CASE("plan_attention chooses unit, warpgroups and splits") {
 
   cuda::attention_limits limits = decode;
   limits.rows_max = 100000;  // Shares of splits are of 256 sequences of one row all the same.
-  CHECK(cuda::plan_attention(full, limits)->workspace_bytes == plan.workspace_bytes);
+  CHECK(cuda::plan_attention(full_attention, limits)->workspace_bytes == plan.workspace_bytes);
   limits.rows_per_sequence_max = 8;  // 8 rows x 8 heads: one tile of 64.
-  CHECK(cuda::plan_attention(full, limits)->warpgroups == 1);
+  CHECK(cuda::plan_attention(full_attention, limits)->warpgroups == 1);
   limits.rows_per_sequence_max = 9;  // Not verification any more: rows keep their splits.
-  CHECK(cuda::plan_attention(full, limits)->warpgroups == 2);
-  CHECK(cuda::plan_attention(full, limits)->splits_max == 0);
-  CHECK(cuda::plan_attention(full, limits)->workspace_bytes == 0);
+  CHECK(cuda::plan_attention(full_attention, limits)->warpgroups == 2);
+  CHECK(cuda::plan_attention(full_attention, limits)->splits_max == 0);
+  CHECK(cuda::plan_attention(full_attention, limits)->workspace_bytes == 0);
   limits.sequences_max = 1024;
-  CHECK(cuda::plan_attention(full, limits)->shared_bytes <= 227 * 1024);
+  CHECK(cuda::plan_attention(full_attention, limits)->shared_bytes <= 227 * 1024);
 
-  attention_shape shape = full;
+  attention_shape shape = full_attention;
   shape.window_tokens = 128;
   CHECK(cuda::plan_attention(shape, decode)->splits_max == 0);
-  shape = full;
+  shape = full_attention;
   shape.head_dim_vo = 192;
   CHECK(cuda::plan_attention(shape, decode)->unit == cuda::attention_unit::generic);
-  shape = full;
+  shape = full_attention;
   shape.kv = dtype::f32;
   CHECK(cuda::plan_attention(shape, decode)->unit == cuda::attention_unit::generic);
   shape.kv = dtype::e4m3;
@@ -522,30 +521,30 @@ TEST_CASE("plan_attention refuses what no kernel does") {
     const auto plan = cuda::plan_attention(shape, limits);
     return !plan && plan.error().code == errc::unsupported_shape;
   };
-  attention_shape shape = full;
+  attention_shape shape = full_attention;
   shape.q_heads = 17;
   CHECK(refused(shape, decode));
   shape.q_heads = 34;
   CHECK(refused(shape, decode));
-  shape = full;
+  shape = full_attention;
   shape.head_dim_qk = 257;
   CHECK(refused(shape, decode));
   shape.head_dim_qk = 0;
   CHECK(refused(shape, decode));
-  shape = full;
+  shape = full_attention;
   shape.page_size = 24;
   CHECK(refused(shape, decode));
   cuda::attention_limits limits = decode;
   limits.sequences_max = 1025;
-  CHECK(refused(full, limits));
+  CHECK(refused(full_attention, limits));
   limits.sequences_max = 0;
-  CHECK(refused(full, limits));
+  CHECK(refused(full_attention, limits));
   limits = decode;
   limits.keys_max = 0;
-  CHECK(refused(full, limits));
+  CHECK(refused(full_attention, limits));
   limits = decode;
   limits.rows_per_sequence_min = 0;
-  CHECK(refused(full, limits));
+  CHECK(refused(full_attention, limits));
   limits.rows_per_sequence_min = 2;
-  CHECK(refused(full, limits));
+  CHECK(refused(full_attention, limits));
 }

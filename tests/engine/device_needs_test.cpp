@@ -39,7 +39,7 @@ constexpr std::uint32_t multiprocessors = 132;
 std::string refusal(const std::function<void()>& ask) {
   try {
     ask();
-  } catch (const engine::error& e) {
+  } catch (const oriel::engine::error& e) {
     return e.what();
   }
   return {};
@@ -105,7 +105,7 @@ void check_needs(const model_geometry& model,
   };
   serial_executor serial;
   const tokenizer tokens = no_text();
-  const engine::engine e(model, weights, tokens, o, serial);
+  const oriel::engine::engine e(model, weights, tokens, o, serial);
   const std::uint64_t tables = backend->taken.table_entries * sizeof(std::uint32_t);
   CHECK(needs.kv_bytes == kv_bytes);
   CHECK(needs.step_bytes >= backend->taken.memory_bytes + tables);

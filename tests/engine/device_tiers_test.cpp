@@ -38,7 +38,8 @@ device_maker devices() {
   };
 }
 
-std::pair<std::vector<token_id>, request_usage> tokens_of(engine::engine& e, const request& r) {
+std::pair<std::vector<token_id>, request_usage> tokens_of(oriel::engine::engine& e,
+                                                          const request& r) {
   REQUIRE(e.submit(r));
   std::pair<std::vector<token_id>, request_usage> answer;
   while (!e.idle()) {
@@ -117,13 +118,14 @@ TEST_CASE("reuse is exact on a device: e4m3 KV comes back with its scales") {
     played_device cold_device(books.weights, seed), device(books.weights, seed + 10);
     o.make_runner = std::ref(cold_device);
     o.prefix_cache = false;
-    engine::engine cold(books.model, books.weights, books.tokens, o, threads);
+    oriel::engine::engine cold(books.model, books.weights, books.tokens, o, threads);
     o.make_runner = std::ref(device);
     o.prefix_cache = true;
     std::vector<tier> tiers =
         make_tiers({.host_bytes = 8 << 20}, kv_page_shape(books.model, o, dtype::e4m3));
     tiers[0].rates = {.latency_s = 0.0, .bytes_per_s = 1e15};  // On paper: it is asked.
-    engine::engine warm(books.model, books.weights, books.tokens, o, threads, std::move(tiers));
+    oriel::engine::engine warm(
+        books.model, books.weights, books.tokens, o, threads, std::move(tiers));
     random_stream random(seed, 142);
     request r;
     for (std::uint32_t t = 0; t < 150; ++t) {
@@ -154,9 +156,9 @@ TEST_CASE("who has no way to tiers says so") {
   };
   thread_pool threads{1};
   CHECK_THROWS_AS(
-      engine::engine(
+      oriel::engine::engine(
           books.model, books.weights, books.tokens, o, threads, unruly_tiers()(books.model, o, 1)),
-      engine::error);
+      oriel::engine::error);
 }
 
 TEST_CASE("tiers of a device whose shares of the stages hold no page are refused") {
@@ -172,7 +174,8 @@ TEST_CASE("tiers of a device whose shares of the stages hold no page are refused
                            std::make_shared<plain_medium>(), plain_faults{}, 1)),
                        .role = tier_role::host});
     }
-    const engine::engine e(books.model, books.weights, books.tokens, o, threads, std::move(tiers));
+    const oriel::engine::engine e(
+        books.model, books.weights, books.tokens, o, threads, std::move(tiers));
   };
   CHECK_NOTHROW(serves(6));
   CHECK_THROWS_WITH(serves(7), Catch::Matchers::Contains("room for 6 pages each way"));

@@ -143,7 +143,7 @@ class judge final : public draft_editor {
     }
   }
   /// From here on one request runs, which may start on what the cache has.
-  void begin(const engine::engine& served) {
+  void begin(const oriel::engine::engine& served) {
     served_ = &served;
     cached_before_ = served.metrics().cached_tokens.value();
     missing_before_ = served.metrics().missing_mtp_rows.value();
@@ -151,7 +151,7 @@ class judge final : public draft_editor {
   std::uint64_t chains = 0, wrong = 0;
 
  private:
-  const engine::engine* served_ = nullptr;
+  const oriel::engine::engine* served_ = nullptr;
   std::uint64_t cached_before_ = 0, missing_before_ = 0;
   std::map<std::uint64_t, std::vector<token_id>> said_;  // of each document, with its answer
   library& books_;
@@ -160,7 +160,7 @@ class judge final : public draft_editor {
   random_stream draw_;
 };
 
-void submit(engine::engine& served,
+void submit(oriel::engine::engine& served,
             const document& d,
             std::uint64_t id,
             std::uint32_t tokens,
@@ -192,7 +192,7 @@ TEST_CASE("drafts do not depend on chunks, companions, or what was accepted befo
         o.speculation.drafts_max = drafts;
         o.speculation.editor = &watching;
         thread_pool threads{1};
-        engine::engine served{books.model, books.weights, books.tokens, o, threads};
+        oriel::engine::engine served{books.model, books.weights, books.tokens, o, threads};
         for (std::uint64_t id = 0; id < books.documents.size(); id += 1 + (drafts == 1)) {
           submit(served, books.documents[id], id, 12);
         }
@@ -261,7 +261,7 @@ lent_counts compare_after_hits(library& books,
   o.cache_windows = 64;
   o.speculation.editor = &watching;
   thread_pool threads{1};
-  engine::engine served{books.model, books.weights, books.tokens, o, threads};
+  oriel::engine::engine served{books.model, books.weights, books.tokens, o, threads};
   auto& tree = served.cache()->tree();
   const std::uint32_t soft = *tree.options().soft_kind;
   const std::uint32_t reach = books.model.mtp_layers[0].attention.window_tokens - 1;
@@ -392,7 +392,7 @@ TEST_CASE("what blocks take for a prompt does not make drafts look cheap") {
   o.speculation.is_adaptive = true;
   o.speculation.editor = &editor;
   counting_executor counting;
-  engine::engine served{books.model, books.weights, books.tokens, o, counting};
+  oriel::engine::engine served{books.model, books.weights, books.tokens, o, counting};
   std::uint64_t tokens = 0;
   for (std::uint64_t id = 0; id < 60; ++id) {  // Short answers: each begins behind a prompt.
     submit(served, books.documents[id % books.documents.size()], id, 6);

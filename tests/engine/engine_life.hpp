@@ -433,7 +433,7 @@ class life final : public logits_observer, public draft_editor {
   std::shared_ptr<void> device_;
   engine_options options_;
   cold_reference reference_;
-  engine::engine engine_;
+  oriel::engine::engine engine_;
   std::map<request_id, asked> asked_;
   std::map<std::pair<const document*, std::uint32_t>, document> continued_;  // by length
   std::uint64_t last_id_ = 0;

@@ -106,7 +106,7 @@ std::map<request_id, answer> serve(const std::vector<request>& requests,
                                    const engine_options& options,
                                    std::uint32_t thread_count = 1) {
   thread_pool threads{thread_count};
-  engine::engine engine{
+  oriel::engine::engine engine{
       nano().opened.config.geometry, nano().weights, nano().tokens, options, threads};
   std::map<request_id, answer> answers;
   for (const request& r : requests) {
@@ -198,9 +198,9 @@ TEST_CASE("drafts that cannot be are refused") {
     options.speculation = way;
     thread_pool threads{1};
     try {
-      engine::engine engine{
+      oriel::engine::engine engine{
           nano().opened.config.geometry, nano().weights, nano().tokens, options, threads};
-    } catch (const engine::error& e) {
+    } catch (const oriel::engine::error& e) {
       return std::string{e.what()}.find(part) != std::string::npos;
     }
     return false;
@@ -265,11 +265,11 @@ TEST_CASE("cancelling frees the pages, gives the held back text, and leaves the 
   const std::map<request_id, answer> whole =
       serve(requests, {.sequences_max = 4, .context_tokens = 512});
   thread_pool threads{1};
-  engine::engine engine{nano().opened.config.geometry,
-                        nano().weights,
-                        nano().tokens,
-                        {.sequences_max = 4, .context_tokens = 512},
-                        threads};
+  oriel::engine::engine engine{nano().opened.config.geometry,
+                               nano().weights,
+                               nano().tokens,
+                               {.sequences_max = 4, .context_tokens = 512},
+                               threads};
   for (const request& r : requests) {
     REQUIRE(engine.submit(r));
   }
@@ -305,11 +305,11 @@ TEST_CASE("cancelling frees the pages, gives the held back text, and leaves the 
 
 TEST_CASE("a request that cannot be served is refused with a reason, and nothing else happens") {
   thread_pool threads{1};
-  engine::engine engine{nano().opened.config.geometry,
-                        nano().weights,
-                        nano().tokens,
-                        {.context_tokens = 64},
-                        threads};
+  oriel::engine::engine engine{nano().opened.config.geometry,
+                               nano().weights,
+                               nano().tokens,
+                               {.context_tokens = 64},
+                               threads};
   request too_long = make_request(1, "x = 1\n", 64);
   CHECK(engine.submit(too_long).error().code == errc::request_too_large);
   request empty = make_request(2, "", 4);
@@ -333,7 +333,7 @@ TEST_CASE("a request that cannot be served is refused with a reason, and nothing
 
   const auto& model = nano().opened.config.geometry;
   const auto make = [&](const engine_options& o) {
-    engine::engine e{model, nano().weights, nano().tokens, o, threads};
+    oriel::engine::engine e{model, nano().weights, nano().tokens, o, threads};
   };
   CHECK_THROWS_AS(make({.page_tokens = 24}), error);
   CHECK_THROWS_AS(make({.chunk_tokens = 0}), error);
@@ -345,7 +345,7 @@ TEST_CASE("weights that give no number end the request as failed, not with token
   model_weights broken = load_weights(nano().opened);
   broken.final_norm.assign(broken.final_norm.size(), std::numeric_limits<float>::quiet_NaN());
   thread_pool threads{1};
-  engine::engine engine{
+  oriel::engine::engine engine{
       nano().opened.config.geometry, broken, nano().tokens, {.context_tokens = 64}, threads};
   REQUIRE(engine.submit(make_request(1, "x = 1\n", 8)));
   const std::span<const event> events = engine.step();
@@ -358,11 +358,11 @@ TEST_CASE("weights that give no number end the request as failed, not with token
 
 TEST_CASE("a request that ends in its first step tells what it held") {
   thread_pool threads{1};
-  engine::engine engine{nano().opened.config.geometry,
-                        nano().weights,
-                        nano().tokens,
-                        {.context_tokens = 64},
-                        threads};
+  oriel::engine::engine engine{nano().opened.config.geometry,
+                               nano().weights,
+                               nano().tokens,
+                               {.context_tokens = 64},
+                               threads};
   REQUIRE(engine.submit(make_request(1, "x = 1\n", 1)));
   (void)engine.step();
   CHECK(engine.idle());
@@ -374,7 +374,7 @@ TEST_CASE("a request that ends in its first step tells what it held") {
 TEST_CASE("windows hold a bounded number of bytes while a sequence grows") {
   thread_pool threads{1};
   const auto& model = nano().opened.config.geometry;
-  engine::engine engine{
+  oriel::engine::engine engine{
       model, nano().weights, nano().tokens, {.chunk_tokens = 64, .context_tokens = 1024}, threads};
   // Not by +: among other files gcc 12 warns of an overrun in it that is none.
   request r = make_request(1, std::string(400, 'x').append("\n"), 400);

@@ -48,7 +48,7 @@ host_answers answer(const library& books, std::span<const greedy_prompt> prompts
   engine_options o = small_engine();
   o.observer = &kept;
   serial_executor serial;
-  engine::engine e(books.model, books.weights, books.tokens, o, serial);
+  oriel::engine::engine e(books.model, books.weights, books.tokens, o, serial);
   host_answers made{.tokens = answer_greedily(e, prompts), .margins = {}};
   for (std::uint64_t id = 0; id < prompts.size(); ++id) {
     made.margins.emplace_back();
@@ -62,7 +62,7 @@ host_answers answer(const library& books, std::span<const greedy_prompt> prompts
 answers_of engine_of(const library& books) {
   return [&books](std::span<const greedy_prompt> asked) {
     serial_executor serial;
-    engine::engine e(books.model, books.weights, books.tokens, small_engine(), serial);
+    oriel::engine::engine e(books.model, books.weights, books.tokens, small_engine(), serial);
     return answer_greedily(e, asked);
   };
 }

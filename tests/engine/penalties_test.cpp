@@ -95,12 +95,12 @@ served serve(const library& books,
              bool preempts = false,
              const tier_maker& tiers = {}) {
   thread_pool threads{1};
-  engine::engine e{books.model,
-                   books.weights,
-                   books.tokens,
-                   options,
-                   threads,
-                   tiers ? tiers(books.model, options, 5) : std::vector<tier>{}};
+  oriel::engine::engine e{books.model,
+                          books.weights,
+                          books.tokens,
+                          options,
+                          threads,
+                          tiers ? tiers(books.model, options, 5) : std::vector<tier>{}};
   random_stream draw(6, 6);
   served out{};
   for (const request& r : requests) {

@@ -181,7 +181,7 @@ class reader final : public logits_observer {
   const library& books_;
   thread_pool threads_{1};
   random_stream draw_{9, 1};
-  engine::engine engine_;
+  oriel::engine::engine engine_;
   std::map<request_id, const document*> asked_;
   std::map<request_id, std::uint32_t> answered_;
   std::uint64_t last_id_ = 0, ended_ = 0, rows_ = 0, fetched_ = 0;

@@ -96,7 +96,10 @@ struct drawn {
 };
 
 /// Every so often a sequence loses its place, and the cache its windows.
-void disturb(engine::engine& e, const question& asked, std::uint64_t next, random_stream& draw) {
+void disturb(oriel::engine::engine& e,
+             const question& asked,
+             std::uint64_t next,
+             random_stream& draw) {
   if (asked.is_disturbed && draw.next_below(4) == 0) {
     (void)e.preempt(request_id{next - 1 - draw.next_below(8)});
   }
@@ -119,7 +122,7 @@ drawn sample(const library& books,
   o.now_us = ticking_us;
   o.speculation = {.drafter = drafter_kind::mtp, .drafts_max = drafts, .accept = accept};
   thread_pool threads{1};
-  engine::engine e{books.model, books.weights, books.tokens, o, threads};
+  oriel::engine::engine e{books.model, books.weights, books.tokens, o, threads};
   random_stream draw(7, 7);
   drawn out;
   out.outcome_of.resize(count);

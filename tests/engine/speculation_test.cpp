@@ -119,7 +119,7 @@ TEST_CASE("a stop token among accepted drafts ends the answer where plain decodi
           o.speculation = {.drafter = drafter_kind::mtp, .drafts_max = drafts, .editor = &editor};
         }
         thread_pool threads{1};
-        engine::engine served{books.model, books.weights, books.tokens, o, threads};
+        oriel::engine::engine served{books.model, books.weights, books.tokens, o, threads};
         request r;
         r.prompt.assign(d.tokens.begin(), d.tokens.begin() + d.prompt_tokens);
         r.max_new_tokens = 24;
@@ -162,7 +162,8 @@ TEST_CASE("pages of another reading of the blocks are not found, the model's ser
                      .writes = placement::write_through,
                      .rates = {.latency_s = 0.0, .bytes_per_s = 1e15}});
     thread_pool threads{1};
-    engine::engine served{books.model, books.weights, books.tokens, o, threads, std::move(tiers)};
+    oriel::engine::engine served{
+        books.model, books.weights, books.tokens, o, threads, std::move(tiers)};
     request r;
     r.prompt.assign(d.tokens.begin(), d.tokens.begin() + d.prompt_tokens);
     r.max_new_tokens = 2;

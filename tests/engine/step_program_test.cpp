@@ -843,7 +843,7 @@ answers serve(const library& books,
               const std::function<std::unique_ptr<step_runner>(const runner_setup&)>& maker) {
   o.make_runner = maker;
   serial_executor serial;
-  engine::engine e(books.model, books.weights, books.tokens, o, serial);
+  oriel::engine::engine e(books.model, books.weights, books.tokens, o, serial);
   random_stream random(seed, 125);
   answers result;
   std::size_t next = 0;
@@ -896,7 +896,7 @@ TEST_CASE("a device's products are order-fixed where an answer might depend on i
     CHECK_FALSE(runner->has_decode());  // So the engine lists no decoding rows for it.
     return runner;
   };
-  const engine::engine e(books.model, books.weights, books.tokens, o, serial);
+  const oriel::engine::engine e(books.model, books.weights, books.tokens, o, serial);
   CHECK(told == w.expected);
 }
 

@@ -105,7 +105,7 @@ struct server {
   }
 
   thread_pool threads{1};
-  engine::engine engine;
+  oriel::engine::engine engine;
   std::uint64_t last_id = 0;
   /// Which of these ended first, second, ..., by their index.
   [[nodiscard]] std::vector<int> order_of_end(const std::vector<request_id>& ids) const {

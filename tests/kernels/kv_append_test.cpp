@@ -5,6 +5,9 @@
 
 #include <kernels/attention_case.hpp>
 
+#include <cstddef>
+#include <vector>
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -48,8 +51,9 @@ TEST_CASE("an element lies where paged_kv.hpp draws it") {
   const attention_shape shape{2, 2, 3, 5, 32, 0, dtype::bf16};
   const std::uint32_t table[] = {1, 0};
   const paged_sequence sequence{table, 0, 0, 0};
-  const kv_layer_view kv{nullptr, nullptr, 4096};
-  const auto offset = [](const std::byte* p) { return reinterpret_cast<std::uintptr_t>(p); };
+  std::vector<std::byte> pages(2 * 4096);
+  const kv_layer_view kv{pages.data(), pages.data(), 4096};
+  const auto offset = [&](const std::byte* p) { return p - pages.data(); };
   // Position 20 of page 1, head 1: tile 1 of 2; K pair 1 (dims 2 and the pad), key 4, first of
   // pair.
   CHECK(offset(reference::k_element(shape, kv, sequence, 20, 1, 2)) ==

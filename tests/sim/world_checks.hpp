@@ -114,15 +114,15 @@ void world<Events>::check_leases() {
   }
   require(leases == tree_.leases(), "I3: leases miscounted");
   for (std::uint32_t kind = 0; sees_all() && kind < kinds(); ++kind) {
-    std::ranges::sort(pinned_names[kind]);
-    const auto twice = std::ranges::unique(pinned_names[kind]);
-    const auto distinct = pinned_names[kind].size() - twice.size();
+    auto& names = pinned_names[kind];
+    std::ranges::sort(names);
+    names.erase(std::unique(names.begin(), names.end()), names.end());
     std::uint32_t attached = 0;
     for (const present_page& p : ledger_.present) {
       attached += p.window_bits >> kind & 1u;
     }
     require(tree_.window_pages(kind) == attached, "I1: window pages miscounted");
-    require(tree_.evictable_window_pages(kind) == attached - distinct,
+    require(tree_.evictable_window_pages(kind) == attached - names.size(),
             "I3: window pages are pinned that no lease needs, or the other way round");
   }
 }

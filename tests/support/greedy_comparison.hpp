@@ -114,7 +114,8 @@ inline greedy_agreement compare_greedy(std::span<const greedy_prompt> prompts,
     const std::vector<std::vector<token_id>> found = other(asked);
     std::vector<std::pair<std::size_t, std::size_t>> parted;
     for (std::size_t q = 0; q < open.size(); ++q) {
-      const auto [i, known] = open[q];
+      const std::size_t i = open[q].first;
+      const std::size_t known = open[q].second;
       std::size_t at = known;
       const auto said = [&](std::size_t token) {
         return q < found.size() && token - known < found[q].size() &&

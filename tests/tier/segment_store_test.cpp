@@ -939,9 +939,9 @@ TEST_CASE("no flipped byte of a segment is handed out", "[tier][segment]") {
     const std::byte was = disk.image(0)[at];
     disk.image(0)[at] = was ^ static_cast<std::byte>(1u << (at % 8));
     sim_store store(disk, tiny_options(4, 32'768));
-    const bool both =
-        (get(store, {1}) == store_outcome::done) & (get(store, {2, 1}) == store_outcome::done);
-    if (both == matters(at)) {
+    const bool first = get(store, {1}) == store_outcome::done;
+    const bool second = get(store, {2, 1}) == store_outcome::done;
+    if ((first && second) == matters(at)) {
       FAIL("byte " << at);
     }
     disk.image(0)[at] = was;

@@ -7,11 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-// g++ 12 finds its own _mm512_undefined_*() uninitialised.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
-#pragma GCC diagnostic pop
 
 namespace oriel::host::detail {
 

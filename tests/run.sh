@@ -64,10 +64,10 @@ stage_release() {
   cmake --build --preset cpu -j "$jobs" --target all_verify_interface_header_sets
 }
 # asan and tsan compile by clang++ where it is installed, else by the system's compiler (src/cmake/sanitizer_compiler.cmake).
-stage_asan() {  # Figures of whole real traces are release's: minutes here, over code that other cases run too.
+stage_asan() {  # Release's are figures of whole real traces, minutes here over code that other cases run too, and what seeds meet.
   build asan
-  ORIEL_TEST_SCALE=0.1 begin_tests asan \
-    -E '^test\.replay:(the agentic trace gives|the real tree under LRU draws|400 GiB of|the default order goes)'
+  ORIEL_TEST_SCALE=0.05 begin_tests asan \
+    -E '^test\.replay:(the agentic trace gives|the real tree under LRU draws|400 GiB of|the default order goes)|:the seeds (with tiers )?meet '
 }
 stage_cuda() { ./tests/package/cuda.sh; }
 stage_package() { ./tests/package/run.sh; }

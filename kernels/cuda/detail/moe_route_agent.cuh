@@ -85,8 +85,7 @@ struct moe_route_agent {
                                     shared_memory& shared,
                                     moe_group_shared* groups) const {
     static_assert(Group::threads == 32);
-    const bool may_be_near = groups == nullptr && shape.top_k <= 32;  // A candidate is a lane's.
-    if (!may_be_near || !choose_near(g, token, shared)) {
+    if (groups != nullptr || !choose_near(g, token, shared)) {
       choose_exactly(g, token, shared, groups);
     }
     weigh(g, token, shared);

@@ -51,12 +51,17 @@ struct subject {
   std::optional<model_weights> e4m3 = {};      ///< plain; then its programs are what is expected
   std::optional<dtype> kv = {};                ///< of K and V; none: as products are computed
   std::shared_ptr<const subject> in_f32 = {};  ///< for the host: what rounding to bf16 changes
+  double wrong_share_max = 0.0;                ///< of tokens: by near ties of routers
 
   void upload(const model_weights& plain) { uploaded = upload_weights(model, plain, device); }
 };
 
 subject random_subject(model_geometry model, std::uint64_t seed) {
-  subject s{.model = std::move(model), .packed = {}, .uploaded = {}};
+  // Random experts have nothing in common: where a router's near tie falls the other way, a logit
+  // changes by 0.3 to 0.4 of the largest, and a clear token may be another. Of 240 tokens of the
+  // family's shapes one differs so between the host's bf16 and its f32 (of their rows its router's
+  // gap is the fifth smallest), and one between the host and PTX (the ninth).
+  subject s{.model = std::move(model), .packed = {}, .uploaded = {}, .wrong_share_max = 0.01};
   s.packed = random_weights(s.model, dtype::bf16, seed);
   s.upload(random_weights(
       s.model, dtype::bf16, seed, best_isa(), host::gemm_backend::automatic, weight_form::plain));
@@ -245,9 +250,9 @@ double average_error(std::span<const greedy_prompt> prompts,
 /// Against the host: logits within the tolerance, on average, and tokens wherever the host's choice
 /// is clear. The largest error is not bounded: where a router has a near tie another expert is
 /// chosen. Of random models in the host's own two arithmetics of bf16 (scalar and avx512_bf16) the
-/// average is up to 0.0036, the largest error 0.43, and no token wrong. Some checkpoints have so
-/// many near ties that rounding to bf16 alone changes more: of those the device may change twice
-/// what the host's rounding does.
+/// average is up to 0.0036, the largest error 0.43. Some checkpoints have so many near ties that
+/// rounding to bf16 alone changes more: of those the device may change twice what the host's
+/// rounding does.
 void check_agreement(const subject& s, std::span<const greedy_prompt> prompts) {
   // Of a logit, by the largest. bf16 has 8 bits. A number of e4m3 may round the other way where
   // sums differ in their last bits, and then others behind it: two runs may differ as roundings do,
@@ -277,7 +282,7 @@ void check_agreement(const subject& s, std::span<const greedy_prompt> prompts) {
       prompts, expected.tokens, margins, clear_margin, [&](std::span<const greedy_prompt> asked) {
         return serve(s, true, cold_options(s), asked).tokens;
       });
-  CHECK(found.wrong == 0);
+  CHECK(static_cast<double>(found.wrong) <= s.wrong_share_max * static_cast<double>(found.tokens));
   CHECK(found.tokens == prompts.size() * prompts[0].new_tokens);
   // Else the comparison says little. (Of the family's shapes in e4m3 7 of 36 are clear.)
   CHECK((s.e4m3 ? 8 : 2) * found.clear > found.tokens);

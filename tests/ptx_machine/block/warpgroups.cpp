@@ -15,17 +15,6 @@ namespace {
 constexpr std::uint32_t garbage = 0xFFFFFFFF;
 constexpr std::uint32_t all_four = 15;
 
-bool has(const std::vector<std::uint64_t>& bits, std::uint32_t index) {
-  return index / 64 < bits.size() && (bits[index / 64] >> (index % 64) & 1) != 0;
-}
-
-void add(std::vector<std::uint64_t>& bits, std::uint32_t index) {
-  if (bits.size() <= index / 64) {
-    bits.resize(index / 64 + 1);
-  }
-  bits[index / 64] |= std::uint64_t{1} << (index % 64);
-}
-
 }  // namespace
 
 warpgroups::warpgroups(std::span<const std::byte> shared,

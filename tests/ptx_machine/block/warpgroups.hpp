@@ -7,6 +7,8 @@
 #include "matrix.hpp"
 #include "shared_watch.hpp"
 
+#include <ptx_machine/program/index_bits.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -36,8 +38,8 @@ struct product {
 
 /// Registers of a warp that products in flight use: bit i % 64 of word i / 64 is register i.
 struct registers_in_flight {
-  std::vector<std::uint64_t> accumulators;  ///< not to be read nor written
-  std::vector<std::uint64_t> operands;      ///< not to be written
+  index_bits accumulators;  ///< not to be read nor written
+  index_bits operands;      ///< not to be written
 };
 
 /// Products are collected until all four warps have issued them, and are performed in order, at any

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "register_lives.hpp"
 
+#include <ptx_machine/program/index_bits.hpp>
+
 #include <algorithm>
 #include <queue>
 #include <utility>
@@ -9,21 +11,11 @@
 namespace oriel::ptx_machine {
 namespace {
 
-using register_set = std::vector<std::uint64_t>;
-
-void add(register_set& to, std::uint32_t r) {
-  to[r / 64] |= std::uint64_t{1} << (r % 64);
-}
-
-bool has(const register_set& in, std::uint32_t r) {
-  return (in[r / 64] >> (r % 64) & 1) != 0;
-}
-
 /// Instructions that follow each other whatever happens.
 struct stretch {
   std::uint32_t begin = 0, end = 0;
-  register_set read_first, written;  ///< before a write in it; for all lanes
-  register_set live_in, live_out;
+  index_bits read_first, written;  ///< before a write in it; for all lanes
+  index_bits live_in, live_out;
   std::uint32_t next[2] = {none, none};  ///< stretches
   static constexpr std::uint32_t none = 0xFFFFFFFF;
 };
@@ -137,7 +129,7 @@ class life_finder {
   }
 
   void summarise(stretch& s) {
-    s.read_first = s.written = s.live_in = s.live_out = register_set(words_);
+    s.read_first = s.written = s.live_in = s.live_out = index_bits(words_);
     for (std::uint32_t pc = s.begin; pc < s.end; ++pc) {
       const instruction& i = kernel_.code[pc];
       const bool is_product = opcode(i).starts_with("wgmma");
@@ -181,7 +173,7 @@ class life_finder {
     lives_[r].last = std::max(lives_[r].last, pc);
   }
 
-  void extend(const register_set& live, std::uint32_t pc) {
+  void extend(const index_bits& live, std::uint32_t pc) {
     for (std::uint32_t r = 0; r < lives_.size(); ++r) {
       if (has(live, r)) {
         note(r, pc);

@@ -263,7 +263,7 @@ struct append_op {
 struct attend_op {
   std::uint32_t layer;
   cuda::attention_plan plan;
-  matrix_slice q, out;  ///< q of plan.q
+  matrix_slice q, out;  ///< q of plan.q_type
   buffer_id sequences, workspace;
   row_set rows;
 };

@@ -88,7 +88,7 @@ void program_builder::attention(std::uint32_t index, const pass& r) {
   const std::uint32_t kind = rope_kind(a);
   const std::vector<cuda::attention_plan> plans = attention_plans(shape, r);
   const matrix_slice q =
-      plans.front().q == qkv.type ? qkv : matrix("q", r.count, k_at, plans.front().q);
+      plans.front().q_type == qkv.type ? qkv : matrix("q", r.count, k_at, plans.front().q_type);
   p_.operations.emplace_back(
       rope_op{kind, a.q_heads, a.kv_heads, qkv, q, r.rope_tables[kind], r.rows});
   const bool skips_cached = shape_.kind == program_kind::forward && model_.pool_of[index] == 0;

@@ -87,7 +87,7 @@ result<attention_plan> plan_attention(const attention_shape& shape,
   attention_plan plan{.shape = shape,
                       .limits = limits,
                       .unit = attention_unit::generic,
-                      .q = shape.kv == dtype::f32 ? dtype::f32 : dtype::bf16,
+                      .q_type = shape.kv == dtype::f32 ? dtype::f32 : dtype::bf16,
                       .warpgroups = 1,
                       .splits_max = 0,
                       .blocks = 0,
@@ -125,7 +125,7 @@ attention_call make_attention_call(const cuda::attention_plan& plan,
                                    const basic_attention_args<T, Out>& args,
                                    std::byte* workspace) noexcept {
   constexpr bool is_q_bf16 = std::is_same_v<T, bf16>, is_out_bf16 = std::is_same_v<Out, bf16>;
-  ORIEL_EXPECTS(plan.q == (is_q_bf16 ? dtype::bf16 : dtype::f32));
+  ORIEL_EXPECTS(plan.q_type == (is_q_bf16 ? dtype::bf16 : dtype::f32));
   ORIEL_EXPECTS(plan.unit == cuda::attention_unit::generic ||
                 is_vector_aligned(args.q, args.q_stride));
   std::size_t bytes = 0;

@@ -525,7 +525,7 @@ void run_attention_on_host(const cuda::attention_plan& plan,
                                                        .sinks = args.sinks,
                                                        .scale = args.scale});
   };
-  if (plan.q == dtype::f32) {
+  if (plan.q_type == dtype::f32) {
     run(args.q, args.q_stride);
   } else {
     const rounded_rows q(

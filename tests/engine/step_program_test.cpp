@@ -357,7 +357,7 @@ struct operand_writers {
       CHECK((rope->q.type == dtype::bf16 || rope->q.buffer == rope->x.buffer));
       wrote[rope->q.buffer] = &op;
     } else if (const auto* const attend = std::get_if<attend_op>(&op)) {
-      CHECK(attend->q.type == attend->plan.q);
+      CHECK(attend->q.type == attend->plan.q_type);
       CHECK(std::holds_alternative<rope_op>(*wrote.at(attend->q.buffer)));
       wrote[attend->out.buffer] = &op;
     } else if (const auto* const swiglu = std::get_if<swiglu_op>(&op)) {

@@ -486,7 +486,7 @@ class host_backend final : public engine::step_backend {
     const cuda::attention_limits& limits = o.plan.limits;
     const std::vector<float>& sinks = layer_of(o.layer).attention.sinks;
     const std::size_t q_width = std::size_t{shape.q_heads} * shape.head_dim_qk;
-    REQUIRE(o.q.type == o.plan.q);
+    REQUIRE(o.q.type == o.plan.q_type);
     std::size_t row = 0;
     for (const paged_sequence& s : sequences(o.sequences)) {
       if (s.rows >= limits.rows_per_sequence_min && s.rows <= limits.rows_per_sequence_max) {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
 /// How much a random test does: the environment variable ORIEL_TEST_SCALE is a factor on its
-/// number of operations (1 if not set; tests/run.sh takes a twentieth under sanitizers).
+/// number of operations (1 if not set; tests/run.sh takes a twentieth under asan, a tenth under tsan).
 #pragma once
 
 #include <algorithm>

@@ -115,7 +115,7 @@ struct attention_plan {
   attention_shape shape;
   attention_limits limits;
   attention_unit unit;
-  dtype q;                      ///< of the queries: f32 where KV is f32, else bf16
+  dtype q_type;                 ///< of the queries: f32 where KV is f32, else bf16
   std::uint32_t warpgroups;     ///< that share the keys of a block: 64 rows each
   std::uint32_t splits_max;     ///< per row, where splits are computed apart and merged; else 0
   std::uint32_t blocks;         ///< thread blocks of the grid
@@ -141,7 +141,7 @@ struct attention_plan {
 ///
 /// Queries are in bf16 but with KV in f32, and a mistake about it aborts. Whoever has them in f32
 /// rounds them where they come from: run_rope does (rope.hpp, rope_qk_args).
-/// @pre args.q is of type plan.q; for the tensor-core unit its rows are 16-byte aligned (q and
+/// @pre args.q is of plan.q_type; for the tensor-core unit its rows are 16-byte aligned (q and
 ///      q_stride); out in bf16 is 4-byte aligned;
 ///      workspace.size() >= plan.workspace_bytes, 256-byte aligned; args.scale > 0; what the call
 ///      has is within plan.limits, but for rows_per_sequence

@@ -45,6 +45,7 @@ using rope_args = basic_rope_args<float>;
 
 /// Query and KV heads side by side in a row, as one product writes them. Queries are rounded for
 /// attention on the way: once, to nearest, those dims too that do not turn.
+/// @pre q and x do not overlap
 struct rope_qk_args {
   bf16* q;                                   ///< [rows] rows of [q_heads, head_dim]: written
   std::size_t q_stride;                      ///< elements from one row of q to the next

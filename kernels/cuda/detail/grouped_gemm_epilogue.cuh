@@ -3,7 +3,7 @@
 /// @file
 /// What leaves a grouped product: a consumer's accumulators become elements of out, gate and up one
 /// of them with SwiGLU. Each kind of out has code of its own, in straight lines: a consumer that
-/// stores does not multiply.
+/// stores at once does not multiply.
 ///
 /// A thread's registers 4 b to 4 b + 3 are packed rows r and r + 8, rows 2 q and 2 q + 1 of the 8
 /// rows of block b (mma_fragment.cuh). As bf16 each half of a block is a matrix of 8 x 8 that the

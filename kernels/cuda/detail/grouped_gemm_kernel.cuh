@@ -141,6 +141,7 @@ class gemm_consumer {
   __device__ __forceinline__ void commit_multiply() { ptx::wgmma_commit(); }
   template <std::uint32_t Columns, std::uint32_t Pending>
   __device__ __forceinline__ void wait_multiply() {
+    __syncwarp();  // Stores of the item before may have let threads of a warp part.
     ptx::wgmma_wait<Pending>();
     pin_accumulators<Columns>();
   }

@@ -6,8 +6,8 @@
 ///     feature tile  128 packed rows of a group's weights: 64 for each of two warpgroups
 ///     k tile        128 bytes of a row: 64 columns of bf16, 128 of e4m3 (one scale)
 ///     row tile      up to tile_rows rows of x of one group
-///     item          a feature tile x a row tile, all of k. Thread block b of B takes items
-///                   b, b + B, ...
+///     item          a feature tile x a row tile, all of k. Thread block b of B takes one
+///                   of each B: gemm_items
 ///
 /// Packed weights are [feature tiles][k tiles] pieces of 16 KiB: a piece is what a stage of the
 /// kernel holds of the weights, copied as it lies. In a piece, core matrices of 8 rows x 16 bytes
@@ -157,13 +157,13 @@ struct group_rows {
           .rows = rows.count - begin < call.tile_rows ? rows.count - begin : call.tile_rows};
 }
 
-/// The items of thread block `block` of `blocks`, in order: one of each wave of `blocks` items, the
+/// The items of a thread block, in order: one of each wave of `blocks` items, the
 /// next one's neighbour in the next wave, so that a block does not always meet the last, shorter row
 /// tile of a band.
 struct gemm_items {
   const std::uint32_t* item_begin;  ///< [groups + 1] items before each group
   std::uint32_t blocks;
-  std::uint32_t at;  ///< in the wave; at first `block`
+  std::uint32_t at;  ///< in the wave; at first the block's own number
   std::uint32_t wave = 0;
 
   /// The next item; without rows where there is none.

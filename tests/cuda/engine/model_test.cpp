@@ -52,16 +52,13 @@ struct subject {
   std::optional<dtype> kv = {};                ///< of K and V; none: as products are computed
   std::shared_ptr<const subject> in_f32 = {};  ///< for the host: what rounding to bf16 changes
   double wrong_share_max = 0.0;                ///< of tokens: by near ties of routers
+  double clear_share_min = 0.5;                ///< of tokens: else to compare them says little
 
   void upload(const model_weights& plain) { uploaded = upload_weights(model, plain, device); }
 };
 
 subject random_subject(model_geometry model, std::uint64_t seed) {
-  // Random experts have nothing in common: where a router's near tie falls the other way, a logit
-  // changes by 0.3 to 0.4 of the largest, and a clear token may be another. Of 240 tokens of the
-  // family's shapes one differs so between the host's bf16 and its f32 (of their rows its router's
-  // gap is the fifth smallest), and one between the host and PTX (the ninth).
-  subject s{.model = std::move(model), .packed = {}, .uploaded = {}, .wrong_share_max = 0.01};
+  subject s{.model = std::move(model), .packed = {}, .uploaded = {}};
   s.packed = random_weights(s.model, dtype::bf16, seed);
   s.upload(random_weights(
       s.model, dtype::bf16, seed, best_isa(), host::gemm_backend::automatic, weight_form::plain));
@@ -110,7 +107,7 @@ model_geometry family_model() {
 
 /// Where a device is slow (ORIEL_TEST_SCALE below 1) prompts and answers are fewer and shorter: still of several pages
 /// and chunks, beyond the windows, with companions, drafts, hits.
-const bool is_slow = scaled(10) < 10;
+const bool is_slow = scaled(10) <= 2;
 const std::uint32_t answer_tokens = is_slow ? 6 : 40;
 const std::size_t prompts_asked = is_slow ? 3 : 6;
 
@@ -268,6 +265,7 @@ void check_agreement(const subject& s, std::span<const greedy_prompt> prompts) {
     o.observer = &exact;
     const served said = serve(*s.in_f32, false, o, prompts);
     tolerance = std::max(tolerance, 2.0 * average_error(prompts, host, expected, exact, said));
+    CHECK(tolerance <= 0x1p-4);
   }
   o.observer = &device;
   const served seen = serve(s, true, o, prompts);
@@ -284,8 +282,7 @@ void check_agreement(const subject& s, std::span<const greedy_prompt> prompts) {
       });
   CHECK(static_cast<double>(found.wrong) <= s.wrong_share_max * static_cast<double>(found.tokens));
   CHECK(found.tokens == prompts.size() * prompts[0].new_tokens);
-  // Else the comparison says little. (Of the family's shapes in e4m3 7 of 36 are clear.)
-  CHECK((s.e4m3 ? 8 : 2) * found.clear > found.tokens);
+  CHECK(static_cast<double>(found.clear) > s.clear_share_min * static_cast<double>(found.tokens));
 }
 
 bool same_bits(const kept_logits& a, const kept_logits& b, std::uint64_t first_id_of_b) {
@@ -340,7 +337,13 @@ void check(const subject& s) {
 }  // namespace
 
 TEST_CASE("cuda engine: the family's shapes, on tensor cores") {
-  check(random_subject(family_model(), 1));
+  // Random experts have nothing in common: where a router's near tie falls the other way, a logit
+  // changes by 0.3 to 0.4 of the largest, and a clear token may be another. Of 240 tokens one
+  // differs so between the host's bf16 and its f32 (of all rows its router's gap is the fifth
+  // smallest), and one between the host and PTX (the ninth).
+  subject s = random_subject(family_model(), 1);
+  s.wrong_share_max = 0.01;
+  check(s);
 }
 
 TEST_CASE("cuda engine: another shape, by the generic attention unit") {
@@ -412,7 +415,8 @@ subject e4m3_subject(model_geometry model, model_weights packed, model_weights e
   subject s{.model = std::move(model),
             .packed = std::move(packed),
             .uploaded = {},
-            .e4m3 = std::move(e4m3)};
+            .e4m3 = std::move(e4m3),
+            .clear_share_min = 0.2};
   s.upload(*s.e4m3);
   REQUIRE(computes_in_e4m3(*s.uploaded));
   return s;
@@ -429,6 +433,7 @@ TEST_CASE("cuda engine: the family's shapes in e4m3") {
   model_geometry m = family_model();
   e4m3_twins twins = random_e4m3_model(m, 3);
   subject s = e4m3_subject(std::move(m), std::move(twins.packed), std::move(twins.e4m3));
+  s.clear_share_min = 0.125;  // 7 of 36 are.
   check_e4m3(s);
   s.kv = dtype::e4m3;  // K and V as well.
   check_e4m3(s);

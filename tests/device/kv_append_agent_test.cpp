@@ -12,8 +12,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
@@ -48,7 +50,8 @@ void append_on_host(const attention_shape& shape, const kv_append_args& args) {
 /// In f32 the device's order is the host's; in bf16 the tile is, and the place in it is another.
 template <dtype Kv>
 void check_offsets(const append_case& c, random_stream& random) {
-  const kv_layer_view kv{nullptr, nullptr, c.page_bytes};
+  std::vector<std::byte> memory(c.pool_bytes());
+  const kv_layer_view kv{memory.data(), memory.data(), c.page_bytes};
   const paged_kv_view<Kv> view(c.shape, kv);
   const std::size_t k_tile = k_bytes_per_page(kv_tile_tokens, 1, c.shape.head_dim_qk, Kv);
   const std::size_t v_tile = v_bytes_per_page(kv_tile_tokens, 1, c.shape.head_dim_vo, Kv);
@@ -62,7 +65,7 @@ void check_offsets(const append_case& c, random_stream& random) {
     const std::uint32_t head = random.next_below(c.shape.kv_heads);
     const std::uint32_t dk = random.next_below(c.shape.head_dim_qk);
     const std::uint32_t dv = random.next_below(c.shape.head_dim_vo);
-    const auto at = [](const std::byte* p) { return reinterpret_cast<std::uintptr_t>(p); };
+    const auto at = [&](const std::byte* p) { return static_cast<std::size_t>(p - memory.data()); };
     const std::uint32_t key = position % kv_tile_tokens;
     const std::size_t k =
         view.k_tile(part, position, head) +

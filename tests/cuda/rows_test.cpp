@@ -103,31 +103,45 @@ TEST_CASE("cuda swiglu has the bits of the host's") {
   CHECK(same(widened(out_bf16.to_host()), expected));
 }
 
+namespace {
+
+/// Rows anywhere, and the host's table of them.
+struct rope_case {
+  rope_case(const rope_shape& shape, random_stream& random) : positions(rows) {
+    const auto made = cuda::plan_rope(shape);
+    REQUIRE(made);
+    plan = *made;
+    for (std::uint32_t& p : positions) {
+      p = random.next_below(1'000'000);
+    }
+    table.resize(plan.table_size(rows));
+    host::fill_rope_table(plan, positions, table, serial);
+  }
+  cuda::rope_plan plan{};
+  std::vector<std::uint32_t> positions;
+  std::vector<float> table;
+};
+
+}  // namespace
+
 TEST_CASE("cuda rope has the bits of the host's, its table up to one in 2^28") {
   const rope_shape shape = GENERATE(rope_shape{192, 64, 64, 1e7}, rope_shape{10, 6, 5, 1e4});
   constexpr std::uint32_t heads = 3;
   random_stream random(shape.head_dim, 72);
-  const auto plan = cuda::plan_rope(shape);
-  REQUIRE(plan);
-  std::vector<std::uint32_t> positions(rows);
-  for (std::uint32_t& p : positions) {
-    p = random.next_below(1'000'000);
-  }
-  std::vector<float> table(plan->table_size(rows));
-  host::fill_rope_table(*plan, positions, table, serial);
-  const auto device_positions = to_device(positions);
-  const device_array<float> device_table(table.size());
+  const rope_case c(shape, random);
+  const auto device_positions = to_device(c.positions);
+  const device_array<float> device_table(c.table.size());
   const std::span<const std::uint32_t> at(device_positions.data(), rows);
-  REQUIRE(cuda::fill_rope_table(*plan, at, {device_table.data(), table.size()}, nullptr));
-  CHECK(same(device_table.to_host(), table));
+  REQUIRE(cuda::fill_rope_table(c.plan, at, {device_table.data(), c.table.size()}, nullptr));
+  CHECK(same(device_table.to_host(), c.table));
 
   const std::size_t stride = std::size_t{heads} * shape.head_dim;
   std::vector<float> x = random_floats(rows * stride, random);
   const auto device_x = to_device(x);
-  host::run_rope(*plan, {x.data(), stride, heads, positions}, table, serial);
-  const auto host_table = to_device(table);
+  host::run_rope(c.plan, {x.data(), stride, heads, c.positions}, c.table, serial);
+  const auto host_table = to_device(c.table);
   REQUIRE(cuda::run_rope(
-      *plan, {device_x.data(), stride, heads, at}, {host_table.data(), table.size()}, nullptr));
+      c.plan, {device_x.data(), stride, heads, at}, {host_table.data(), c.table.size()}, nullptr));
   CHECK(same(device_x.to_host(), x));
 }
 
@@ -135,20 +149,13 @@ TEST_CASE("cuda rope writes query heads in bf16 with the bits of the host's") {
   const rope_shape shape = GENERATE(rope_shape{192, 64, 64, 1e7}, rope_shape{10, 6, 5, 1e4});
   constexpr std::uint32_t q_heads = 5, kv_heads = 2;
   random_stream random(shape.head_dim, 76);
-  const auto plan = cuda::plan_rope(shape);
-  REQUIRE(plan);
-  std::vector<std::uint32_t> positions(rows);
-  for (std::uint32_t& p : positions) {
-    p = random.next_below(1'000'000);
-  }
-  std::vector<float> table(plan->table_size(rows));
-  host::fill_rope_table(*plan, positions, table, serial);
+  const rope_case c(shape, random);
   const std::size_t q_stride = std::size_t{q_heads} * shape.head_dim,
                     stride = q_stride + std::size_t{kv_heads} * shape.head_dim;
   std::vector<float> x = random_floats(rows * stride, random);
   std::vector<bf16> q(rows * q_stride);
-  const auto device_x = to_device(x), device_table = to_device(table);
-  const auto device_positions = to_device(positions);
+  const auto device_x = to_device(x), device_table = to_device(c.table);
+  const auto device_positions = to_device(c.positions);
   const device_array<bf16> device_q(q.size());
   const auto args = [&](bf16* to, float* from, std::span<const std::uint32_t> at) {
     return rope_qk_args{.q = to,
@@ -159,10 +166,10 @@ TEST_CASE("cuda rope writes query heads in bf16 with the bits of the host's") {
                         .kv_heads = kv_heads,
                         .positions = at};
   };
-  host::run_rope(*plan, args(q.data(), x.data(), positions), table, serial);
-  REQUIRE(cuda::run_rope(*plan,
+  host::run_rope(c.plan, args(q.data(), x.data(), c.positions), c.table, serial);
+  REQUIRE(cuda::run_rope(c.plan,
                          args(device_q.data(), device_x.data(), {device_positions.data(), rows}),
-                         {device_table.data(), table.size()},
+                         {device_table.data(), c.table.size()},
                          nullptr));
   CHECK(same(device_x.to_host(), x));
   CHECK(device_q.to_host() == q);

@@ -105,7 +105,7 @@ model_geometry family_model() {
   return m;
 }
 
-/// Where a device is slow (ORIEL_TEST_SCALE below 1) prompts and answers are fewer and shorter: still of several pages
+/// Where a device is slow (ORIEL_TEST_SCALE below 0.3) prompts and answers are fewer and shorter: still of several pages
 /// and chunks, beyond the windows, with companions, drafts, hits.
 const bool is_slow = scaled(10) <= 2;
 const std::uint32_t answer_tokens = is_slow ? 6 : 40;

@@ -11,6 +11,8 @@
 #include <kernels/attention_case.hpp>
 #include <support/scale.hpp>
 
+namespace attention_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -407,3 +409,5 @@ TEST_CASE("cuda attention has the same bits where a thread block has many items"
     CHECK(std::ranges::all_of(found, [&](const auto& x) { return x == found[0]; }));
   });
 }
+
+}  // namespace attention_test

@@ -18,6 +18,8 @@
 #include <iterator>
 #include <vector>
 
+namespace device_gemm_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -327,3 +329,5 @@ TEST_CASE("cuda gemm: block-scaled e4m3 with a plain grid") {
     }
   }
 }
+
+}  // namespace device_gemm_test

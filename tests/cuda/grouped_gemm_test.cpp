@@ -11,6 +11,8 @@
 
 #include <cmath>
 
+namespace grouped_gemm_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -182,3 +184,5 @@ TEST_CASE("cuda grouped_gemm: a row's bits do not depend on companions and tiles
     }
   }
 }
+
+}  // namespace grouped_gemm_test

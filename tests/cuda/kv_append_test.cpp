@@ -7,6 +7,8 @@
 #include <device/append_case.hpp>
 #include <device/device_order.hpp>
 
+namespace kv_append_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -42,3 +44,5 @@ TEST_CASE("cuda kv_append writes the values of the host's") {
       c.shape, append_case::pages, false, c.view(device.data()), c.view(reordered.data()));
   REQUIRE(std::memcmp(host.data(), reordered.data(), c.pool_bytes()) == 0);
 }
+
+}  // namespace kv_append_test

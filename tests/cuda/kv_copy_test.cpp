@@ -10,6 +10,8 @@
 
 #include <algorithm>
 
+namespace kv_copy_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -96,3 +98,5 @@ TEST_CASE("cuda kv_copy by engines says that it cannot be captured") {
     CHECK(done.error().code == errc::device_failure);
   });
 }
+
+}  // namespace kv_copy_test

@@ -1,13 +1,12 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Catch2's main for tests that need a device. Without one the exit code is 77, which CTest reports
-// as "skipped", test by test.
-#define CATCH_CONFIG_RUNNER
+// The main of tests that need a device. Without one the exit code is 77, which CTest reports as
+// "skipped", test by test.
+#include "support/session.hpp"
+
 #include <oriel/kernels/device_gemm.hpp>
 
 #include <cuda_runtime_api.h>
-
-#include <catch2/catch.hpp>
 
 #include <cstdio>
 #include <string>
@@ -16,7 +15,7 @@
 int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (std::string_view(argv[i]).starts_with("--list")) {
-      return Catch::Session().run(argc, argv);
+      return oriel_test::run_session(argc, argv);
     }
   }
   int devices = 0;
@@ -35,5 +34,5 @@ int main(int argc, char** argv) {
               oriel::cuda::gemm_library::is_built()
                   ? std::to_string(oriel::cuda::gemm_library::version()).c_str()
                   : "NONE");
-  return Catch::Session().run(argc, argv);
+  return oriel_test::run_session(argc, argv);
 }

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+namespace memory_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -90,3 +92,5 @@ TEST_CASE("cuda growing memory keeps its addresses under a captured graph") {
   ORIEL_REQUIRE_CUDA(cudaMemcpy(&first, memory->base(), 1, cudaMemcpyDefault));
   CHECK(first == std::byte{5});
 }
+
+}  // namespace memory_test

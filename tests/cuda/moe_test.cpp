@@ -11,6 +11,8 @@
 
 #include <support/arrays.hpp>
 
+namespace moe_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -110,3 +112,5 @@ TEST_CASE("cuda moe: one graph routes, permutes and combines any number of token
     check_equal(out.data(), expected_out);
   }
 }
+
+}  // namespace moe_test

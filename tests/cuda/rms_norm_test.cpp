@@ -8,6 +8,8 @@
 
 #include <kernels/attention_case.hpp>
 
+namespace rms_norm_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -90,3 +92,5 @@ TEST_CASE("cuda rms_norm writes operands with the bits of the host's") {
     CHECK((device_scales.to_host() == scales));
   }
 }
+
+}  // namespace rms_norm_test

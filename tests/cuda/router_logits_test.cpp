@@ -14,6 +14,8 @@
 #include <cmath>
 #include <optional>
 
+namespace router_logits_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -128,3 +130,5 @@ TEST_CASE("cuda router: one graph computes as many tokens as there are") {
     }
   }
 }
+
+}  // namespace router_logits_test

@@ -16,6 +16,8 @@
 
 #include <algorithm>
 
+namespace rows_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -262,3 +264,5 @@ TEST_CASE("cuda rms_norm, recorded once, serves as many rows as device memory sa
     CHECK(same(widened(out.to_host()), expected));
   }
 }
+
+}  // namespace rows_test

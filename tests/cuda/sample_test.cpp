@@ -13,6 +13,8 @@
 
 #include <algorithm>
 
+namespace sample_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -116,3 +118,5 @@ TEST_CASE("cuda samples and verifies as the host, one graph for any number of ro
     }
   }
 }
+
+}  // namespace sample_test

@@ -10,6 +10,8 @@
 #include <chrono>
 #include <thread>
 
+namespace stream_layers_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -102,3 +104,5 @@ TEST_CASE("cuda stream_layers: layers are read behind their gates, and go back b
   }
   CHECK(loads.counters().failed_loads == 0);
 }
+
+}  // namespace stream_layers_test

@@ -16,6 +16,8 @@
 #include <cmath>
 #include <cstring>
 
+namespace attention_agent_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -398,3 +400,5 @@ TEST_CASE("queries that are not as the plan says are refused") {
   CHECK_FALSE(is_refused(none, 384));
   CHECK(is_refused(q.data(), 384));
 }
+
+}  // namespace attention_agent_test

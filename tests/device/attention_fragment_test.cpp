@@ -7,6 +7,8 @@
 #include <device/attention_machine.hpp>
 #include <kernels/attention_case.hpp>
 
+namespace attention_fragment_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -295,3 +297,5 @@ TEST_CASE("a tile of e4m3 becomes the same numbers of bf16, where the operands h
   check_conversion<128, 128>(first, end);
   check_conversion<64, 64>(first, end);
 }
+
+}  // namespace attention_fragment_test

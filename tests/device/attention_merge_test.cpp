@@ -7,6 +7,8 @@
 
 #include <bit>
 
+namespace attention_merge_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -129,3 +131,5 @@ TEST_CASE("the merge has the bits of a fold of one split after the other") {
   }
   CHECK(different == 0);
 }
+
+}  // namespace attention_merge_test

@@ -11,6 +11,8 @@
 #include <set>
 #include <utility>
 
+namespace attention_schedule_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -548,3 +550,5 @@ TEST_CASE("plan_attention refuses what no kernel does") {
   limits.rows_per_sequence_min = 2;
   CHECK(refused(full_attention, limits));
 }
+
+}  // namespace attention_schedule_test

@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace device_gemm_plan_test {
+
 using namespace oriel;  // NOLINT: a test
 
 TEST_CASE("plan_gemm of a device takes bf16 and f32") {
@@ -44,3 +46,5 @@ TEST_CASE("plan_block_scaled_gemm says how scales of weights lie") {
   CHECK(refused({16, 128, dtype::bf16}, dtype::bf16));
   CHECK(refused({16, 128, dtype::e4m3}, dtype::e4m3));
 }
+
+}  // namespace device_gemm_plan_test

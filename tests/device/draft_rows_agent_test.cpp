@@ -10,6 +10,8 @@
 
 #include <vector>
 
+namespace draft_rows_agent_test {
+
 using namespace oriel;  // NOLINT: a test
 
 TEST_CASE("the device tells an MTP block's rows what the reference tells them") {
@@ -67,3 +69,5 @@ TEST_CASE("the device tells an MTP block's rows what the reference tells them") 
   });
   REQUIRE(found == expected);
 }
+
+}  // namespace draft_rows_agent_test

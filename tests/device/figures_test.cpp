@@ -6,6 +6,8 @@
 
 #include <numeric>
 
+namespace figures_test {
+
 using namespace oriel::bench;  // NOLINT: a test
 
 TEST_CASE("the median of odd, even and unsorted numbers") {
@@ -93,3 +95,5 @@ TEST_CASE("skewed lengths have their skew and mean; Zipf's rows are all dealt ou
   const auto rows = zipf_rows(64, 32'768);
   CHECK(rows[37] == Approx(rows[0] / 2.0).epsilon(0.05));  // The second.
 }
+
+}  // namespace figures_test

@@ -11,6 +11,8 @@
 #include <cmath>
 #include <limits>
 
+namespace grouped_gemm_agent_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -256,3 +258,5 @@ TEST_CASE("packed weights: each row where it belongs, padding is zero") {
     CHECK(std::count(found.begin(), found.end(), 1) == static_cast<long>(found.size()));
   }
 }
+
+}  // namespace grouped_gemm_agent_test

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <deque>
 
+namespace grouped_gemm_schedule_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -217,3 +219,5 @@ TEST_CASE("plan_grouped_gemm refuses what no kernel does") {
   CHECK(refused(gate_up, {0, 132}));
   CHECK(refused(gate_up, {64, 0}));
 }
+
+}  // namespace grouped_gemm_schedule_test

@@ -17,6 +17,8 @@
 #include <limits>
 #include <vector>
 
+namespace kv_append_agent_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -279,3 +281,5 @@ TEST_CASE("plan_kv_append covers the rows, and refuses what no kernel does") {
   shape.kv_heads = 0;
   CHECK_FALSE(cuda::plan_kv_append(shape, 1));
 }
+
+}  // namespace kv_append_agent_test

@@ -13,6 +13,8 @@
 
 #include <type_traits>
 
+namespace kv_copy_agent_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -92,9 +94,11 @@ TEST_CASE("a case's parts are all that its copy writes, V as well as K") {
       std::fill_n(is_in_a_part.begin() + static_cast<long>(part.to), part.bytes, true);
     }
   }
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    REQUIRE((a[i] == b[i]) == is_in_a_part[i]);
+  std::size_t wrong = 0;  // One check for them all: a million each.
+  while (wrong < a.size() && (a[wrong] == b[wrong]) == is_in_a_part[wrong]) {
+    ++wrong;
   }
+  CHECK(wrong == a.size());
 }
 
 TEST_CASE("what lies side by side on both sides is one run") {
@@ -287,3 +291,5 @@ TEST_CASE("plan_kv_copy refuses what nobody copies") {
   CHECK(code(pro, {.way = cuda::kv_copy_way::engine}) == errc::unsupported_shape);
   CHECK(code(pro, {.multiprocessors = 0}) == errc::invalid_argument);
 }
+
+}  // namespace kv_copy_agent_test

@@ -18,6 +18,8 @@
 #include <string>
 #include <utility>
 
+namespace memory_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -222,3 +224,5 @@ TEST_CASE("pieces of a preallocation lie apart, and are told with their bytes") 
   REQUIRE_FALSE(refused);
   CHECK(refused.error().code == errc::out_of_memory);
 }
+
+}  // namespace memory_test

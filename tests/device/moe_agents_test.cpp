@@ -16,6 +16,8 @@
 
 #include <memory>
 
+namespace moe_agents_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -344,3 +346,5 @@ TEST_CASE("the device adds a token's experts with the bits of the reference") {
   CHECK_FALSE(cuda::plan_moe_combine({0, 8}));
   CHECK_FALSE(cuda::plan_moe_combine({8, 0}));
 }
+
+}  // namespace moe_agents_test

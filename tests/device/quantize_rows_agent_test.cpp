@@ -10,6 +10,8 @@
 #include <cmath>
 #include <limits>
 
+namespace quantize_rows_agent_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -94,3 +96,5 @@ TEST_CASE("quantised rows are near the rows") {
   CHECK(cuda::plan_quantize_rows({1}));
   CHECK_FALSE(cuda::plan_quantize_rows({0}));
 }
+
+}  // namespace quantize_rows_agent_test

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <limits>
 
+namespace quantized_swiglu_agent_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -77,3 +79,5 @@ TEST_CASE("gates that are not aligned are not read in vectors") {
   CHECK_FALSE(fits({{.values = to, .stride = inter}, gate_up.data() + 4, 2 * inter, 1}, inter));
   CHECK_FALSE(fits({{.values = to, .stride = inter}, gate_up.data(), 2 * inter, 1}, 60));
 }
+
+}  // namespace quantized_swiglu_agent_test

@@ -10,6 +10,8 @@
 #include <device/stored_rows.hpp>
 #include <support/norm_forms.hpp>
 
+namespace rms_norm_agent_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -211,3 +213,5 @@ TEST_CASE("plan_rms_norm refuses what no kernel does") {
   // A block may have 227 KiB.
   CHECK(cuda::plan_rms_norm({56'000, 1e-5f, dtype::bf16})->shared_bytes <= 227 * 1024);
 }
+
+}  // namespace rms_norm_agent_test

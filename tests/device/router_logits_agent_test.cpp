@@ -12,6 +12,8 @@
 #include <algorithm>
 #include <cmath>
 
+namespace router_logits_agent_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -225,3 +227,5 @@ TEST_CASE("the router's product: plans") {
   CHECK_FALSE(cuda::plan_router_logits({8, (1u << 20) + 1}, 1));
   CHECK_FALSE(cuda::plan_router_logits({8, 64}, 0));
 }
+
+}  // namespace router_logits_agent_test

@@ -18,6 +18,8 @@
 #include <cmath>
 #include <numeric>
 
+namespace row_agents_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -280,3 +282,5 @@ TEST_CASE("plans of the device's row kernels refuse what no kernel does") {
   CHECK(cuda::plan_rope({192, 64, 64, 1e7}));
   CHECK_FALSE(cuda::plan_rope({192, 63, 64, 1e7}));
 }
+
+}  // namespace row_agents_test

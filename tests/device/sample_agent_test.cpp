@@ -21,6 +21,8 @@
 #include <memory>
 #include <optional>
 
+namespace sample_agent_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -440,3 +442,5 @@ TEST_CASE("the device judges chains as the verifier does") {
     }
   }
 }
+
+}  // namespace sample_agent_test

@@ -9,9 +9,8 @@
 
 #include <support/arrays.hpp>
 
-#include <algorithm>
-#include <bit>
-#include <cstdint>
+#include <cstddef>
+#include <type_traits>
 #include <vector>
 
 namespace oriel::test {
@@ -54,16 +53,11 @@ class stored_rows {
 /// `count` random floats that T stores exactly.
 template <class T>
 std::vector<float> exact_floats(std::size_t count, random_stream& random, float limit = 4.0f) {
-  std::vector<float> values = random_floats(count, random, -limit, limit);
+  std::vector<float> values = ::random_floats(count, random, -limit, limit);
   for (float& x : values) {
     x = std::is_same_v<T, bf16> ? round_to_bf16(x) : x;
   }
   return values;
-}
-
-inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return std::ranges::equal(
-      a, b, {}, std::bit_cast<std::uint32_t, float>, std::bit_cast<std::uint32_t, float>);
 }
 
 }  // namespace oriel::test

@@ -15,6 +15,8 @@
 #include <optional>
 #include <string>
 
+namespace stream_layers_test {
+
 using namespace oriel;        // NOLINT: a test
 using namespace oriel::test;  // NOLINT
 
@@ -557,3 +559,5 @@ TEST_CASE("events that cannot be made leave none behind") {
     CHECK(device.live_events == 0);
   }
 }
+
+}  // namespace stream_layers_test

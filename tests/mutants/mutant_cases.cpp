@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Catch2's session, compiled once for all programs of mutants.
-#define CATCH_CONFIG_RUNNER
+#define CATCH_CONFIG_EXTERNAL_INTERFACES
 #include "mutants/mutant_cases.hpp"
 #include "sim/isolated.hpp"
+#include "support/session.hpp"
 
 #include <oriel/core/contract.hpp>
 
@@ -37,11 +37,10 @@ std::string kill_by_cases(const char* program, const std::string& cases, unsigne
         if (!cases.empty()) {
           arguments.push_back(cases.c_str());
         }
-        Catch::Session session;
-        if (session.applyCommandLine(static_cast<int>(arguments.size()), arguments.data()) != 0) {
-          return std::string("no session");
+        if (oriel_test::run_session(static_cast<int>(arguments.size()), arguments.data()) == 0) {
+          return std::string();
         }
-        return session.run() == 0 ? std::string() : "case: " + failing_case;
+        return failing_case.empty() ? std::string("no session") : "case: " + failing_case;
       },
       seconds);
 }

@@ -1,5 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Catch2's main, compiled once for all test programs.
-#define CATCH_CONFIG_MAIN
-#include <catch2/catch.hpp>
+#include "support/session.hpp"
+
+int main(int count, char** arguments) {
+  return oriel_test::run_session(count, arguments);
+}

@@ -59,9 +59,9 @@ inline constexpr std::uint32_t gemm_store_width = Swiglu ? 2 : 4;
 [[nodiscard]] ORIEL_HOST_DEVICE_INLINE float near_silu(float x) {
   // log2(e) in two parts: of one alone, -87 would be off by 3e-6. Beyond the limits the result is
   // x or 0.
-  constexpr float log2_e = 1.442'695'02f, rest = 1.925'963e-8f, ln_2 = 0.693'147'18f;
-  const float y = ::fminf(::fmaxf(x, -88.0f), 88.0f), power = y * -log2_e;
-  const float missing = ::fmaf(y, -rest, ::fmaf(y, -log2_e, -power));
+  constexpr float log2e = 1.442'695'02f, rest = 1.925'963e-8f, ln_2 = 0.693'147'18f;
+  const float y = ::fminf(::fmaxf(x, -88.0f), 88.0f), power = y * -log2e;
+  const float missing = ::fmaf(y, -rest, ::fmaf(y, -log2e, -power));
   const float e = near_exp2(power);
   const float whole = ORIEL_MUTANT(gemm_sigmoid_forgets_the_rest) ? 0.0f : missing * ln_2;
   return x * near_reciprocal(1.0f + ::fmaf(e, whole, e));

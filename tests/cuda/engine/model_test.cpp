@@ -37,6 +37,8 @@
 #include <string>
 #include <vector>
 
+namespace model_test {
+
 using namespace oriel;          // NOLINT: a test
 using namespace oriel::engine;  // NOLINT
 using namespace oriel::test;    // NOLINT
@@ -449,3 +451,5 @@ TEST_CASE("cuda engine: an FP8 checkpoint with fused QKV") {
   check_size(s, kept_in_e4m3(opened, dtype::bf16));
   check_e4m3(s);
 }
+
+}  // namespace model_test

@@ -24,6 +24,8 @@
 #include <cstring>
 #include <vector>
 
+namespace tiers_test {
+
 using namespace oriel;          // NOLINT: a test
 using namespace oriel::engine;  // NOLINT
 
@@ -163,3 +165,5 @@ TEST_CASE("cuda engine: a prefix from host memory is the one that was on the dev
     CHECK(fetched.tokens == hit.tokens);  // The same rows in the same buckets.
   }
 }
+
+}  // namespace tiers_test

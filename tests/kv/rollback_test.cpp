@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -189,9 +190,9 @@ class world {
       const page_handle page = s.share(pool_id{pool}, logical);
       const auto begin = rows_[pool].begin() + std::ptrdiff_t{to_index(page.id)} * page_;
       shared_.push_back({pool, page, {begin, begin + page_}});
-      for (std::uint32_t i = 0; i < page_; ++i) {
-        REQUIRE(shared_.back().rows[i] == accepted_[pool][std::size_t{logical} * page_ + i]);
-      }
+      REQUIRE(std::ranges::equal(
+          shared_.back().rows,
+          std::span(accepted_[pool]).subspan(std::size_t{logical} * page_, page_)));
     }
   }
   bool shared_are_right() const {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds and runs every test. Usage: tests/run.sh [--long] [stage...]
-# Stages, all by default and in this order: lint release asan cuda package tsan.
+# Stages, all by default and in this order: lint release asan cuda tsan package.
 # --long adds the soaks. Without a CUDA toolkit the cuda stage says so and passes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,11 +8,11 @@ stages=()
 for argument in "$@"; do
   case "$argument" in
     --long) export ORIEL_TEST_LONG=1 ;;
-    lint|release|asan|cuda|package|tsan) stages+=("$argument") ;;
-    *) echo "usage: $0 [--long] [lint|release|asan|cuda|package|tsan ...]" >&2; exit 2 ;;
+    lint|release|asan|cuda|tsan|package) stages+=("$argument") ;;
+    *) echo "usage: $0 [--long] [lint|release|asan|cuda|tsan|package ...]" >&2; exit 2 ;;
   esac
 done
-[ ${#stages[@]} -gt 0 ] || stages=(lint release asan cuda package tsan)
+[ ${#stages[@]} -gt 0 ] || stages=(lint release asan cuda tsan package)
 
 ./src/cmake/install_packages.sh test
 jobs=$(nproc)
@@ -70,13 +70,13 @@ stage_asan() {  # Release's are figures of whole real traces, minutes here over 
     -E '^test\.replay:(the agentic trace gives|the real tree under LRU draws|400 GiB of|the default order goes)|:the seeds (with tiers )?meet '
 }
 stage_cuda() { ./tests/package/cuda.sh; }
-stage_package() { ./tests/package/run.sh; }
 stage_tsan() {  # What has threads: the pool itself, probes of a tree, every kernel in the engine's forward pass.
   cmake --preset tsan > /dev/null
   cmake --build --preset tsan -j "$jobs" --target test.core test.threads
   ORIEL_TEST_SCALE=0.1 begin_tests tsan -j 1 --no-tests=error \
     -R '^test\.core:|^test\.threads:(case 49|logits have the same bits|a request.s tokens|a loader thread fills|store_thread|many threads|a node may be|a thread|loads are cancelled|a load that fails|routers in threads)'
 }
+stage_package() { ./tests/package/run.sh; }  # Last: much of it takes one core, and tsan's tests another.
 
 for stage in "${stages[@]}"; do
   echo "== $stage"

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Installs Oriel into an empty folder, moves it, and uses it as its users do: find_package,
 # add_subdirectory, pkg-config, a C++23 program, the program oriel, Conan and vcpkg. The library is built as by the
-# presets cpu and cuda, so that a compiler cache that saw it has it. Conan, whose flags are its own, builds without
-# optimisation and several files at once: only that it fits is tested.
+# presets cpu and cuda, so that a compiler cache that saw it has it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source=$PWD
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+aside=
+end() {
+  [ -z "$aside" ] || kill -- "-$aside" 2> /dev/null || true
+  rm -rf "$work"
+}
+trap end EXIT
 passed=0
-skipped=0
 
 ok() { echo "package: $1: ok"; passed=$((passed + 1)); }
 quietly() { "$@" > "$work/log" 2>&1 || { tail -60 "$work/log" >&2; echo "package: failed: $*" >&2; exit 1; }; }
@@ -46,6 +49,11 @@ quietly cmake --build "$work/build"
 quietly cmake --install "$work/build"
 mv "$work/first" "$work/moved"  # An install is relocatable.
 ok install
+
+# vcpkg and Conan beside the rest, where one step waits for the other. What they say follows at the end.
+mkdir "$work/vcpkg" "$work/conan"
+setsid bash -c "set -e; tests/package/vcpkg.sh '$work/vcpkg'; tests/package/conan.sh '$work/conan'" > "$work/aside" 2>&1 &
+aside=$!
 
 host_only=(-DCMAKE_PREFIX_PATH="$work/moved" -DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON)
 build_consumer find_package "${host_only[@]}"
@@ -86,28 +94,9 @@ if [ -d examples/cli ]; then
   ok "program, moved away from its build"
 fi
 
-# Conan is a tool: from PATH, or from PyPI into a virtual environment of our own.
-conan=$(command -v conan || true)
-if [ -z "$conan" ] && [ -x build/tools/bin/conan ]; then conan=$source/build/tools/bin/conan; fi
-if [ -z "$conan" ] && python3 -m venv build/tools > "$work/log" 2>&1 \
-    && build/tools/bin/pip -q install 'conan>=2,<3' >> "$work/log" 2>&1; then
-  conan=$source/build/tools/bin/conan
-fi
-if [ -n "$conan" ]; then
-  export CONAN_HOME=$work/conan
-  quietly "$conan" profile detect
-  programs=(False)
-  if [ -d examples/cli ]; then programs+=(True); fi
-  for program in "${programs[@]}"; do
-    CCACHE_BASEDIR=$work quietly "$conan" create . --no-remote -pr tests/package/conan/profile -s compiler.cppstd=20 \
-      -s build_type=Debug -c tools.cmake.cmake_layout:test_folder=\$TMP -o "oriel/*:program=$program" \
-      -c "tools.cmake.cmaketoolchain:extra_variables={'CMAKE_UNITY_BUILD': 'ON', 'CMAKE_CXX_FLAGS_DEBUG': '-O0'}"
-    ok "conan create (program=$program)"
-  done
-else
-  echo "package: conan: skipped (neither on PATH nor to be had from PyPI)"
-  skipped=$((skipped + 1))
-fi
-"$source/tests/package/vcpkg.sh" "$work"
-passed=$((passed + 1))
+wait "$aside" || { cat "$work/aside" >&2; exit 1; }
+aside=
+cat "$work/aside"
+passed=$((passed + $(grep -c ': ok$' "$work/aside")))
+skipped=$(grep -c ': skipped' "$work/aside" || true)
 echo "$passed passed, 0 failed, $skipped skipped"

@@ -11,6 +11,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/support/steps.sh
+. tests/support/cublaslt_of_python.sh
 steps_begin "${GPU_SECONDS:-570}"
 deps=${GPU_DEPS:-$PWD/.gpu_deps}
 build=build/gpu_bench
@@ -34,10 +35,11 @@ clocks() { ask clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,temperature.gpu
 # Our programs are built first, without what only peers need. PyTorch comes with a cuDNN of its own.
 configure() {
   cmake --preset cuda -B "$build" -DORIEL_EXAMPLES=OFF -DORIEL_TIER=OFF -DORIEL_TESTS=OFF -DORIEL_BENCH=CUDA \
-    -DORIEL_ONEDNN=OFF -DORIEL_WERROR=OFF -DCMAKE_PREFIX_PATH="$deps" -DORIEL_CUDNN_DIR="$cudnn"
+    -DORIEL_ONEDNN=OFF -DORIEL_WERROR=OFF -DCMAKE_PREFIX_PATH="$deps" -DORIEL_CUDNN_DIR="$cudnn" \
+    -DORIEL_CUBLASLT_DIR="$(cublaslt_of_python)"
 }
 cudnn=$(python3 -c 'import nvidia.cudnn as c; print(list(c.__path__)[0])' 2> /dev/null || true)
-export -f configure
+export -f configure cublaslt_of_python
 export build deps cudnn
 programs=(plan attention gemm moe rows sample kv_copy)
 peers=(cub cudnn_attention)
@@ -81,7 +83,7 @@ nvrtc=$(python3 -c 'import glob, nvidia, os
 print(":".join({os.path.dirname(f) for p in nvidia.__path__ for f in glob.glob(p + "/*/lib/libnvrtc.so*")}))' \
   2> /dev/null || true)
 LD_LIBRARY_PATH=$nvrtc${LD_LIBRARY_PATH:+${nvrtc:+:}$LD_LIBRARY_PATH} \
-  measure cudnn 60 "$build/bench/bench.peers.cudnn_attention"
+  measure cudnn 60 "$build/bench/bench.peers.cudnn_attention" 52
 printf 'cuBLASLt\t%s\n' "$(sed -n 's/^cuBLASLt: //p' "$steps/gemm.log" 2> /dev/null | grep . || echo unknown)" \
   >> "$steps/facts"
 printf 'clocks after\t%s\n' "$(clocks)" >> "$steps/facts"

@@ -16,6 +16,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/support/steps.sh
+. tests/support/cublaslt_of_python.sh
 examples=OFF sanitizes=1 tests=1 needs_cublaslt=1
 while [ $# -gt 0 ]; do
   case $1 in
@@ -37,10 +38,10 @@ if [ $examples = ON ] && [ $tests = 1 ]; then programs+=(test.cuda_engine); fi
 
 build_all() {
   cmake --preset cuda -B "$build" -DORIEL_EXAMPLES=$examples -DORIEL_TIER=$examples -DORIEL_BENCH=OFF \
-    -DORIEL_ONEDNN=OFF -DORIEL_WERROR=OFF -DCMAKE_PREFIX_PATH="$deps"
+    -DORIEL_ONEDNN=OFF -DORIEL_WERROR=OFF -DCMAKE_PREFIX_PATH="$deps" -DORIEL_CUBLASLT_DIR="$(cublaslt_of_python)"
   cmake --build "$build" --target "${programs[@]}"
 }
-export -f build_all
+export -f build_all cublaslt_of_python
 export build examples deps
 if ! step build 400 bash -euc "programs=(${programs[*]}); build_all"; then
   step_tail build 40
@@ -48,6 +49,7 @@ if ! step build 400 bash -euc "programs=(${programs[*]}); build_all"; then
   exit 1
 fi
 
+together=$((($(nproc) + 1) / 2))  # Cases at a time: the host computes what is expected of them.
 code=0
 step device 60 "./$build/tests/test.cuda" "no such case" || code=$?
 if [ "$code" != 0 ]; then
@@ -85,15 +87,16 @@ cases() {
 }
 none_listed() { printf '%s\tfailed\tno case was listed\n' "$1" >> "$steps/outcomes"; }
 if [ $tests = 1 ]; then
-  # First what must have the device for itself; last what takes long, so that models have their turn before it.
+  # First what must have the device for itself. What takes long, most of it the host's own sums, goes beside the models.
   cases test.cuda 1 40 test.cuda "[alone]" || none_listed "test.cuda [alone]"
-  cases test.cuda 4 40 test.cuda "~[alone]~[long]" || none_listed test.cuda
+  cases test.cuda $together 40 test.cuda "~[alone]~[long]" || none_listed test.cuda
+  { cases test.cuda $together 200 test.cuda "[long]" || none_listed "test.cuda [long]"; } &
   if [ $examples = ON ] && [ $outcome = skipped ]; then
     printf 'test.cuda_engine\tskipped\tno cuBLASLt\n' >> "$steps/outcomes"
   elif [ $examples = ON ]; then
-    cases test.cuda_engine 4 100 test.cuda_engine "*" || none_listed test.cuda_engine
+    cases test.cuda_engine $together 100 test.cuda_engine "*" || none_listed test.cuda_engine
   fi
-  cases test.cuda 4 200 test.cuda "[long]" || none_listed "test.cuda [long]"
+  wait
 fi
 
 # Does the sanitizer that this calls know the device? Asked with one small case; that it fails is nothing here.
@@ -114,7 +117,7 @@ sanitize() {  # sanitize <tool> [option...]
     printf '%s\tnot run\tthe sanitizer does not support this device\n' "$tool" >> "$steps/outcomes"
     return
   fi
-  cases "$tool" 4 40 test.cuda "~[alone]~[long]~cuda gemm*" "$sanitizer" --tool "$tool" --error-exitcode 1 "$@" \
+  cases "$tool" $together 40 test.cuda "~[alone]~[long]~cuda gemm*" "$sanitizer" --tool "$tool" --error-exitcode 1 "$@" \
     || none_listed "$tool"
 }
 if [ $sanitizes = 1 ]; then

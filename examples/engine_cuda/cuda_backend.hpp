@@ -87,6 +87,9 @@ class cuda_backend final : public step_backend {
  private:
   friend class cuda_step;  // enqueues the operations
 
+  static constexpr std::size_t step_memory = 0, device_tables = 1;                  // of device_
+  static constexpr std::size_t step_inputs = 0, step_outputs = 1, host_tables = 2;  // of pinned_
+
   cudaGraphExec_t graph_of(const step_program& program);
   void enqueue(const step_program& program, layer_gate_ref gate = {});
   void make_mover(const host_pools& pools, std::span<const kv_layer_shape> shapes);

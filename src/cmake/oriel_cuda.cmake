@@ -34,12 +34,15 @@ target_compile_options(oriel_cuda PRIVATE
 target_link_libraries(oriel_cuda PUBLIC oriel::oriel CUDA::cudart)
 
 # Dense products are cuBLASLt's (device_gemm.hpp). It belongs to the toolkit, but may be left out of an
-# installation: then gemm_library::create() says so, and grouped_gemm.hpp multiplies all the same.
+# installation: then it is taken from ORIEL_CUBLASLT_DIR, which Python's packages have as well. Without it
+# gemm_library::create() says so, and grouped_gemm.hpp multiplies all the same.
 set(ORIEL_CUBLASLT AUTO CACHE STRING "Use cuBLASLt for dense products: OFF, ON, or AUTO (where found)")
 set_property(CACHE ORIEL_CUBLASLT PROPERTY STRINGS OFF ON AUTO)
+set(ORIEL_CUBLASLT_DIR "" CACHE PATH "Folder of cuBLASLt's include and lib, where the toolkit has none")
 find_file(ORIEL_CUBLASLT_HEADER cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} NO_DEFAULT_PATH)
 mark_as_advanced(ORIEL_CUBLASLT_HEADER)
 set(ORIEL_CUBLASLT_TARGET "")
+set(ORIEL_CUBLASLT_INCLUDE "")  # The toolkit's is known.
 if(ORIEL_CUBLASLT AND ORIEL_CUBLASLT_HEADER)
   foreach(target CUDA::cublasLt CUDA::cublasLt_static)
     if(NOT ORIEL_CUBLASLT_TARGET AND TARGET ${target})
@@ -47,8 +50,19 @@ if(ORIEL_CUBLASLT AND ORIEL_CUBLASLT_HEADER)
     endif()
   endforeach()
 endif()
+if(ORIEL_CUBLASLT AND NOT ORIEL_CUBLASLT_TARGET AND ORIEL_CUBLASLT_DIR)
+  find_path(ORIEL_CUBLASLT_DIR_INCLUDE cublasLt.h HINTS ${ORIEL_CUBLASLT_DIR} PATH_SUFFIXES include NO_DEFAULT_PATH)
+  find_library(ORIEL_CUBLASLT_DIR_LIBRARY NAMES cublasLt libcublasLt.so.${CUDAToolkit_VERSION_MAJOR} NAMES_PER_DIR
+               HINTS ${ORIEL_CUBLASLT_DIR} PATH_SUFFIXES lib lib64 NO_DEFAULT_PATH)
+  mark_as_advanced(ORIEL_CUBLASLT_DIR_INCLUDE ORIEL_CUBLASLT_DIR_LIBRARY)
+  if(ORIEL_CUBLASLT_DIR_INCLUDE AND ORIEL_CUBLASLT_DIR_LIBRARY)
+    set(ORIEL_CUBLASLT_INCLUDE ${ORIEL_CUBLASLT_DIR_INCLUDE})
+    set(ORIEL_CUBLASLT_TARGET ${ORIEL_CUBLASLT_DIR_LIBRARY})
+  endif()
+endif()
 if(ORIEL_CUBLASLT_TARGET)
   target_compile_definitions(oriel_cuda PRIVATE ORIEL_HAS_CUBLASLT)
+  target_include_directories(oriel_cuda SYSTEM PRIVATE ${ORIEL_CUBLASLT_INCLUDE})
   target_link_libraries(oriel_cuda PRIVATE ${ORIEL_CUBLASLT_TARGET})
 elseif(ORIEL_CUBLASLT AND NOT ORIEL_CUBLASLT STREQUAL "AUTO")
   message(FATAL_ERROR "ORIEL_CUBLASLT=ON, and the toolkit in ${CUDAToolkit_LIBRARY_DIR} has no cuBLASLt")

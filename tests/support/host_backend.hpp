@@ -7,6 +7,8 @@
 /// numbers: before each run everything but the inputs is NaN.
 #pragma once
 
+#include "support/router_gap.hpp"
+
 #include <oriel/core/executor.hpp>
 #include <oriel/kernels/draft_rows.hpp>
 #include <oriel/kernels/embed.hpp>
@@ -33,6 +35,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -85,6 +88,7 @@ class host_backend final : public engine::step_backend {
            std::span<const engine::fetched_part> parts,
            layer_gate_ref gate) override {
     p_ = &program;
+    last_router_gap = std::numeric_limits<float>::infinity();
     const auto send_inputs = [&] {
       std::memcpy(memory_.data(), inputs_.data(), program.input_bytes);
     };
@@ -124,6 +128,10 @@ class host_backend final : public engine::step_backend {
   }
   page_mover* mover() noexcept override { return moves; }
 
+  /// Generic attention as a device has it, whose weights of values are not rounded; else the host engine's bits.
+  bool rounds_as_a_device = false;
+  /// Of the last run's last row: the smallest router_gap of the model's layers.
+  float last_router_gap = 0.0f;
   engine::backend_needs taken;
   const char* named = "";  ///< the arithmetic; set before a runner is made
   std::size_t runs = 0, computed_rows = 0, graph_runs = 0, drafting_runs = 0,
@@ -495,7 +503,7 @@ class host_backend final : public engine::step_backend {
         out.offset += row * out.stride;
         q.offset += row * q.stride;
         const std::vector<float> queries = widened(q, s.rows, q_width);
-        attend(shape,
+        attend(o.plan,
                {.out = heads.data(),
                 .q = queries.data(),
                 .q_stride = q_width,
@@ -510,8 +518,10 @@ class host_backend final : public engine::step_backend {
       row += s.rows;
     }
   }
-  void attend(const attention_shape& shape, const attention_args& args) {
-    if (shape.kv == dtype::e4m3) {
+  void attend(const cuda::attention_plan& on_device, const attention_args& args) {
+    const attention_shape& shape = on_device.shape;
+    if (shape.kv == dtype::e4m3 ||
+        (rounds_as_a_device && on_device.unit == cuda::attention_unit::generic)) {
       reference::attention(shape, args);
       return;
     }
@@ -535,21 +545,23 @@ class host_backend final : public engine::step_backend {
   void interpret(const engine::route_op& o) {
     const ffn_geometry& f = geometry_of(o.layer).ffn;
     const auto& moe = std::get<engine::moe_weights>(layer_of(o.layer).ffn);
-    host::run_moe_route(
-        *host::plan_moe_route({.experts = f.experts,
-                               .top_k = f.top_k,
-                               .groups = model_.expert_groups,
-                               .kept_groups = model_.expert_groups_kept,
-                               .normalize = model_.norm_topk_prob,
-                               .scale = static_cast<float>(model_.routed_scaling_factor)},
-                              weights_.path),
-        {.ids = buffer<std::uint32_t>(o.ids).data(),
-         .weights = buffer<float>(o.weights).data(),
-         .logits = floats(o.logits),
-         .logits_stride = o.logits.stride,
-         .correction_bias = moe.correction_bias.data(),
-         .tokens = count_of(o.rows)},
-        serial_);
+    const moe_route_shape shape{.experts = f.experts,
+                                .top_k = f.top_k,
+                                .groups = model_.expert_groups,
+                                .kept_groups = model_.expert_groups_kept,
+                                .normalize = model_.norm_topk_prob,
+                                .scale = static_cast<float>(model_.routed_scaling_factor)};
+    const moe_route_args args{.ids = buffer<std::uint32_t>(o.ids).data(),
+                              .weights = buffer<float>(o.weights).data(),
+                              .logits = floats(o.logits),
+                              .logits_stride = o.logits.stride,
+                              .correction_bias = moe.correction_bias.data(),
+                              .tokens = count_of(o.rows)};
+    host::run_moe_route(*host::plan_moe_route(shape, weights_.path), args, serial_);
+    if (is_main(o.layer) && args.tokens > 0) {
+      const float* const last = args.logits + (args.tokens - 1) * args.logits_stride;
+      last_router_gap = std::min(last_router_gap, router_gap(shape, last, args.correction_bias));
+    }
   }
   void interpret(const engine::experts_op& o) {
     const ffn_geometry& f = geometry_of(o.layer).ffn;

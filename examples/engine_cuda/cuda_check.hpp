@@ -1,0 +1,47 @@
+// SPDX-FileCopyrightText: The Oriel authors
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Failures of the runtime and of kernels, thrown as the engine's.
+#pragma once
+
+#include <oriel/core/result.hpp>
+
+#include <cuda_runtime_api.h>
+
+#include <engine/error.hpp>
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace oriel::engine {
+
+inline void check(cudaError_t outcome, const char* what) {
+  if (outcome != cudaSuccess) {
+    cudaGetLastError();  // Else the next launch takes it for its own.
+    throw error(
+        fmt::format("{}: {} ({})", what, cudaGetErrorString(outcome), static_cast<int>(outcome)));
+  }
+}
+
+inline void check(const status& outcome) {
+  if (!outcome) {
+    throw error(fmt::format("{}: {} ({})",
+                            outcome.error().detail,
+                            name_of(outcome.error().code),
+                            outcome.error().native));
+  }
+}
+
+template <class T>
+T checked(result<T> made, const char* what) {
+  if (!made) {
+    throw error(fmt::format("{}: {}: {} ({})",
+                            what,
+                            made.error().detail,
+                            name_of(made.error().code),
+                            made.error().native));
+  }
+  return std::move(*made);
+}
+
+}  // namespace oriel::engine

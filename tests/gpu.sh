@@ -94,7 +94,7 @@ if [ $tests = 1 ]; then
   if [ $examples = ON ] && [ $outcome = skipped ]; then
     printf 'test.cuda_engine\tskipped\tno cuBLASLt\n' >> "$steps/outcomes"
   elif [ $examples = ON ]; then
-    cases test.cuda_engine $together 100 test.cuda_engine "*" || none_listed test.cuda_engine
+    { cases test.cuda_engine $together 100 test.cuda_engine "*" || none_listed test.cuda_engine; } &
   fi
   wait
 fi

@@ -15,7 +15,7 @@ namespace {
 
 owned_stream make_stream() {
   cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+  expect(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
   return owned_stream(stream);
 }
 
@@ -80,8 +80,8 @@ void cuda_backend::take_memory(const backend_needs& needs) {
       {"inputs", needs.input_bytes}, {"outputs", needs.output_bytes}, {"page tables", table_bytes}};
   device_.emplace(checked(preallocation<cuda::device_memory>::make(device), "memory of a step"));
   pinned_.emplace(checked(preallocation<cuda::pinned_memory>::make(pinned), "memory of a step"));
-  check(cudaMemsetAsync(device_->bytes(device_tables).data(), 0, table_bytes, stream_),
-        "page tables");
+  expect(cudaMemsetAsync(device_->bytes(device_tables).data(), 0, table_bytes, stream_),
+         "page tables");
 }
 
 std::span<std::byte> cuda_backend::inputs() noexcept {
@@ -104,26 +104,26 @@ void cuda_backend::send_tables(std::span<const std::uint32_t> entries,
     const std::size_t at = range.first * sizeof(std::uint32_t);
     const std::size_t bytes = range.count * sizeof(std::uint32_t);
     std::memcpy(host + at, entries.data() + range.first, bytes);
-    check(cudaMemcpyAsync(device + at, host + at, bytes, cudaMemcpyHostToDevice, stream_),
-          "page tables");
+    expect(cudaMemcpyAsync(device + at, host + at, bytes, cudaMemcpyHostToDevice, stream_),
+           "page tables");
   }
 }
 
 void cuda_backend::need_pages(std::uint32_t pool, std::uint32_t pages) {
-  check(kv_[pool].commit(pages * page_bytes_[pool]));
+  expect(kv_[pool].commit(pages * page_bytes_[pool]));
 }
 
 void cuda_backend::send_inputs(const step_program& program) {
-  check(cudaMemcpyAsync(device_->bytes(step_memory).data(),
-                        inputs().data(),
-                        program.input_bytes,
-                        cudaMemcpyHostToDevice,
-                        stream_),
-        "inputs of a step");
+  expect(cudaMemcpyAsync(device_->bytes(step_memory).data(),
+                         inputs().data(),
+                         program.input_bytes,
+                         cudaMemcpyHostToDevice,
+                         stream_),
+         "inputs of a step");
 }
 
 void cuda_backend::settle() {
-  check(cudaStreamSynchronize(stream_), "a step on the device");
+  expect(cudaStreamSynchronize(stream_), "a step on the device");
 }
 
 /// Captured when the program is met for the second time: by then kernels are loaded and cuBLASLt
@@ -141,7 +141,7 @@ cudaGraphExec_t cuda_backend::graph_of(const step_program& program) {
     }
     return std::pair(outcome, cuda_owned<cudaGraph_t, cudaGraphDestroy>(recorded));
   };
-  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a graph");
+  expect(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a graph");
   try {
     enqueue(program);
   } catch (...) {
@@ -149,9 +149,9 @@ cudaGraphExec_t cuda_backend::graph_of(const step_program& program) {
     throw;
   }
   const auto [outcome, recorded] = end_capture();
-  check(outcome, "capturing a graph");
+  expect(outcome, "capturing a graph");
   cudaGraphExec_t graph = nullptr;
-  check(cudaGraphInstantiate(&graph, recorded, 0), "a graph");
+  expect(cudaGraphInstantiate(&graph, recorded, 0), "a graph");
   known = owned_graph(graph);
   return graph;
 }
@@ -164,7 +164,7 @@ void cuda_backend::run(const step_program& program,
   std::byte* const device = device_->bytes(step_memory).data();
   send_inputs(program);
   if (repeats && graphs_.contains(&program)) {
-    check(cudaGraphLaunch(graph_of(program), stream_), "launching a graph");
+    expect(cudaGraphLaunch(graph_of(program), stream_), "launching a graph");
   } else {
     enqueue(program, gate);
     if (repeats) {
@@ -174,15 +174,15 @@ void cuda_backend::run(const step_program& program,
   std::byte* const fetched = pinned_->bytes(step_outputs).data();
   for (const fetched_part& part : parts) {
     const std::size_t at = program[part.buffer].offset_bytes + part.first_byte;
-    check(cudaMemcpyAsync(fetched + (at - program.input_bytes),
-                          device + at,
-                          part.size_bytes,
-                          cudaMemcpyDeviceToHost,
-                          stream_),
-          "outputs of a step");
+    expect(cudaMemcpyAsync(fetched + (at - program.input_bytes),
+                           device + at,
+                           part.size_bytes,
+                           cudaMemcpyDeviceToHost,
+                           stream_),
+           "outputs of a step");
   }
   if (mover_) {
-    check(mover_->mark());
+    expect(mover_->mark());
   }
   settle();
 }

@@ -15,15 +15,17 @@
 
 namespace oriel::engine {
 
-inline void check(cudaError_t outcome, const char* what) {
+/// @throws engine::error unless it succeeded: "<what>: <the runtime's words> (CUDA error <number>)"
+inline void expect(cudaError_t outcome, const char* what) {
   if (outcome != cudaSuccess) {
     cudaGetLastError();  // Else the next launch takes it for its own.
-    throw error(
-        fmt::format("{}: {} ({})", what, cudaGetErrorString(outcome), static_cast<int>(outcome)));
+    throw error(fmt::format(
+        "{}: {} (CUDA error {})", what, cudaGetErrorString(outcome), static_cast<int>(outcome)));
   }
 }
 
-inline void check(const status& outcome) {
+/// @throws engine::error unless it succeeded
+inline void expect(const status& outcome) {
   if (!outcome) {
     throw error(fmt::format("{}: {} ({})",
                             outcome.error().detail,
@@ -32,6 +34,7 @@ inline void check(const status& outcome) {
   }
 }
 
+/// What was made. @throws engine::error unless it was
 template <class T>
 T checked(result<T> made, const char* what) {
   if (!made) {

@@ -4,6 +4,7 @@
 
 #include <engine/error.hpp>
 #include <engine_cuda/cuda_backend.hpp>
+#include <engine_cuda/cuda_check.hpp>
 #include <engine_cuda/cuda_runner.hpp>
 #include <engine_cuda/cuda_weights.hpp>
 #include <fmt/format.h>
@@ -13,14 +14,6 @@
 
 namespace oriel::engine {
 namespace {
-
-void expect(cudaError_t outcome, const char* what) {
-  if (outcome != cudaSuccess) {
-    cudaGetLastError();  // Else the next launch takes it for its own.
-    throw error(fmt::format(
-        "{}: {} (CUDA error {})", what, cudaGetErrorString(outcome), static_cast<int>(outcome)));
-  }
-}
 
 /// A program_runner with the backend that it borrows.
 class cuda_runner final : public step_runner {

@@ -80,20 +80,20 @@ class cuda_step {
   void run(const embed_op& o) {
     const auto plan =
         checked(cuda::plan_embed({model_.vocabulary, model_.hidden, compute()}), "embedding");
-    check(cuda::run_embed(plan,
-                          {at<float>(o.out),
-                           o.out.stride,
-                           weight<std::byte>({weight_role::embedding}),
-                           buffer<token_id>(o.tokens).first(most(o.rows))},
-                          d_.stream_,
-                          count(o.rows)));
+    expect(cuda::run_embed(plan,
+                           {at<float>(o.out),
+                            o.out.stride,
+                            weight<std::byte>({weight_role::embedding}),
+                            buffer<token_id>(o.tokens).first(most(o.rows))},
+                           d_.stream_,
+                           count(o.rows)));
   }
   void run(const rope_table_op& o) {
-    check(cuda::fill_rope_table(p_.ropes[o.kind],
-                                buffer<std::uint32_t>(o.positions).first(most(o.rows)),
-                                buffer<float>(o.table),
-                                d_.stream_,
-                                count(o.rows)));
+    expect(cuda::fill_rope_table(p_.ropes[o.kind],
+                                 buffer<std::uint32_t>(o.positions).first(most(o.rows)),
+                                 buffer<float>(o.table),
+                                 d_.stream_,
+                                 count(o.rows)));
   }
   void run(const norm_op& o) {
     const auto plan =
@@ -119,22 +119,22 @@ class cuda_step {
     if (out.type == dtype::e4m3) {
       args.quantized = quantized(o.out);
     }
-    check(cuda::run_rms_norm(plan, args, d_.stream_, count(o.rows)));
+    expect(cuda::run_rms_norm(plan, args, d_.stream_, count(o.rows)));
   }
   template <class X, class Out>
   void multiply(const gemm_op& o) {
-    check(cuda::run_gemm(*d_.products_,
-                         o.plan,
-                         device_gemm_args<X, Out>{.out = at<Out>(o.out),
-                                                  .out_stride = o.out.stride,
-                                                  .x = at<X>(o.x),
-                                                  .x_stride = o.x.stride,
-                                                  .weights = weight<X>(o.weight),
-                                                  .weight_stride = o.plan.shape.k,
-                                                  .rows = most(o.rows),
-                                                  .accumulate = o.accumulate},
-                         buffer<std::byte>(o.workspace),
-                         d_.stream_));
+    expect(cuda::run_gemm(*d_.products_,
+                          o.plan,
+                          device_gemm_args<X, Out>{.out = at<Out>(o.out),
+                                                   .out_stride = o.out.stride,
+                                                   .x = at<X>(o.x),
+                                                   .x_stride = o.x.stride,
+                                                   .weights = weight<X>(o.weight),
+                                                   .weight_stride = o.plan.shape.k,
+                                                   .rows = most(o.rows),
+                                                   .accumulate = o.accumulate},
+                          buffer<std::byte>(o.workspace),
+                          d_.stream_));
   }
   void run(const gemm_op& o) {
     if (o.x.type == dtype::f32) {
@@ -159,7 +159,7 @@ class cuda_step {
                 std::uint32_t rows,
                 const std::uint32_t* row_count) {
     const auto plan = checked(cuda::plan_quantize_rows({width}), "rows to e4m3");
-    check(cuda::run_quantize_rows(
+    expect(cuda::run_quantize_rows(
         plan,
         basic_quantize_rows_args<T>{
             .out = quantized(out), .x = at<T>(x), .x_stride = x.stride, .rows = rows},
@@ -176,7 +176,7 @@ class cuda_step {
   /// Rows in whole fours, which the buffers have.
   template <class Out>
   void multiply(const scaled_gemm_op& o, const cuda::block_scaled_gemm_plan& plan) {
-    check(cuda::run_block_scaled_gemm(
+    expect(cuda::run_block_scaled_gemm(
         *d_.products_,
         plan,
         block_scaled_gemm_args<Out>{.out = at<Out>(o.out),
@@ -198,7 +198,7 @@ class cuda_step {
     grouped_gemm_args<Out> args = grouped<Out>(plan, o.weight, o.x, o.out);
     args.rows = most(o.rows);
     args.accumulate = o.accumulate;
-    check(cuda::run_grouped_gemm(plan, args, d_.stream_));
+    expect(cuda::run_grouped_gemm(plan, args, d_.stream_));
   }
   void run(const scaled_gemm_op& o) {
     std::visit(
@@ -242,7 +242,7 @@ class cuda_step {
     const std::span<const std::uint32_t> positions = buffer<std::uint32_t>(
         o.rows == row_set::draft_rows ? p_.inputs.draft_positions : p_.inputs.positions);
     const auto turn = [&](const auto& args) {
-      check(cuda::run_rope(
+      expect(cuda::run_rope(
           p_.ropes[o.kind], args, buffer<float>(o.table), d_.stream_, count(o.rows)));
     };
     if (o.q.type == dtype::bf16) {
@@ -262,19 +262,19 @@ class cuda_step {
   }
   void run(const append_op& o) {
     const auto plan = checked(cuda::plan_kv_append(o.shape, most(o.rows)), "KV append");
-    check(cuda::run_kv_append(plan,
-                              {.kv = d_.layers_kv_[o.layer],
-                               .k = at<float>(o.k),
-                               .v = at<float>(o.v),
-                               .k_stride = o.k.stride,
-                               .v_stride = o.v.stride,
-                               .v_scale = static_cast<float>(model_.attention_value_scale),
-                               .sequences = buffer<paged_sequence>(o.sequences)},
-                              d_.stream_));
+    expect(cuda::run_kv_append(plan,
+                               {.kv = d_.layers_kv_[o.layer],
+                                .k = at<float>(o.k),
+                                .v = at<float>(o.v),
+                                .k_stride = o.k.stride,
+                                .v_stride = o.v.stride,
+                                .v_scale = static_cast<float>(model_.attention_value_scale),
+                                .sequences = buffer<paged_sequence>(o.sequences)},
+                               d_.stream_));
   }
   template <class Q, class Out>
   void attend(const attend_op& o) {
-    check(cuda::run_attention(
+    expect(cuda::run_attention(
         o.plan,
         basic_attention_args<Q, Out>{
             .out = at<Out>(o.out),
@@ -296,7 +296,7 @@ class cuda_step {
   }
   void activate(const swiglu_op& o, const auto& args) {
     const auto plan = checked(cuda::plan_swiglu({o.inter, compute()}), "swiglu");
-    check(cuda::run_swiglu(plan, args, d_.stream_, count(o.rows)));
+    expect(cuda::run_swiglu(plan, args, d_.stream_, count(o.rows)));
   }
   template <class T>
   [[nodiscard]] basic_swiglu_args<T> swiglu_args_of(const swiglu_op& o) const {
@@ -321,15 +321,15 @@ class cuda_step {
   }
   void run(const router_op& o) {
     ORIEL_EXPECTS(o.x.type == dtype::bf16);  // A model with experts in f32 has been refused.
-    check(cuda::run_router_logits(o.plan,
-                                  {.logits = at<float>(o.logits),
-                                   .logits_stride = o.logits.stride,
-                                   .x = at<bf16>(o.x),
-                                   .x_stride = o.x.stride,
-                                   .weights = weight<float>({weight_role::router, o.layer}),
-                                   .tokens = most(o.rows)},
-                                  d_.stream_,
-                                  count(o.rows)));
+    expect(cuda::run_router_logits(o.plan,
+                                   {.logits = at<float>(o.logits),
+                                    .logits_stride = o.logits.stride,
+                                    .x = at<bf16>(o.x),
+                                    .x_stride = o.x.stride,
+                                    .weights = weight<float>({weight_role::router, o.layer}),
+                                    .tokens = most(o.rows)},
+                                   d_.stream_,
+                                   count(o.rows)));
   }
   void run(const route_op& o) {
     const ffn_geometry& f = ffn_of(o.layer);
@@ -341,7 +341,7 @@ class cuda_step {
                                       .normalize = model_.norm_topk_prob,
                                       .scale = static_cast<float>(model_.routed_scaling_factor)}),
                 "the router");
-    check(cuda::run_moe_route(
+    expect(cuda::run_moe_route(
         plan,
         {.ids = buffer<std::uint32_t>(o.ids).data(),
          .weights = buffer<float>(o.weights).data(),
@@ -356,11 +356,11 @@ class cuda_step {
     const ffn_geometry& f = ffn_of(o.layer);
     const std::uint32_t tokens = most(o.rows), pairs = tokens * f.top_k;
     const std::span<std::byte> permutation = buffer<std::byte>(o.permutation);
-    check(cuda::run_moe_permute(o.permute,
-                                buffer<std::uint32_t>(o.ids).first(pairs),
-                                permutation,
-                                d_.stream_,
-                                count(o.rows)));
+    expect(cuda::run_moe_permute(o.permute,
+                                 buffer<std::uint32_t>(o.ids).first(pairs),
+                                 permutation,
+                                 d_.stream_,
+                                 count(o.rows)));
     const moe_permutation rows = cuda::permutation_in(o.permute, permutation);
     const cuda::grouped_gemm_limits limits{.rows_max = pairs, .multiprocessors = o.multiprocessors};
     const auto gate_up = checked(
@@ -372,7 +372,7 @@ class cuda_step {
     first.row_divisor = f.top_k;
     first.offsets = rows.expert_offsets.data();
     first.rows = pairs;
-    check(cuda::run_grouped_gemm(gate_up, first, d_.stream_));
+    expect(cuda::run_grouped_gemm(gate_up, first, d_.stream_));
     operand_slice act{o.act};
     if (o.type == dtype::e4m3) {
       act = o.act_e4m3;
@@ -382,23 +382,23 @@ class cuda_step {
     auto second = grouped<float>(down, {weight_role::expert_down, o.layer}, act, o.y);
     second.offsets = rows.expert_offsets.data();
     second.rows = pairs;
-    check(cuda::run_grouped_gemm(down, second, d_.stream_));
+    expect(cuda::run_grouped_gemm(down, second, d_.stream_));
     const auto combine = checked(cuda::plan_moe_combine({model_.hidden, f.top_k}), "experts");
-    check(cuda::run_moe_combine(combine,
-                                moe_combine_args{.out = at<float>(o.out),
-                                                 .out_stride = o.out.stride,
-                                                 .y = at<float>(o.y),
-                                                 .y_stride = o.y.stride,
-                                                 .weights = buffer<float>(o.weights).data(),
-                                                 .row_of_pair = rows.row_of_pair.data(),
-                                                 .tokens = tokens,
-                                                 .accumulate = true},
-                                d_.stream_,
-                                count(o.rows)));
+    expect(cuda::run_moe_combine(combine,
+                                 moe_combine_args{.out = at<float>(o.out),
+                                                  .out_stride = o.out.stride,
+                                                  .y = at<float>(o.y),
+                                                  .y_stride = o.y.stride,
+                                                  .weights = buffer<float>(o.weights).data(),
+                                                  .row_of_pair = rows.row_of_pair.data(),
+                                                  .tokens = tokens,
+                                                  .accumulate = true},
+                                 d_.stream_,
+                                 count(o.rows)));
   }
   void run(const gather_op& o) {
     const auto plan = checked(cuda::plan_gather_rows({.width = o.width}), "row gather");
-    check(cuda::run_gather_rows(
+    expect(cuda::run_gather_rows(
         plan,
         gather_rows_args{.out = at<float>(o.out),
                          .out_stride = o.out.stride,
@@ -409,34 +409,34 @@ class cuda_step {
         count(o.rows)));
   }
   void run(const sample_op& o) {
-    check(cuda::run_sample(o.plan,
-                           {.out = buffer<sampled_token>(o.out).subspan(o.first, most(o.rows)),
-                            .logits = at<float>(o.logits),
-                            .logits_stride = o.logits.stride,
-                            .rows = buffer<sample_row>(o.asked).first(most(o.rows))},
-                           buffer<std::byte>(o.workspace),
-                           d_.stream_,
-                           count(o.rows)));
+    expect(cuda::run_sample(o.plan,
+                            {.out = buffer<sampled_token>(o.out).subspan(o.first, most(o.rows)),
+                             .logits = at<float>(o.logits),
+                             .logits_stride = o.logits.stride,
+                             .rows = buffer<sample_row>(o.asked).first(most(o.rows))},
+                            buffer<std::byte>(o.workspace),
+                            d_.stream_,
+                            count(o.rows)));
   }
   void run(const verify_op& o) {
-    check(cuda::run_verify_chains({.out = buffer<chain_verdict>(o.verdicts),
-                                   .chains = buffer<verify_chain>(o.chains),
-                                   .rows = buffer<sampled_token>(o.sampled),
-                                   .drafts = buffer<token_id>(o.drafts)},
-                                  d_.stream_,
-                                  count(row_set::sequences)));
+    expect(cuda::run_verify_chains({.out = buffer<chain_verdict>(o.verdicts),
+                                    .chains = buffer<verify_chain>(o.chains),
+                                    .rows = buffer<sampled_token>(o.sampled),
+                                    .drafts = buffer<token_id>(o.drafts)},
+                                   d_.stream_,
+                                   count(row_set::sequences)));
   }
   void run(const draft_rows_op& o) {
-    check(cuda::run_draft_rows({.tokens = buffer<token_id>(o.tokens),
-                                .logit_rows = buffer<std::uint32_t>(o.logit_rows),
-                                .spans = buffer<draft_span>(o.spans),
-                                .known = buffer<token_id>(o.known),
-                                .verdicts = buffer<chain_verdict>(o.verdicts),
-                                .sampled = buffer<sampled_token>(o.sampled),
-                                .drafted = buffer<sampled_token>(o.drafted),
-                                .block = o.block},
-                               d_.stream_,
-                               count(row_set::sequences)));
+    expect(cuda::run_draft_rows({.tokens = buffer<token_id>(o.tokens),
+                                 .logit_rows = buffer<std::uint32_t>(o.logit_rows),
+                                 .spans = buffer<draft_span>(o.spans),
+                                 .known = buffer<token_id>(o.known),
+                                 .verdicts = buffer<chain_verdict>(o.verdicts),
+                                 .sampled = buffer<sampled_token>(o.sampled),
+                                 .drafted = buffer<sampled_token>(o.drafted),
+                                 .block = o.block},
+                                d_.stream_,
+                                count(row_set::sequences)));
   }
 
   cuda_backend& d_;

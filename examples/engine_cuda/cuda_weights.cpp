@@ -7,6 +7,7 @@
 #include <engine/error.hpp>
 #include <engine/packed_products.hpp>
 #include <engine/scaled_products.hpp>
+#include <engine_cuda/cuda_check.hpp>
 #include <engine_cuda/cuda_weights.hpp>
 #include <fmt/format.h>
 
@@ -255,11 +256,7 @@ cuda_weights::cuda_weights(const model_geometry& model,
   if (copied == cudaSuccess) {
     copied = cudaDeviceSynchronize();  // The last bytes may still be on their way.
   }
-  if (copied != cudaSuccess) {
-    cudaGetLastError();  // Else the next launch takes it for its own.
-    throw error(
-        fmt::format("the weights do not get to the device: {}", cudaGetErrorString(copied)));
-  }
+  expect(copied, "the weights do not get to the device");
 }
 
 }  // namespace oriel::engine

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
+#include <oriel/core/random.hpp>
 #include <oriel/device/memory.hpp>
 #include <oriel/kernels/kv_copy.hpp>
 
@@ -10,6 +11,10 @@
 #include <device/copy_case.hpp>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
 
 namespace kv_copy_test {
 
@@ -71,7 +76,7 @@ TEST_CASE("cuda kv_copy by engines: pages that lie across the steps of growing m
                               .page_size = 64,
                               .window_tokens = 0,
                               .kv = dtype::bf16};
-  const copy_pool pool(layer, 1, 160, true, false);  // 19 MB: a page of 120 KiB lies across 16 MiB.
+  const copy_pool pool(layer, 1, 160, true, false);  // 18.75 MiB: a page lies across 16 MiB.
   auto memory = cuda::growing_memory::reserve(pool.bytes);
   REQUIRE(memory);
   REQUIRE(memory->commit(1));

@@ -174,7 +174,7 @@ TEST_CASE("cuda rope writes query heads in bf16 with the bits of the host's") {
                          {device_table.data(), c.table.size()},
                          nullptr));
   CHECK(same(device_x.to_host(), x));
-  CHECK((device_q.to_host() == q));
+  CHECK((device_q.to_host() == q));  // Not as text.
 }
 
 TEST_CASE("cuda quantises rows with the bits of the reference") {

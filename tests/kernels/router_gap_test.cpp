@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -62,6 +63,9 @@ TEST_CASE("a router's gap is what has to change before other experts are taken")
     }
     CHECK(experts_of(shape, logits, changed) == taken);
   }
+  if (groups > 1) {
+    return;  // Of another group perhaps none is taken.
+  }
   bool others_are_taken = false;
   for (std::size_t e = 0; e < bias.size(); ++e) {
     for (const float by : {gap, -gap}) {
@@ -70,7 +74,7 @@ TEST_CASE("a router's gap is what has to change before other experts are taken")
       others_are_taken = others_are_taken || experts_of(shape, logits, changed) != taken;
     }
   }
-  CHECK((others_are_taken || groups > 1));  // Of another group perhaps none is taken.
+  CHECK(others_are_taken);
 }
 
 TEST_CASE("a router that takes every expert has no near tie") {

@@ -80,7 +80,7 @@ class GpuTest(unittest.TestCase):
         for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
             self.assertIn(f"passed       {tool}: 2", summary)
 
-    def test_what_is_alone_comes_first_and_what_is_long_beside_the_models(self):
+    def test_what_is_alone_comes_first_and_what_is_long_with_the_models(self):
         _, _, calls = self.run_script("--engine", "--no-sanitize")
         names = [call.strip() for call in calls]
         self.assertEqual(names[0], "test.cuda one alone")

@@ -32,6 +32,7 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -46,20 +47,27 @@ using namespace oriel::test;    // NOLINT
 namespace {
 
 struct agreement_limits {
-  double error_max = 0.0;        ///< of a logit, by the largest, on average
+  double error_max = 0.0;        ///< of a logit, by the largest, on average but the worst twentieth
   double margin_min = 0.0;       ///< by the largest logit; a token with less is a near tie
   float router_gap_min = 0.0f;   ///< an expert with less is
   double clear_share_min = 0.5;  ///< of tokens: else to compare them says little
 };
 
+/// What golden prompts of models in bf16 keep (tests/golden/README.md).
+constexpr float bf16_router_gap = 0.02f;
+
 /// Of a device and its step programs played on the host with the same roundings. By the generic attention unit only
 /// the order of sums differs. On tensor cores it is also the largest score so far, from which weights of values are
 /// rounded. A number of e4m3 may round the other way where sums differ in their last bits, and then others behind it:
 /// two runs may differ as roundings do, for which docs/device.md allows a quarter.
-constexpr float golden_router_gap = 0.02f;  // of golden prompts (tests/golden/README.md)
-constexpr agreement_limits by_generic_attention{0.006, 4 * 0.006, 0x1p-9f};
-constexpr agreement_limits on_tensor_cores{0x1p-7, 4 * 0x1p-7, golden_router_gap, 0.25};
-constexpr agreement_limits in_e4m3{0x1p-2, 0x1p-3, 0.0f, 0.2};
+constexpr agreement_limits by_generic_attention{
+    .error_max = 0.006, .margin_min = 4 * 0.006, .router_gap_min = 0x1p-9f};
+constexpr agreement_limits on_tensor_cores{.error_max = 0x1p-7,
+                                           .margin_min = 4 * 0x1p-7,
+                                           .router_gap_min = bf16_router_gap,
+                                           .clear_share_min = 0.25};
+constexpr agreement_limits in_e4m3{
+    .error_max = 0x1p-2, .margin_min = 0x1p-3, .router_gap_min = 0.0f, .clear_share_min = 0.2};
 
 struct subject {
   model_geometry model;
@@ -213,16 +221,16 @@ struct served {
   std::uint64_t cached_tokens = 0, accepted_tokens = 0;
 };
 
-/// Keeps how clear the routers' choices were, row by row.
+/// Keeps how clear the routers' choices were, row by row, of requests that are served one by one.
 struct kept_router_gaps final : logits_observer {
-  void on_logits(request_id id, std::uint32_t token, std::span<const float> logits) override {
-    of.at(static_cast<std::size_t>(id)).push_back(programs.backend->last_router_gap);
-    if (next != nullptr) {
-      next->on_logits(id, token, logits);
-    }
-  }
   kept_router_gaps(const host_programs& from, logits_observer* behind, std::size_t requests)
       : programs(from), next(behind), of(requests) {}
+  void on_logits(request_id id, std::uint32_t position, std::span<const float> logits) override {
+    of.at(static_cast<std::size_t>(id)).push_back(programs.backend->last_router_gap);
+    if (next != nullptr) {
+      next->on_logits(id, position, logits);
+    }
+  }
   const host_programs& programs;
   logits_observer* next;
   std::vector<std::vector<float>> of;  ///< [requests][tokens]
@@ -273,13 +281,13 @@ transcript observe(const subject& s, answerer by, std::span<const greedy_prompt>
   return result;
 }
 
-/// Of a logit, by the largest, on average over the rows whose routers chose clearly, as long as both say the same.
+/// Of a logit, by the largest, on average over the rows whose routers chose clearly, as long as both say the same; but
+/// the worst twentieth of them, where a row before may have had another expert.
 double average_error(std::span<const greedy_prompt> prompts,
                      const transcript& expected,
                      const transcript& seen,
                      float router_gap_min) {
-  double errors = 0.0;
-  std::size_t rows = 0;
+  std::vector<double> errors;
   for (std::uint64_t id = 0; id < prompts.size(); ++id) {
     REQUIRE(expected.logits.of.at(id).size() == prompts[id].new_tokens);
     REQUIRE(seen.logits.of.at(id).size() == prompts[id].new_tokens);
@@ -290,21 +298,22 @@ double average_error(std::span<const greedy_prompt> prompts,
       for (std::size_t i = 0; i < a.size(); ++i) {
         largest = std::max(largest, std::abs(a[i]));
         error = std::max(error, std::abs(a[i] - b[i]));
-        is_finite = is_finite && std::isfinite(b[i]);
+        is_finite = is_finite && std::isfinite(a[i]) && std::isfinite(b[i]);
       }
       INFO("request " << id << ", token " << t);
       REQUIRE(is_finite);
       if (expected.said.router_gaps[id][t] >= router_gap_min) {
-        errors += error / largest;
-        ++rows;
+        errors.push_back(error / largest);
       }
       if (expected.said.tokens[id][t] != seen.said.tokens[id][t]) {
         break;  // From here on they answer something else.
       }
     }
   }
-  REQUIRE(rows > 0);
-  return errors / static_cast<double>(rows);
+  REQUIRE(!errors.empty());
+  std::ranges::sort(errors);
+  errors.resize(errors.size() - errors.size() / 20);
+  return std::accumulate(errors.begin(), errors.end(), 0.0) / static_cast<double>(errors.size());
 }
 
 /// A device agrees with others: logits on average, and tokens wherever the choice is clear, which it is not where a
@@ -334,32 +343,39 @@ void check_agreement(const subject& s,
                      });
   CHECK(found.wrong == 0);
   CHECK(found.tokens == prompts.size() * prompts[0].new_tokens);
-  CHECK(static_cast<double>(found.clear) >
-        limits.clear_share_min * static_cast<double>(found.tokens));
+  if (!is_slow) {  // A few tokens may all be near ties.
+    CHECK(static_cast<double>(found.clear) >
+          limits.clear_share_min * static_cast<double>(found.tokens));
+  }
 }
 
 /// With the same programs and roundings on the host; and of checkpoints with the host's engine, which in generic
 /// attention rounds the weights of values, too: the device may change twice as much as that engine's own rounding to
-/// bf16, and says its tokens where the margin is above four times that and routers are as clear as for golden prompts.
+/// bf16, and says its tokens where the margin is above four times that and routers are as clear as for golden prompts in
+/// bf16.
 void check_agreement(const subject& s, std::span<const greedy_prompt> prompts) {
   const transcript on_device = observe(s, answerer::device, prompts);
-  check_agreement(s, prompts, observe(s, answerer::played_device, prompts), on_device, s.limits);
+  {
+    INFO("against its own roundings, played on the host");
+    check_agreement(s, prompts, observe(s, answerer::played_device, prompts), on_device, s.limits);
+  }
   if (!s.in_f32) {
     return;
   }
+  INFO("against the host's engine");
   const transcript host = observe(s, answerer::programs, prompts);
   CHECK(serve(s, answerer::host, cold_options(s), prompts).tokens == host.said.tokens);
   const transcript exact = observe(*s.in_f32, answerer::host, prompts);
-  const double tolerance = 2.0 * average_error(prompts, host, exact, golden_router_gap);
-  CHECK(tolerance <= 0x1p-4);
+  const double tolerance = 2.0 * average_error(prompts, host, exact, bf16_router_gap);
+  CHECK((is_slow || tolerance <= 0x1p-4));
   check_agreement(s,
                   prompts,
                   host,
                   on_device,
                   {.error_max = tolerance,
                    .margin_min = 4.0 * tolerance,
-                   .router_gap_min = golden_router_gap,
-                   .clear_share_min = is_slow ? 0.0 : 0.2});  // A few tokens may all be near ties.
+                   .router_gap_min = bf16_router_gap,
+                   .clear_share_min = 0.2});
 }
 
 bool same_bits(const kept_logits& a, const kept_logits& b, std::uint64_t first_id_of_b) {

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
-// Whole models on a device, through the engine: the host engine's greedy tokens wherever its choice
-// is clear; and order-fixed, the bits of a cold run whatever was batched, chunked, cached, drafted
-// or preempted. Models of e4m3 matrices are compared with the same step programs, interpreted on
-// the host with the reference kernels. Hits of the busy runs may be healed ones.
+// Whole models on a device, through the engine: the greedy tokens of the same step programs, played on
+// the host with a device's roundings, and of checkpoints those of the host's engine, wherever the choice
+// is clear; and order-fixed, the bits of a cold run whatever was batched, chunked, cached, drafted or
+// preempted. Hits of the busy runs may be healed ones.
 #include "support/device_kv.hpp"
 #include "support/e4m3_model.hpp"
 #include "support/golden.hpp"
@@ -343,10 +343,9 @@ void check_agreement(const subject& s,
                      });
   CHECK(found.wrong == 0);
   CHECK(found.tokens == prompts.size() * prompts[0].new_tokens);
-  if (!is_slow) {  // A few tokens may all be near ties.
-    CHECK(static_cast<double>(found.clear) >
-          limits.clear_share_min * static_cast<double>(found.tokens));
-  }
+  // Of a few tokens most may be near ties, but not all.
+  CHECK(static_cast<double>(found.clear) >
+        (is_slow ? 0.0 : limits.clear_share_min * static_cast<double>(found.tokens)));
 }
 
 /// With the same programs and roundings on the host; and of checkpoints with the host's engine, which in generic

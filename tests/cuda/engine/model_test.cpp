@@ -62,10 +62,8 @@ constexpr float bf16_router_gap = 0.02f;
 /// two runs may differ as roundings do, for which docs/device.md allows a quarter.
 constexpr agreement_limits by_generic_attention{
     .error_max = 0.006, .margin_min = 4 * 0.006, .router_gap_min = 0x1p-9f};
-constexpr agreement_limits on_tensor_cores{.error_max = 0x1p-7,
-                                           .margin_min = 4 * 0x1p-7,
-                                           .router_gap_min = bf16_router_gap,
-                                           .clear_share_min = 0.25};
+constexpr agreement_limits on_tensor_cores{
+    .error_max = 0x1p-7, .margin_min = 4 * 0x1p-7, .router_gap_min = bf16_router_gap};
 constexpr agreement_limits in_e4m3{
     .error_max = 0x1p-2, .margin_min = 0x1p-3, .router_gap_min = 0.0f, .clear_share_min = 0.2};
 

@@ -34,6 +34,11 @@ std::string mbarrier_text(std::uint32_t offset) {
   return "mbarrier at shared byte " + std::to_string(offset);
 }
 
+std::string sender_text(const sender& s) {
+  return "an st.async of warp " + std::to_string(s.who.warp) + " of the cluster's block " +
+         std::to_string(s.rank);
+}
+
 }  // namespace
 
 block_async::block_async(const block_setup& setup)
@@ -43,7 +48,8 @@ block_async::block_async(const block_setup& setup)
       watch_(static_cast<std::uint32_t>(setup.shared.size()),
              setup.warps,
              setup.watch_races,
-             setup.place),
+             setup.place,
+             setup.rank_in_cluster),
       products_(setup.shared, setup.warps, *setup.registers, watch_),
       pool_(setup.warps, setup.registers_per_thread),
       copy_groups_(std::size_t{setup.warps} * 32),
@@ -101,7 +107,7 @@ void block_async::note_write(const issuer& who, std::uint32_t offset) {
   watch_.lanes(who, access::write, 1, offsets, 8);
 }
 
-block_async::mbarrier& block_async::at(const issuer& who, std::uint32_t offset) {
+block_async::mbarrier& block_async::at(std::uint32_t offset) {
   check_shared(offset, 8, 8);
   const auto found = mbarriers_.find(offset);
   if (found == mbarriers_.end()) {
@@ -114,11 +120,22 @@ block_async::mbarrier& block_async::at(const issuer& who, std::uint32_t offset) 
   if (state != state_of(b)) {
     throw machine_error(mbarrier_text(offset) + ": something has written over it");
   }
-  if (watch_.enabled() && watch_.of_warp(who.warp).known_of(b.initialiser.warp) < b.initialised) {
+  return b;
+}
+
+void block_async::check_initialised(std::uint32_t offset,
+                                    const mbarrier& b,
+                                    const shared_watch::clocks& by) const {
+  if (watch_.enabled() && by.known_of(b.initialiser.warp) < b.initialised) {
     throw machine_error(mbarrier_text(offset) + ": initialised by warp " +
                         std::to_string(b.initialiser.warp) +
                         ", and no barrier between that and this use");
   }
+}
+
+block_async::mbarrier& block_async::at(const issuer& who, std::uint32_t offset) {
+  mbarrier& b = at(offset);
+  check_initialised(offset, b, watch_.of_warp(who.warp));
   return b;
 }
 
@@ -204,11 +221,16 @@ void block_async::arrive(const issuer& who, std::uint32_t offset, std::uint32_t 
   complete_if_due(offset, b);
 }
 
-void block_async::arrive_expect(const issuer& who, std::uint32_t offset, std::uint32_t bytes) {
+void block_async::arrive_expect(const issuer& who,
+                                std::uint32_t offset,
+                                std::uint32_t bytes,
+                                bool releases) {
   mbarrier& b = at(who, offset);
   change_transactions(offset, b, bytes);
   count_arrivals(offset, b, 1);
-  watch_.release(who.warp, b.gathering);
+  if (releases) {
+    watch_.release(who.warp, b.gathering);
+  }
   complete_if_due(offset, b);
 }
 
@@ -273,6 +295,42 @@ void block_async::bulk_load(const issuer& who,
                       .bytes = bytes,
                       .mbarrier = mbarrier_offset,
                       .phase = b.phase});
+}
+
+void block_async::store_async(const sender& from,
+                              std::uint32_t offset,
+                              std::span<const std::byte> value,
+                              std::uint32_t mbarrier_offset) {
+  if (ended_) {
+    throw machine_error("the block has ended");
+  }
+  const auto bytes = static_cast<std::uint32_t>(value.size());
+  check_shared(offset, bytes, bytes);
+  mbarrier& b = at(mbarrier_offset);
+  const shared_watch::clocks with = watch_.seen_here(*from.known);
+  check_initialised(mbarrier_offset, b, with);
+  if (!b.seen_by_async_proxy) {
+    throw machine_error(mbarrier_text(mbarrier_offset) +
+                        ": an st.async before a fence.mbarrier_init after its init");
+  }
+  if (watch_.enabled() && with.known_of(b.agent) < b.phase) {
+    throw machine_error(mbarrier_text(mbarrier_offset) + ": " + std::to_string(b.phase) +
+                        " phases are complete, of which the sender knows " +
+                        std::to_string(with.known_of(b.agent)) +
+                        ": its bytes could count for an earlier one");
+  }
+  check_no_mbarrier(offset, bytes);
+  watch_.behind_back(from.who, access::write, b.agent, b.phase + 1, with, offset, bytes, true);
+  b.loaded = b.phase + 1;
+  std::memset(shared_.data() + offset, 0xFF, bytes);
+  pending_.push_back({.what = kind::async_store,
+                      .who = from.who,
+                      .shared = offset,
+                      .bytes = bytes,
+                      .mbarrier = mbarrier_offset,
+                      .phase = b.phase,
+                      .captured = {value.begin(), value.end()},
+                      .from = from});
 }
 
 void block_async::bulk_store(const issuer& who,
@@ -502,6 +560,23 @@ void block_async::perform_copy(std::size_t nth) {
   pending_copies_.erase(pending_copies_.begin() + static_cast<std::ptrdiff_t>(nth));
 }
 
+/// A bulk load or an st.async is in shared memory, and its bytes count.
+void block_async::land(const operation& o, mbarrier& b) {
+  if (b.phase != o.phase) {
+    const std::string what = o.what == kind::bulk_load ? "a bulk copy" : sender_text(o.from);
+    throw machine_error(mbarrier_text(o.mbarrier) + ": " + what + " of its phase " +
+                        std::to_string(o.phase) + " ends in phase " + std::to_string(b.phase) +
+                        ": nobody expected its bytes then");
+  }
+  if (o.what == kind::bulk_load) {
+    std::memcpy(shared_.data() + o.shared, of_process(o.global), o.bytes);
+  } else {
+    std::memcpy(shared_.data() + o.shared, o.captured.data(), o.bytes);
+    b.gathering.join(watch_.seen_here(*o.from.known));
+  }
+  change_transactions(o.mbarrier, b, -std::int64_t{o.bytes});
+}
+
 void block_async::perform(std::size_t nth, bool read_only) {
   operation& o = pending_[nth];
   if (o.what == kind::bulk_store) {
@@ -513,15 +588,9 @@ void block_async::perform(std::size_t nth, bool read_only) {
     }
     std::memcpy(of_process(o.global), o.captured.data(), o.bytes);
   } else {
-    mbarrier& b = at(o.who, o.mbarrier);
-    if (o.what == kind::bulk_load) {
-      if (b.phase != o.phase) {
-        throw machine_error(mbarrier_text(o.mbarrier) + ": a bulk copy of its phase " +
-                            std::to_string(o.phase) + " ends in phase " + std::to_string(b.phase) +
-                            ": nobody expected its bytes then");
-      }
-      std::memcpy(shared_.data() + o.shared, of_process(o.global), o.bytes);
-      change_transactions(o.mbarrier, b, -std::int64_t{o.bytes});
+    mbarrier& b = o.what == kind::async_store ? at(o.mbarrier) : at(o.who, o.mbarrier);
+    if (o.what != kind::copy_arrival) {
+      land(o, b);
     } else {
       b.gathering.set(watch_.copies_agent(o.who.warp), o.clock);
       count_arrivals(o.mbarrier, b, static_cast<std::uint32_t>(std::popcount(o.lanes)));
@@ -539,10 +608,16 @@ void block_async::end_warp(const issuer& who) {
 }
 
 void block_async::end_block() {
+  ended_ = true;
+  for (const operation& o : pending_) {
+    if (o.what == kind::async_store) {
+      throw machine_error("the block ends while " + sender_text(o.from) + " to it is under way");
+    }
+  }
   for (const auto& [offset, b] : mbarriers_) {
     if (b.loaded > b.observed) {
       throw machine_error(mbarrier_text(offset) +
-                          ": the block ends without a wait for the last bulk load");
+                          ": the block ends without a wait for the last bulk load or st.async");
     }
   }
   for (std::size_t i = 0; i < stores_issued_.size(); ++i) {

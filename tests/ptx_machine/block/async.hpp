@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -31,9 +32,17 @@ struct block_setup {
   std::uint32_t warps = 0;
   std::uint32_t registers_per_thread = 0;  ///< see registers_at_launch()
   warp_registers* registers = nullptr;
+  std::uint32_t rank_in_cluster = 0;
   std::uint64_t seed = 0;
   bool watch_races = true;
   shared_watch::place_name place;  ///< an instruction in words: "kernels/x.cuh:12 (ld.shared.u32)"
+};
+
+/// A warp of a cluster's block, with what it knew as it sent a store.
+struct sender {
+  issuer who;
+  std::uint32_t rank = 0;  ///< of its block
+  std::shared_ptr<const shared_watch::cluster_clocks> known;
 };
 
 class block_async {
@@ -55,8 +64,11 @@ class block_async {
   void fence_proxy_async(const issuer& who);
   /// mbarrier.arrive.
   void arrive(const issuer& who, std::uint32_t offset, std::uint32_t count = 1);
-  /// mbarrier.arrive.expect_tx.
-  void arrive_expect(const issuer& who, std::uint32_t offset, std::uint32_t bytes);
+  /// mbarrier.arrive.expect_tx, .release or .relaxed.
+  void arrive_expect(const issuer& who,
+                     std::uint32_t offset,
+                     std::uint32_t bytes,
+                     bool releases = true);
   /// mbarrier.expect_tx.
   void expect(const issuer& who, std::uint32_t offset, std::uint32_t bytes);
   /// mbarrier.try_wait.parity: may say no although the phase is complete, as a device may. Whoever
@@ -86,6 +98,13 @@ class block_async {
                  std::uint32_t active,
                  std::uint32_t groups_pending_max,
                  bool read_only);
+
+  /// st.async from a block of the cluster, this one or another, to this one: its bytes complete on
+  /// an mbarrier of this block. `value`: 4, 8 or 16 bytes.
+  void store_async(const sender& from,
+                   std::uint32_t offset,
+                   std::span<const std::byte> value,
+                   std::uint32_t mbarrier);
 
   // Copies of threads (cp.async): one call for a warp.
 
@@ -123,14 +142,14 @@ class block_async {
     std::int64_t transactions = 0;
     std::uint32_t phase = 0;     ///< phases complete
     std::uint32_t observed = 0;  ///< phases that a wait has found complete
-    std::uint32_t loaded = 0;    ///< phases up to the last that has a bulk load
+    std::uint32_t loaded = 0;    ///< phases up to the last that has a bulk load or st.async
     issuer initialiser{};
     std::uint32_t initialised = 0;  ///< its clock then
     bool seen_by_async_proxy = false;
     std::uint32_t agent = 0;
     shared_watch::clocks gathering{}, complete{};
   };
-  enum class kind : std::uint8_t { bulk_load, bulk_store, copy_arrival };
+  enum class kind : std::uint8_t { bulk_load, bulk_store, copy_arrival, async_store };
   struct operation {
     kind what{};
     issuer who{};
@@ -139,9 +158,11 @@ class block_async {
     std::uint64_t global = 0;
     std::uint32_t bytes = 0;
     std::uint32_t mbarrier = 0;
-    std::uint32_t phase = 0;            ///< of the mbarrier at issue
-    std::uint32_t clock = 0;            ///< of the warp's stores or copies, at issue
-    std::vector<std::byte> captured{};  ///< what a bulk store has read and not yet written
+    std::uint32_t phase = 0;  ///< of the mbarrier at issue
+    std::uint32_t clock = 0;  ///< of the warp's stores or copies, at issue
+    /// What a bulk store has read and not yet written, or an st.async's value.
+    std::vector<std::byte> captured{};
+    sender from{};  ///< of an st.async, whose `who` is a warp of another block
   };
   /// A warp's cp.async.
   struct warp_copy {
@@ -156,7 +177,12 @@ class block_async {
   /// The groups of a lane's copies or bulk stores: the warp's clock of those at each commit.
   using lane_groups = std::vector<std::uint32_t>;
 
+  mbarrier& at(std::uint32_t offset);
+  /// And this warp knows that it was initialised.
   mbarrier& at(const issuer& who, std::uint32_t offset);
+  void check_initialised(std::uint32_t offset,
+                         const mbarrier& b,
+                         const shared_watch::clocks& by) const;
   static std::uint64_t state_of(const mbarrier& b);
   void store_state(std::uint32_t offset, const mbarrier& b);
   void count_arrivals(std::uint32_t offset, mbarrier& b, std::uint32_t count);
@@ -169,6 +195,7 @@ class block_async {
   [[nodiscard]] bool waits_for_copies(const operation& o) const;
   /// The nth of pending_; bulk stores take two turns, one to read and one to write.
   void perform(std::size_t nth, bool read_only);
+  void land(const operation& o, mbarrier& b);
   void perform_copy(std::size_t nth);
   void perform_copies(std::uint32_t warp, const std::uint32_t (&up_to)[32]);
   std::uint64_t random();
@@ -179,6 +206,7 @@ class block_async {
   shared_watch watch_;
   warpgroups products_;
   register_pool pool_;
+  bool ended_ = false;
   std::map<std::uint32_t, mbarrier> mbarriers_;  ///< by offset
   std::vector<operation> pending_;
   std::vector<warp_copy> pending_copies_;

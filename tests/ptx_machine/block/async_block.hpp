@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -39,14 +40,16 @@ inline constexpr std::uint32_t everybody = 0xFFFFFFFF;
 
 /// A block of eight warps, and global memory of 4096 bytes that the memory map knows.
 struct test_block {
-  explicit test_block(std::uint64_t seed = 1, bool watch = true)
+  explicit test_block(std::uint64_t seed = 1, bool watch = true, std::uint32_t rank_in_cluster = 0)
       : async({.shared = shared,
                .warps = 8,
                .registers_per_thread = 168,
                .registers = &registers,
+               .rank_in_cluster = rank_in_cluster,
                .seed = seed,
                .watch_races = watch,
-               .place = [](std::uint32_t i) { return "instruction " + std::to_string(i); }}) {
+               .place = [](std::uint32_t i) { return "instruction " + std::to_string(i); }}),
+        rank(rank_in_cluster) {
     memory_map::of_process().add(address(0), sizeof(global));
     for (std::size_t i = 0; i < sizeof(global); ++i) {
       global[i] = std::byte(i * 7 + i / 256);
@@ -96,7 +99,39 @@ struct test_block {
   std::vector<std::byte> shared = std::vector<std::byte>(shared_bytes);
   plain_registers registers{8};
   block_async async;
+  std::uint32_t rank;
 };
+
+/// All warps of two blocks meet at the barrier of their cluster.
+inline void cluster_barrier(test_block& a, test_block& b) {
+  shared_watch::cluster_clocks all;
+  for (test_block* block : {&a, &b}) {
+    for (std::uint32_t w = 0; w < 8; ++w) {
+      shared_watch::join(all, block->async.watch().release_to_cluster(w));
+    }
+  }
+  for (test_block* block : {&a, &b}) {
+    for (std::uint32_t w = 0; w < 8; ++w) {
+      block->async.watch().acquire(w, block->async.watch().seen_here(all));
+    }
+  }
+}
+
+/// An st.async of a warp to another block, of bytes that are all `value`.
+inline void send(test_block& from,
+                 std::uint32_t warp,
+                 test_block& to,
+                 std::uint32_t offset,
+                 std::uint32_t mbarrier,
+                 std::uint8_t value,
+                 std::size_t bytes = 8) {
+  const std::vector<std::byte> message(bytes, std::byte{value});
+  const sender by{test_block::warp(warp),
+                  from.rank,
+                  std::make_shared<const shared_watch::cluster_clocks>(
+                      from.async.watch().release_to_cluster(warp))};
+  to.async.store_async(by, offset, message, mbarrier);
+}
 
 inline std::string message(const auto& what) {
   try {

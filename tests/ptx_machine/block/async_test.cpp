@@ -265,5 +265,112 @@ TEST_CASE("an arrival of copies comes after them") {
   }
 }
 
+TEST_CASE("a store from another block lands by the wait, before or after its bytes are expected") {
+  bool before = false;
+  bool after = false;
+  for (std::uint64_t seed = 1; seed < 20; ++seed) {
+    test_block a(seed, true, 0);
+    test_block b(seed, true, 1);
+    b.mbarrier(8, 1);
+    cluster_barrier(a, b);
+    send(a, 3, b, 1024, 8, 0xAB);
+    send(a, 3, b, 1032, 8, 0xAC);
+    CHECK(b.garbage(1024, 16));
+    CHECK(b.async.step());
+    CHECK(b.garbage(1024, 8) != b.garbage(1032, 8));
+    (b.garbage(1024, 8) ? after : before) = true;
+    CHECK_FALSE(b.async.try_wait(b.warp(1), 8, 0));
+    b.async.arrive_expect(b.warp(0), 8, 16);
+    CHECK(b.wait(1, 8, 0));
+    CHECK(b.shared[1024] == std::byte{0xAB});
+    CHECK(b.shared[1039] == std::byte{0xAC});
+    CHECK_NOTHROW(b.touch(1, access::read, 1024));
+    CHECK(says(message([&] { b.touch(2, access::read, 1024); }), "race"));
+    b.async.end_block();
+  }
+  CHECK(before);
+  CHECK(after);
+}
+
+TEST_CASE("a store to a place that another block still reads") {
+  test_block a(1, true, 0);
+  test_block b(1, true, 1);
+  a.mbarrier(8, 1);
+  b.mbarrier(8, 1);
+  cluster_barrier(a, b);
+  b.touch(2, access::read, 1024);
+  CHECK(says(message([&] { send(a, 0, b, 1024, 8, 1); }), "read by warp 2"));
+  // A message of the reader itself orders it, and of a warp that a barrier has made know of it.
+  SECTION("of the reader") {
+    send(b, 2, a, 2048, 8, 1);
+  }
+  SECTION("of another warp, after a barrier") {
+    b.async.watch().barrier(0xFF, 0xFF);
+    send(b, 0, a, 2048, 8, 1);
+  }
+  a.async.arrive_expect(a.warp(0), 8, 8);
+  CHECK(a.wait(0, 8, 0));
+  CHECK_NOTHROW(send(a, 0, b, 1024, 8, 1));
+  CHECK(says(message([&] { send(a, 0, b, 1024, 8, 1); }), "race"));  // nothing orders the two
+  // Another warp of the sender's block knows less than it.
+  b.touch(2, access::read, 1040);
+  CHECK(says(message([&] { send(a, 1, b, 1040, 8, 1); }), "read by warp 2"));
+}
+
+TEST_CASE("a store to another block knows that its mbarrier is ready") {
+  test_block a(1, true, 0);
+  test_block b(1, true, 1);
+  const auto sent = [&] { return message([&] { send(a, 0, b, 1024, 8, 1); }); };
+  CHECK(says(sent(), "no mbarrier"));
+  b.async.init(b.warp(0), 8, 1);
+  b.async.watch().barrier(0xFF, 0xFF);
+  CHECK(says(sent(), "no barrier between"));
+  cluster_barrier(a, b);
+  CHECK(says(sent(), "fence.mbarrier_init"));
+  b.async.fence_mbarrier_init(b.warp(0));
+  CHECK(sent().empty());
+  b.async.arrive_expect(b.warp(0), 8, 8);
+  CHECK(b.wait(0, 8, 0));
+  // Whoever sends in the next phase has to know that this one is complete.
+  const auto sent_again = [&] { return message([&] { send(a, 0, b, 2048, 8, 1); }); };
+  CHECK(says(sent_again(), "could count for an earlier one"));
+  cluster_barrier(a, b);
+  CHECK(sent_again().empty());
+}
+
+TEST_CASE("errors of stores to another block") {
+  test_block a(1, true, 0);
+  test_block b(1, true, 1);
+  b.mbarrier(8, 1);
+  b.mbarrier(16, 1);
+  cluster_barrier(a, b);
+  const auto sent = [&](std::uint32_t offset, std::uint32_t mbarrier, std::size_t bytes) {
+    return message([&] { send(a, 0, b, offset, mbarrier, 1, bytes); });
+  };
+  CHECK(says(sent(1028, 8, 8), "no multiple of 8"));
+  CHECK(says(sent(1032, 8, 16), "no multiple of 16"));
+  CHECK(says(sent(shared_bytes, 8, 4), "outside"));
+  CHECK(says(sent(1024, 12, 4), "no multiple of 8"));
+  CHECK(says(sent(16, 8, 8), "a write to the mbarrier"));
+  SECTION("bytes of a phase that is complete without them") {
+    CHECK(sent(1024, 8, 8).empty());
+    b.async.arrive(b.warp(0), 8);
+    CHECK(says(message([&] { b.async.step(); }), "an st.async of warp 0 of the cluster's block 0"));
+  }
+  SECTION("the block ends before they land") {
+    CHECK(sent(1024, 8, 8).empty());
+    CHECK(says(message([&] { b.async.end_block(); }), "block 0 to it is under way"));
+  }
+  SECTION("the block ends and has not waited for them") {
+    CHECK(sent(1024, 8, 8).empty());
+    b.async.step();
+    CHECK(says(message([&] { b.async.end_block(); }), "without a wait"));
+  }
+  SECTION("the block has ended") {
+    b.async.end_block();
+    CHECK(says(sent(1024, 8, 8), "the block has ended"));
+  }
+}
+
 }  // namespace
 }  // namespace oriel::ptx_machine

@@ -149,9 +149,23 @@ shared_watch::~shared_watch() {
   }
 }
 
-void shared_watch::clocks::join(const clocks& other) {
+void shared_watch::block_clocks::join(const block_clocks& other) {
   join_into(known, other.known);
   join_into(fenced, other.fenced);
+}
+
+void shared_watch::join(cluster_clocks& to, const cluster_clocks& from) {
+  if (to.size() < from.size()) {
+    to.resize(from.size());
+  }
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    to[i].join(from[i]);
+  }
+}
+
+void shared_watch::clocks::join(const clocks& other) {
+  block_clocks::join(other);
+  shared_watch::join(others, other.others);
 }
 
 void shared_watch::clocks::meet(const clocks& other) {
@@ -169,9 +183,11 @@ void shared_watch::clocks::set(std::uint32_t agent, std::uint32_t clock) {
 shared_watch::shared_watch(std::uint32_t shared_bytes,
                            std::uint32_t warps,
                            bool enabled,
-                           place_name name)
+                           place_name name,
+                           std::uint32_t rank)
     : enabled_(enabled),
       warp_count_(warps),
+      rank_(rank),
       warps_(warps),
       meetings_(warps),
       name_(std::move(name)) {
@@ -263,6 +279,27 @@ void shared_watch::release(std::uint32_t warp, clocks& to) {
   }
 }
 
+shared_watch::cluster_clocks shared_watch::release_to_cluster(std::uint32_t warp) {
+  if (!enabled_) {
+    return {};
+  }
+  clocks& c = warps_[warp];
+  cluster_clocks all = c.others;
+  all.resize(std::max<std::size_t>(all.size(), rank_ + 1));
+  all[rank_] = c;
+  ++c.known[warp];
+  return all;
+}
+
+shared_watch::clocks shared_watch::seen_here(const cluster_clocks& all) const {
+  clocks c;
+  c.others = all;
+  if (rank_ < all.size()) {
+    static_cast<block_clocks&>(c) = std::exchange(c.others[rank_], {});
+  }
+  return c;
+}
+
 void shared_watch::learn(std::uint32_t warp, std::uint32_t agent, std::uint32_t clock) {
   if (enabled_) {
     warps_[warp].set(agent, clock);
@@ -285,7 +322,8 @@ void shared_watch::behind_back(const issuer& who,
                                std::uint32_t clock,
                                const clocks& with,
                                std::uint32_t offset,
-                               std::uint32_t bytes) {
+                               std::uint32_t bytes,
+                               bool generic) {
   if (!enabled_) {
     return;
   }
@@ -294,7 +332,7 @@ void shared_watch::behind_back(const issuer& who,
                   .agent = static_cast<std::uint16_t>(agent),
                   .bytes = whole_word};
   for (std::uint32_t byte = offset; byte < offset + bytes; byte += 4) {
-    touch(word_at(byte), now, kind, through_async_proxy(agent), with, byte);
+    touch(word_at(byte), now, kind, !generic && through_async_proxy(agent), with, byte);
   }
 }
 
@@ -390,7 +428,7 @@ std::string shared_watch::text(const event& e, access kind) const {
   } else if (agent < 4 * warps + (warps + 3) / 4) {
     who = "a product of warpgroup " + std::to_string(agent - 4 * warps);
   } else {
-    who = "a bulk load for the mbarrier at byte " +
+    who = "what completes on the mbarrier at byte " +
           std::to_string(mbarriers_[agent - 4 * warps - (warps + 3) / 4]);
   }
   return std::string(name(kind)) + " by " + who + " at " +

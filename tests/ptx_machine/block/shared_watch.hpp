@@ -24,16 +24,24 @@ enum class access : std::uint8_t { read, write, atomic };
 
 /// Vector clocks. Agents are warps (whose lanes are told apart only among themselves) and what
 /// works behind their backs: a warp's cp.async copies, a warp's bulk stores, a warp's rows of
-/// products, what a warpgroup's products share, and for bulk loads the mbarrier they complete on, whose clock counts its phases. An
-/// access races with an earlier one of another agent unless the agent's clock then is known to
+/// products, what a warpgroup's products share, and for bulk loads and st.async the mbarrier they complete on, whose clock
+/// counts its phases. An access races with an earlier one of another agent unless the agent's clock then is known to
 /// whoever does the later one. A second clock of each warp tells which generic writes a
 /// fence.proxy.async has shown to the async proxy.
 class shared_watch {
  public:
-  /// What one agent knows: of each agent, how far. `fenced`: how far its generic writes are seen by
-  /// the async proxy.
-  struct clocks {
+  /// What one agent knows of a block: of each of its agents, how far. `fenced`: how far its generic
+  /// writes are seen by the async proxy.
+  struct block_clocks {
     std::vector<std::uint32_t> known, fenced;
+    void join(const block_clocks& other);
+  };
+  /// By the ranks of a cluster's blocks.
+  using cluster_clocks = std::vector<block_clocks>;
+  /// What one agent knows: of its own block, and of the others of the cluster what messages and the
+  /// cluster's barriers have brought.
+  struct clocks : block_clocks {
+    cluster_clocks others;  ///< its own block's is empty
     void join(const clocks& other);
     /// What both know.
     void meet(const clocks& other);
@@ -45,7 +53,12 @@ class shared_watch {
   using place_name = std::function<std::string(std::uint32_t instruction)>;
 
   /// @param enabled  false: all calls return at once
-  shared_watch(std::uint32_t shared_bytes, std::uint32_t warps, bool enabled, place_name name);
+  /// @param rank  of the block in its cluster
+  shared_watch(std::uint32_t shared_bytes,
+               std::uint32_t warps,
+               bool enabled,
+               place_name name,
+               std::uint32_t rank = 0);
   ~shared_watch();
   shared_watch(const shared_watch&) = delete;
   shared_watch& operator=(const shared_watch&) = delete;
@@ -61,13 +74,19 @@ class shared_watch {
              std::uint32_t active,
              const std::uint32_t (&offsets)[32],
              std::uint32_t bytes);
-  /// A barrier of these warps (bit w: warp w) is complete: bar.sync, barrier.cluster of a block,
-  /// ... For bar.arrive: `arrived` are all, `waiting` those that wait.
+  /// A barrier of these warps (bit w: warp w) is complete: bar.sync, ... For bar.arrive: `arrived`
+  /// are all, `waiting` those that wait.
   void barrier(std::uint32_t arrived, std::uint32_t waiting);
   /// bar.warp.sync: what the warp's lanes did before is ordered before what they do after. Without
   /// it a write races with what another lane does later. (Not a read: a shuffle of what was read
   /// orders that, too.)
   void meet(std::uint32_t warp) { ++meetings_[warp]; }
+  /// What the warp knows, for the other blocks of its cluster: barrier.cluster.arrive, st.async.
+  /// What it does from now on is not in it.
+  [[nodiscard]] cluster_clocks release_to_cluster(std::uint32_t warp);
+  static void join(cluster_clocks& to, const cluster_clocks& from);
+  /// What another block knows, as an agent of this one would know it.
+  [[nodiscard]] clocks seen_here(const cluster_clocks& all) const;
   /// fence.proxy.async, by whatever lanes.
   void fence_proxy_async(std::uint32_t warp);
 
@@ -98,13 +117,15 @@ class shared_watch {
 
   /// An access of an agent that is none of the warps, begun with what `with` knows. Words of four
   /// bytes.
+  /// @param generic  it is in the generic proxy, whatever the agent's others are in
   void behind_back(const issuer& who,
                    access kind,
                    std::uint32_t agent,
                    std::uint32_t clock,
                    const clocks& with,
                    std::uint32_t offset,
-                   std::uint32_t bytes);
+                   std::uint32_t bytes,
+                   bool generic = false);
 
  private:
   struct event {
@@ -161,6 +182,7 @@ class shared_watch {
 
   bool enabled_;
   std::uint32_t warp_count_;
+  std::uint32_t rank_;
   std::vector<clocks> warps_;
   std::vector<std::uint32_t> meetings_;   ///< by warp
   std::unique_ptr<word_pages> words_;     ///< from block to block of a thread

@@ -67,6 +67,10 @@ TEST_CASE("arrivals order what was before them with what is after the wait") {
   CHECK(b.wait(1, 8, 0));
   CHECK_NOTHROW(b.touch(1, access::write, 512));
   CHECK(says(message([&] { b.touch(1, access::read, 516); }), "race"));
+  b.touch(2, access::write, 520);
+  b.async.arrive_expect(b.warp(2), 8, 0, false);  // .relaxed
+  CHECK(b.wait(1, 8, 1));
+  CHECK(says(message([&] { b.touch(1, access::read, 520); }), "race"));
 }
 
 TEST_CASE("a bulk load races with who reads without a wait, and with who reads before") {
@@ -82,7 +86,7 @@ TEST_CASE("a bulk load races with who reads without a wait, and with who reads b
   b.async.bulk_load(b.warp(0), 1024, b.address(0), 16, 8);
   b.async.step();
   CHECK(says(message([&] { b.touch(0, access::read, 1024); }),
-             "bulk load for the mbarrier at byte 8"));
+             "completes on the mbarrier at byte 8"));
   CHECK(b.wait(0, 8, 0));
   CHECK_NOTHROW(b.touch(0, access::read, 1024));
 }

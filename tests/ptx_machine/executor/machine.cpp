@@ -111,6 +111,11 @@ class launch : machine {
     throw machine_error("kernel " + program->source->name + ": " + text);
   }
 
+  [[noreturn]] void refuse(const block& b, const machine_error& e) const {
+    refuse("block (" + std::to_string(b.at.x) + ", " + std::to_string(b.at.y) + ", " +
+           std::to_string(b.at.z) + "): " + e.what());
+  }
+
   void check(const kernel& source) const {
     const std::uint64_t threads = count(config->block);
     if (count(config->grid) == 0 || threads == 0) {
@@ -168,6 +173,8 @@ class launch : machine {
   void start(resident_cluster& c, const dimensions& at) {
     c.arrived_warps = 0;
     c.waiting.clear();
+    c.gathering.clear();
+    c.complete.clear();
     for (std::uint32_t i = 0; i < c.owned.size(); ++i) {
       resident_block& b = *c.owned[i];
       const dimensions in = nth(i, cluster_);
@@ -188,6 +195,7 @@ class launch : machine {
     setup.registers_per_thread =
         registers_at_launch(b.threads, program->source->blocks_per_multiprocessor_min);
     setup.registers = &b;
+    setup.rank_in_cluster = b.rank_in_cluster;
     setup.seed = random();
     setup.place = [this](std::uint32_t pc) { return place_of(*program, pc); };
     b.async = std::make_unique<block_async>(setup);
@@ -260,7 +268,11 @@ class launch : machine {
     home.async->end_warp({w.index, static_cast<std::uint32_t>(program->code.size() - 2)});
     warp_exited(w);
     if (home.live_warps == 0) {
-      home.async->end_block();
+      try {
+        home.async->end_block();
+      } catch (const machine_error& e) {
+        refuse(home, e);
+      }
       retire(*home.group);
     }
   }
@@ -360,9 +372,7 @@ class launch : machine {
           return true;
         }
       } catch (const machine_error& e) {
-        const dimensions& at = blocks_[i]->at;
-        refuse("block (" + std::to_string(at.x) + ", " + std::to_string(at.y) + ", " +
-               std::to_string(at.z) + "): " + e.what());
+        refuse(*blocks_[i], e);
       }
       blocks_[i] = blocks_.back();
       blocks_.pop_back();

@@ -12,6 +12,7 @@
 
 #include "machine.hpp"
 
+#include <ptx_machine/block/shared_watch.hpp>
 #include <ptx_machine/program/program.hpp>
 
 #include <array>
@@ -222,6 +223,8 @@ struct cluster {
   std::vector<block*> blocks;
   std::uint32_t arrived_warps = 0;
   std::vector<warp*> waiting;
+  /// What the warps know that have arrived, and had arrived as the barrier was last complete.
+  shared_watch::cluster_clocks gathering, complete;
 };
 
 struct block {

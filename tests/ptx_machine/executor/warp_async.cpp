@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Oriel authors
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The operands of mbarriers, copies, fences and setmaxnreg; what they do is block_async's.
+/// The operands of mbarriers, copies, fences, stores to other blocks and setmaxnreg; what they do is block_async's.
 #include "warp.hpp"
 #include "warp_memory.hpp"
 
@@ -55,12 +55,13 @@ outcome mbarrier_arrive(warp& w, const decoded& d, std::uint32_t lanes) {
   });
 }
 
+/// `detail`: 1 for .relaxed.
 outcome mbarrier_arrive_expect(warp& w, const decoded& d, std::uint32_t lanes) {
   if (!d.slots[0].none) {
     fail(w, d, warp_lanes, "the machine has no states of mbarriers to return");
   }
   return for_mbarriers(w, d, lanes, d.slots[1], [&](std::uint32_t i, std::uint32_t offset) {
-    async_of(w).arrive_expect(who(w, d), offset, low_bits(w, d.slots[2], i));
+    async_of(w).arrive_expect(who(w, d), offset, low_bits(w, d.slots[2], i), d.detail == 0);
   });
 }
 
@@ -158,6 +159,69 @@ outcome bulk_load(warp& w, const decoded& d, std::uint32_t lanes) {
   return outcome::advance;
 }
 
+/// mapa.shared::cluster d, a, b: the address in the shared memory of block b that is a in this one.
+outcome map_address(warp& w, const decoded& d, std::uint32_t lanes) {
+  const std::size_t blocks = w.home->group->blocks.size();
+  for_lanes(lanes, [&](std::uint32_t i) {
+    const std::uint32_t address = low_bits(w, d.slots[1], i);
+    const std::uint32_t rank = low_bits(w, d.slots[2], i);
+    if (rank >= blocks) {
+      fail(w,
+           d,
+           i,
+           "there is no block " + std::to_string(rank) + " in a cluster of " +
+               std::to_string(blocks));
+    }
+    if (address >= w.home->shared.size()) {
+      fail(w, d, i, hex(address) + " is no address of the block's own shared memory");
+    }
+    const bool is_own = rank == w.home->rank_in_cluster;
+    w.set_bits(d.slots[0], i, is_own ? address : (rank + 1) << cluster_window_shift | address);
+  });
+  return outcome::advance;
+}
+
+/// st.async [destination], values, [mbarrier]; `detail`: bytes of a value.
+outcome store_async(warp& w, const decoded& d, std::uint32_t lanes) {
+  const cluster& group = *w.home->group;
+  if (group.blocks.size() == 1) {
+    fail(w, d, warp_lanes, "an st.async in a cluster of one block");
+  }
+  const std::uint32_t elements = d.slot_count - 2;
+  std::uint64_t destinations[warp_lanes];
+  std::uint64_t mbarriers[warp_lanes];
+  compute_addresses(w, d.slots[0], destinations);
+  compute_addresses(w, d.slots[elements + 1], mbarriers);
+  const sender from{who(w, d),
+                    w.home->rank_in_cluster,
+                    std::make_shared<const shared_watch::cluster_clocks>(
+                        async_of(w).watch().release_to_cluster(w.index))};
+  for_lanes(lanes, [&](std::uint32_t i) {
+    const cluster_place to = in_cluster(w, d, i, destinations[i]);
+    const cluster_place at = in_cluster(w, d, i, mbarriers[i]);
+    if (to.rank != at.rank) {
+      fail(w,
+           d,
+           i,
+           "it writes to the cluster's block " + std::to_string(to.rank) +
+               ", and its mbarrier is in block " + std::to_string(at.rank));
+    }
+    std::byte value[16];
+    for (std::uint32_t e = 0; e < elements; ++e) {
+      const std::uint64_t bits = w.bits(d.slots[1 + e], i);
+      std::memcpy(value + std::size_t{e} * d.detail, &bits, d.detail);
+    }
+    try {
+      group.blocks[to.rank]->async->store_async(
+          from, to.offset, {value, std::size_t{elements} * d.detail}, at.offset);
+    } catch (const machine_error& e) {
+      fail(w, d, i, "to the cluster's block " + std::to_string(to.rank) + ": " + e.what());
+    }
+  });
+  ++w.owner->events;
+  return outcome::advance;
+}
+
 /// [destination], [source], bytes.
 outcome bulk_store(warp& w, const decoded& d, std::uint32_t lanes) {
   std::uint64_t destination[warp_lanes];
@@ -210,14 +274,41 @@ outcome set_registers(warp& w, const decoded& d, std::uint32_t lanes) {
   return outcome::advance;
 }
 
+void add_cluster_opcodes(opcode_table& table) {
+  table["mapa.shared::cluster.u32"] = {&map_address, 0, {4, 4, 4}};
+  for (const std::string weak : {"", ".weak"}) {
+    for (const std::string vector : {"", ".v2", ".v4"}) {
+      const std::string start =
+          "st.async" + weak + ".shared::cluster.mbarrier::complete_tx::bytes" + vector;
+      for (const std::string type : {".b32", ".u32", ".s32", ".f32"}) {
+        table[start + type] = {&store_async, 4, {0, 4}};
+      }
+      if (vector == ".v4") {
+        continue;  // 16 bytes are the most.
+      }
+      for (const std::string type : {".b64", ".u64", ".s64", ".f64"}) {
+        table[start + type] = {&store_async, 8, {0, 8}};
+      }
+    }
+  }
+}
+
 void add_mbarriers(opcode_table& table) {
   for (const std::string space : {".shared.b64", ".shared::cta.b64"}) {
     table["mbarrier.init" + space] = {&mbarrier_init, 0, {0, 4}};
     table["mbarrier.inval" + space] = {&mbarrier_invalidate, 0, {}};
     table["mbarrier.arrive" + space] = {&mbarrier_arrive, 0, {0, 0, 4}};
     table["mbarrier.arrive.expect_tx" + space] = {&mbarrier_arrive_expect, 0, {0, 0, 4}};
-    table["mbarrier.expect_tx.relaxed.cta" + space] = {&mbarrier_expect, 0, {0, 4}};
-    table["mbarrier.try_wait.parity" + space] = {&mbarrier_try_wait, 0, {1, 0, 4}};
+    for (const std::string scope : {".cta", ".cluster"}) {
+      table["mbarrier.arrive.expect_tx.release" + scope + space] = {
+          &mbarrier_arrive_expect, 0, {0, 0, 4}};
+      table["mbarrier.arrive.expect_tx.relaxed" + scope + space] = {
+          &mbarrier_arrive_expect, 1, {0, 0, 4}};
+      table["mbarrier.expect_tx.relaxed" + scope + space] = {&mbarrier_expect, 0, {0, 4}};
+    }
+    for (const std::string order : {"", ".acquire.cta", ".acquire.cluster"}) {
+      table["mbarrier.try_wait.parity" + order + space] = {&mbarrier_try_wait, 0, {1, 0, 4}};
+    }
     table["cp.async.mbarrier.arrive" + space] = {&copy_arrive, 0, {}};
     table["cp.async.mbarrier.arrive.noinc" + space] = {&copy_arrive, 1, {}};
   }
@@ -228,6 +319,7 @@ void add_mbarriers(opcode_table& table) {
 
 void add_async_opcodes(opcode_table& table) {
   add_mbarriers(table);
+  add_cluster_opcodes(table);
   table["fence.proxy.async"] = {&fence_proxy, 0, {}};
   table["fence.proxy.async.shared::cta"] = {&fence_proxy, 0, {}};
   table["cp.async.ca.shared.global"] = {&copy, 0, {0, 0, 4, 4}};

@@ -6,6 +6,8 @@
 
 #include <ptx_machine/block/async.hpp>
 
+#include <utility>
+
 namespace oriel::ptx_machine {
 
 std::uint64_t uniform_bits(const warp& w, const decoded& d, std::uint32_t lanes, const slot& s) {
@@ -125,18 +127,25 @@ std::uint32_t live_warps(const cluster& c) {
   return count;
 }
 
+/// What the warp has done so far is before what others do behind the cluster's barrier.
+void release_to_cluster(warp& w) {
+  shared_watch::join(w.home->group->gathering, w.home->async->watch().release_to_cluster(w.index));
+}
+
+void acquire_from_cluster(warp& w) {
+  shared_watch& watch = w.home->async->watch();
+  watch.acquire(w.index, watch.seen_here(w.home->group->complete));
+}
+
 void complete(cluster& c) {
-  for (const block* b : c.blocks) {
-    const std::uint32_t warps =
-        static_cast<std::uint32_t>((std::uint64_t{1} << b->warps.size()) - 1);
-    b->async->watch().barrier(warps, warps);
-  }
+  c.complete = std::exchange(c.gathering, {});
   for (block* b : c.blocks) {
     for (warp& w : b->warps) {
       w.cluster_complete = w.cluster_arrived;
     }
   }
   for (warp* w : c.waiting) {
+    acquire_from_cluster(*w);
     w->cluster_arrived = w->cluster_complete = false;
   }
   release(c.waiting, nullptr);
@@ -151,6 +160,7 @@ outcome arrive_at_cluster(warp& w, const decoded& d, std::uint32_t lanes) {
     fail(w, d, warp_lanes, "it has arrived before, and not waited since");
   }
   w.cluster_arrived = true;
+  release_to_cluster(w);
   ++w.owner->events;
   if (++w.home->group->arrived_warps == live_warps(*w.home->group)) {
     complete(*w.home->group);
@@ -166,6 +176,7 @@ outcome wait_for_cluster(warp& w, const decoded& d, std::uint32_t lanes) {
     fail(w, d, warp_lanes, "it has not arrived at the cluster's barrier");
   }
   if (w.cluster_complete) {
+    acquire_from_cluster(w);
     w.cluster_arrived = w.cluster_complete = false;
     return outcome::advance;
   }
@@ -185,6 +196,7 @@ void warp_exited(warp& w) {
     }
   }
   cluster& c = *home.group;
+  release_to_cluster(w);
   // It counts no more; had it arrived, not for this either.
   if (w.cluster_arrived && !w.cluster_complete) {
     --c.arrived_warps;

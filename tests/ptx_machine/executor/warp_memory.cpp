@@ -75,6 +75,14 @@ std::uint32_t in_shared(const warp& w,
                         std::uint32_t lane,
                         std::uint64_t address,
                         std::uint32_t bytes) {
+  if (address >> cluster_window_shift != 0) {
+    fail(w,
+         d,
+         lane,
+         "the address " + hex(address) + " is in the shared memory of the cluster's block " +
+             std::to_string(in_cluster(w, d, lane, address).rank) +
+             ", which only st.async reaches");
+  }
   check_aligned(w, d, lane, address, bytes);
   const std::size_t size = w.home->shared.size();
   if (size < bytes || address > size - bytes) {
@@ -228,6 +236,24 @@ void locate_generic(warp& w,
 }
 
 }  // namespace
+
+cluster_place in_cluster(const warp& w,
+                         const decoded& d,
+                         std::uint32_t lane,
+                         std::uint64_t address) {
+  const std::uint64_t window = address >> cluster_window_shift;
+  const std::uint64_t rank = window == 0 ? w.home->rank_in_cluster : window - 1;
+  const std::size_t blocks = w.home->group->blocks.size();
+  if (rank >= blocks) {
+    fail(w,
+         d,
+         lane,
+         "the address " + hex(address) + " is in no shared memory of a cluster of " +
+             std::to_string(blocks) + " blocks");
+  }
+  return {static_cast<std::uint32_t>(rank),
+          static_cast<std::uint32_t>(address & ((1U << cluster_window_shift) - 1))};
+}
 
 void shared_offsets(const warp& w,
                     const decoded& d,

@@ -84,7 +84,7 @@ class launch : machine {
     }
     check(source);
     clusters_ = {c.grid.x / cluster_.x, c.grid.y / cluster_.y, c.grid.z / cluster_.z};
-    resident_max_ = std::max<std::uint64_t>(1, c.multiprocessors / count(cluster_));
+    resident_max_ = resident_clusters(c.multiprocessors, count(cluster_));
     const std::uint32_t align = std::max(1U, source.dynamic_align);
     shared_bytes_ = (source.static_shared_bytes + align - 1) / align * align;
     if (c.dynamic_shared_bytes == 0) {

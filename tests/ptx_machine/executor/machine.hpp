@@ -6,6 +6,7 @@
 
 #include <ptx_machine/program/program.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -25,6 +26,11 @@ struct launch_config {
   std::uint64_t seed = 0;
   std::uint32_t multiprocessors = 4;  ///< so many blocks at a time
 };
+
+/// So many clusters at a time: a block a multiprocessor, and one cluster whatever it has.
+inline std::uint64_t resident_clusters(std::uint32_t multiprocessors, std::uint64_t blocks) {
+  return std::max<std::uint64_t>(1, multiprocessors / blocks);
+}
 
 struct decoded_kernel;
 

@@ -25,6 +25,7 @@ constexpr error_text error_texts[] = {
     ORIEL_ERROR(cudaErrorInvalidValue, "an argument is not valid"),
     ORIEL_ERROR(cudaErrorMemoryAllocation, "out of memory"),
     ORIEL_ERROR(cudaErrorInvalidConfiguration, "grid or block are beyond the limits"),
+    ORIEL_ERROR(cudaErrorInvalidClusterSize, "no such clusters of this kernel"),
     ORIEL_ERROR(cudaErrorInvalidDeviceFunction, "no such kernel"),
     ORIEL_ERROR(cudaErrorInvalidDevice, "no such device"),
     ORIEL_ERROR(cudaErrorNoKernelImageForDevice, "no PTX of the kernel that can be read"),

@@ -25,6 +25,7 @@ using namespace oriel::ptx_machine;  // NOLINT: functions of C
 namespace {
 
 constexpr std::uint32_t shared_bytes_anyway = 48 << 10, shared_bytes_max = 227 << 10;
+constexpr std::uint64_t cluster_blocks_max = 8;
 
 /// The one that ORIEL_PTX_MUTANT tells, and says so: what changes nothing is no test.
 void plant_bug(module& all) {
@@ -135,6 +136,25 @@ cudaError_t check(const function& f, const launch_config& c) {
   }
   const std::uint64_t bytes = std::uint64_t{k.static_shared_bytes} + c.dynamic_shared_bytes;
   return bytes > f.allowed_bytes ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+std::uint64_t count(const dimensions& d) {
+  return std::uint64_t{d.x} * d.y * d.z;
+}
+
+/// The kernel's own size, or the one that is asked for where it has none; no blocks: an error.
+dimensions cluster_of(const kernel& k, const cudaLaunchConfig_t& c) {
+  const dimensions own{k.cluster[0], k.cluster[1], k.cluster[2]};
+  const bool has_own = count(own) != 1;
+  dimensions size = has_own ? own : dimensions{0, 0, 0};
+  for (unsigned i = 0; i < c.numAttrs; ++i) {
+    if (c.attrs[i].id == cudaLaunchAttributeClusterDimension) {
+      const auto& asked = c.attrs[i].val.clusterDim;
+      size = {asked.x, asked.y, asked.z};
+    }
+  }
+  const bool is_own = size.x == own.x && size.y == own.y && size.z == own.z;
+  return count(size) > cluster_blocks_max || (has_own && !is_own) ? dimensions{0, 0, 0} : size;
 }
 
 std::vector<std::byte> laid_out(const kernel& k, void** arguments) {
@@ -318,6 +338,41 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     const std::size_t by_bytes = (std::size_t{228} << 10) / bytes;
     const std::size_t by_threads = 2048 / ((static_cast<std::size_t>(threads) + 31) / 32 * 32);
     *out = static_cast<int>(std::min({by_bytes, by_threads, std::size_t{32}}));
+    return cudaSuccess;
+  });
+}
+
+/// As many as the machine has at a time.
+cudaError_t cudaOccupancyMaxActiveClusters(int* out,
+                                           const void* which,
+                                           const cudaLaunchConfig_t* config) {
+  return call([&](runtime& r) {
+    function* f = nullptr;
+    if (const cudaError_t e = load(which, f); e != cudaSuccess) {
+      return e;
+    }
+    const dimensions cluster = cluster_of(*f->code, *config);
+    if (count(cluster) == 0) {
+      return cudaErrorInvalidClusterSize;
+    }
+    const dim3 grid = config->gridDim;
+    if (grid.x % cluster.x != 0 || grid.y % cluster.y != 0 || grid.z % cluster.z != 0) {
+      return cudaErrorInvalidConfiguration;
+    }
+    if (config->dynamicSmemBytes > shared_bytes_max) {
+      return cudaErrorInvalidValue;
+    }
+    const dim3 block = config->blockDim;
+    if (const cudaError_t e = check(*f,
+                                    {{grid.x, grid.y, grid.z},
+                                     {block.x, block.y, block.z},
+                                     static_cast<std::uint32_t>(config->dynamicSmemBytes),
+                                     0,
+                                     r.multiprocessors});
+        e != cudaSuccess) {
+      return e;
+    }
+    *out = static_cast<int>(resident_clusters(r.multiprocessors, count(cluster)));
     return cudaSuccess;
   });
 }

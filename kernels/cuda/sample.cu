@@ -11,30 +11,31 @@
 namespace oriel::cuda {
 namespace {
 
+using detail::sample_message;
 using detail::sample_parts;
 using detail::sample_shared;
 using detail::sample_slot;
 using detail::sample_threads;
 
-/// The 8 blocks of a cluster, as sample_agent.cuh tells.
+/// The 8 blocks of a cluster, as sample_tokens.cuh tells.
 class device_cluster {
  public:
   static constexpr std::uint32_t parts = sample_parts;
 
   __device__ explicit device_cluster(std::byte* shared)
       : shared_(reinterpret_cast<sample_shared*>(shared)),
-        keys_(reinterpret_cast<std::uint32_t*>(shared + sizeof(sample_shared))) {}
+        logits_(reinterpret_cast<float*>(shared + sizeof(sample_shared))) {}
 
   template <class F>
   ORIEL_HOST_DEVICE void each_part(F&& f) {
 #ifdef __CUDA_ARCH__
-    f(detail::device_group<sample_threads>(), blockIdx.x % sample_parts, *shared_, keys_);
+    f(detail::device_group<sample_threads>(), blockIdx.x % sample_parts, *shared_, logits_);
 #endif
   }
   ORIEL_HOST_DEVICE void sync() {
 #ifdef __CUDA_ARCH__
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    detail::ptx::cluster_arrive();
+    detail::ptx::cluster_wait();
 #endif
   }
   ORIEL_HOST_DEVICE const sample_shared& front() const {
@@ -51,9 +52,61 @@ class device_cluster {
 #endif
   }
 
+  ORIEL_HOST_DEVICE void open() {
+#ifdef __CUDA_ARCH__
+    if (threadIdx.x == 0) {
+      for (std::uint64_t& barrier : shared_->inbox_barrier) {
+        detail::ptx::mbarrier_init(detail::ptx::shared_address(&barrier), 1);
+      }
+      detail::ptx::fence_mbarrier_init();
+      expect_messages(0);
+      expect_messages(1);
+    }
+    detail::ptx::cluster_arrive_relaxed();
+    detail::ptx::cluster_wait();
+#endif
+  }
+  ORIEL_HOST_DEVICE void publish() {
+#ifdef __CUDA_ARCH__
+    detail::ptx::fence_device();
+#endif
+  }
+  ORIEL_HOST_DEVICE void send(sample_shared& shared,
+                              std::uint32_t part,
+                              std::uint32_t to,
+                              const sample_message& message) {
+#ifdef __CUDA_ARCH__
+    const std::uint32_t set = rounds_ % 2;
+    detail::ptx::store_remote(
+        detail::ptx::remote_address(detail::ptx::shared_address(&shared.inbox[set][part]), to),
+        message.first,
+        message.second,
+        detail::ptx::remote_address(detail::ptx::shared_address(&shared.inbox_barrier[set]), to));
+#endif
+  }
+  template <class Group>
+  ORIEL_HOST_DEVICE const sample_message* hear(Group&, sample_shared& shared) {
+    const std::uint32_t set = rounds_ % 2;
+#ifdef __CUDA_ARCH__
+    detail::ptx::mbarrier_wait_cluster(detail::ptx::shared_address(&shared.inbox_barrier[set]),
+                                       rounds_ / 2 % 2);
+    if (threadIdx.x == 0) {
+      expect_messages(set);  // Of the next round but one: this block has sent none of the next.
+    }
+#endif
+    ++rounds_;
+    return shared.inbox[set];
+  }
+
  private:
+  __device__ void expect_messages(std::uint32_t set) {
+    detail::ptx::mbarrier_arrive_expect(detail::ptx::shared_address(&shared_->inbox_barrier[set]),
+                                        sample_parts * sizeof(sample_message));
+  }
+
   sample_shared* shared_;
-  std::uint32_t* keys_;
+  float* logits_;
+  std::uint32_t rounds_ = 0;
 };
 
 __global__ void __cluster_dims__(sample_parts, 1, 1) __launch_bounds__(sample_threads, 2)
@@ -65,14 +118,7 @@ __global__ void __cluster_dims__(sample_parts, 1, 1) __launch_bounds__(sample_th
   const std::uint32_t id = blockIdx.x / sample_parts, clusters = gridDim.x / sample_parts;
   const auto rows = static_cast<std::uint32_t>(agent.args.rows.size());
   const std::uint32_t now = row_count != nullptr && *row_count < rows ? *row_count : rows;
-  std::uint32_t turn = 0;
-  if (id < now) {
-    agent.begin(cluster, id);
-  }
-  for (std::uint32_t row = id; row < now; row += clusters) {
-    const std::uint32_t next_row = now - row > clusters ? row + clusters : row;
-    agent(cluster, row, next_row, slots + std::size_t{id} * detail::sample_slots, turn);
-  }
+  agent(cluster, id, clusters, now, slots + std::size_t{id} * detail::sample_slots);
 }
 
 constexpr std::uint32_t verify_threads = 64;
@@ -94,6 +140,23 @@ __global__ void __launch_bounds__(verify_threads)
   }
 }
 
+/// How many clusters the device has room for at once. A row that waits for another one's cluster to
+/// end would cost as much as all rows of that cluster.
+result<std::uint32_t> resident_clusters(const sample_plan& plan) noexcept {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3{plan.clusters * sample_parts};
+  config.blockDim = dim3{sample_threads};
+  config.dynamicSmemBytes = plan.shared_bytes;
+  int clusters = 0;
+  const cudaError_t e = cudaOccupancyMaxActiveClusters(&clusters, sample_kernel, &config);
+  if (e != cudaSuccess || clusters < 1) {
+    cudaGetLastError();  // Else the next launch takes it for its own.
+    return failure{
+        errc::device_failure, static_cast<int>(e), "sample: no room for a cluster of 8 blocks"};
+  }
+  return static_cast<std::uint32_t>(clusters);
+}
+
 }  // namespace
 
 status run_sample(const sample_plan& plan,
@@ -111,9 +174,13 @@ status run_sample(const sample_plan& plan,
       !s) {
     return s;
   }
+  const result<std::uint32_t> resident = resident_clusters(plan);
+  if (!resident) {
+    return resident.error();
+  }
   const auto rows = static_cast<std::uint32_t>(args.rows.size());
-  const std::uint32_t blocks = std::min(rows, plan.clusters) * sample_parts;
-  sample_kernel<<<blocks, sample_threads, plan.shared_bytes, stream>>>(
+  const std::uint32_t clusters = std::min({rows, plan.clusters, *resident});
+  sample_kernel<<<clusters * sample_parts, sample_threads, plan.shared_bytes, stream>>>(
       {plan.vocabulary, plan.part_tokens, args},
       reinterpret_cast<sample_slot*>(workspace.data()),
       row_count);

@@ -14,9 +14,8 @@ result<sample_plan> plan_sample(std::uint32_t vocabulary, std::uint32_t rows_max
   }
   const std::uint32_t part_tokens = detail::sample_part_tokens(vocabulary);
   // Two blocks of the usual vocabulary fit a multiprocessor: one loads while the other computes. A cluster has to fit
-  // into one group of multiprocessors, and a group's number need not be a multiple of four: of 132 * 2 / 8 = 33 clusters
-  // some might begin when others have ended, with half of the rows to do again.
-  constexpr std::uint32_t clusters_max = 30;
+  // into one group of multiprocessors, so how many are resident at once only the device knows; no more are launched.
+  constexpr std::uint32_t clusters_max = 132 * 2 / detail::sample_parts;
   const std::uint32_t clusters = std::min(rows_max, clusters_max);
   return sample_plan{.vocabulary = vocabulary,
                      .part_tokens = part_tokens,

@@ -10,6 +10,7 @@
 #include <cuda/device_array.hpp>
 
 #include <support/arrays.hpp>
+#include <support/model_logits.hpp>
 
 #include <algorithm>
 
@@ -29,6 +30,15 @@ TEST_CASE("cuda samples and verifies as the host, one graph for any number of ro
     // Row 2, which has a top_p: most of what counts is far below the largest.
     logits[2 * vocabulary + i] = i == 0 ? 0.0f : logits[2 * vocabulary + i] / 12.0f - 11.25f;
   }
+  // Rows 10, 22, ... have a top_p and no top_k: one block finishes them, but for those at 1.2 (too
+  // much of their mass is far below the largest) and at the edge of a top_p.
+  const auto is_model_row = [](std::uint32_t row) { return row % 12 == 10; };
+  for (std::uint32_t row = 0; row < rows; ++row) {
+    if (is_model_row(row)) {
+      const std::vector<float> z = model_logits(vocabulary, random);
+      std::copy(z.begin(), z.end(), logits.begin() + std::ptrdiff_t{row} * vocabulary);
+    }
+  }
   const std::vector<token_use> uses{{token_id{0}, 2}};
   std::vector<token_bias> biases;
   for (std::uint32_t i = 1; i < std::min(70u, vocabulary); ++i) {
@@ -47,6 +57,15 @@ TEST_CASE("cuda samples and verifies as the host, one graph for any number of ro
                             .min_p = row % 5 == 0 ? 0.05f : 0.0f},
                 .seed = 7,
                 .position = row};
+    if (is_model_row(row)) {
+      sample_filters& filters = how[row].filters;
+      filters.temperature = row < 20 ? 1.2f : 0.7f;
+      if (row > 40 && vocabulary > 1) {
+        const top_p_edge edge = top_p_edge_of(
+            {logits.data() + std::size_t{row} * vocabulary, vocabulary}, 0.7f, row / 12);
+        filters.top_p = row > 60 ? edge.within : edge.beyond;
+      }
+    }
     if (row % 7 == 0) {
       how[row].adjustments = {1.2f, 0.3f, 0.4f, uses, biases};
     }

@@ -12,6 +12,7 @@
 
 #include <catch2/catch.hpp>
 #include <device/stored_rows.hpp>
+#include <support/model_logits.hpp>
 
 #include <algorithm>
 #include <array>
@@ -36,10 +37,10 @@ class host_cluster {
   static constexpr std::uint32_t parts = detail::sample_parts;
 
   host_cluster(std::uint32_t part_tokens, bool backwards) : backwards_(backwards) {
-    for (auto& keys : keys_) {
-      keys.emplace(part_tokens * sizeof(std::uint32_t));
+    for (auto& logits : logits_) {
+      logits.emplace(part_tokens * sizeof(float));
     }
-    std::memset(shared_.data(), 0xFF, sizeof shared_);
+    std::memset(static_cast<void*>(shared_.data()), 0xFF, sizeof shared_);
   }
 
   template <class F>
@@ -49,10 +50,25 @@ class host_cluster {
       f(detail::host_group<detail::sample_threads>(backwards_),
         part,
         shared_[part],
-        reinterpret_cast<std::uint32_t*>(keys_[part]->span().data()));
+        reinterpret_cast<float*>(logits_[part]->span().data()));
     }
   }
   void sync() { ++barriers; }
+  void open() {}
+  void publish() {}
+  /// Nobody reads the messages of the round before last any more.
+  void send(const detail::sample_shared&,
+            std::uint32_t part,
+            std::uint32_t to,
+            const detail::sample_message& message) {
+    shared_[to].inbox[heard_ / parts % 2][part] = message;
+    ++sent_;
+  }
+  const detail::sample_message* hear(const auto&, const detail::sample_shared& shared) {
+    rounds = heard_ / parts + 1;
+    REQUIRE(sent_ == rounds * parts * parts);
+    return shared.inbox[heard_++ / parts % 2];
+  }
   [[nodiscard]] const detail::sample_shared& front() const { return shared_[0]; }
   /// At once, over what must be done with by now, or as late as may be, for who does not wait.
   void copy_ahead(void* to, const void* from) {
@@ -64,15 +80,19 @@ class host_cluster {
       wait_for_copies();
     }
   }
+  /// Two copies to one place have no order: here the first is the last.
   void wait_for_copies() {
-    for (const auto& [to, from] : copies_) {
-      std::memcpy(to, from, 16);
+    for (auto last = copies_.rbegin(); last != copies_.rend(); ++last) {
+      std::memcpy(last->to, last->from, 16);
     }
     copies_.clear();
   }
+  /// Nothing may be under way when the blocks end.
+  [[nodiscard]] bool is_done() const { return copies_.empty(); }
 
   bool are_aligned = true;  ///< as a device demands
   std::uint32_t barriers = 0;
+  std::uint32_t rounds = 0;  ///< of messages
 
  private:
   struct copy {
@@ -82,30 +102,31 @@ class host_cluster {
 
   bool backwards_;
   std::vector<copy> copies_;
+  std::uint32_t sent_ = 0, heard_ = 0;
   std::array<detail::sample_shared, detail::sample_parts> shared_;
-  std::array<std::optional<workspace_bytes>, detail::sample_parts> keys_;
+  std::array<std::optional<workspace_bytes>, detail::sample_parts> logits_;
 };
 
-/// @param barriers  of the cluster, for all rows
+/// How often a cluster's blocks met, for all rows.
+struct meetings {
+  std::uint32_t barriers, rounds;
+};
+
 std::vector<sampled_token> sample_on_host(const cuda::sample_plan& plan,
                                           sample_args args,
                                           bool backwards,
-                                          std::uint32_t* barriers = nullptr) {
+                                          meetings* met = nullptr) {
   std::vector<sampled_token> out(args.rows.size(), {token_id{UINT32_MAX}, -1.0f});
   args.out = out;
   const detail::sample_agent agent{plan.vocabulary, plan.part_tokens, args};
   workspace_bytes workspace(plan.workspace_bytes);
   auto* slots = reinterpret_cast<detail::sample_slot*>(workspace.span().data());
   host_cluster cluster(plan.part_tokens, backwards);
-  std::uint32_t turn = 0;
-  const auto rows = static_cast<std::uint32_t>(args.rows.size());
-  agent.begin(cluster, 0);
-  for (std::uint32_t row = 0; row < rows; ++row) {
-    agent(cluster, row, std::min(row + 1, rows - 1), slots, turn);
-  }
+  agent(cluster, 0, 1, static_cast<std::uint32_t>(args.rows.size()), slots);
   REQUIRE(cluster.are_aligned);
-  if (barriers != nullptr) {
-    *barriers = cluster.barriers;
+  REQUIRE(cluster.is_done());
+  if (met != nullptr) {
+    *met = {cluster.barriers, cluster.rounds};
   }
   return out;
 }
@@ -115,7 +136,7 @@ std::vector<sampled_token> sample_as_host(const float* logits,
                                           std::uint32_t vocabulary,
                                           const std::vector<sample_row>& how,
                                           bool backwards,
-                                          std::uint32_t* barriers = nullptr) {
+                                          meetings* met = nullptr) {
   std::vector<sampled_token> expected(how.size());
   const auto host_plan = host::plan_sample(vocabulary, 1);
   workspace_bytes workspace(host_plan->workspace_bytes);
@@ -123,7 +144,7 @@ std::vector<sampled_token> sample_as_host(const float* logits,
   host::run_sample(*host_plan, args, workspace.span(), serial);
   const auto rows = static_cast<std::uint32_t>(how.size());
   std::vector<sampled_token> found =
-      sample_on_host(*cuda::plan_sample(vocabulary, rows), args, backwards, barriers);
+      sample_on_host(*cuda::plan_sample(vocabulary, rows), args, backwards, met);
   for (std::uint32_t i = 0; i < rows; ++i) {
     INFO("draw " << i);
     REQUIRE(to_index(found[i].id) == to_index(expected[i].id));
@@ -308,17 +329,10 @@ TEST_CASE("the largest vocabulary's masses fit a bin, all in one") {
 }
 
 TEST_CASE("rows as models have them are finished by one block, from a list") {
-  // A bulk of deviation 2, and a few tokens far above it. Two barriers of the cluster a row.
+  // Two rounds of messages a row, and one for all rows.
   constexpr std::uint32_t vocabulary = 152'576;
   random_stream random(11, 105);
-  stored_rows<float> logits(vocabulary);
-  for (std::uint32_t i = 0; i < vocabulary; ++i) {
-    float z = -6.0f;
-    for (int j = 0; j < 4; ++j) {
-      z += random.next_uniform(0.0f, 3.4f);
-    }
-    logits.data()[i] = z + (random.next_below(20'000) == 0 ? 12.0f : 0.0f);
-  }
+  stored_rows<float> logits(model_logits(vocabulary, random));
   std::vector<sample_row> how;
   const auto add = [&](const sample_filters& f) {
     how.push_back({.filters = f, .seed = 5, .position = how.size()});
@@ -330,9 +344,10 @@ TEST_CASE("rows as models have them are finished by one block, from a list") {
   }
   add({.temperature = 0.7f, .top_p = 0.9f});
   add({.temperature = 1.0f, .top_p = 0.5f, .min_p = 0.1f});
-  std::uint32_t barriers = 0;
-  sample_as_host(logits.data(), vocabulary, how, false, &barriers);
-  CHECK(barriers == 2 * how.size());
+  meetings met{};
+  sample_as_host(logits.data(), vocabulary, how, false, &met);
+  CHECK(met.barriers == 0);
+  CHECK(met.rounds == 2 * how.size() + 1);
 }
 
 TEST_CASE("rows whose first tokens are no list are finished by all blocks") {
@@ -347,22 +362,186 @@ TEST_CASE("rows whose first tokens are no list are finished by all blocks") {
                    .seed = 6,
                    .position = how.size()});
   }
-  std::uint32_t barriers = 0;
-  sample_as_host(logits.data(), vocabulary, how, true, &barriers);
-  CHECK(barriers > 2 * how.size());
+  meetings met{};
+  sample_as_host(logits.data(), vocabulary, how, true, &met);
+  CHECK(met.barriers > 2 * how.size());
 }
 
-TEST_CASE("masses of far tokens are masses") {
-  const detail::sample_scales weights{0.0f, 1.0f, 0.0f};
-  std::uint32_t differ = 0;
-  const auto last = std::bit_cast<std::uint32_t>(200.0f);
-  for (auto bits = std::bit_cast<std::uint32_t>(-detail::far_exponent) + 1; bits <= last;
-       bits += 7) {
-    const float exponent = -std::bit_cast<float>(bits);
-    differ += detail::far_mass(exponent) == weights.mass(exponent) ? 0u : 1u;
+TEST_CASE("the last token of top_p does not depend on near masses") {
+  // What holds top_p, to the last bit of it: then bounds of the other tokens' mass are not enough.
+  constexpr std::uint32_t vocabulary = 152'576, draws = 10;
+  random_stream random(13, 107);
+  stored_rows<float> logits(model_logits(vocabulary, random));
+  std::vector<sample_row> how;
+  for (std::uint32_t kept = 1; kept < 5; ++kept) {
+    const top_p_edge edge = top_p_edge_of({logits.data(), vocabulary}, 1.0f, kept);
+    for (std::uint32_t i = 0; i < draws; ++i) {
+      how.push_back(
+          {.filters = {.temperature = 1.0f, .top_p = i % 2 == 0 ? edge.within : edge.beyond},
+           .seed = 7,
+           .position = how.size()});
+    }
   }
-  CHECK(differ == 0);
-  CHECK(detail::far_mass(-std::numeric_limits<float>::infinity()) == 0);
+  meetings met{};
+  sample_as_host(logits.data(), vocabulary, how, false, &met);
+  CHECK(met.rounds == 3 * how.size() + 1);  // All are done again.
+}
+
+TEST_CASE("of all rows those that hang on the last bits are done again, and only those") {
+  constexpr std::uint32_t vocabulary = 152'576;
+  const bool backwards = GENERATE(false, true);
+  random_stream random(14, 108);
+  stored_rows<float> logits(model_logits(vocabulary, random));
+  const top_p_edge edge = top_p_edge_of({logits.data(), vocabulary}, 1.0f, 3);
+  const sample_filters unsure{.temperature = 1.0f, .top_p = edge.beyond};
+  const sample_filters sure{.temperature = 1.0f, .top_p = 0.9f * edge.within};
+  // Of the 40 first tokens alone, so that other tokens' mass, of a row before, must not count.
+  const sample_filters of_few{.temperature = 1.0f, .top_k = 40, .top_p = 0.95f};
+  std::vector<sample_row> how;
+  std::uint32_t unsure_rows = 0, greedy_rows = 0;
+  for (const sample_filters& f : {sure,
+                                  unsure,
+                                  of_few,
+                                  sure,
+                                  unsure,
+                                  unsure,
+                                  sample_filters{.temperature = 0.0f},
+                                  of_few,
+                                  sure,
+                                  of_few}) {
+    how.push_back({.filters = f, .seed = 8, .position = how.size()});
+    unsure_rows += f.top_p == edge.beyond ? 1u : 0u;
+    greedy_rows += f.temperature == 0.0f ? 1u : 0u;
+  }
+  meetings met{};
+  sample_as_host(logits.data(), vocabulary, how, backwards, &met);
+  CHECK(met.rounds == 2 * how.size() - greedy_rows + 1 + unsure_rows);
+}
+
+TEST_CASE("a row without a list is loaded again, and those behind it are none the worse") {
+  // Flat, and like a model's, in turn: another row's logits are on their way each time.
+  constexpr std::uint32_t vocabulary = 152'576, rows = 6;
+  random_stream random(15, 109);
+  const bool backwards = GENERATE(false, true);
+  stored_rows<float> logits(std::size_t{rows} * vocabulary);
+  std::vector<sample_row> how;
+  for (std::uint32_t row = 0; row < rows; ++row) {
+    const std::vector<float> z = row % 3 == 1 ? random_floats(vocabulary, random, -1.0f, 1.0f)
+                                              : model_logits(vocabulary, random);
+    std::copy(z.begin(), z.end(), logits.data() + std::size_t{row} * vocabulary);
+    how.push_back({.filters = {.temperature = 0.7f, .top_p = 0.9f}, .seed = 9, .position = row});
+  }
+  std::vector<sampled_token> expected(rows);
+  const auto host_plan = host::plan_sample(vocabulary, 1);
+  workspace_bytes workspace(host_plan->workspace_bytes);
+  const sample_args args{expected, logits.data(), vocabulary, how};
+  host::run_sample(*host_plan, args, workspace.span(), serial);
+  const std::vector<sampled_token> found =
+      sample_on_host(*cuda::plan_sample(vocabulary, rows), args, backwards);
+  for (std::uint32_t row = 0; row < rows; ++row) {
+    INFO("row " << row);
+    CHECK(to_index(found[row].id) == to_index(expected[row].id));
+    CHECK(found[row].probability == expected[row].probability);
+  }
+}
+
+TEST_CASE("top_k tokens reach the bound by which they are listed, and no fewer") {
+  // Just as many tokens far above the others as the threads, warps and blocks that the bound counts.
+  constexpr std::uint32_t vocabulary = 152'576, draws = 12;
+  const std::uint32_t part_tokens = cuda::plan_sample(vocabulary, 1)->part_tokens;
+  constexpr std::uint32_t warps = detail::sample_warps;
+  const auto logits_with = [&](auto&& place) {
+    random_stream random(16, 110);
+    std::vector<float> z = random_floats(vocabulary, random, -3.0f, 0.0f);
+    place(z);
+    return z;
+  };
+  const auto token_of = [](std::uint32_t warp, std::uint32_t lane) {
+    return (warp * 32 + lane) * 4;
+  };
+  const auto check = [&](const std::vector<float>& z, std::initializer_list<std::uint32_t> top_ks) {
+    stored_rows<float> logits(z);
+    std::vector<sample_row> how;
+    for (const std::uint32_t top_k : top_ks) {
+      for (std::uint32_t i = 0; i < draws; ++i) {
+        how.push_back(
+            {.filters = {.temperature = 30.0f, .top_k = top_k}, .seed = 3, .position = how.size()});
+      }
+    }
+    sample_as_host(logits.data(), vocabulary, how, false);
+  };
+  SECTION("in one block, of each warp four threads") {
+    check(logits_with([&](std::vector<float>& z) {
+            for (std::uint32_t i = 0; i < warps * 4; ++i) {
+              z[token_of(i / 4, i % 4)] = 10.0f - static_cast<float>(i % 4);
+            }
+          }),
+          {49, 50, 64});
+  }
+  SECTION("in all, of seven warps each") {
+    check(logits_with([&](std::vector<float>& z) {
+            for (std::uint32_t i = 0; i < detail::sample_parts * 7; ++i) {
+              z[i / 7 * part_tokens + token_of(i % 7, 0)] = 10.0f - static_cast<float>(i % 7);
+            }
+          }),
+          {49, 50, 56});
+  }
+  SECTION("in all, of each warp two threads") {
+    check(logits_with([&](std::vector<float>& z) {
+            for (std::uint32_t i = 0; i < detail::sample_parts * warps * 2; ++i) {
+              const std::uint32_t warp = i / 2 % warps;
+              z[i / 2 / warps * part_tokens + token_of(warp, i % 2)] =
+                  10.0f - static_cast<float>(warp) * 0.25f - static_cast<float>(i % 2) * 0.1f;
+            }
+          }),
+          {129, 200, 255, 256});
+  }
+}
+
+TEST_CASE("a list has as many tokens as it has room for, and a warp too") {
+  constexpr std::uint32_t vocabulary = 152'576, draws = 6;
+  const std::uint32_t part_tokens = cuda::plan_sample(vocabulary, 1)->part_tokens;
+  const auto has_list = [&](std::uint32_t near_tokens, std::uint32_t stride) {
+    random_stream random(17, 111);
+    std::vector<float> z(vocabulary, -40.0f);
+    for (std::uint32_t i = 0; i < near_tokens; ++i) {
+      z[std::size_t{i} * stride] = random.next_uniform(0.0f, 4.0f);
+    }
+    stored_rows<float> logits(z);
+    std::vector<sample_row> how;
+    for (std::uint32_t i = 0; i < draws; ++i) {
+      how.push_back({.filters = {.temperature = 1.0f, .top_p = 0.9f}, .seed = 4, .position = i});
+    }
+    meetings met{};
+    sample_as_host(logits.data(), vocabulary, how, false, &met);
+    return met.barriers == 0;
+  };
+  CHECK(has_list(detail::sample_list_max, 80));
+  CHECK_FALSE(has_list(detail::sample_list_max + 1, 80));
+  CHECK_FALSE(has_list(detail::sample_list_max + 100, 80));
+  CHECK(has_list(detail::sample_warp_list, 3));
+  CHECK_FALSE(has_list(detail::sample_warp_list + 1, 3));
+  CHECK(part_tokens / detail::sample_warps > 3 * (detail::sample_warp_list + 1));  // One warp's.
+}
+
+TEST_CASE("near masses are within their bounds") {
+  // By how much of itself, of 2^-17, at every size. What a device's ex2 may add is not in it.
+  const detail::sample_scales weights{0.0f, 1.0f, 0.0f};
+  double worst = 0.0;
+  const auto last = std::bit_cast<std::uint32_t>(40.0f);
+  for (auto bits = std::bit_cast<std::uint32_t>(-detail::near_exponent); bits <= last; bits += 7) {
+    const float logit = -std::bit_cast<float>(bits);
+    const auto mass = static_cast<double>(weights.mass(weights.exponent(logit)));
+    const double near = static_cast<double>(weights.near_weight(logit)) * 0x1p44;
+    worst = std::max(worst, (std::fabs(mass - near) - 1.0) / near);
+  }
+  CHECK(worst < 0x1p-18);
+  CHECK(weights.near_weight(-std::numeric_limits<float>::infinity()) == 0.0f);
+  CHECK(weights.near_weight(detail::near_exponent) > detail::far_weight * (1.0f + 0x1p-17f));
+  const detail::mass_bounds bounds = detail::bounds_of(detail::near_mass(0.25f), 1'000);
+  CHECK(bounds.low == (std::uint64_t{1} << 42) - (std::uint64_t{1} << 25) - 1'000);
+  CHECK(bounds.low + bounds.spread == (std::uint64_t{1} << 42) + (std::uint64_t{1} << 25) + 1'000);
+  CHECK(detail::bounds_of(3, 1'000).low == 0);
 }
 
 TEST_CASE("the exponential of normal results has the bits of the one of any") {
@@ -402,7 +581,7 @@ TEST_CASE("the device's sample plan") {
   REQUIRE(plan);
   CHECK(plan->part_tokens == 19'072);
   CHECK(2 * (plan->shared_bytes + 1'024) <= 228 * 1'024);  // Two blocks to a multiprocessor.
-  CHECK(plan->clusters == 30);
+  CHECK(plan->clusters == 33);
   CHECK(cuda::plan_sample(152'576, 4)->clusters == 4);
   CHECK(cuda::plan_sample(400'000, 1)->shared_bytes <= 227 * 1'024);
   CHECK_FALSE(cuda::plan_sample(0, 1));

@@ -180,7 +180,7 @@ struct sample_plan {
   std::uint32_t vocabulary;
   std::uint32_t part_tokens;   ///< of a row, in the shared memory of one block
   std::uint32_t shared_bytes;  ///< of a block
-  std::uint32_t clusters;      ///< of 8 blocks each; they share the rows
+  std::uint32_t clusters;      ///< of 8 blocks each, at most; they share the rows
   std::size_t workspace_bytes;
 };
 
@@ -191,7 +191,9 @@ struct sample_plan {
                                               std::uint32_t rows_max) noexcept;
 
 /// Enqueues the draws. Every pointer is device memory: those in `args`, and in the adjustments of
-/// args.rows. Logits are read once. The same tokens and probabilities as the host's.
+/// args.rows. Logits are read once; but of the first row in turn for which top_k or top_p keeps too
+/// many tokens for one block (a flat row), and of one where the last token that top_p keeps hangs on
+/// the last bits of a sum, they are read again. The same tokens and probabilities as the host's.
 /// @param row_count  in device memory: rows beyond it stay as they are; null: all rows
 /// @pre workspace.size() >= plan.workspace_bytes, 64-byte aligned; its content does not matter
 /// @returns errc::device_failure

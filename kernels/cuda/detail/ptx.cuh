@@ -66,6 +66,67 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t shared_barrier, std:
   } while (ended == 0);
 }
 
+// ---- clusters: blocks that meet and store into each other's shared memory ----------------------
+
+/// All threads of the cluster's blocks arrive; what they wrote before, who waits behind it sees.
+/// @pre whole warps call it, converged, and then wait
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+/// The same, but of what was written only what a fence has released is seen.
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/// What this thread wrote to device memory, and what a barrier has shown it, is seen by who learns of
+/// something that it does behind this.
+__device__ __forceinline__ void fence_device() {
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+
+/// What is at `shared` in the caller's block, in the block `rank` of its cluster.
+__device__ __forceinline__ std::uint32_t remote_address(std::uint32_t shared, std::uint32_t rank) {
+  std::uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
+  return address;
+}
+
+/// Stores two words into a block of the cluster, and 16 bytes are subtracted from what the barrier
+/// there expects: who waits for its phase sees them. @pre both are remote_address() of one block,
+/// which has not ended; `to` is a multiple of 16
+__device__ __forceinline__ void store_remote(std::uint32_t to,
+                                             std::uint64_t first,
+                                             std::uint64_t second,
+                                             std::uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b64 [%0], {%1, %2}, [%3];" ::"r"(
+          to),
+      "l"(first),
+      "l"(second),
+      "r"(barrier)
+      : "memory");
+}
+
+/// mbarrier_wait for a phase that other blocks of the cluster end; acquires what they released.
+__device__ __forceinline__ void mbarrier_wait_cluster(std::uint32_t shared_barrier,
+                                                      std::uint32_t parity) {
+  std::uint32_t ended = 0;
+  do {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}\n"
+        : "=r"(ended)
+        : "r"(shared_barrier), "r"(parity)
+        : "memory");
+  } while (ended == 0);
+}
+
 // ---- bulk copies (TMA without a tensor map) ----------------------------------------------------
 
 /// One thread starts a copy global -> shared of `bytes`; they are subtracted from what the barrier

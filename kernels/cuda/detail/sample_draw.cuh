@@ -24,35 +24,41 @@ struct sample_draw {
   sample_filters filters;
   sampled_token* out;
 
+  /// @param slots  of all blocks; none of a block alone
   template <class Cluster>
   ORIEL_HOST_DEVICE void operator()(Cluster& c, sample_slot* slots) const {
-    c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
+    c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, float* logits) {
       set_range(g, shared, 0, tokens.count_of(part));
-      add_range(g, part, shared, keys);
-      g.each([&](std::uint32_t thread) {
-        if (thread == 0) {
-          slots[part].value = sum_of(shared.warp_value);
-        }
-      });
+      add_range(g, part, shared, logits);
+      if constexpr (Cluster::parts > 1) {
+        g.each([&](std::uint32_t thread) {
+          if (thread == 0) {
+            slots[part].value = sum_of(shared.warp_value);
+          }
+        });
+      }
     });
-    c.sync();
-    c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
+    if constexpr (Cluster::parts > 1) {
+      c.sync();
+    }
+    c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, float* logits) {
       g.each([&](std::uint32_t thread) {
         if (thread == 0) {
-          std::uint64_t total = 0, before = 0;
-          for (std::uint32_t p = 0; p < Cluster::parts; ++p) {
+          const std::uint64_t own = sum_of(shared.warp_value);
+          std::uint64_t total = own, before = 0;
+          for (std::uint32_t p = 0; Cluster::parts > 1 && p < Cluster::parts; ++p) {
             before += p < part ? slots[p].value : 0;
-            total += slots[p].value;
+            total += p != part ? slots[p].value : 0;
           }
           const std::uint64_t mass = scaled(shared.random, total);
           shared.total = total;
-          shared.is_found = mass >= before && mass - before < slots[part].value ? 1u : 0u;
+          shared.is_found = mass >= before && mass - before < own ? 1u : 0u;
           shared.left = mass - before;
         }
       });
       g.sync();
       if (shared.is_found != 0) {
-        take_token(g, part, shared, keys);
+        take_token(g, part, shared, logits);
       }
     });
   }
@@ -79,9 +85,9 @@ struct sample_draw {
 
   ORIEL_HOST_DEVICE static std::uint64_t kept_mass(const sample_scales& weights,
                                                    std::uint64_t cut,
-                                                   std::uint32_t key,
+                                                   float logit,
                                                    std::uint32_t id) {
-    return order_of(key, id) < cut ? 0 : weights.mass(weights.exponent(key));
+    return order_of(logit, id) < cut ? 0 : weights.mass(weights.exponent(logit));
   }
 
   /// warp_value[w] = the mass of warp w's part of the range.
@@ -89,7 +95,7 @@ struct sample_draw {
   ORIEL_HOST_DEVICE void add_range(Group& g,
                                    std::uint32_t part,
                                    sample_shared& shared,
-                                   const std::uint32_t* keys) const {
+                                   const float* logits) const {
     typename Group::template var<std::uint64_t> mass;
     g.each([&](std::uint32_t thread) {
       const std::uint32_t count = per_warp(shared);
@@ -99,7 +105,7 @@ struct sample_draw {
       const std::uint64_t cut = shared.cut;
       mass[thread] = 0;
       for (std::uint32_t i = begin + thread % 32; i < end; i += 32) {
-        mass[thread] += kept_mass(weights, cut, keys[i], tokens.id_of(part, i));
+        mass[thread] += kept_mass(weights, cut, logits[i], tokens.id_of(part, i));
       }
     });
     const auto sum = g.sum_over_warp(mass);
@@ -116,7 +122,7 @@ struct sample_draw {
   ORIEL_HOST_DEVICE void take_token(Group& g,
                                     std::uint32_t part,
                                     sample_shared& shared,
-                                    const std::uint32_t* keys) const {
+                                    const float* logits) const {
     while (true) {
       g.each([&](std::uint32_t thread) {
         if (thread == 0) {
@@ -128,14 +134,15 @@ struct sample_draw {
       if (is_short) {
         break;
       }
-      add_range(g, part, shared, keys);
+      add_range(g, part, shared, logits);
     }
     typename Group::template var<std::uint64_t> mass;
     g.each([&](std::uint32_t thread) {
       const sample_scales weights = scales_of(shared, filters, filters.min_p);
       const std::uint32_t i = shared.range_begin + thread;
-      mass[thread] =
-          i < shared.range_end ? kept_mass(weights, shared.cut, keys[i], tokens.id_of(part, i)) : 0;
+      mass[thread] = i < shared.range_end
+                         ? kept_mass(weights, shared.cut, logits[i], tokens.id_of(part, i))
+                         : 0;
     });
     const auto before = g.scan_warp(mass);
     g.each([&](std::uint32_t thread) {

@@ -18,20 +18,29 @@ struct sample_select {
   sample_filters filters;
 
   /// Raises the cut so that the fewest first tokens stay that number top_k, or hold top_p of the
-  /// mass of all that are kept so far.
-  /// @param next_slots  gives the slots of all blocks, another set each time; one block alone may get the same
+  /// mass of all that are kept so far. is_unsure says whether that depends on tokens.outside_spread.
+  /// @param next_slots  gives the slots of all blocks, another set each time; a block alone asks for none
   template <bool ByMass, class Cluster, class NextSlots>
   ORIEL_HOST_DEVICE void raise_cut(Cluster& c, NextSlots&& next_slots) const {
-    bin_pass pass{
-        .is_first = true, .masses = reach::near, .shift = sample_order_bits - 10, .width = 10};
+    bin_pass pass{.is_first = true,
+                  .masses = reach::near,
+                  .shift = tokens.order_bits - sample_bin_bits,
+                  .width = sample_bin_bits};
     while (true) {
-      sample_slot* slots = next_slots();
-      c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, std::uint32_t* keys) {
-        count_bins<ByMass>(g, pass, part, shared, keys);
-        tell_bins<ByMass>(g, shared, slots[part]);
+      sample_slot* slots = nullptr;  // A block alone needs none.
+      if constexpr (Cluster::parts > 1) {
+        slots = next_slots();
+      }
+      c.each_part([&](auto g, std::uint32_t part, sample_shared& shared, float* logits) {
+        count_bins<ByMass>(g, pass, part, shared, logits);
+        if constexpr (Cluster::parts > 1) {
+          tell_bins<ByMass>(g, shared, slots[part]);
+        }
       });
-      c.sync();
-      c.each_part([&](auto g, std::uint32_t, sample_shared& shared, std::uint32_t*) {
+      if constexpr (Cluster::parts > 1) {
+        c.sync();
+      }
+      c.each_part([&](auto g, std::uint32_t, sample_shared& shared, float*) {
         choose_bin<ByMass, Cluster::parts>(g, pass, slots, shared);
       });
       if (c.front().is_found != 0) {
@@ -62,13 +71,13 @@ struct sample_select {
   };
 
   /// Counts tokens and adds masses to the bins, which a pass over the far ones finds as the one
-  /// over the near ones left them. warp_value: masses that were not added to any.
+  /// over the near ones left them. warp_rest: masses that were not added to any.
   template <bool ByMass, class Group>
   ORIEL_HOST_DEVICE void count_bins(Group& g,
                                     bin_pass pass,
                                     std::uint32_t part,
                                     sample_shared& shared,
-                                    const std::uint32_t* keys) const {
+                                    const float* logits) const {
     const bool is_new = pass.masses != reach::far;
     const std::uint32_t n = tokens.count_of(part);
     g.each([&](std::uint32_t thread) {
@@ -89,17 +98,19 @@ struct sample_select {
     g.each([&](std::uint32_t thread) {
       rest[thread] = 0;
       for (std::uint32_t i = thread; i < n; i += sample_threads) {
-        const std::uint32_t key = keys[i];
-        const std::uint64_t order = order_of(key, tokens.id_of(part, i));
-        if (order < cut || order >> (pass.shift + pass.width) != prefix) {
+        const float logit = logits[i];
+        const std::uint64_t order = order_of(logit, tokens.id_of(part, i));
+        const std::uint64_t above_base = order - tokens.base;
+        if (order < cut || above_base >> (pass.shift + pass.width) != prefix) {
           continue;
         }
-        const auto bin = static_cast<std::uint32_t>(order >> pass.shift) & ((1u << pass.width) - 1);
+        const auto bin =
+            static_cast<std::uint32_t>(above_base >> pass.shift) & ((1u << pass.width) - 1);
         if (is_new) {
           g.add_shared(&shared.count[bin], 1u);
         }
         if constexpr (ByMass) {
-          const float exponent = weights.exponent(key);
+          const float exponent = weights.exponent(logit);
           const bool is_near = exponent >= near_exponent;
           if (pass.masses == reach::far && is_near) {
             continue;
@@ -117,7 +128,7 @@ struct sample_select {
       const auto sum = g.sum_over_warp(rest);
       g.each([&](std::uint32_t thread) {
         if (thread % 32 == 0) {
-          shared.warp_value[thread / 32] = sum[thread];
+          shared.warp_rest[thread / 32] = sum[thread];
         }
       });
     }
@@ -139,22 +150,33 @@ struct sample_select {
     }
   }
 
+  /// Two neighbouring bins of a block.
+  struct bin_pair {
+    std::uint32_t count;  ///< 16 bits each, the lower bin's low
+    sample_mass_pair mass;
+  };
+  template <bool ByMass>
+  ORIEL_HOST_DEVICE static bin_pair bins_of(const sample_shared& shared, std::uint32_t pair) {
+    const std::uint32_t bin = pair * 2;
+    bin_pair of{shared.count[bin] | (shared.count[bin + 1] << 16), {}};
+    for (std::uint32_t l = 0; ByMass && l < sample_limbs; ++l) {
+      of.mass.of[0] += std::uint64_t{shared.limb[l][bin]} << (l * sample_limb_bits);
+      of.mass.of[1] += std::uint64_t{shared.limb[l][bin + 1]} << (l * sample_limb_bits);
+    }
+    return of;
+  }
+
   template <bool ByMass, class Group>
   ORIEL_HOST_DEVICE static void tell_bins(Group& g,
                                           const sample_shared& shared,
                                           sample_slot& slot) {
     g.each([&](std::uint32_t thread) {
-      const std::uint32_t bin = thread * 2;
-      slot.count[thread] = shared.count[bin] | (shared.count[bin + 1] << 16);
+      const bin_pair bins = bins_of<ByMass>(shared, thread);
+      slot.count[thread] = bins.count;
       if constexpr (ByMass) {
-        sample_mass_pair mass{};
-        for (std::uint32_t l = 0; l < sample_limbs; ++l) {
-          mass.of[0] += std::uint64_t{shared.limb[l][bin]} << (l * sample_limb_bits);
-          mass.of[1] += std::uint64_t{shared.limb[l][bin + 1]} << (l * sample_limb_bits);
-        }
-        slot.mass[thread] = mass;
+        slot.mass[thread] = bins.mass;
         if (thread == 0) {
-          slot.value = sum_of(shared.warp_value);
+          slot.value = sum_of(shared.warp_rest);
         }
       }
     });
@@ -164,26 +186,46 @@ struct sample_select {
   struct bin_sums {
     std::uint64_t value[2];  ///< masses or counts
     std::uint32_t count[2];
+
+    template <bool ByMass>
+    ORIEL_HOST_DEVICE void add(const bin_pair& bins) {
+      const std::uint32_t high = bins.count >> 16, low = bins.count & 0xFFFFu;
+      count[0] += high;
+      count[1] += low;
+      value[0] += ByMass ? bins.mass.of[1] : high;
+      value[1] += ByMass ? bins.mass.of[0] : low;
+    }
   };
+  /// @param slots  of all blocks; a block alone has its own in `shared`
   template <bool ByMass, std::uint32_t Parts>
-  ORIEL_HOST_DEVICE static bin_sums sums_of(const sample_slot* slots, std::uint32_t pair) {
+  ORIEL_HOST_DEVICE static bin_sums sums_of(const sample_slot* slots,
+                                            const sample_shared& shared,
+                                            std::uint32_t pair) {
     bin_sums sums{};
-    ORIEL_UNROLL
-    for (std::uint32_t p = 0; p < Parts; ++p) {
-      const std::uint32_t count = slots[p].count[pair];
-      sums.count[0] += count >> 16;
-      sums.count[1] += count & 0xFFFFu;
-      if constexpr (ByMass) {
-        const sample_mass_pair mass = slots[p].mass[pair];
-        sums.value[0] += mass.of[1];
-        sums.value[1] += mass.of[0];
+    if constexpr (Parts == 1) {
+      sums.template add<ByMass>(bins_of<ByMass>(shared, pair));
+    } else {
+      ORIEL_UNROLL
+      for (std::uint32_t p = 0; p < Parts; ++p) {
+        sums.template add<ByMass>(
+            {slots[p].count[pair], ByMass ? slots[p].mass[pair] : sample_mass_pair{}});
       }
     }
-    if constexpr (!ByMass) {
-      sums.value[0] = sums.count[0];
-      sums.value[1] = sums.count[1];
-    }
     return sums;
+  }
+  /// Masses that no bin has.
+  template <std::uint32_t Parts>
+  ORIEL_HOST_DEVICE static std::uint64_t rest_of(const sample_slot* slots,
+                                                 const sample_shared& shared) {
+    std::uint64_t rest = 0;
+    if constexpr (Parts == 1) {
+      rest = sum_of(shared.warp_rest);
+    } else {
+      for (std::uint32_t p = 0; p < Parts; ++p) {
+        rest += slots[p].value;
+      }
+    }
+    return ORIEL_MUTANT(far_tokens_have_no_mass) ? 0 : rest;
   }
 
   /// The bin in which the target is reached, from the greatest down; then the cut, or the next
@@ -196,7 +238,7 @@ struct sample_select {
     typename Group::template var<bin_sums> bins;
     typename Group::template var<std::uint64_t> own;
     g.each([&](std::uint32_t thread) {
-      bins[thread] = sums_of<ByMass, Parts>(slots, sample_pairs - 1 - thread);
+      bins[thread] = sums_of<ByMass, Parts>(slots, shared, sample_pairs - 1 - thread);
       own[thread] = bins[thread].value[0] + bins[thread].value[1];
     });
     auto before = scan_group(g, own, shared.warp_value);
@@ -204,37 +246,36 @@ struct sample_select {
       if (thread == sample_threads - 1) {
         const std::uint64_t held = before[thread] + own[thread];
         if (pass.is_first) {
-          std::uint64_t rest = tokens.outside_mass;
-          for (std::uint32_t p = 0; ByMass && p < Parts; ++p) {
-            rest += ORIEL_MUTANT(far_tokens_have_no_mass) ? 0 : slots[p].value;
-          }
+          const std::uint64_t rest =
+              ByMass ? tokens.outside_mass + rest_of<Parts>(slots, shared) : 0;
           shared.target = first_target<ByMass>(held + rest);
+          shared.target_spread =
+              first_target<ByMass>(held + rest + tokens.outside_spread) - shared.target;
+        }
+        if (!pass.is_first) {
+          shared.target = shared.next_target;
         }
         shared.is_short = held < shared.target ? 1u : 0u;
+        shared.is_found = 0;
       }
     });
     g.sync();
     g.each([&](std::uint32_t thread) {
       const std::uint64_t target = shared.target;
+      const bool is_short = shared.is_short != 0;
       std::uint64_t held = before[thread];
       ORIEL_UNROLL
       for (std::uint32_t i = 0; i < 2; ++i) {
         const std::uint64_t value = bins[thread].value[i];
-        if (held < target && held + value >= target) {
-          shared.bin = sample_bins - 1 - thread * 2 - i;
-          shared.bin_count = bins[thread].count[i];
-          shared.above = held;
+        if (!is_short && held < target && held + value >= target) {  // Of one thread.
+          advance<ByMass>(pass,
+                          {.bin = sample_bins - 1 - thread * 2 - i,
+                           .count = bins[thread].count[i],
+                           .value = value,
+                           .above = held},
+                          shared);
         }
         held += value;
-      }
-    });
-    g.sync();
-    g.each([&](std::uint32_t thread) {
-      if (thread == 0) {
-        shared.is_found = 0;
-        if (shared.is_short == 0) {
-          advance<ByMass>(pass, shared);
-        }
       }
     });
     g.sync();
@@ -249,17 +290,28 @@ struct sample_select {
     }
   }
 
+  /// The bin in which the target is reached.
+  struct chosen_bin {
+    std::uint32_t bin;
+    std::uint32_t count;  ///< of its tokens
+    std::uint64_t value;  ///< its mass, or its tokens
+    std::uint64_t above;  ///< held by the bins before it
+  };
   template <bool ByMass>
-  ORIEL_HOST_DEVICE static void advance(bin_pass pass, sample_shared& shared) {
-    const std::uint64_t prefix = (shared.prefix << pass.width) | shared.bin;
-    const bool all_of_bin = !ByMass && shared.above + shared.bin_count == shared.target;
-    shared.is_found = pass.shift == 0 || shared.bin_count == 1 || all_of_bin ? 1u : 0u;
-    if (shared.is_found != 0) {
-      const std::uint64_t cut = prefix << pass.shift;
+  ORIEL_HOST_DEVICE void advance(bin_pass pass,
+                                 const chosen_bin& chosen,
+                                 sample_shared& shared) const {
+    const std::uint64_t prefix = (shared.prefix << pass.width) | chosen.bin;
+    const bool all_of_bin = !ByMass && chosen.above + chosen.count == shared.target;
+    if (pass.shift == 0 || chosen.count == 1 || all_of_bin) {
+      const std::uint64_t cut = (prefix << pass.shift) + tokens.base;
       shared.cut = cut > shared.cut ? cut : shared.cut;
+      shared.is_unsure =
+          chosen.above + chosen.value < shared.target + shared.target_spread ? 1u : 0u;
+      shared.is_found = 1;
     } else {
       shared.prefix = prefix;
-      shared.target -= shared.above;
+      shared.next_target = shared.target - chosen.above;
     }
   }
 };

@@ -89,6 +89,11 @@ outcome fence_proxy(warp& w, const decoded& d, std::uint32_t) {
   return outcome::advance;
 }
 
+/// Device memory has one order for all here, so there is nothing to do.
+outcome fence_device(warp&, const decoded&, std::uint32_t) {
+  return outcome::advance;
+}
+
 outcome fence_init(warp& w, const decoded& d, std::uint32_t) {
   async_of(w).fence_mbarrier_init(who(w, d));
   return outcome::advance;
@@ -313,6 +318,7 @@ void add_mbarriers(opcode_table& table) {
     table["cp.async.mbarrier.arrive.noinc" + space] = {&copy_arrive, 1, {}};
   }
   table["fence.mbarrier_init.release.cluster"] = {&fence_init, 0, {}};
+  table["fence.acq_rel.gpu"] = {&fence_device, 0, {}};
 }
 
 }  // namespace

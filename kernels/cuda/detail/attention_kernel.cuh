@@ -164,6 +164,31 @@ class attention_consumer {
     __syncwarp();
     ptx::named_barrier(1, Warpgroups * warpgroup_threads);
   }
+  // Turns of two warpgroups, the first of which begins: both have the same tiles. Not with e4m3,
+  // where both wait for converters, and no register is left.
+  static constexpr bool has_turns = Warpgroups == 2 && !Dims::is_scaled;
+  __device__ __forceinline__ void begin_turns() const {
+    if (has_turns && warpgroup_ != 0) {
+      pass_turn();
+    }
+  }
+  __device__ __forceinline__ void take_turn() const {
+    if constexpr (has_turns) {
+      __syncwarp();
+      ptx::named_barrier(turn_of(warpgroup_), Warpgroups * warpgroup_threads);
+    }
+  }
+  __device__ __forceinline__ void pass_turn() const {
+    if constexpr (has_turns) {
+      ptx::named_barrier_arrive(turn_of(warpgroup_ ^ 1), Warpgroups * warpgroup_threads);
+    }
+  }
+  /// The last one is passed to the first warpgroup.
+  __device__ __forceinline__ void end_turns() const {
+    if (has_turns && warpgroup_ == 0) {
+      take_turn();
+    }
+  }
   /// The next item, when it is there with its queries. An empty one ends all.
   [[nodiscard]] __device__ __forceinline__ attention_work next_item() {
     ptx::mbarrier_wait(address_ + memory::item_full, item_parity_);
@@ -267,6 +292,10 @@ class attention_consumer {
   }
 
  private:
+  /// The barrier at which a warpgroup waits for its turn.
+  [[nodiscard]] static __device__ __forceinline__ std::uint32_t turn_of(std::uint32_t warpgroup) {
+    return 2 + warpgroup;
+  }
   /// Between two threads: the upper one's `low` for the other's `high`.
   static __device__ __forceinline__ void swap_across(std::uint32_t& low,
                                                      std::uint32_t& high,
@@ -493,10 +522,12 @@ __global__ void __launch_bounds__(attention_threads<Dims, Warpgroups>::all, 1)
     }
     const std::uint32_t index = Warpgroups == 1 ? 0 : warpgroup;  // Known, it takes no register.
     attention_consumer<Dims, Warpgroups> consumer(shared, index);
+    consumer.begin_turns();
     for (attention_work work = consumer.next_item(); !work.is_empty();
          work = consumer.next_item()) {
       attend_item<Dims>(call, work, index, consumer);
     }
+    consumer.end_turns();
   }
 }
 

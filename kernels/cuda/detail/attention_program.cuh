@@ -16,6 +16,9 @@
 ///     consumer        a warpgroup per 64 rows; for each tile: scores = Q K^T, weights = softmax
 ///                     so far, out = out x shrink + weights x V. While the softmax of a tile is
 ///                     computed, the product of the tile before runs: a consumer holds two stages
+///     turns           of two consumers one starts its products of a tile while the other computes
+///                     the softmax of what it has started before: the tensor cores have work then,
+///                     which they had not if both came to their softmax together
 ///     converters      e4m3 alone, between the two, the loaders' warps: a tile as it was copied
 ///                     becomes one of bf16 (attention_convert.cuh)
 #pragma once
@@ -123,10 +126,14 @@ ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
                                           std::uint32_t tile,
                                           Machine& machine) {
   using thread_state = attention_thread<Dims>;
-  multiply_scores<Dims>(machine.queries_address(), machine.wait_k(), machine);
+  const std::uint32_t k = machine.wait_k();
+  machine.take_turn();
+  multiply_scores<Dims>(machine.queries_address(), k, machine);
   if constexpr (!IsFirst) {
     multiply_values<Dims>(machine.wait_v(), machine);
-  } else if (tile == work.first_tile()) {  // While the scores are computed.
+  }
+  machine.pass_turn();
+  if (IsFirst && tile == work.first_tile()) {  // While the scores are computed.
     machine.each([&](std::uint32_t thread, thread_state& t) {
       begin_rows(call, work, warpgroup, thread, t);
     });

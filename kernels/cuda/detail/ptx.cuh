@@ -204,6 +204,11 @@ __device__ __forceinline__ void named_barrier(std::uint32_t id, std::uint32_t th
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+/// Counts for the `threads` of the next named_barrier `id`, and does not wait. @pre as named_barrier
+__device__ __forceinline__ void named_barrier_arrive(std::uint32_t id, std::uint32_t threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // ---- registers ---------------------------------------------------------------------------------
 
 /// What a thread of each warpgroup has, all together, when a block is launched that has its

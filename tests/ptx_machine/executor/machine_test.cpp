@@ -323,6 +323,44 @@ TEST_CASE("barriers count threads", "[ptx_machine]") {
              Contains("nothing can go on") && Contains("bar.sync") && Contains("warp 1"));
 }
 
+TEST_CASE("who arrives at a barrier and goes on does not wait for the others", "[ptx_machine]") {
+  // Warp 0 writes and arrives, warp 1 waits and reads. Then the other way round, by another barrier.
+  const std::string body = R"(
+  .shared .align 4 .b8 word[8];
+  mov.u32 %r10, word;
+  setp.lt.u32 %p1, %r1, 32;
+  mov.u64 %rd9, 5;
+  @!%p1 bra $SECOND;
+  st.shared.u64 [%r10], %rd9;
+  bar.arrive 1, 64;
+  bar.sync 2, 64;
+  ld.shared.u64 %rd9, [%r10];
+  bra $END;
+$SECOND:
+  bar.sync 1, 64;
+  ld.shared.u64 %rd9, [%r10];
+  add.u64 %rd9, %rd9, 1;
+  st.shared.u64 [%r10], %rd9;
+  bar.arrive 2, 64;
+$END:)";
+  const auto without = [&](const std::string& line, const std::string& with) {
+    std::string changed = body;
+    changed.replace(changed.find(line), line.size(), with);
+    return changed;
+  };
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    const words out = results(body, {}, {.threads = 64, .seed = seed});
+    CHECK(out[0] == 6);
+    CHECK(out[63] == 6);
+  }
+  const shape two{.threads = 64};
+  CHECK_THAT(message_of(without("bar.sync 2, 64;", ""), two), Contains("race"));
+  CHECK_THAT(message_of(without("bar.arrive 1, 64;", ""), two), Contains("nothing can go on"));
+  CHECK_THAT(message_of(without("bar.arrive 1, 64;", "bar.arrive 1, 64; bar.arrive 1, 64;"), two),
+             Contains("has arrived at barrier 1 before"));
+  CHECK_THAT(message_of("bar.arrive 1, 33;"), Contains("33 threads"));
+}
+
 TEST_CASE("a warp that spins for what never comes is found", "[ptx_machine]") {
   CHECK_THAT(message_of(R"(
   mov.u32 %r10, dynamic;

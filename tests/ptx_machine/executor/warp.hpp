@@ -217,6 +217,7 @@ struct named_barrier {
   std::uint32_t threads = 0;  ///< that it waits for; 0: all of the block
   std::uint32_t arrived = 0;  ///< threads, whole warps
   std::vector<warp*> waiting;
+  std::uint32_t gone_on = 0;  ///< warps that arrived and do not wait, a bit each
 };
 
 struct cluster {

@@ -73,10 +73,10 @@ void release(std::vector<warp*>& waiting, const warp* but) {
 }
 
 void complete(block& home, named_barrier& barrier, const warp* last) {
-  const std::uint32_t warps = bits_of(barrier.waiting);
-  home.async->watch().barrier(warps, warps);
+  const std::uint32_t waiting = bits_of(barrier.waiting);
+  home.async->watch().barrier(waiting | barrier.gone_on, waiting);
   release(barrier.waiting, last);
-  barrier.arrived = 0;
+  barrier.arrived = barrier.gone_on = 0;
 }
 
 std::uint32_t expected(const block& home, const named_barrier& barrier) {
@@ -84,6 +84,7 @@ std::uint32_t expected(const block& home, const named_barrier& barrier) {
 }
 
 /// bar.sync a[, b]. Whole warps arrive, whatever their lanes; without b the block's warps that have not exited.
+/// bar.arrive a, b (`detail`: 1) does not wait.
 outcome synchronise(warp& w, const decoded& d, std::uint32_t lanes) {
   if (!converged(w, d, lanes)) {
     return outcome::gathering;
@@ -99,7 +100,7 @@ outcome synchronise(warp& w, const decoded& d, std::uint32_t lanes) {
     fail(w, d, warp_lanes, "a barrier of " + std::to_string(threads) + " threads");
   }
   named_barrier& barrier = home.barriers[name];
-  if (!barrier.waiting.empty() && barrier.threads != threads) {
+  if (barrier.arrived != 0 && barrier.threads != threads) {
     fail(w,
          d,
          warp_lanes,
@@ -107,12 +108,28 @@ outcome synchronise(warp& w, const decoded& d, std::uint32_t lanes) {
              " threads, at which others wait for " + std::to_string(barrier.threads) +
              " (0: all of the block)");
   }
+  const std::uint32_t own = 1U << w.index;
+  if ((barrier.gone_on & own) != 0) {
+    fail(w,
+         d,
+         warp_lanes,
+         "it has arrived at barrier " + std::to_string(name) +
+             " before, which is not complete since");
+  }
   barrier.threads = static_cast<std::uint32_t>(threads);
   barrier.arrived += warp_lanes;
-  barrier.waiting.push_back(&w);
+  const bool waits = d.detail == 0;
+  if (waits) {
+    barrier.waiting.push_back(&w);
+  } else {
+    barrier.gone_on |= own;
+  }
   ++w.owner->events;
   if (barrier.arrived >= expected(home, barrier)) {
     complete(home, barrier, &w);
+    return outcome::advance;
+  }
+  if (!waits) {
     return outcome::advance;
   }
   w.waits = true;
@@ -213,6 +230,7 @@ void add_control_opcodes(opcode_table& table) {
   table["ret"] = {&exit_lanes, 0, {}};
   table["exit"] = {&exit_lanes, 0, {}};
   table["bar.sync"] = table["barrier.sync.aligned"] = {&synchronise, 0, {4, 4}};
+  table["bar.arrive"] = table["barrier.arrive.aligned"] = {&synchronise, 1, {4, 4}};
   for (const std::string order : {"", ".release", ".relaxed"}) {
     table["barrier.cluster.arrive" + order + ".aligned"] = {&arrive_at_cluster, 0, {}};
   }

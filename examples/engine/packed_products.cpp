@@ -3,6 +3,7 @@
 #include <oriel/core/hash.hpp>
 
 #include <engine/packed_products.hpp>
+#include <fmt/format.h>
 
 #include <optional>
 #include <span>
@@ -82,7 +83,50 @@ bool pack_refused(program_model& model, const std::function<bool(const library_p
   return has_changed;
 }
 
+/// The sizes, types and order of a plan of either kind.
+template <class Plan>
+std::string product_text(
+    const Plan& plan, std::uint32_t n, std::uint32_t k, dtype in, std::uint32_t rows) {
+  return fmt::format("{} rows x {} by a matrix of {} x {}, {} to {}{}",
+                     rows,
+                     k,
+                     n,
+                     k,
+                     name_of(in),
+                     name_of(plan.out),
+                     plan.order == cuda::gemm_order::fixed
+                         ? fmt::format(", in the order of {} rows", plan.rows_max)
+                         : "");
+}
+
+std::string told(const std::string& product, dtype in, cuda::gemm_order order, const failure& why) {
+  std::string text = fmt::format("no product of {} on this device: {} ({}, cuBLAS status {})",
+                                 product,
+                                 why.detail,
+                                 name_of(why.code),
+                                 why.native);
+  if (why.code == errc::unsupported_shape) {
+    text += "; CUBLASLT_LOG_LEVEL=5 lets cuBLASLt say why; ";
+    text +=
+        order == cuda::gemm_order::fixed ? "products in no fixed order (--products fastest), " : "";
+    text += in == dtype::f32 ? "weights in bf16, " : "";
+    text += "another version of cuBLASLt or the host (--device cpu) may have one";
+  }
+  return text;
+}
+
 }  // namespace
+
+std::string refusal_text(const cuda::gemm_plan& plan, std::uint32_t rows, const failure& why) {
+  const gemm_shape& s = plan.shape;
+  return told(product_text(plan, s.n, s.k, s.weights, rows), s.weights, plan.order, why);
+}
+
+std::string refusal_text(const cuda::block_scaled_gemm_plan& plan,
+                         std::uint32_t rows,
+                         const failure& why) {
+  return told(product_text(plan, plan.n, plan.k, dtype::e4m3, rows), dtype::e4m3, plan.order, why);
+}
 
 product_kinds with_packed(const model_geometry& geometry,
                           dtype compute,

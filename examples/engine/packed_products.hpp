@@ -7,6 +7,7 @@
 #pragma once
 
 #include <oriel/core/dtype.hpp>
+#include <oriel/core/result.hpp>
 #include <oriel/kernels/device_gemm.hpp>
 #include <oriel/model/geometry.hpp>
 
@@ -14,6 +15,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <variant>
 
 namespace oriel::engine {
@@ -37,6 +39,15 @@ struct library_product {
                                         std::uint32_t mtp_blocks,
                                         product_kinds kinds,
                                         const std::function<bool(const library_product&)>& takes);
+
+/// What is said of a product that device_gemm.hpp refused: its sizes and types, why, and what would
+/// help. @throws std::bad_alloc
+[[nodiscard]] std::string refusal_text(const cuda::gemm_plan& plan,
+                                       std::uint32_t rows,
+                                       const failure& why);
+[[nodiscard]] std::string refusal_text(const cuda::block_scaled_gemm_plan& plan,
+                                       std::uint32_t rows,
+                                       const failure& why);
 
 /// Names who multiplies with which matrix; 0: device_gemm.hpp with all, in what the model is
 /// computed in. O(kinds). @throws std::bad_alloc

@@ -19,6 +19,7 @@
 #include <oriel/kernels/swiglu.hpp>
 #include <oriel/kernels/verify_chains.hpp>
 
+#include <engine/packed_products.hpp>
 #include <engine_cuda/cuda_backend.hpp>
 #include <engine_cuda/cuda_check.hpp>
 
@@ -121,20 +122,26 @@ class cuda_step {
     }
     expect(cuda::run_rms_norm(plan, args, d_.stream_, count(o.rows)));
   }
+  template <class Plan>
+  static void expect_product(const status& outcome, const Plan& plan, std::uint32_t rows) {
+    if (!outcome) {
+      throw error(refusal_text(plan, rows, outcome.error()));
+    }
+  }
   template <class X, class Out>
   void multiply(const gemm_op& o) {
-    expect(cuda::run_gemm(*d_.products_,
-                          o.plan,
-                          device_gemm_args<X, Out>{.out = at<Out>(o.out),
-                                                   .out_stride = o.out.stride,
-                                                   .x = at<X>(o.x),
-                                                   .x_stride = o.x.stride,
-                                                   .weights = weight<X>(o.weight),
-                                                   .weight_stride = o.plan.shape.k,
-                                                   .rows = most(o.rows),
-                                                   .accumulate = o.accumulate},
-                          buffer<std::byte>(o.workspace),
-                          d_.stream_));
+    const device_gemm_args<X, Out> args{.out = at<Out>(o.out),
+                                        .out_stride = o.out.stride,
+                                        .x = at<X>(o.x),
+                                        .x_stride = o.x.stride,
+                                        .weights = weight<X>(o.weight),
+                                        .weight_stride = o.plan.shape.k,
+                                        .rows = most(o.rows),
+                                        .accumulate = o.accumulate};
+    expect_product(
+        cuda::run_gemm(*d_.products_, o.plan, args, buffer<std::byte>(o.workspace), d_.stream_),
+        o.plan,
+        args.rows);
   }
   void run(const gemm_op& o) {
     if (o.x.type == dtype::f32) {
@@ -176,22 +183,21 @@ class cuda_step {
   /// Rows in whole fours, which the buffers have.
   template <class Out>
   void multiply(const scaled_gemm_op& o, const cuda::block_scaled_gemm_plan& plan) {
-    expect(cuda::run_block_scaled_gemm(
-        *d_.products_,
-        plan,
-        block_scaled_gemm_args<Out>{.out = at<Out>(o.out),
-                                    .out_stride = o.out.stride,
-                                    .x = at<e4m3>(o.x.values),
-                                    .x_stride = o.x.values.stride,
-                                    .x_scales = buffer<float>(o.x.scales).data(),
-                                    .weights = weight<e4m3>(o.weight),
-                                    .weight_stride = plan.k,
-                                    .weight_scales = scales(o.weight),
-                                    .weight_scale_stride = plan.weight_scale_stride,
-                                    .rows = static_cast<std::uint32_t>(o.x.scale_stride),
-                                    .accumulate = o.accumulate},
-        buffer<std::byte>(o.workspace),
-        d_.stream_));
+    const block_scaled_gemm_args<Out> args{.out = at<Out>(o.out),
+                                           .out_stride = o.out.stride,
+                                           .x = at<e4m3>(o.x.values),
+                                           .x_stride = o.x.values.stride,
+                                           .x_scales = buffer<float>(o.x.scales).data(),
+                                           .weights = weight<e4m3>(o.weight),
+                                           .weight_stride = plan.k,
+                                           .weight_scales = scales(o.weight),
+                                           .weight_scale_stride = plan.weight_scale_stride,
+                                           .rows = static_cast<std::uint32_t>(o.x.scale_stride),
+                                           .accumulate = o.accumulate};
+    expect_product(cuda::run_block_scaled_gemm(
+                       *d_.products_, plan, args, buffer<std::byte>(o.workspace), d_.stream_),
+                   plan,
+                   args.rows);
   }
   template <class Out>
   void multiply(const scaled_gemm_op& o, const cuda::grouped_gemm_plan& plan) {

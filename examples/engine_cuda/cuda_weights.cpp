@@ -194,13 +194,15 @@ product_kinds products_of(const model_geometry& model, const model_weights& weig
     throw error(fmt::format("no products on the device: {}", library.error().detail));
   }
   const auto takes = [&](const library_product& p) {
-    const status found = std::visit(
-        [&](const auto& plan) { return cuda::find_gemm(*library, plan, p.layout); }, p.plan);
-    if (!found && found.error().code != errc::unsupported_shape) {
-      throw error(fmt::format(
-          "no products on the device: {} ({})", found.error().detail, found.error().native));
-    }
-    return bool{found};
+    return std::visit(
+        [&](const auto& plan) {
+          const status found = cuda::find_gemm(*library, plan, p.layout);
+          if (!found && found.error().code != errc::unsupported_shape) {
+            throw error(refusal_text(plan, plan.rows_max, found.error()));
+          }
+          return bool{found};
+        },
+        p.plan);
   };
   return with_packed(model,
                      weights.compute,

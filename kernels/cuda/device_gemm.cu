@@ -161,7 +161,16 @@ struct operands {
   bool accumulate;
 };
 
-// Does the algorithm take so many rows?
+// Its answers for what it has no code for. INVALID_VALUE is documented for questions without sense,
+// and is also what the heuristics say of block scales beside a type of output that has none
+// (pytorch#160816), and what a version says of modes of scales that it does not know yet.
+bool is_refusal(cublasStatus_t s) noexcept {
+  return s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE ||
+         s == CUBLAS_STATUS_ARCH_MISMATCH;
+}
+
+// Does the algorithm take so many rows? A check knows of no beta: whether it adds to what is there
+// is decided by the call alone.
 bool takes(cublasLtHandle_t handle,
            const product& p,
            const operands& at,
@@ -226,7 +235,10 @@ status choose(cublasLtHandle_t handle,
                                        offers,
                                        &count));
   }
-  if (all.get() != CUBLAS_STATUS_SUCCESS && all.get() != CUBLAS_STATUS_NOT_SUPPORTED) {
+  if (is_refusal(all.get())) {
+    return failure{errc::unsupported_shape, all.get(), "gemm: cuBLASLt refuses the product"};
+  }
+  if (all.get() != CUBLAS_STATUS_SUCCESS) {
     return failure{errc::device_failure, all.get(), "gemm: cuBLASLt's heuristics"};
   }
   for (int i = 0; i < count; ++i) {
@@ -319,6 +331,11 @@ status multiply(gemm_library::state& library,
                        workspace.data(),
                        workspace.size(),
                        stream));
+  }
+  if (is_refusal(all.get())) {
+    return failure{errc::unsupported_shape,
+                   all.get(),
+                   "gemm: cuBLASLt refuses the product that it has an algorithm for"};
   }
   if (all.get() != CUBLAS_STATUS_SUCCESS) {
     return failure{errc::device_failure, all.get(), "gemm: cuBLASLt"};

@@ -12,6 +12,7 @@
 
 #include <map>
 #include <set>
+#include <string>
 #include <tuple>
 #include <variant>
 #include <vector>
@@ -164,6 +165,31 @@ TEST_CASE("rows of bf16 that are no multiple of 16 bytes are left to cuBLASLt") 
       with_packed(geometry, dtype::bf16, 0, {}, [](const library_product&) { return false; });
   CHECK(!kinds.contains({weight_role::qkv, 0}));
   CHECK(!kinds.contains({weight_role::lm_head}));
+}
+
+TEST_CASE("what is said of a refused product names its sizes, its types, and what would help") {
+  const auto fixed = cuda::plan_gemm(
+      {.n = 384, .k = 52, .weights = dtype::f32}, dtype::f32, 1'024, cuda::gemm_order::fixed);
+  REQUIRE(fixed);
+  for (const int status : {15, 7}) {  // NOT_SUPPORTED and INVALID_VALUE: the same words.
+    CHECK(refusal_text(*fixed, 3, {errc::unsupported_shape, status, "refused"}) ==
+          "no product of 3 rows x 52 by a matrix of 384 x 52, f32 to f32, in the order of 1024 "
+          "rows on this device: refused (unsupported_shape, cuBLAS status " +
+              std::to_string(status) +
+              "); CUBLASLT_LOG_LEVEL=5 lets cuBLASLt say why; products in no fixed order "
+              "(--products fastest), weights in bf16, another version of cuBLASLt or the host "
+              "(--device cpu) may have one");
+  }
+  const auto fastest =
+      cuda::plan_block_scaled_gemm({.n = 256, .k = 640, .weights = dtype::e4m3}, dtype::bf16, 36);
+  REQUIRE(fastest);
+  CHECK(refusal_text(*fastest, 36, {errc::unsupported_shape, 15, "refused"}) ==
+        "no product of 36 rows x 640 by a matrix of 256 x 640, e4m3 to bf16 on this device: "
+        "refused (unsupported_shape, cuBLAS status 15); CUBLASLT_LOG_LEVEL=5 lets cuBLASLt say "
+        "why; another version of cuBLASLt or the host (--device cpu) may have one");
+  CHECK(refusal_text(*fastest, 4, {errc::device_failure, 13, "failed"}) ==
+        "no product of 4 rows x 640 by a matrix of 256 x 640, e4m3 to bf16 on this device: failed "
+        "(device_failure, cuBLAS status 13)");
 }
 
 TEST_CASE("the digest of products names who multiplies with which matrix") {

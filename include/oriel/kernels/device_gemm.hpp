@@ -144,7 +144,8 @@ struct gemm_layout {
 
 /// Looks the algorithm up that calls of the plan with such operands will use, weights aligned to 16
 /// bytes, before there are any: they find it in the table. Host work, as a first call's.
-/// @returns errc::unsupported_shape when there is none: runs would refuse; errc::device_failure
+/// @returns errc::unsupported_shape when there is none: runs would refuse; errc::device_failure;
+///          `native`: cuBLASLt's cublasStatus_t, 0 where it has algorithms and none that serves
 [[nodiscard]] status find_gemm(const gemm_library& library,
                                const gemm_plan& plan,
                                const gemm_layout& layout) noexcept;
@@ -158,7 +159,8 @@ struct gemm_layout {
 /// captured for so many, and what lies in rows nobody needs does no harm.
 /// @pre workspace: of the plan's size, device memory, 256-byte aligned; args.rows <= plan.rows_max
 /// @returns errc::unsupported_shape when cuBLASLt has no algorithm (gemm_order::fixed: or the one
-/// that it has does not take so many rows), errc::device_failure
+/// that it has does not take so many rows) or refuses the call, errc::device_failure; `native` as
+/// of find_gemm
 status run_gemm(const gemm_library& library,
                 const gemm_plan& plan,
                 const device_gemm_args<bf16, bf16>& args,

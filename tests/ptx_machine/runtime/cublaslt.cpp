@@ -107,6 +107,12 @@ bool sizes(const question& q, product& p) {
          q.c.rows == p.m && q.c.columns == p.n;
 }
 
+/// Scales by blocks or vectors, and nowhere to read them.
+bool lacks_scales(const operation& op) {
+  return (is_block_mode(op.scale_modes[0]) && op.scales[0] == nullptr) ||
+         (is_block_mode(op.scale_modes[1]) && op.scales[1] == nullptr);
+}
+
 /// FP8: its A is transposed, its B is not; what lies side by side, and strides, are multiples of 16
 /// bytes.
 bool is_good_for_fp8(const question& q, const product& p) {
@@ -128,9 +134,8 @@ bool is_good_for_fp8(const question& q, const product& p) {
                              modes[1] == CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
   const bool a_fits = modes[0] != CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F || p.m % 4 == 0;
   const bool b_fits = modes[1] != CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F || p.n % 4 == 0;
-  const bool have_scales = q.op.scales[0] != nullptr && q.op.scales[1] != nullptr &&
-                           is_aligned(q.op.scales[0], 16) && is_aligned(q.op.scales[1], 16);
-  return are_both && is_one_vector && a_fits && b_fits && have_scales;
+  const bool are_aligned = is_aligned(q.op.scales[0], 16) && is_aligned(q.op.scales[1], 16);
+  return are_both && is_one_vector && a_fits && b_fits && are_aligned;
 }
 
 /// Is there such a product? `p`: its sizes.
@@ -140,7 +145,7 @@ cublasStatus_t judge(const question& q, product& p) {
       return CUBLAS_STATUS_NOT_SUPPORTED;
     }
   }
-  if (!sizes(q, p)) {
+  if (!sizes(q, p) || lacks_scales(q.op)) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }
   element a{}, b{}, c{}, d{};

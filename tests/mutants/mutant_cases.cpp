@@ -9,6 +9,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -29,20 +30,35 @@ struct first_failure : Catch::TestEventListenerBase {
 }  // namespace
 
 std::string kill_by_cases(const char* program, const std::string& cases, unsigned seconds) {
-  return sim::run_isolated(
+  const std::string not_run = "not run: ";
+  std::string how = sim::run_isolated(
       [&] {
         oriel::set_contract_handler(nullptr);  // Some cases want to see an abort.
-        std::vector<const char*> arguments{
-            program, "--filenames-as-tags", "--abort", "--out", "/dev/null"};
+        std::vector<const char*> arguments{program,
+                                           "--filenames-as-tags",
+                                           "--abort",
+                                           "--out",
+                                           "/dev/null",
+                                           "--warn",
+                                           "NoTests"};  // Else to run none is to pass.
         if (!cases.empty()) {
           arguments.push_back(cases.c_str());
         }
-        if (oriel_test::run_session(static_cast<int>(arguments.size()), arguments.data()) == 0) {
+        const int code =
+            oriel_test::run_session(static_cast<int>(arguments.size()), arguments.data());
+        if (code == 0) {
           return std::string();
         }
-        return failing_case.empty() ? std::string("no session") : "case: " + failing_case;
+        return failing_case.empty()
+                   ? not_run + "the session of \"" + cases + "\" ends with exit code " +
+                         std::to_string(code) + ", and no case failed"
+                   : "case: " + failing_case;
       },
       seconds);
+  if (how.starts_with(not_run)) {
+    throw std::runtime_error(how.substr(not_run.size()));
+  }
+  return how;
 }
 
 }  // namespace mutants

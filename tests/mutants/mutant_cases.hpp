@@ -11,6 +11,7 @@ namespace mutants {
 /// @param cases    as on Catch2's command line; empty: all
 /// @param seconds  until a child counts as hanging: some mutants wait for what never comes
 /// @returns the case that failed, or how the child died; empty: neither
+/// @throws std::runtime_error when no case was run: no child, no session, none of that name
 std::string kill_by_cases(const char* program, const std::string& cases, unsigned seconds);
 
 }  // namespace mutants

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,15 +44,25 @@ unsigned seconds_for(const Mutant& m, unsigned of_a_mutant) {
 }
 
 /// Switches a mutant on, and prints what became of it.
-/// @param kill  kill(mutant) says how it was found; empty: it was not
+/// @param kill  kill(mutant) says how it was found; empty: it was not. What it throws says why the
+///              mutant was not tried, which is no find, whatever the mutant
 /// @returns is that as it should be?
 template <class Mutant, class Kill>
 bool is_as_it_should(const Mutant& m, Kill&& kill) {
   chosen = m.name;
-  const std::string how = kill(m);
-  const bool is_fine = how.empty() == m.is_harmless;
-  std::printf("%s  %-44s %s\n    %s\n",
-              is_fine ? "ok  " : "HOLE",
+  std::string how;
+  bool is_tried = true;
+  try {
+    how = kill(m);
+  } catch (const std::exception& e) {
+    how = std::string("not tried: ") + e.what();
+    is_tried = false;
+  }
+  const bool is_fine = is_tried && how.empty() == m.is_harmless;
+  std::printf("%-5s %-44s %s\n    %s\n",
+              !is_tried ? "ERROR"
+              : is_fine ? "ok"
+                        : "HOLE",
               shown(m.name),
               m.kin,
               how.empty() ? "survives" : how.c_str());

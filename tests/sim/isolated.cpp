@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 
 #include <unistd.h>
 
@@ -40,10 +41,15 @@ void tell_broken_contract(const char* expression, const char* file, int line) {
 std::string run_isolated(const std::function<std::string()>& body, unsigned seconds) {
   int ends[2];
   if (::pipe(ends) != 0) {
-    return "no pipe";
+    throw std::runtime_error("no pipe to a child");
   }
   std::fflush(nullptr);
   const pid_t child = ::fork();
+  if (child < 0) {
+    ::close(ends[0]);
+    ::close(ends[1]);
+    throw std::runtime_error("no process for a child");
+  }
   if (child == 0) {
     ::close(ends[0]);
     report_pipe = ends[1];

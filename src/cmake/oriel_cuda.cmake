@@ -33,42 +33,9 @@ target_compile_options(oriel_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -fmad=false -lineinfo>)
 target_link_libraries(oriel_cuda PUBLIC oriel::oriel CUDA::cudart)
 
-# Dense products are cuBLASLt's (device_gemm.hpp). It belongs to the toolkit, but may be left out of an
-# installation: then it is taken from ORIEL_CUBLASLT_DIR, which Python's packages have as well. Without it
-# gemm_library::create() says so, and grouped_gemm.hpp multiplies all the same.
-set(ORIEL_CUBLASLT AUTO CACHE STRING "Use cuBLASLt for dense products: OFF, ON, or AUTO (where found)")
-set_property(CACHE ORIEL_CUBLASLT PROPERTY STRINGS OFF ON AUTO)
-set(ORIEL_CUBLASLT_DIR "" CACHE PATH "Folder of cuBLASLt's include and lib, where the toolkit has none")
-find_file(ORIEL_CUBLASLT_HEADER cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} NO_DEFAULT_PATH)
-mark_as_advanced(ORIEL_CUBLASLT_HEADER)
-set(ORIEL_CUBLASLT_TARGET "")
-set(ORIEL_CUBLASLT_INCLUDE "")  # The toolkit's is known.
-if(ORIEL_CUBLASLT AND ORIEL_CUBLASLT_HEADER)
-  foreach(target CUDA::cublasLt CUDA::cublasLt_static)
-    if(NOT ORIEL_CUBLASLT_TARGET AND TARGET ${target})
-      set(ORIEL_CUBLASLT_TARGET ${target})
-    endif()
-  endforeach()
-endif()
-if(ORIEL_CUBLASLT AND NOT ORIEL_CUBLASLT_TARGET AND ORIEL_CUBLASLT_DIR)
-  find_path(cublaslt_include cublasLt.h HINTS ${ORIEL_CUBLASLT_DIR} PATH_SUFFIXES include NO_DEFAULT_PATH NO_CACHE)
-  find_library(cublaslt_library NAMES cublasLt libcublasLt.so.${CUDAToolkit_VERSION_MAJOR} NAMES_PER_DIR
-               HINTS ${ORIEL_CUBLASLT_DIR} PATH_SUFFIXES lib lib64 NO_DEFAULT_PATH NO_CACHE)
-  if(cublaslt_include AND cublaslt_library)
-    # Alone: beside it there may be headers of another toolkit.
-    set(ORIEL_CUBLASLT_INCLUDE ${PROJECT_BINARY_DIR}/cublaslt)
-    file(COPY ${cublaslt_include}/cublasLt.h ${cublaslt_include}/cublas_api.h DESTINATION ${ORIEL_CUBLASLT_INCLUDE})
-    set(ORIEL_CUBLASLT_TARGET ${cublaslt_library})
-    message(STATUS "oriel::cuda with ${cublaslt_library}, by whose path an installed package finds it, too")
-  endif()
-endif()
+include(src/cmake/oriel_cublaslt.cmake)
 if(ORIEL_CUBLASLT_TARGET)
   target_compile_definitions(oriel_cuda PRIVATE ORIEL_HAS_CUBLASLT)
   target_include_directories(oriel_cuda SYSTEM PRIVATE ${ORIEL_CUBLASLT_INCLUDE})
   target_link_libraries(oriel_cuda PRIVATE ${ORIEL_CUBLASLT_TARGET})
-elseif(ORIEL_CUBLASLT AND NOT ORIEL_CUBLASLT STREQUAL "AUTO")
-  message(FATAL_ERROR "ORIEL_CUBLASLT=ON, and neither the toolkit in ${CUDAToolkit_LIBRARY_DIR} nor "
-                      "ORIEL_CUBLASLT_DIR has cuBLASLt")
-else()
-  message(STATUS "oriel::cuda without cuBLASLt: gemm_library::create() will refuse")
 endif()

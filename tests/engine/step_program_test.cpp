@@ -732,7 +732,7 @@ TEST_CASE("programs of packed matrices give the bits of the host's runner") {
   run_both(r, 12, 25, [](std::span<const float> found, std::span<const float> expected) {
     REQUIRE(same_bits(found, expected));
   });
-  CHECK(r.backend.packed_products > 7 * r.backend.runs / 2);
+  CHECK(r.backend.products.packed_count > 7 * r.backend.runs / 2);
 }
 
 namespace {
@@ -790,8 +790,8 @@ TEST_CASE("programs of e4m3 matrices give the logits of the dequantised model, b
     two_runners r(books, dtype::bf16, &e4m3_weights);
     logit_error error;
     run_both(r, seed, e4m3_steps, error);
-    CHECK(r.backend.block_scaled_products > 0);
-    CHECK(r.backend.grouped_products > 0);
+    CHECK(r.backend.products.block_scaled_count > 0);
+    CHECK(r.backend.products.grouped_count > 0);
     return error.value();
   };
   const double error = error_of(twins.e4m3), allowed = allowed_error(books.model);

@@ -224,7 +224,7 @@ struct kept_router_gaps final : logits_observer {
   kept_router_gaps(const host_programs& from, logits_observer* behind, std::size_t requests)
       : programs(from), next(behind), of(requests) {}
   void on_logits(request_id id, std::uint32_t position, std::span<const float> logits) override {
-    of.at(static_cast<std::size_t>(id)).push_back(programs.backend->last_router_gap);
+    of.at(static_cast<std::size_t>(id)).push_back(programs.backend->operations.last_router_gap);
     if (next != nullptr) {
       next->on_logits(id, position, logits);
     }
@@ -247,7 +247,7 @@ served serve(const subject& s,
   } else if (by != answerer::host) {
     o.make_runner = [&](const runner_setup& setup) {
       auto runner = programs(setup);
-      programs.backend->rounds_as_a_device = by == answerer::played_device;
+      programs.backend->operations.rounds_as_a_device = by == answerer::played_device;
       return runner;
     };
     o.observer = &gaps;

@@ -9,7 +9,9 @@
 #                      the time; what was built is kept.
 #       --without-cublaslt  a toolkit without it is no failure: dense products and models are not tested
 #
-# What the steps said is in gpu_tests.log of the folder OUT (build/gpu by default).
+# Kernels come first: they are built and tested before the engine is built, and also when that does not build. What the
+# steps said so far is in gpu_tests.log of the folder OUT (build/gpu by default), with the summary on top, also when
+# the script is told to end; all that the compiler said is in gpu_build.log.
 # Needs nvcc, CMake, ninja, g++, Catch2 and xxhash; with --engine also fmt, simdjson, nlohmann-json, CLI11, PCRE2,
 # utf8proc and OpenSSL. What is not in the system's folders is looked for in GPU_DEPS, by default .gpu_deps, which
 # tests/gpu_bundle.sh makes on a Debian machine.
@@ -31,22 +33,47 @@ done
 [ $((tests + sanitizes)) -gt 0 ] || { echo "gpu: nothing is left to do" >&2; exit 2; }
 steps_begin "${GPU_SECONDS:-570}"
 deps=${GPU_DEPS:-$PWD/.gpu_deps}
+out=${OUT:-build/gpu}
+mkdir -p "$out"
 # A folder of its own: what is switched off here stays in the cache.
 build=build/gpu
-programs=(test.cuda)
-if [ $examples = ON ] && [ $tests = 1 ]; then programs+=(test.cuda_engine); fi
 
-build_all() {
-  cmake --preset cuda -B "$build" -DORIEL_EXAMPLES=$examples -DORIEL_TIER=$examples -DORIEL_BENCH=OFF \
-    -DORIEL_ONEDNN=OFF -DORIEL_WERROR=OFF -DCMAKE_PREFIX_PATH="$deps" -DORIEL_CUBLASLT_DIR="$(cublaslt_of_python)"
-  cmake --build "$build" --target "${programs[@]}"
+steps_keep() {
+  { [ ! -s "$steps/outcomes" ] || steps_summary || true
+    tail -n 200 "$steps"/*.log; } > "$out/gpu_tests.log" 2> /dev/null || true  # With a line for the name of each.
+  cat "$steps"/{configure,build,build_engine}.log > "$out/gpu_build.log" 2> /dev/null || true
 }
-export -f build_all cublaslt_of_python
-export build examples deps
-if ! step build 400 bash -euc "programs=(${programs[*]}); build_all"; then
-  step_tail build 40
+# For those who watch; and a script that is killed has told what came before.
+begin_part() {
+  steps_keep
+  echo "gpu: $1, $(steps_left) s left"
+}
+finish() {  # finish <exit code>
   steps_summary || true
-  exit 1
+  exit "$1"
+}
+
+configure() {  # configure <with engine?>
+  cmake --preset cuda -B "$build" -DORIEL_EXAMPLES="$1" -DORIEL_TIER="$1" -DORIEL_BENCH=OFF \
+    -DORIEL_ONEDNN=OFF -DORIEL_WERROR=OFF -DCMAKE_PREFIX_PATH="$deps" -DORIEL_CUBLASLT_DIR="$(cublaslt_of_python)"
+}
+export -f configure cublaslt_of_python
+export build deps
+has_engine=$examples
+if [ $tests = 0 ]; then has_engine=OFF; fi
+begin_part "building the kernels' tests"
+# -k 0: one call shows all that does not compile.
+if ! step configure 90 bash -euc "configure $examples"; then
+  step_tail configure 20
+  has_engine=OFF
+  if [ $examples = OFF ] || ! step configure_without_engine 90 bash -euc "configure OFF"; then
+    finish 1
+  fi
+fi
+if ! step_once "$build" build 400 cmake --build "$build" --target test.cuda -- -k 0; then
+  grep -E -A3 'error|FAILED' "$steps/build.log" | head -n 40 || true
+  step_tail build 20
+  finish 1
 fi
 
 together=$((($(nproc) + 1) / 2))  # Cases at a time: the host computes what is expected of them.
@@ -54,9 +81,8 @@ code=0
 step device 60 "./$build/tests/test.cuda" "no such case" || code=$?
 if [ "$code" != 0 ]; then
   step_tail device
-  steps_summary || true
   [ "$code" = 77 ] || code=1
-  exit "$code"
+  finish "$code"
 fi
 
 steps_skipped=  # There is a device: who finds none now has lost it.
@@ -74,6 +100,7 @@ printf 'cuBLASLt\t%s\tversion: %s\n' $outcome "${cublaslt:-NONE}" >> "$steps/out
 cases() {
   local family=$1 together=$2 limit=$3 program=./$build/tests/$4 which=$5 name quoted listed=0
   shift 5
+  steps_pass_on
   while read -r name; do
     quoted=$(printf '%s' "$name" | sed 's/[][,\\*"]/\\&/g')
     while [ "$(jobs -rp | wc -l)" -ge "$together" ]; do
@@ -81,20 +108,24 @@ cases() {
     done
     step "$family: $name" "$limit" "$@" "$program" -w NoTests "$quoted" &
     listed=$((listed + 1))
-  done < <("$program" "$which" --list-test-names-only || true)
+  done < <(timeout --kill-after=5 20 "$program" "$which" --list-test-names-only || true)
   wait
   [ "$listed" -gt 0 ]
 }
 none_listed() { printf '%s\tfailed\tno case was listed\n' "$1" >> "$steps/outcomes"; }
 if [ $tests = 1 ]; then
   # First what must have the device for itself. What takes long, most of it the host's own sums, goes beside the models.
+  begin_part "the kernels' tests"
   cases test.cuda 1 40 test.cuda "[alone]" || none_listed "test.cuda [alone]"
   cases test.cuda $together 40 test.cuda "~[alone]~[long]" || none_listed test.cuda
+  begin_part "the long ones$([ $examples = OFF ] || echo ", and whole models")"
   { cases test.cuda $together 200 test.cuda "[long]" || none_listed "test.cuda [long]"; } &
   if [ $examples = ON ] && [ $outcome = skipped ]; then
     printf 'test.cuda_engine\tskipped\tno cuBLASLt\n' >> "$steps/outcomes"
-  elif [ $examples = ON ]; then
-    { cases test.cuda_engine $together 100 test.cuda_engine "*" || none_listed test.cuda_engine; } &
+  elif [ $has_engine = ON ]; then
+    { if step_once "$build" build_engine 300 cmake --build "$build" --target test.cuda_engine -- -k 0; then
+        cases test.cuda_engine $together 100 test.cuda_engine "*" || none_listed test.cuda_engine
+      fi; } &
   fi
   wait
 fi
@@ -113,6 +144,7 @@ is_supported() {
 sanitize() {  # sanitize <tool> [option...]
   local tool=$1
   shift
+  begin_part "$tool"
   if ! is_supported "$sanitizer" --tool "$tool" "$@"; then
     printf '%s\tnot run\tthe sanitizer does not support this device\n' "$tool" >> "$steps/outcomes"
     return
@@ -132,9 +164,6 @@ if [ $sanitizes = 1 ]; then
   fi
 fi
 
-out=${OUT:-build/gpu}
-mkdir -p "$out"
-tail -n 200 "$steps"/*.log > "$out/gpu_tests.log"  # With a line for the name of each.
 while IFS=$'\t' read -r name outcome _; do
   [ "$outcome" = passed ] || [ ! -e "$steps/$name.log" ] || { echo "$name"; step_tail "$name" 10; }
 done < "$steps/outcomes"

@@ -14,11 +14,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 CMAKE = """#!/bin/bash
-[ "$1" = --build ] || exit 0
+echo "$*" >> "$CALLS.cmake"
+if [ "$1" != --build ]; then
+  [[ $* != *-DORIEL_EXAMPLES=ON* ]] || [ "$DOES_NOT_BUILD" != configure ] || { echo "CMake Error: no fmt"; exit 1; }
+  exit 0
+fi
+[ "$4" != "$DOES_NOT_BUILD" ] || { echo "a.cpp:1: error: no"; exit 1; }
 mkdir -p build/gpu/tests
-for target in "${@:4}"; do
-  cp "$STAND_INS/program" "build/gpu/tests/$target"
-done
+cp "$STAND_INS/program" "build/gpu/tests/$4"
 """
 
 # Notes each case that it runs.
@@ -53,7 +56,7 @@ exec "$@"
 
 
 class GpuTest(unittest.TestCase):
-    def run_script(self, *options, cublaslt="130100", unsupported="", lost_at=""):
+    def run_script(self, *options, cublaslt="130100", unsupported="", lost_at="", does_not_build="", seconds="570", times=1):
         """Exit code, lines of the summary, and the cases that were run, in order."""
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
@@ -65,10 +68,16 @@ class GpuTest(unittest.TestCase):
                 (folder / name).chmod(0o755)
             calls = folder / "calls"
             calls.touch()
-            done = subprocess.run(
-                [folder / "tests" / "gpu.sh", *options], capture_output=True, text=True, check=False,
-                env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "STAND_INS": str(folder),
-                                  "CALLS": str(calls), "CUBLASLT": cublaslt, "UNSUPPORTED": unsupported, "LOST_AT": lost_at})
+            builds = folder / "calls.cmake"
+            builds.touch()
+            environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "STAND_INS": str(folder), "CALLS": str(calls),
+                                        "CUBLASLT": cublaslt, "UNSUPPORTED": unsupported, "LOST_AT": lost_at,
+                                        "DOES_NOT_BUILD": does_not_build, "GPU_SECONDS": seconds, "OUT": f"{folder}/out"}
+            for _ in range(times):
+                done = subprocess.run([folder / "tests" / "gpu.sh", *options], capture_output=True, text=True, check=False,
+                                      env=environment)
+            self.kept = {path.name: path.read_text() for path in (folder / "out").iterdir()}
+            self.builds = builds.read_text().splitlines()
             return done.returncode, done.stdout.splitlines(), calls.read_text().splitlines()
 
     def test_all_of_it(self):
@@ -86,6 +95,41 @@ class GpuTest(unittest.TestCase):
         self.assertEqual(names[0], "test.cuda one alone")
         self.assertEqual(sorted(names[1:3]), ["test.cuda first", "test.cuda second"])
         self.assertEqual(sorted(names[3:]), ["test.cuda a\\, long \\[one\\]", "test.cuda_engine first", "test.cuda_engine second"])
+
+    def test_kernels_are_tested_where_the_engine_is_not_built(self):
+        for broken, failed in (("configure", "configure"), ("test.cuda_engine", "build_engine")):
+            code, summary, calls = self.run_script("--engine", "--no-sanitize", does_not_build=broken)
+            self.assertEqual(code, 1)
+            self.assertIn("passed       test.cuda: 4", summary)
+            self.assertTrue([line for line in summary if line.startswith(f"failed       {failed} ")], summary)
+            self.assertFalse([call for call in calls if "cuda_engine" in call])
+
+    def test_the_engine_is_built_behind_the_kernels_tests(self):
+        self.run_script("--engine", "--no-sanitize")
+        self.assertEqual([build.split()[3] for build in self.builds if "--build" in build], ["test.cuda", "test.cuda_engine"])
+
+    def test_kernels_that_do_not_compile_say_why(self):
+        code, summary, calls = self.run_script("--engine", does_not_build="test.cuda")
+        self.assertEqual((code, calls), (1, []))
+        self.assertIn("a.cpp:1: error: no", summary)
+        self.assertIn("a.cpp:1: error: no", self.kept["gpu_build.log"])
+        self.assertIn("failed       build", self.kept["gpu_tests.log"])
+
+    def test_a_second_call_builds_nothing(self):
+        _, summary, _ = self.run_script("--engine", "--no-sanitize", times=2)
+        self.assertEqual(len([build for build in self.builds if "--build" in build]), 2, self.builds)
+        self.assertIn("passed       test.cuda_engine: 2", summary)
+
+    def test_without_time_each_step_is_named(self):
+        code, summary, calls = self.run_script("--no-sanitize", seconds="0")
+        self.assertEqual((code, calls), (1, []))
+        self.assertTrue([line for line in summary if line.startswith("not run      configure")], summary)
+
+    def test_the_log_has_the_summary_on_top(self):
+        self.run_script("--no-sanitize", lost_at="second")
+        log = self.kept["gpu_tests.log"].splitlines()
+        self.assertTrue([line for line in log[:10] if line.startswith("failed") and "second" in line], log)
+        self.assertTrue([line for line in log if line.startswith("==> ") and "second" in line], log)
 
     def test_each_sanitizer_has_its_options(self):
         _, _, calls = self.run_script("--sanitize")
@@ -119,7 +163,7 @@ class GpuTest(unittest.TestCase):
     def test_a_sanitizer_that_does_not_know_the_device_is_one_line(self):
         code, summary, _ = self.run_script("--sanitize", unsupported="racecheck")
         self.assertEqual(code, 1)
-        lines = [line for line in summary if "racecheck" in line]
+        lines = [line for line in summary if "racecheck" in line and not line.startswith("gpu: ")]
         self.assertEqual(lines, ["not run      racecheck (the sanitizer does not support this device)"])
         self.assertIn("passed       synccheck: 2", summary)
 

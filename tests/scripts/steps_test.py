@@ -4,6 +4,8 @@
 """steps.sh: what becomes of a step, and of all of them, by their exit codes and their time."""
 
 import subprocess
+import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -56,6 +58,48 @@ class StepsTest(unittest.TestCase):
         self.assertIn("passed       tool: 2", lines)
         self.assertIn("skipped      tool: 1", lines)
         self.assertEqual(self.outcome(lines, "tool: d"), "failed")
+
+    def test_what_passed_is_not_done_again_for_new_times(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "src" / "a"
+            source.parent.mkdir()
+            source.write_text("one")
+            again = f'cd {folder}\nstep_once build name 50 sh -c "echo done >> calls; $1" || true\n' * 2
+
+            def calls(command):
+                run(again.replace("$1", command))
+                return (Path(folder) / "calls").read_text().count("done")
+
+            self.assertEqual(calls("true"), 1)
+            source.write_text("one")  # Another time, the same bytes.
+            self.assertEqual(calls("true"), 1)
+            source.write_text("two")
+            self.assertEqual(calls("true"), 2)
+            (Path(folder) / "build" / "build.ninja").write_text("other flags")
+            self.assertEqual(calls("true"), 3)
+            self.assertEqual(calls("false"), 5)  # What failed is tried again,
+            self.assertEqual(calls("true"), 6)   # and what passed before it counts no more.
+
+    def test_a_script_that_is_told_to_end_keeps_what_was_said_and_leaves_nobody(self):
+        for begin in ("{}", "{} &\nwait", "{{ steps_pass_on; {} & wait; }} &\nwait"):
+            with tempfile.TemporaryDirectory() as folder:
+                pid = Path(folder) / "pid"
+                long = begin.format(f'step long 30 sh -c "echo two; echo \\$\\$ > {pid}.new; mv {pid}.new {pid}; exec sleep 30"')
+                script = (f'. "{STEPS}"\nsteps_keep() {{ cat "$steps"/*.log > {folder}/kept; }}\nsteps_begin 600\n'
+                          f'step first 50 echo one\n{long}')
+                with subprocess.Popen(["bash", "-euc", script], stderr=subprocess.DEVNULL) as process:
+                    while not pid.exists():
+                        self.assertIsNone(process.poll())
+                        time.sleep(0.01)
+                    process.terminate()
+                    self.assertEqual(process.wait(60), 143)
+                self.assertEqual((Path(folder) / "kept").read_text(), "one\ntwo\n")
+                for _ in range(1000):  # It was told; it may not have heard yet.
+                    if not Path(f"/proc/{int(pid.read_text())}").exists():
+                        break
+                    time.sleep(0.01)
+                else:
+                    self.fail("a step goes on")
 
     def test_what_a_step_said_is_kept(self):
         _, lines = run('step "a/b" 50 echo hello\nstep_tail a_b')

@@ -5,16 +5,35 @@
 #
 #     steps_begin <seconds>                       of the whole script
 #     step <name> <seconds at most> <command...>  runs it; its output goes to $steps/<name>.log
+#     step_once <folder> <name> <seconds> <command...>  the same in a folder that CMake made, but passed at once where
+#                                                 the same command passed before, over the same sources and flags
 #     steps_summary                               a line for each step. 1: one failed, found no time or was not run;
 #                                                 77: all were skipped; else 0
+#
+# A function steps_keep of the caller is called before the steps' output goes, also when the script is told to end.
 
 steps_begin() {
   steps=$(mktemp -d)
-  trap 'rm -rf "$steps"' EXIT
+  trap steps_end_all EXIT
+  trap 'exit 143' TERM INT HUP
   steps_end=$((SECONDS + $1))
   steps_skipped=77  # The exit code that says so; empty: none does.
   : > "$steps/outcomes"
 }
+
+steps_end_all() {
+  local pids
+  pids=$(jobs -rp)
+  # shellcheck disable=SC2086  # One argument each.
+  [ -z "$pids" ] || kill $pids 2> /dev/null || true
+  if declare -F steps_keep > /dev/null; then
+    steps_keep
+  fi
+  rm -rf "$steps"
+}
+
+# In a subshell: who is told to end tells its own.
+steps_pass_on() { [ "$BASHPID" = $$ ] || trap 'kill $(jobs -rp) 2> /dev/null; exit 143' TERM; }
 
 # Seconds until the script's end.
 steps_left() { echo $((steps_end - SECONDS)); }
@@ -23,13 +42,16 @@ steps_left() { echo $((steps_end - SECONDS)); }
 step() {
   local name=${1//\//_} limit=$2 log=$steps/${1//\//_}.log begin=$SECONDS left code=0 outcome
   shift 2
+  steps_pass_on
   left=$(steps_left)
   if [ "$left" -le 0 ]; then
     printf '%s\t%s\t%s\n' "$name" "not run" "no time left" >> "$steps/outcomes"
     return 1
   fi
   [ "$limit" -le "$left" ] || limit=$left
-  timeout --kill-after=5 "$limit" "$@" > "$log" 2>&1 || code=$?
+  # Waited for, as that can be interrupted; by one more timeout, since who waits for a device may be beyond a signal.
+  timeout --signal=KILL $((limit + 10)) timeout --kill-after=5 "$limit" "$@" > "$log" 2>&1 &
+  wait $! || code=$?
   case $code in
     0) outcome=passed ;;
     "$steps_skipped") outcome=skipped ;;
@@ -40,8 +62,26 @@ step() {
   return "$code"
 }
 
+# Copied trees have new times, by which all would be built again: what counts is what is in them.
+step_once() {
+  local folder=$1 name=$2 limit=$3 code=0 stamp key
+  shift 3
+  stamp=$folder/$name.passed
+  key=$({ find CMakeLists.txt CMakePresets.json src include kernels examples tests bench "$folder/build.ninja" -type f 2> /dev/null | LC_ALL=C sort \
+    | xargs -d '\n' sha1sum; printf '%s\n' "$@"; } | sha1sum)
+  if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$key" ]; then
+    printf '%s\t%s\t%s\n' "$name" passed "as before" >> "$steps/outcomes"
+    return
+  fi
+  mkdir -p "$folder"
+  rm -f "$stamp"
+  step "$name" "$limit" "$@" || code=$?
+  [ "$code" != 0 ] || printf '%s\n' "$key" > "$stamp"
+  return "$code"
+}
+
 # What a step said last, for those who read only the end.
-step_tail() { sed 's/^/    /' "$steps/$1.log" | tail -n "${2:-12}"; }
+step_tail() { [ ! -e "$steps/$1.log" ] || sed 's/^/    /' "$steps/$1.log" | tail -n "${2:-12}"; }
 
 # Of a family ("memcheck: this", "memcheck: that") those that passed share a line, and so do those that were skipped;
 # the others come last.

@@ -263,6 +263,13 @@ int run_tasks(int count, char** arguments, const std::vector<task>& tasks) {
     } else if (seconds > 0 && passed.count() > seconds) {
       why = "no time left";
     } else {
+      // Who asks again for what a task kept from its turn has to know which it was (bench/gpu.sh).
+      std::printf("begins:");
+      for (const std::string& id : t.ids) {
+        std::printf(" %s", id.c_str());
+      }
+      std::printf("\n");
+      std::fflush(stdout);
       try {
         t.run();
       } catch (const std::exception& e) {

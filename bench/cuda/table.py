@@ -5,8 +5,9 @@
 impossible, where the figure is more than a device can do. Exit code 1: one of the latter two is there.
 
 Usage: table.py FACTS OUTCOMES OUT LINES...     writes the table to OUT with the suffix of Markdown, figures with .json
+       table.py --not-begun STEP LINES...       prints the rows of a step that its program did not come to
 FACTS     lines "name<tab>value" of the machine; OUTCOMES of tests/support/steps.sh
-LINES     files of JSON lines (bench/cuda/figures.hpp); other lines are skipped
+LINES     files of JSON lines (bench/cuda/figures.hpp); of others only "begins: ID..." is read
 """
 
 import json
@@ -90,21 +91,34 @@ PEAKS = {"H200": {"GB/s": 4917, "TFLOP/s": 1071, "TFLOP/s e4m3": 2141}}
 
 
 def read_lines(paths):
-    """JSON lines by id: (our figure or None, peers, in the order they came)."""
+    """JSON lines by id: (our figure or None, peers, in the order they came). A row may have been asked for again: what
+    was measured counts."""
     ours, peers = {}, {}
-    for path in paths:
-        for line in Path(path).read_text(errors="replace").splitlines() if Path(path).exists() else []:
-            if not line.startswith("{"):
-                continue
-            try:
-                figure = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # A program that was stopped within a line.
-            if figure.get("peer"):
-                peers.setdefault(figure["id"], []).append(figure)
-            else:
-                ours[figure["id"]] = figure
+    for line in lines_of(paths):
+        if not line.startswith("{"):
+            continue
+        try:
+            figure = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # A program that was stopped within a line.
+        if figure.get("peer"):
+            peers.setdefault(figure["id"], []).append(figure)
+        elif "value" in figure or "value" not in ours.get(figure["id"], {}):
+            ours[figure["id"]] = figure
     return ours, peers
+
+
+def lines_of(paths):
+    for path in paths:
+        if Path(path).exists():
+            yield from Path(path).read_text(errors="replace").splitlines()
+
+
+def not_begun(step, paths):
+    """Rows of the step that no run of its program has begun or measured."""
+    begun = {row for line in lines_of(paths) if line.startswith("begins: ") for row in line.split()[1:]}
+    measured = {row for row, figure in read_lines(paths)[0].items() if "value" in figure}
+    return [row[0] for row in ROWS if row[1] == step and row[0] not in begun | measured]
 
 
 def read_pairs(path):
@@ -212,6 +226,9 @@ def main(facts_path, outcomes_path, out, *line_paths):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2 and sys.argv[1] == "--not-begun":
+        print("".join(f"{row}\n" for row in not_begun(sys.argv[2], sys.argv[3:])), end="")
+        sys.exit(0)
     if len(sys.argv) < 5:
         raise SystemExit(__doc__)
     sys.exit(main(*sys.argv[1:]))

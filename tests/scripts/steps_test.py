@@ -85,7 +85,7 @@ class StepsTest(unittest.TestCase):
             with tempfile.TemporaryDirectory() as folder:
                 pid = Path(folder) / "pid"
                 long = begin.format(f'step long 30 sh -c "echo two; echo \\$\\$ > {pid}.new; mv {pid}.new {pid}; exec sleep 30"')
-                script = (f'. "{STEPS}"\nsteps_keep() {{ cat "$steps"/*.log > {folder}/kept; }}\nsteps_begin 600\n'
+                script = (f'. "{STEPS}"\nsteps_keep() {{ {{ cat "$steps"/*.log; steps_summary || true; }} > {folder}/kept; }}\nsteps_begin 600\n'
                           f'step first 50 echo one\n{long}')
                 with subprocess.Popen(["bash", "-euc", script], stderr=subprocess.DEVNULL) as process:
                     while not pid.exists():
@@ -93,7 +93,10 @@ class StepsTest(unittest.TestCase):
                         time.sleep(0.01)
                     process.terminate()
                     self.assertEqual(process.wait(60), 143)
-                self.assertEqual((Path(folder) / "kept").read_text(), "one\ntwo\n")
+                kept = (Path(folder) / "kept").read_text().splitlines()
+                self.assertEqual(kept[:2], ["one", "two"])
+                self.assertEqual(self.outcome(kept, "first"), "passed")
+                self.assertEqual(self.outcome(kept, "long"), "cut off")
                 for _ in range(1000):  # It was told; it may not have heard yet.
                     if not Path(f"/proc/{int(pid.read_text())}").exists():
                         break

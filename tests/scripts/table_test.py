@@ -117,6 +117,21 @@ class TableTest(unittest.TestCase):
         self.assertIn("step gemm: not run", self.line(markdown, table.ROWS[0][2]))
         self.assertEqual(len(whole["figures"]), len(table.ROWS))
 
+    def test_what_was_measured_counts_whatever_else_was_said_of_it(self):
+        lost = json.dumps({"id": "decode", "peer": "", "missing": "device lost by decode_e4m3"})
+        for lines in ([lost, figure("decode", 0.93)], [figure("decode", 0.93), lost]):
+            _, _, whole = self.make(lines)
+            self.assertEqual(next(f for f in whole["figures"] if f["id"] == "decode")["verdict"], "met")
+
+    def test_rows_that_were_not_begun(self):
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            rows = [row[0] for row in table.ROWS if row[1] == "gemm"]
+            self.assertEqual(table.not_begun("gemm", [str(log)]), rows)
+            log.write_text(f"begins: {rows[1]} {rows[2]}\n{figure(rows[0], 0.9)}\n"
+                           + json.dumps({"id": rows[3], "peer": "", "missing": "no time left"}) + "\n")
+            self.assertEqual(table.not_begun("gemm", [str(log)]), rows[3:])
+
     def test_peers_stand_below_their_row(self):
         _, markdown, _ = self.make([figure("decode", 0.93), figure("decode", 0.8, 3200.0, peer="another"),
                                     figure("sort_pairs", 0, 10.0, "us", limit=""),

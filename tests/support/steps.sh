@@ -22,10 +22,13 @@ steps_begin() {
 }
 
 steps_end_all() {
-  local pids
+  local pids running
   pids=$(jobs -rp)
   # shellcheck disable=SC2086  # One argument each.
   [ -z "$pids" ] || kill $pids 2> /dev/null || true
+  for running in "$steps"/*.running; do
+    [ ! -e "$running" ] || printf '%s\tcut off\tthe script was told to end\n' "$(basename "$running" .running)" >> "$steps/outcomes"
+  done
   if declare -F steps_keep > /dev/null; then
     steps_keep
   fi
@@ -49,9 +52,11 @@ step() {
     return 1
   fi
   [ "$limit" -le "$left" ] || limit=$left
+  : > "$steps/$name.running"
   # Waited for, as that can be interrupted; by one more timeout, since who waits for a device may be beyond a signal.
   timeout --signal=KILL $((limit + 10)) timeout --kill-after=5 "$limit" "$@" > "$log" 2>&1 &
   wait $! || code=$?
+  rm -f "$steps/$name.running"
   case $code in
     0) outcome=passed ;;
     "$steps_skipped") outcome=skipped ;;

@@ -3,10 +3,10 @@
 # a call of ten minutes) with a line for each step: what passed, was skipped, failed, or ran out of time. Exit code 1:
 # something did not pass; 77: there is no device, so nothing was tested.
 #
-#     tests/gpu.sh [--engine] [--sanitize | --no-sanitize] [--without-cublaslt]
+#     tests/gpu.sh [--engine] [--sanitize | --no-sanitize | --models] [--without-cublaslt]
 #       --engine       whole models, too
-#       --sanitize     build, and the sanitizers alone; --no-sanitize: everything but them. So two calls have twice
-#                      the time; what was built is kept.
+#       --sanitize     build, and the sanitizers alone; --no-sanitize: everything but them; --models: build, and whole
+#                      models alone. So two calls have twice the time; what was built is kept.
 #       --without-cublaslt  a toolkit without it is no failure: dense products and models are not tested
 #
 # Kernels come first: they are built and tested before the engine is built, and also when that does not build. What the
@@ -19,18 +19,24 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/support/steps.sh
 . tests/support/cublaslt_of_python.sh
-examples=OFF sanitizes=1 tests=1 needs_cublaslt=1
+engine=OFF only='' sanitizes=1 needs_cublaslt=1
 while [ $# -gt 0 ]; do
   case $1 in
-    --engine) examples=ON ;;
-    --sanitize) tests=0 ;;
+    --engine) engine=ON ;;
+    --sanitize | --models) only+=$1 ;;
     --no-sanitize) sanitizes=0 ;;
     --without-cublaslt) needs_cublaslt=0 ;;
-    *) echo "usage: $0 [--engine] [--sanitize | --no-sanitize] [--without-cublaslt]" >&2; exit 2 ;;
+    *) echo "usage: $0 [--engine] [--sanitize | --no-sanitize | --models] [--without-cublaslt]" >&2; exit 2 ;;
   esac
   shift
 done
-[ $((tests + sanitizes)) -gt 0 ] || { echo "gpu: nothing is left to do" >&2; exit 2; }
+kernels=1 models=$engine
+case $only$sanitizes in
+  1 | 0) ;;
+  --sanitize1) kernels=0 models=OFF ;;
+  --models?) kernels=0 models=ON engine=ON sanitizes=0 ;;
+  *) echo "gpu: nothing is left to do" >&2; exit 2 ;;
+esac
 steps_begin "${GPU_SECONDS:-570}"
 deps=${GPU_DEPS:-$PWD/.gpu_deps}
 out=${OUT:-build/gpu}
@@ -59,17 +65,17 @@ configure() {  # configure <with engine?>
 }
 export -f configure cublaslt_of_python
 export build deps
-has_engine=$examples
-if [ $tests = 0 ]; then has_engine=OFF; fi
+has_engine=$engine
 begin_part "building the kernels' tests"
-# -k 0: one call shows all that does not compile.
-if ! step configure 90 bash -euc "configure $examples"; then
+# With the engine wherever that can be: a call that wants it then finds the kernels built as it would build them.
+if [ $engine = OFF ]; then
+  step configure 90 bash -euc "configure ON || configure OFF" || { step_tail configure 20; finish 1; }
+elif ! step configure 90 bash -euc "configure ON"; then
   step_tail configure 20
   has_engine=OFF
-  if [ $examples = OFF ] || ! step configure_without_engine 90 bash -euc "configure OFF"; then
-    finish 1
-  fi
+  step configure_without_engine 90 bash -euc "configure OFF" || finish 1
 fi
+# -k 0: one call shows all that does not compile.
 if ! step_once "$build" build 400 cmake --build "$build" --target test.cuda -- -k 0; then
   grep -E -A3 'error|FAILED' "$steps/build.log" | head -n 40 || true
   step_tail build 20
@@ -113,22 +119,23 @@ cases() {
   [ "$listed" -gt 0 ]
 }
 none_listed() { printf '%s\tfailed\tno case was listed\n' "$1" >> "$steps/outcomes"; }
-if [ $tests = 1 ]; then
-  # First what must have the device for itself. What takes long, most of it the host's own sums, goes beside the models.
+# First what must have the device for itself. What takes long, most of it the host's own sums, goes beside the models.
+if [ $kernels = 1 ]; then
   begin_part "the kernels' tests"
   cases test.cuda 1 40 test.cuda "[alone]" || none_listed "test.cuda [alone]"
   cases test.cuda $together 40 test.cuda "~[alone]~[long]" || none_listed test.cuda
-  begin_part "the long ones$([ $examples = OFF ] || echo ", and whole models")"
+  begin_part "the long ones"
   { cases test.cuda $together 200 test.cuda "[long]" || none_listed "test.cuda [long]"; } &
-  if [ $examples = ON ] && [ $outcome = skipped ]; then
-    printf 'test.cuda_engine\tskipped\tno cuBLASLt\n' >> "$steps/outcomes"
-  elif [ $has_engine = ON ]; then
-    { if step_once "$build" build_engine 300 cmake --build "$build" --target test.cuda_engine -- -k 0; then
-        cases test.cuda_engine $together 100 test.cuda_engine "*" || none_listed test.cuda_engine
-      fi; } &
-  fi
-  wait
 fi
+if [ $models = ON ] && [ $outcome = skipped ]; then
+  printf 'test.cuda_engine\tskipped\tno cuBLASLt\n' >> "$steps/outcomes"
+elif [ $models = ON ] && [ $has_engine = ON ]; then
+  begin_part "whole models"
+  if step_once "$build" build_engine 300 cmake --build "$build" --target test.cuda_engine -- -k 0; then
+    cases test.cuda_engine $together 100 test.cuda_engine "*" || none_listed test.cuda_engine
+  fi
+fi
+wait
 
 # Does the sanitizer that this calls know the device? Asked with one small case; that it fails is nothing here.
 is_supported() {

@@ -76,7 +76,7 @@ class GpuTest(unittest.TestCase):
             for _ in range(times):
                 done = subprocess.run([folder / "tests" / "gpu.sh", *options], capture_output=True, text=True, check=False,
                                       env=environment)
-            self.kept = {path.name: path.read_text() for path in (folder / "out").iterdir()}
+            self.kept = {path.name: path.read_text() for path in (folder / "out").glob("*")}
             self.builds = builds.read_text().splitlines()
             return done.returncode, done.stdout.splitlines(), calls.read_text().splitlines()
 
@@ -103,6 +103,21 @@ class GpuTest(unittest.TestCase):
             self.assertIn("passed       test.cuda: 4", summary)
             self.assertTrue([line for line in summary if line.startswith(f"failed       {failed} ")], summary)
             self.assertFalse([call for call in calls if "cuda_engine" in call])
+
+    def test_who_does_not_want_the_engine_does_not_need_it(self):
+        code, summary, _ = self.run_script("--no-sanitize", does_not_build="configure")
+        self.assertEqual(code, 0, summary)
+
+    def test_models_alone(self):
+        code, summary, calls = self.run_script("--models")
+        self.assertEqual(code, 0, summary)
+        self.assertEqual([call.split()[0] for call in calls], ["test.cuda_engine"] * 2)
+        code, _, calls = self.run_script("--models", does_not_build="configure")
+        self.assertEqual((code, calls), (1, []))
+
+    def test_what_leaves_nothing_to_do_is_refused(self):
+        for options in (("--sanitize", "--no-sanitize"), ("--sanitize", "--models"), ("--no-such-option",)):
+            self.assertEqual(self.run_script(*options)[0], 2)
 
     def test_the_engine_is_built_behind_the_kernels_tests(self):
         self.run_script("--engine", "--no-sanitize")

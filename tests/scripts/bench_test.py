@@ -100,7 +100,7 @@ class BenchTest(unittest.TestCase):
         self.assertEqual([int(call[1]) for call in calls], [92, 62, 32, 22, 32, 42, 8])
         self.assertEqual(self.not_measured(), [])
         self.assertIn("| GA decode, bf16 KV", said)
-        self.assertEqual((self.folder / "out" / "gpu_bench.md").read_text() in said, True)
+        self.assertEqual((self.folder / "out" / ("gpu_bench" + table.MARKDOWN)).read_text() in said, True)
 
     def test_where_time_is_short_all_have_their_share(self):
         _, calls = self.run_script(seconds="172")  # Half of what they may take.

@@ -23,7 +23,7 @@ mkdir -p "$out"
 
 # What was measured, where and when. A tree without git is named by a hash of its sources.
 commit=${GPU_COMMIT:-$(git rev-parse --short HEAD 2> /dev/null \
-  || echo "tree $(find include kernels src bench -type f | sort | xargs cat | sha1sum | cut -c1-12)")}
+  || echo "tree $(find include kernels src bench -type f -not -name '*.pyc' | sort | xargs cat | sha1sum | cut -c1-12)")}
 ask() { timeout --kill-after=5 10 nvidia-smi --query-gpu="$1" --format=csv,noheader 2> /dev/null | head -1 || true; }
 clocks() { ask clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,temperature.gpu,power.draw; }
 {

@@ -72,7 +72,7 @@ step_once() {
   local folder=$1 name=$2 limit=$3 code=0 stamp key
   shift 3
   stamp=$folder/$name.passed
-  key=$({ find CMakeLists.txt CMakePresets.json src include kernels examples tests bench "$folder/build.ninja" -type f 2> /dev/null | LC_ALL=C sort \
+  key=$({ find CMakeLists.txt CMakePresets.json src include kernels examples tests bench "$folder/build.ninja" -type f -not -name '*.pyc' 2> /dev/null | LC_ALL=C sort \
     | xargs -d '\n' sha1sum; printf '%s\n' "$@"; } | sha1sum)
   if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$key" ]; then
     printf '%s\t%s\t%s\n' "$name" passed "as before" >> "$steps/outcomes"

@@ -126,7 +126,7 @@ block_async::mbarrier& block_async::at(std::uint32_t offset) {
 void block_async::check_initialised(std::uint32_t offset,
                                     const mbarrier& b,
                                     const shared_watch::clocks& by) const {
-  if (watch_.enabled() && by.known_of(b.initialiser.warp) < b.initialised) {
+  if (watch_.enabled() && !by.knows_init(b.initialiser.warp, b.initialised)) {
     throw machine_error(mbarrier_text(offset) + ": initialised by warp " +
                         std::to_string(b.initialiser.warp) +
                         ", and no barrier between that and this use");
@@ -169,12 +169,13 @@ void block_async::fence_mbarrier_init(const issuer& who) {
   for (auto& [offset, b] : mbarriers_) {
     b.seen_by_async_proxy |= b.initialiser.warp == who.warp;
   }
+  watch_.fence_inits(who.warp);
 }
 
 void block_async::fence_proxy_async(const issuer& who) {
   for (auto& [offset, b] : mbarriers_) {
     b.seen_by_async_proxy |=
-        !watch_.enabled() || watch_.of_warp(who.warp).known_of(b.initialiser.warp) >= b.initialised;
+        !watch_.enabled() || watch_.of_warp(who.warp).knows_init(b.initialiser.warp, b.initialised);
   }
   watch_.fence_proxy_async(who.warp);
 }

@@ -57,8 +57,8 @@ class block_async {
 
   void init(const issuer& who, std::uint32_t offset, std::uint32_t count);
   void invalidate(const issuer& who, std::uint32_t offset);
-  /// fence.mbarrier_init: the warp's inits are seen by the async proxy. (fence_proxy_async() does
-  /// that too.)
+  /// fence.mbarrier_init: the warp's inits are seen by the async proxy (fence_proxy_async() does
+  /// that too), and who waits behind a relaxed arrival of the warp knows of them.
   void fence_mbarrier_init(const issuer& who);
   /// fence.proxy.async; for all lanes once.
   void fence_proxy_async(const issuer& who);

@@ -152,6 +152,7 @@ shared_watch::~shared_watch() {
 void shared_watch::block_clocks::join(const block_clocks& other) {
   join_into(known, other.known);
   join_into(fenced, other.fenced);
+  join_into(inits, other.inits);
 }
 
 void shared_watch::join(cluster_clocks& to, const cluster_clocks& from) {
@@ -171,6 +172,7 @@ void shared_watch::clocks::join(const clocks& other) {
 void shared_watch::clocks::meet(const clocks& other) {
   meet_into(known, other.known);
   meet_into(fenced, other.fenced);
+  meet_into(inits, other.inits);
 }
 
 void shared_watch::clocks::set(std::uint32_t agent, std::uint32_t clock) {
@@ -189,6 +191,7 @@ shared_watch::shared_watch(std::uint32_t shared_bytes,
       warp_count_(warps),
       rank_(rank),
       warps_(warps),
+      released_(warps),
       meetings_(warps),
       name_(std::move(name)) {
   if (!enabled) {
@@ -289,6 +292,24 @@ shared_watch::cluster_clocks shared_watch::release_to_cluster(std::uint32_t warp
   all[rank_] = c;
   ++c.known[warp];
   return all;
+}
+
+void shared_watch::fence(std::uint32_t warp) {
+  if (enabled_) {
+    released_[warp] = release_to_cluster(warp);
+  }
+}
+
+void shared_watch::fence_inits(std::uint32_t warp) {
+  if (!enabled_) {
+    return;
+  }
+  cluster_clocks& all = released_[warp];
+  all.resize(std::max<std::size_t>(all.size(), rank_ + 1));
+  std::vector<std::uint32_t>& inits = all[rank_].inits;
+  inits.resize(std::max<std::size_t>(inits.size(), warp + 1));
+  // What the warp initialises from now on is another time, not fenced.
+  inits[warp] = warps_[warp].known[warp]++;
 }
 
 shared_watch::clocks shared_watch::seen_here(const cluster_clocks& all) const {

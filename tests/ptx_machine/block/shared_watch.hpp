@@ -31,9 +31,10 @@ enum class access : std::uint8_t { read, write, atomic };
 class shared_watch {
  public:
   /// What one agent knows of a block: of each of its agents, how far. `fenced`: how far its generic
-  /// writes are seen by the async proxy.
+  /// writes are seen by the async proxy. `inits`: how far its mbarriers are known, where its other
+  /// accesses may not be.
   struct block_clocks {
-    std::vector<std::uint32_t> known, fenced;
+    std::vector<std::uint32_t> known, fenced, inits;
     void join(const block_clocks& other);
   };
   /// By the ranks of a cluster's blocks.
@@ -48,6 +49,10 @@ class shared_watch {
     void set(std::uint32_t agent, std::uint32_t clock);
     [[nodiscard]] std::uint32_t known_of(std::uint32_t agent) const {
       return agent < known.size() ? known[agent] : 0;
+    }
+    /// An mbarrier that the warp has initialised at its time `clock`.
+    [[nodiscard]] bool knows_init(std::uint32_t warp, std::uint32_t clock) const {
+      return known_of(warp) >= clock || (warp < inits.size() && inits[warp] >= clock);
     }
   };
   using place_name = std::function<std::string(std::uint32_t instruction)>;
@@ -84,6 +89,15 @@ class shared_watch {
   /// What the warp knows, for the other blocks of its cluster: barrier.cluster.arrive, st.async.
   /// What it does from now on is not in it.
   [[nodiscard]] cluster_clocks release_to_cluster(std::uint32_t warp);
+  /// fence.acq_rel, by whatever lanes: a relaxed arrival at the cluster's barrier tells what the
+  /// warp knows now.
+  void fence(std::uint32_t warp);
+  /// fence.mbarrier_init, by whatever lanes: it tells of the mbarriers that the warp has initialised.
+  void fence_inits(std::uint32_t warp);
+  /// barrier.cluster.arrive.relaxed: what the warp's fences have released.
+  [[nodiscard]] const cluster_clocks& released_by_fences(std::uint32_t warp) const {
+    return released_[warp];
+  }
   static void join(cluster_clocks& to, const cluster_clocks& from);
   /// What another block knows, as an agent of this one would know it.
   [[nodiscard]] clocks seen_here(const cluster_clocks& all) const;
@@ -184,6 +198,7 @@ class shared_watch {
   std::uint32_t warp_count_;
   std::uint32_t rank_;
   std::vector<clocks> warps_;
+  std::vector<cluster_clocks> released_;  ///< by warp: see released_by_fences()
   std::vector<std::uint32_t> meetings_;   ///< by warp
   std::unique_ptr<word_pages> words_;     ///< from block to block of a thread
   std::vector<std::uint32_t> mbarriers_;  ///< offsets, in the order of their agents

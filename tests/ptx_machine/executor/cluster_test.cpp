@@ -112,6 +112,53 @@ std::string without(std::string text, const std::string& part) {
   return text;
 }
 
+/// `text` with arrivals at the cluster's barrier that are no releases.
+std::string relaxed(std::string text) {
+  const std::string order = ".arrive.release.";
+  for (std::size_t at = 0; (at = text.find(order, at)) != std::string::npos;) {
+    text.replace(at, order.size(), ".arrive.relaxed.");
+  }
+  return text;
+}
+
+/// Of two blocks of two warps each tells the other its rank, at byte 16, and all threads get what has come.
+const std::string exchange = R"(
+  xor.b32 %r13, %r11, 1;
+  mapa.shared::cluster.u32 %r12, %r10, %r13;
+  @%p1 bra $WAIT;
+  st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r12+16], %r11, [%r12];
+  mbarrier.arrive.expect_tx.relaxed.cluster.shared::cta.b64 _, [%r10], 4;
+$WAIT:
+  mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p2, [%r10], 0;
+  @!%p2 bra $WAIT;
+  ld.shared.u32 %r14, [%r10+16];
+  cvt.u64.u32 %rd9, %r14;)";
+
+shape two_blocks(std::uint64_t seed) {
+  return {
+      .threads = 64, .blocks = 2, .shared_bytes = 32, .seed = seed, .directives = cluster_of(2)};
+}
+
+/// What a cluster of two says as the first thread of each block stores, `between` comes and the blocks get `ready`,
+/// behind which all of them read it.
+std::string message_of_readers(const std::string& between,
+                               const std::string& ready_then,
+                               std::uint64_t seed) {
+  return message_of(
+      "setp.ne.s32 %p1, %r1, 0; setp.lt.u32 %p2, %r1, 32;"
+      "@!%p1 st.shared.u32 [dynamic+24], 7;" +
+          between + ready_then + "ld.shared.u32 %r12, [%r10+24];",
+      two_blocks(seed));
+}
+
+/// What a cluster of two says as the second warp of each block uses the second mbarrier of its own.
+std::string message_of_other_warp(const std::string& ready_then, std::uint64_t seed) {
+  return message_of(ready_then + R"(
+  setp.ne.s32 %p2, %r1, 32;
+  @!%p2 mbarrier.arrive.shared::cta.b64 _, [%r10+8];)",
+                    two_blocks(seed));
+}
+
 /// What a cluster of two says as the first thread of block 0 runs `code`; %r12 is the shared memory of block 1, where
 /// nobody waits for anything.
 std::string message_of_sender(const std::string& code,
@@ -228,5 +275,57 @@ TEST_CASE("stores to another block that are wrong", "[ptx_machine]") {
   @!%p1 )" + good,
                    {.blocks = 2, .shared_bytes = 64, .seed = seed, .directives = cluster_of(2)}),
         Contains("has ended") || Contains("under way") || Contains("without a wait"));
+  }
+}
+
+TEST_CASE("behind relaxed arrivals all know of mbarriers that were fenced", "[ptx_machine]") {
+  const std::string fence = "fence.mbarrier_init.release.cluster;";
+  std::string init_behind = ready;  // The second mbarrier's.
+  init_behind.replace(init_behind.find("mbarrier.init.shared::cta.b64 [%r10+8]"), 0, fence);
+  init_behind.erase(init_behind.rfind(fence), fence.size());
+  std::string fenced_by_other = without(ready, fence);
+  fenced_by_other.insert(fenced_by_other.find("$READY:") + 7,
+                         "setp.lt.u32 %p2, %r1, 32; @!%p2 " + fence);
+  const auto is_unknown = Contains("no barrier between that and this use");
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    INFO("seed " << seed);
+    const words out = results(relaxed(ready) + exchange, {}, two_blocks(seed));
+    for (std::uint32_t i = 0; i < out.size(); ++i) {
+      REQUIRE(out[i] == 1 - i / 64);
+    }
+    CHECK(message_of(relaxed(ring), ring_of(4, seed)).empty());
+    CHECK_THAT(message_of(relaxed(without(ready, fence)) + exchange, two_blocks(seed)), is_unknown);
+
+    CHECK(message_of_other_warp(relaxed(ready), seed).empty());
+    CHECK(message_of_other_warp(without(ready, fence), seed).empty());
+    CHECK_THAT(message_of_other_warp(relaxed(without(ready, fence)), seed), is_unknown);
+    CHECK_THAT(message_of_other_warp(relaxed(init_behind), seed), is_unknown);
+    CHECK_THAT(message_of_other_warp(relaxed(fenced_by_other), seed), is_unknown);
+  }
+}
+
+TEST_CASE("behind relaxed arrivals nobody knows of plain stores", "[ptx_machine]") {
+  const auto is_race = Contains("race: shared byte 24: write by warp 0");
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    INFO("seed " << seed);
+    CHECK_THAT(message_of_readers("", relaxed(ready), seed), is_race);
+    CHECK(message_of_readers("", ready, seed).empty());
+    CHECK(message_of_readers("bar.sync 0;", relaxed(ready), seed).empty());
+    CHECK(message_of_readers("", relaxed(ready) + "bar.sync 0;", seed).empty());
+    // A fence releases what its warp did before.
+    CHECK(message_of_readers("fence.acq_rel.cluster;", relaxed(ready), seed).empty());
+    CHECK(message_of_readers("fence.acq_rel.gpu;", relaxed(ready), seed).empty());
+    CHECK_THAT(message_of_readers("@!%p2 fence.acq_rel.gpu;", relaxed(ready), seed), is_race);
+    CHECK_THAT(message_of_readers(
+                   "fence.acq_rel.gpu; @!%p1 st.shared.u32 [dynamic+24], 8;", relaxed(ready), seed),
+               is_race);
+    // Nor does another block, which stores there.
+    const std::string own = "setp.ne.s32 %p1, %r1, 0; @!%p1 st.shared.u32 [dynamic+16], 7;";
+    CHECK_THAT(message_of(own + relaxed(ready) + exchange, two_blocks(seed)),
+               Contains("race: shared byte 16: write by warp 0") &&
+                   Contains("write by what completes on the mbarrier at byte 0"));
+    CHECK(message_of(own + ready + exchange, two_blocks(seed)).empty());
+    CHECK(message_of(own + "fence.acq_rel.cluster;" + relaxed(ready) + exchange, two_blocks(seed))
+              .empty());
   }
 }

@@ -89,8 +89,9 @@ outcome fence_proxy(warp& w, const decoded& d, std::uint32_t) {
   return outcome::advance;
 }
 
-/// Device memory has one order for all here, so there is nothing to do.
-outcome fence_device(warp&, const decoded&, std::uint32_t) {
+/// fence.acq_rel. (Device memory has one order for all here.)
+outcome fence_memory(warp& w, const decoded&, std::uint32_t) {
+  async_of(w).watch().fence(w.index);
   return outcome::advance;
 }
 
@@ -318,7 +319,8 @@ void add_mbarriers(opcode_table& table) {
     table["cp.async.mbarrier.arrive.noinc" + space] = {&copy_arrive, 1, {}};
   }
   table["fence.mbarrier_init.release.cluster"] = {&fence_init, 0, {}};
-  table["fence.acq_rel.gpu"] = {&fence_device, 0, {}};
+  table["fence.acq_rel.cluster"] = {&fence_memory, 0, {}};
+  table["fence.acq_rel.gpu"] = {&fence_memory, 0, {}};
 }
 
 }  // namespace

@@ -169,6 +169,7 @@ void complete(cluster& c) {
   c.arrived_warps = 0;
 }
 
+/// `detail`: 1 for .relaxed.
 outcome arrive_at_cluster(warp& w, const decoded& d, std::uint32_t lanes) {
   if (!converged(w, d, lanes)) {
     return outcome::gathering;
@@ -177,7 +178,12 @@ outcome arrive_at_cluster(warp& w, const decoded& d, std::uint32_t lanes) {
     fail(w, d, warp_lanes, "it has arrived before, and not waited since");
   }
   w.cluster_arrived = true;
-  release_to_cluster(w);
+  if (d.detail == 0) {
+    release_to_cluster(w);
+  } else {
+    shared_watch::join(w.home->group->gathering,
+                       w.home->async->watch().released_by_fences(w.index));
+  }
   ++w.owner->events;
   if (++w.home->group->arrived_warps == live_warps(*w.home->group)) {
     complete(*w.home->group);
@@ -231,9 +237,10 @@ void add_control_opcodes(opcode_table& table) {
   table["exit"] = {&exit_lanes, 0, {}};
   table["bar.sync"] = table["barrier.sync.aligned"] = {&synchronise, 0, {4, 4}};
   table["bar.arrive"] = table["barrier.arrive.aligned"] = {&synchronise, 1, {4, 4}};
-  for (const std::string order : {"", ".release", ".relaxed"}) {
+  for (const std::string order : {"", ".release"}) {
     table["barrier.cluster.arrive" + order + ".aligned"] = {&arrive_at_cluster, 0, {}};
   }
+  table["barrier.cluster.arrive.relaxed.aligned"] = {&arrive_at_cluster, 1, {}};
   for (const std::string order : {"", ".acquire"}) {
     table["barrier.cluster.wait" + order + ".aligned"] = {&wait_for_cluster, 0, {}};
   }

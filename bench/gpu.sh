@@ -24,7 +24,12 @@ mkdir -p "$out"
 # What was measured, where and when. A tree without git is named by a hash of its sources.
 commit=${GPU_COMMIT:-$(git rev-parse --short HEAD 2> /dev/null \
   || echo "tree $(find include kernels src bench -type f -not -name '*.pyc' | sort | xargs cat | sha1sum | cut -c1-12)")}
-ask() { timeout --kill-after=5 10 nvidia-smi --query-gpu="$1" --format=csv,noheader 2> /dev/null | head -1 || true; }
+# Who asks a device that is lost may be beyond a signal, and would keep a pipe open: its answer is a file.
+ask() {
+  timeout --signal=KILL 20 timeout --kill-after=5 10 nvidia-smi --query-gpu="$1" --format=csv,noheader \
+    > "$steps/answer" 2> /dev/null || true
+  head -1 "$steps/answer"
+}
 clocks() { ask clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,temperature.gpu,power.draw; }
 {
   printf 'date\t%s\n' "$(date -u '+%Y-%m-%d %H:%M UTC')"
@@ -97,7 +102,7 @@ measure_program() {  # measure_program <index> <step> [row...]
   done
   left=$(steps_left)
   limit=${limits[i]}
-  [ "$left" -ge "$all" ] || limit=$((limit * left / all))
+  [ "$left" -ge "$all" ] || limit=$((limit * left / all + 1))  # 0 would be no limit.
   measure "$name" "$limit" "$build/bench/bench.cuda.${programs[i]}" $((limit > 16 ? limit - 8 : limit / 2 + 1)) "$@"
 }
 

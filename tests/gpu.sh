@@ -47,7 +47,7 @@ build=build/gpu
 steps_keep() {
   { [ ! -s "$steps/outcomes" ] || steps_summary || true
     tail -n 200 "$steps"/*.log; } > "$out/gpu_tests.log" 2> /dev/null || true  # With a line for the name of each.
-  cat "$steps"/{configure,build,build_engine}.log > "$out/gpu_build.log" 2> /dev/null || true
+  cat "$steps"/{configure,configure_without_engine,build,build_engine}.log > "$out/gpu_build.log" 2> /dev/null || true
 }
 # For those who watch; and a script that is killed has told what came before.
 begin_part() {

@@ -163,10 +163,9 @@ struct operands {
 
 // Its answers for what it has no code for. INVALID_VALUE is documented for questions without sense,
 // and is also what the heuristics say of block scales beside a type of output that has none
-// (pytorch#160816), and what a version says of modes of scales that it does not know yet.
+// (pytorch#160816). ARCH_MISMATCH refuses all products, which no other path should hide.
 bool is_refusal(cublasStatus_t s) noexcept {
-  return s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE ||
-         s == CUBLAS_STATUS_ARCH_MISMATCH;
+  return s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE;
 }
 
 // Does the algorithm take so many rows? A check knows of no beta: whether it adds to what is there
@@ -223,23 +222,24 @@ status choose(cublasLtHandle_t handle,
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out);
-  if (all.get() == CUBLAS_STATUS_SUCCESS) {
-    all(cublasLtMatmulAlgoGetHeuristic(handle,
-                                       &wanted.operation,
-                                       &wanted.w,
-                                       &wanted.x,
-                                       &wanted.out,
-                                       &wanted.out,
-                                       &preference,
-                                       offers_max,
-                                       offers,
-                                       &count));
+  if (all.get() != CUBLAS_STATUS_SUCCESS) {  // Of ours, whatever the product is.
+    return failure{errc::device_failure, all.get(), "gemm: cuBLASLt's descriptors"};
   }
-  if (is_refusal(all.get())) {
-    return failure{errc::unsupported_shape, all.get(), "gemm: cuBLASLt refuses the product"};
+  const cublasStatus_t answer = cublasLtMatmulAlgoGetHeuristic(handle,
+                                                               &wanted.operation,
+                                                               &wanted.w,
+                                                               &wanted.x,
+                                                               &wanted.out,
+                                                               &wanted.out,
+                                                               &preference,
+                                                               offers_max,
+                                                               offers,
+                                                               &count);
+  if (is_refusal(answer)) {
+    return failure{errc::unsupported_shape, answer, "gemm: cuBLASLt refuses the product"};
   }
-  if (all.get() != CUBLAS_STATUS_SUCCESS) {
-    return failure{errc::device_failure, all.get(), "gemm: cuBLASLt's heuristics"};
+  if (answer != CUBLAS_STATUS_SUCCESS) {
+    return failure{errc::device_failure, answer, "gemm: cuBLASLt's heuristics"};
   }
   for (int i = 0; i < count; ++i) {
     const cublasLtMatmulAlgo_t& offer = offers[i].algo;
@@ -314,31 +314,32 @@ status multiply(gemm_library::state& library,
     all(d.set_scales(at.w_scales, at.x_scales));
   }
   const float one = 1.0f, kept = at.accumulate ? 1.0f : 0.0f;
-  if (all.get() == CUBLAS_STATUS_SUCCESS) {
-    all(cublasLtMatmul(library.handle,
-                       &d.operation,
-                       &one,
-                       at.w,
-                       &d.w,
-                       at.x,
-                       &d.x,
-                       &kept,
-                       at.out,
-                       &d.out,
-                       at.out,
-                       &d.out,
-                       algorithm,
-                       workspace.data(),
-                       workspace.size(),
-                       stream));
+  if (all.get() != CUBLAS_STATUS_SUCCESS) {
+    return failure{errc::device_failure, all.get(), "gemm: cuBLASLt's descriptors"};
   }
-  if (is_refusal(all.get())) {
+  const cublasStatus_t answer = cublasLtMatmul(library.handle,
+                                               &d.operation,
+                                               &one,
+                                               at.w,
+                                               &d.w,
+                                               at.x,
+                                               &d.x,
+                                               &kept,
+                                               at.out,
+                                               &d.out,
+                                               at.out,
+                                               &d.out,
+                                               algorithm,
+                                               workspace.data(),
+                                               workspace.size(),
+                                               stream);
+  if (is_refusal(answer)) {
     return failure{errc::unsupported_shape,
-                   all.get(),
+                   answer,
                    "gemm: cuBLASLt refuses the product that it has an algorithm for"};
   }
-  if (all.get() != CUBLAS_STATUS_SUCCESS) {
-    return failure{errc::device_failure, all.get(), "gemm: cuBLASLt"};
+  if (answer != CUBLAS_STATUS_SUCCESS) {
+    return failure{errc::device_failure, answer, "gemm: cuBLASLt"};
   }
   return {};
 }

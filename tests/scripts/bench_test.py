@@ -138,7 +138,6 @@ class BenchTest(unittest.TestCase):
                 time.sleep(0.01)
             before = self.figures()  # Written before that program began: a kill would leave it.
             self.assertIn("value", before["decode"])
-            time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=60)
         self.assertEqual(process.returncode, 143)

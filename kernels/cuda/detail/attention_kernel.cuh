@@ -175,12 +175,20 @@ class attention_consumer {
   __device__ __forceinline__ void take_turn() const {
     if constexpr (has_turns) {
       __syncwarp();
-      ptx::named_barrier(turn_of(warpgroup_), Warpgroups * warpgroup_threads);
+      if (warpgroup_ == 0) {
+        ptx::named_barrier(first_turn, Warpgroups * warpgroup_threads);
+      } else {
+        ptx::named_barrier(second_turn, Warpgroups * warpgroup_threads);
+      }
     }
   }
   __device__ __forceinline__ void pass_turn() const {
     if constexpr (has_turns) {
-      ptx::named_barrier_arrive(turn_of(warpgroup_ ^ 1), Warpgroups * warpgroup_threads);
+      if (warpgroup_ == 0) {
+        ptx::named_barrier_arrive(second_turn, Warpgroups * warpgroup_threads);
+      } else {
+        ptx::named_barrier_arrive(first_turn, Warpgroups * warpgroup_threads);
+      }
     }
   }
   /// The last one is passed to the first warpgroup.
@@ -292,10 +300,10 @@ class attention_consumer {
   }
 
  private:
-  /// The barrier at which a warpgroup waits for its turn.
-  [[nodiscard]] static __device__ __forceinline__ std::uint32_t turn_of(std::uint32_t warpgroup) {
-    return 2 + warpgroup;
-  }
+  /// The barriers at which a warpgroup waits for its turn. Constants: with a computed number the
+  /// descriptors of products leave the uniform registers, and each product takes two instructions
+  /// more to start.
+  static constexpr std::uint32_t first_turn = 2, second_turn = 3;
   /// Between two threads: the upper one's `low` for the other's `high`.
   static __device__ __forceinline__ void swap_across(std::uint32_t& low,
                                                      std::uint32_t& high,

@@ -126,9 +126,9 @@ ORIEL_HOST_DEVICE_INLINE void attend_tile(const attention_call& call,
                                           std::uint32_t tile,
                                           Machine& machine) {
   using thread_state = attention_thread<Dims>;
-  const std::uint32_t k = machine.wait_k();
+  const std::uint32_t k = machine.wait_k(), queries = machine.queries_address();
   machine.take_turn();
-  multiply_scores<Dims>(machine.queries_address(), k, machine);
+  multiply_scores<Dims>(queries, k, machine);
   if constexpr (!IsFirst) {
     multiply_values<Dims>(machine.wait_v(), machine);
   }

@@ -269,6 +269,12 @@ class launch : machine {
     warp_exited(w);
     if (home.live_warps == 0) {
       try {
+        for (std::size_t name = 0; name < home.barriers.size(); ++name) {
+          if (home.barriers[name].arrived != 0) {
+            throw machine_error("the block ends with barrier " + std::to_string(name) +
+                                " arrived at, for which nobody waits");
+          }
+        }
         home.async->end_block();
       } catch (const machine_error& e) {
         refuse(home, e);

@@ -359,6 +359,9 @@ $END:)";
   CHECK_THAT(message_of(without("bar.arrive 1, 64;", "bar.arrive 1, 64; bar.arrive 1, 64;"), two),
              Contains("has arrived at barrier 1 before"));
   CHECK_THAT(message_of("bar.arrive 1, 33;"), Contains("33 threads"));
+  CHECK_THAT(message_of("bar.arrive 1, 64;", two), !Contains("ends with barrier"));
+  CHECK_THAT(message_of("setp.lt.u32 %p1, %r1, 32;\n@%p1 bra $END;\nbar.arrive 1, 64;\n$END:", two),
+             Contains("ends with barrier 1"));
 }
 
 TEST_CASE("a warp that spins for what never comes is found", "[ptx_machine]") {

@@ -231,9 +231,10 @@ class tier_world {
   bool is_starving_ = false, is_troubled_ = false, is_healed_ = false;
   event_tap tap_{this, {}, 0, 0};
   std::uint32_t sink_blocked_ = 0;
-  std::vector<asked_drop> drops_;   // whose ends are not known yet
-  std::uint64_t disturbances_ = 0;  // evictions and deletions
-  std::uint64_t drops_asked_ = 0;   // of this process
+  std::vector<asked_drop> drops_;     // whose ends are not known yet
+  std::uint64_t disturbances_ = 0;    // evictions and deletions
+  std::uint64_t drops_asked_ = 0;     // of this process
+  std::uint64_t resumed_tokens_ = 0;  // that admitted requests started behind
   std::vector<session> sessions_;
   std::unique_ptr<process> p_;
   std::vector<request_pointer> requests_;

@@ -377,6 +377,7 @@ void tier_world::admit(request& r) {
       r.now = phase::running;
       tally_.hits += lent.length != 0 && !r.heal;
       tally_.heals += r.heal.has_value();
+      resumed_tokens_ += lent.length;
       note(lent.length);
       return;
     }

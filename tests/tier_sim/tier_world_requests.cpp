@@ -509,6 +509,11 @@ void tier_world::finish(request& r) {
 /// Lets go of everything, and waits again.
 void tier_world::requeue(request& r) {
   if (r.fetch) {
+    for (const std::shared_ptr<tier_book>& book : books_) {
+      for (const oriel::page_digest& link : r.links) {
+        book->let_go_of_reads(link);
+      }
+    }
     p_->tiers->cancel_fetch(*r.fetch);
     r.fetch.reset();
   }

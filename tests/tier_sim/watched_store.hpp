@@ -49,11 +49,22 @@ struct tier_book {
 
   std::uint64_t items = 0, drops = 0, drops_failed = 0, gets_done = 0, gets_missed = 0,
                 puts_done = 0, evicted = 0;
-  std::map<oriel::page_key, std::uint32_t> being_read;
+  struct reads {
+    std::uint32_t wanted = 0;     ///< under way
+    std::uint64_t let_go_to = 0;  ///< items up to this number are for nobody any more
+  };
+  std::map<oriel::page_key, reads> being_read;
   std::uint32_t reads_of_one_page = 0;  ///< most at once, of full pages
   std::string failure;                  ///< the first thing that did not hold
 
   void fail(const char* what) { failure = failure.empty() ? name + ": " + what : failure; }
+  /// Whoever fetched the full page was cancelled. The store may still read it (F21); who asks for it
+  /// next does not wait for that.
+  void let_go_of_reads(const oriel::page_digest& link) {
+    if (const auto found = being_read.find({link, 0}); found != being_read.end()) {
+      found->second = {.wanted = 0, .let_go_to = items};
+    }
+  }
   [[nodiscard]] const page* find(const oriel::page_key& key) const {
     const auto found = pages.find(key);
     return found == pages.end() ? nullptr : &found->second;
@@ -197,7 +208,7 @@ class watched_store {
       s.must_hit = book_->must_have(item.key);
       if (item.op == oriel::store_op::get) {
         book_->on_get(item);
-        const std::uint32_t reads = ++book_->being_read[item.key];
+        const std::uint32_t reads = ++book_->being_read[item.key].wanted;
         book_->reads_of_one_page =
             std::max(book_->reads_of_one_page, item.key.pool == 0 ? reads : 0);
       }
@@ -222,7 +233,8 @@ class watched_store {
       p.was_refused = p.was_refused || !is_done;
       book_->puts_done += is_done;
     } else if (item.op == oriel::store_op::get) {
-      --book_->being_read[item.key];
+      tier_book::reads& reads = book_->being_read[item.key];
+      reads.wanted -= s.number > reads.let_go_to;
       book_->gets_done += is_done;
       book_->gets_missed += !is_done;
       if (is_done && !book_->is_right(item)) {

@@ -200,6 +200,7 @@ void tier_world::check_offered_again() {
   if (!can_write()) {
     return;
   }
+  std::size_t fewest = ~std::size_t{0};
   for (std::uint32_t round = 0;; ++round) {
     std::vector<oriel::page_key> resident;
     for (const present_page& p : ledger_.present) {
@@ -209,17 +210,20 @@ void tier_world::check_offered_again() {
         }
       }
     }
-    bool is_refused = false;
+    std::size_t refused = 0;
     for (std::size_t t = 0; t < books_.size(); ++t) {
       for (const oriel::page_key& key : resident) {
         const tier_book::page* page = books_[t]->find(key);
-        is_refused = is_refused ||
-                     (p_->tiers->tiers()[t].writes == oriel::placement::write_through &&
-                      page != nullptr && page->was_refused && !page->was_done && is_reachable(key));
+        refused += p_->tiers->tiers()[t].writes == oriel::placement::write_through &&
+                   page != nullptr && page->was_refused && !page->was_done && is_reachable(key);
       }
     }
-    if (!is_refused) {
+    if (refused == 0) {
       return;
+    }
+    if (refused < fewest) {  // A hit has no more than copies_max of them copied.
+      fewest = refused;
+      round = 0;
     }
     require(round < 20, "liveness: what a tier refused is not offered again");
     turn(sizes_.segments.probe_interval_us);

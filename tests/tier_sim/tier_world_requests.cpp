@@ -367,14 +367,16 @@ void tier_world::admit(request& r) {
     require(r.lease.full_tokens() == decision.length, "I4: a lease of another length");
     lent = loan_.lend(p_->tree, r.lease, sizes_.device.windows, r.heal ? &*r.heal : nullptr);
     check_lent(r, lent);
-    const oriel::tiered_sequence whose = sequence_of(r);
-    guarded([&] { p_->tiers->on_hit(whose, lent); });
   }
   const oriel::admission wanted{.tokens_now = r.prompt, .tokens_max = r.target, .prefix = lent};
   if (make_room(p_->tree, p_->pools, wanted, missing_, now(), p_->tiers->leaving())) {
     if (auto admitted = p_->pools.try_admit(wanted)) {
       r.kv.emplace(std::move(*admitted));
       r.now = phase::running;
+      if (lent.length != 0) {  // Not sooner: copies that it starts could keep room from each try.
+        const oriel::tiered_sequence whose = sequence_of(r);
+        guarded([&] { p_->tiers->on_hit(whose, lent); });
+      }
       tally_.hits += lent.length != 0 && !r.heal;
       tally_.heals += r.heal.has_value();
       resumed_tokens_ += lent.length;

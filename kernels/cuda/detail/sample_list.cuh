@@ -282,7 +282,7 @@ struct sample_list {
 
   /// As top_k's, of tokens of near_exponent: a little less, for what rounding does.
   ORIEL_HOST_DEVICE float mass_bound(float largest) const {
-    return largest - -near_exponent * 1.0001f * filters.temperature;
+    return largest + near_exponent * 1.0001f * filters.temperature;
   }
 
   template <bool ByMass>

@@ -40,12 +40,13 @@
 
 namespace oriel::detail {
 
+inline constexpr std::uint32_t last_id = (1u << sample_id_bits) - 1;
+
 /// Greater for the token that comes first: larger logit, then lower id. Of -infinity and of NaN it
 /// is less than first_order.
 ORIEL_HOST_DEVICE inline std::uint64_t order_of(float logit, std::uint32_t id) {
-  return (std::uint64_t{ordered_key(logit)} << sample_id_bits) | ((1u << sample_id_bits) - 1 - id);
+  return (std::uint64_t{ordered_key(logit)} << sample_id_bits) | (last_id - id);
 }
-inline constexpr std::uint32_t last_id = (1u << sample_id_bits) - 1;
 inline constexpr std::uint64_t first_order = std::uint64_t{lowest_key + 1} << sample_id_bits;
 
 /// How many a number has, 1 or more.
@@ -98,7 +99,7 @@ struct sample_scales {
     const float w = exp_unfused_normal(exponent);
     return w >= min_p ? mass_of(w) : 0;
   }
-  /// The weight, nearly (see near_mass); a NaN where the logit is one.
+  /// The weight, nearly (see mass_bounds); a NaN where the logit is one.
   ORIEL_HOST_DEVICE float near_weight(float logit) const {
     return near_exp2((logit - largest) * inverse_temperature * 1.442'695'04f);
   }

@@ -3,6 +3,7 @@
 #include <cuda/pinned_array.hpp>
 
 #include <catch2/catch.hpp>
+#include <ptx_machine/runtime/nvcc_calls.hpp>
 
 #include <array>
 #include <cstddef>
@@ -11,20 +12,6 @@
 #include <vector>
 
 using namespace oriel::test;  // NOLINT: a test
-
-extern "C" {
-void** __cudaRegisterFatBinary(void* wrapper);
-void __cudaRegisterFunction(void** of,
-                            const char* host,
-                            char* device,
-                            const char* name,
-                            int thread_limit,
-                            uint3* tid,
-                            uint3* bid,
-                            dim3* block,
-                            dim3* grid,
-                            int* warp_size);
-}
 
 namespace {
 
